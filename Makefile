@@ -1,0 +1,38 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test setup lint screenshots speed clean
+
+quickstart: .venv/.run
+	$(BIN)/leakboard run --protocol digits-v1
+
+test: .venv/.test lint
+	$(BIN)/python -m pytest
+
+setup: .venv/.test
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+screenshots: .venv/.test
+	$(BIN)/python -m leaderboard.screenshots docs
+
+speed: .venv/.run
+	$(BIN)/python speed/training.py
+	$(BIN)/python speed/bank.py
+
+.venv/.run: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/.test: .venv/.run
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv mlruns/store mlruns/mlflow.db mlruns/artifacts

@@ -1,0 +1,386 @@
+"""The contract: everything that a submission may import, and nothing else.
+
+An attack or a defense is one class in one file of `submissions/`. It declares a literal `card`, its
+hyperparameters (`Params`) and what it needs; the judge reads these without importing the file, gives
+it only what it declared, and keeps the membership labels to itself.
+
+Shapes: n samples, k classes, c x h x w pixels, d embedding width, m bank models, s attack seeds.
+Images are float32 in [0, 1]; labels int64 in [0, k); log-posteriors float64 (n, k), natural
+logarithm. Log-posteriors are the one currency, because posteriors saturate and leakage lives in
+their last digits. Normalisation belongs to the network, not to the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from benchmark.perceptron import Perceptron
+
+__all__ = [
+    "Access", "Annotated", "Attack", "AttributeAttack", "Bank", "Calibrate", "Candidates", "Card", "Claims",
+    "Context", "Defense", "Embeddings", "Field", "Hyper", "InversionAttack", "Knowledge", "Literal", "Need",
+    "Perceptron", "Predict", "Samples", "Search", "Stage", "StealingAttack", "Target", "Task", "World",
+    "logit_margin",
+]  # fmt: skip
+
+Access = Literal["label", "posterior", "white-box"]
+"""What a target answers: the predicted label; also its posteriors; also its network."""
+
+Need = Literal["shadow", "partial", "bank-online", "bank-offline"]
+"""Auxiliary knowledge: a shadow world, known members and non-members, a bank whose models were trained
+on halves of the population that the candidates come from, a bank trained on shadow data alone."""
+
+Calibrate = Literal["shadow", "own", "none"]
+"""Where the decision threshold comes from: the judge finds it on the shadow world; the attack's own
+rule is `score > 0`; or there is none, and then no accuracy is reported."""
+
+Stage = Literal["training", "pre-inference", "post-inference"]
+
+Predict = Callable[[Tensor], Tensor]
+"""Images (n, c, h, w) float32 in [0, 1] -> log-posteriors (n, k) float64."""
+
+
+# --- What a file says about itself ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Card:
+    """Who made a method and where it is described. Every argument must be a literal."""
+
+    title: str
+    authors: tuple[str, ...]
+    reference: str
+    year: int | None
+    null: bool = False
+    """A null row: it shows what a score is worth that uses nothing of the target."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The closed range that tuning searches; it lies inside the valid range that `Field` gives."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+class Hyper(BaseModel):
+    """Base of every `Params`: unknown names and values out of range are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+# --- What an attack is given ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled images: x (n, c, h, w) float32 in [0, 1], y (n,) int64."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class Target:
+    """A trained model behind an access level; more than the attack declared raises `PermissionError`."""
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Predicted labels (n,) int64 of images (n, c, h, w)."""
+        raise NotImplementedError
+
+    def log_posteriors(self, x: Tensor) -> Tensor:
+        """Log-posteriors (n, k) float64 of images (n, c, h, w), through every guard."""
+        raise NotImplementedError
+
+    def white_box(self) -> nn.Module:
+        """A copy of the raw network (eval mode, float32): images -> logits (n, k) float32.
+
+        Besides `forward` it has `embed(x)` (n, d), the input of its last linear layer `head`.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class World:
+    """A model together with samples that are known to be, and not to be, in its training set."""
+
+    target: Target
+    members: Samples
+    nonmembers: Samples
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings x (n, d) float32 with class labels y (n,) and the attribute (n,), 0 or 1."""
+
+    x: Tensor
+    y: Tensor
+    attribute: Tensor
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What is to be judged, in the judge's shuffle: x (n, c, h, w), y (n,) and meaningless ids (n,)."""
+
+    x: Tensor
+    y: Tensor
+    id: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Models trained like the target on other halves of the data, queried on the candidates.
+
+    members (m, n) bool: whether candidate j was in the training set of model i (all False offline).
+    log_posteriors (m, n, k) float64, through the target's own kind of guards.
+    """
+
+    members: Tensor
+    log_posteriors: Tensor
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """All that an attack may learn from before it sees the candidates. Absent kinds are None."""
+
+    classes: int
+    shape: tuple[int, int, int]
+    seed: int
+    device: torch.device
+    shadow: World | None = None
+    partial: World | None = None
+    embeddings: Embeddings | None = None
+    auxiliary: Samples | None = None
+    """Inversion and stealing: the shadow world's training data."""
+
+    def generator(self, name: str) -> torch.Generator:
+        """A generator on the CPU that depends on this scenario's seed and on `name` alone."""
+        return _generator(self.seed, name)
+
+
+# --- Attacks ----------------------------------------------------------------------------------------
+
+
+class _AnyAttack:
+    card: ClassVar[Card]
+    access: ClassVar[Access]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    class Params(Hyper):
+        """No hyperparameters."""
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Learn from auxiliary knowledge. Called once, before anything is scored."""
+
+
+class Attack(_AnyAttack):
+    """Membership inference."""
+
+    task: ClassVar[str] = "membership"
+    calibrate: ClassVar[Calibrate] = "shadow"
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        """Scores (n,) float64, higher for members; or (s, n), one row for each of s attack seeds.
+
+        A score must not depend on the order or the number of candidates: pool over data in `fit`.
+        """
+        raise NotImplementedError
+
+
+class InversionAttack(_AnyAttack):
+    """Reconstruct what a class looks like in the training data."""
+
+    task: ClassVar[str] = "inversion"
+
+    def reconstruct(self, target: Target, classes: Sequence[int]) -> Tensor:
+        """Images (len(classes), c, h, w) in [0, 1], one for each class asked for."""
+        raise NotImplementedError
+
+
+class AttributeAttack(_AnyAttack):
+    """Infer an attribute of a sample from its embedding; the image is never seen."""
+
+    task: ClassVar[str] = "attribute"
+
+    @property
+    def embedding(self) -> Literal["target", "untrained"]:
+        """Which network embeds: the target, or one with the same architecture and random weights."""
+        return "target"
+
+    def predict(self, embeddings: Tensor) -> Tensor:
+        """Attribute labels (n,) int64, 0 or 1, from embeddings (n, d)."""
+        raise NotImplementedError
+
+
+class StealingAttack(_AnyAttack):
+    """Train a copy of the target from its answers."""
+
+    task: ClassVar[str] = "stealing"
+
+    def steal(self, target: Target, queries: Samples, build: Callable[[], nn.Module]) -> nn.Module:
+        """A network, images -> logits (n, k). `build` makes a fresh one of the target's architecture."""
+        raise NotImplementedError
+
+
+# --- Defenses ---------------------------------------------------------------------------------------
+
+
+class Task:
+    """What a training defense works with. A checkpoint may be chosen on `validation` alone."""
+
+    train: Samples
+    reference: Samples
+    validation: Samples
+    classes: int
+    shape: tuple[int, int, int]
+    recipe: Any
+    """The protocol's recipe: optimizer, learning_rate, momentum, weight_decay, epochs, batch_size, ..."""
+    seed: int
+    device: torch.device
+
+    def build(self) -> nn.Module:
+        """A fresh network of the protocol's architecture, its weights drawn from this task's seed."""
+        raise NotImplementedError
+
+    def fit(
+        self,
+        network: nn.Module,
+        *,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        batch: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    ) -> nn.Module:
+        """Train by the protocol's recipe and return the network.
+
+        loss(logits (n, k), y) -> (n,); batch(network, x, y) -> (x, y) changes a batch before it is used.
+        """
+        raise NotImplementedError
+
+    def generator(self, name: str) -> torch.Generator:
+        """A generator on the CPU that depends on this task's seed and on `name` alone."""
+        return _generator(self.seed, name)
+
+    def artifact(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors that depend on this world's data and seed but on no network; made once and stored.
+
+        `name` must hold every hyperparameter that `make` reads.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a defense says of itself. Epsilon needs delta, accountant, adjacency and sampling."""
+
+    epsilon: float | None = None
+    delta: float | None = None
+    accountant: str | None = None
+    adjacency: str | None = None
+    sampling: str | None = None
+    certificate: float | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a guard may use while it answers. `key` is a secret of the target's world."""
+
+    key: bytes = field(repr=False)
+    device: torch.device
+    remember: Callable[[str, Tensor, Callable[[], Tensor]], Tensor] = field(repr=False)
+    """remember(name, x, make): make() once for each name, guard state, key and x, and store it.
+
+    For what depends on the query but on no network, such as DIFFENCE's reconstructions.
+    """
+
+    def uniform(self, name: str, x: Tensor, width: int) -> Tensor:
+        """Uniform numbers (n, width) float64 in (0, 1), a pure function of key, name and 8-bit query.
+
+        Asking the same query twice, alone or in any batch, gives the same numbers (RULES 8).
+        """
+        pixels = (x.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8).flatten(1).numpy()
+        salt = hashlib.blake2b(name.encode(), digest_size=16).digest()
+        stream = b"".join(
+            hashlib.shake_256(hashlib.blake2b(p.tobytes(), key=self.key, salt=salt).digest()).digest(4 * width)
+            for p in pixels
+        )
+        words = torch.frombuffer(bytearray(stream), dtype=torch.int32).view(len(x), width)
+        return (words.to(torch.float64) + (2.0**31 + 0.5)) / 2.0**32
+
+    def normal(self, name: str, x: Tensor) -> Tensor:
+        """Standard normal numbers of the shape of x, float32, drawn as `uniform` draws."""
+        return torch.special.ndtri(self.uniform(name, x, x[0].numel())).view(x.shape).to(x)
+
+
+class Defense:
+    """A change to training, to queries before inference, to answers after it, or to several of these."""
+
+    card: ClassVar[Card]
+    stages: ClassVar[tuple[Stage, ...]]
+    data_independent: ClassVar[bool] = False
+    """A guard that reads no training data; any other voids a claimed epsilon (RULES 29)."""
+
+    class Params(Hyper):
+        """No hyperparameters."""
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    def network(self, task: Task) -> nn.Module:
+        """The network to train; structure only, for its trained weights are stored and loaded into it."""
+        return task.build()
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Losses (n,) of logits (n, k). Where only this differs, a bank can train as one ensemble."""
+        return nn.functional.cross_entropy(logits, y, reduction="none")
+
+    def train(self, task: Task) -> nn.Module:
+        """Train and return the network. Only its `state_dict` is kept."""
+        return task.fit(self.network(task), loss=self.loss)
+
+    def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
+        """What the guard needs, made once a world and stored. `predict` is the stage before it."""
+        return {}
+
+    def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
+        """The guarded predictor. Pure, and it must not train."""
+        return predict
+
+    def claims(self, task: Task) -> Claims:
+        """What may be printed beside the row."""
+        return Claims()
+
+
+# --- Signals that the field shares ------------------------------------------------------------------
+
+
+def logit_margin(log_posteriors: Tensor, y: Tensor) -> Tensor:
+    """log p_y - log sum of the other posteriors, (..., n) float64 (Carlini et al. 2022, section IV-C).
+
+    log_posteriors (..., n, k), y (n,). Computed from the others' log-sum-exp, so that it stays exact
+    where p_y rounds to 1.
+    """
+    index = y.expand(log_posteriors.shape[:-1]).unsqueeze(-1)
+    others = log_posteriors.scatter(-1, index, float("-inf")).logsumexp(-1)
+    # A guard may return exact zeros and ones: the clamp keeps the margin finite.
+    return (log_posteriors.gather(-1, index).squeeze(-1) - others).clamp(-1e3, 1e3)
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

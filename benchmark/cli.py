@@ -1,0 +1,242 @@
+"""The command `leakboard`. It alone knows the order in which the modules are called."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmark.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One judge for what trained image classifiers leak about their training data.",
+)
+out = Console()
+err = Console(stderr=True)
+
+PUBLISHED = Path("leaderboard/published")
+Workers = Annotated[int | None, typer.Option("--workers", min=1, envvar="LEAKBOARD_WORKERS", help="Processes; default: the cores, at most 8; 1 on a GPU.")]  # fmt: skip
+ProtocolName = Annotated[str, typer.Option("--protocol", "-p", envvar="LEAKBOARD_PROTOCOL", help="A protocol's name, or its YAML file.")]  # fmt: skip
+Device = Annotated[str, typer.Option("--device", envvar="LEAKBOARD_DEVICE", help="auto, cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+
+
+def store_root() -> Path:
+    return Path(os.environ.get("LEAKBOARD_STORE", "mlruns/store"))
+
+
+def submissions() -> Path:
+    root = Path(os.environ.get("LEAKBOARD_SUBMISSIONS", "submissions"))
+    if not root.is_dir():
+        raise UserError(f"expected a folder {root}/ with attacks/ and defenses/, given {Path.cwd()}; change to the checkout")
+    return root
+
+
+@app.command("list")
+def list_entries() -> None:
+    """Every submission, with what it needs; broken ones with their error."""
+    from benchmark import protocol
+    from benchmark.registry import Registry
+
+    table = Table("entry", "kind", "task or stage", "access", "knowledge", "reference", box=None)
+    broken = []
+    for entry in Registry(submissions()).entries.values():
+        if entry.error:
+            broken.append(entry)
+            continue
+        card = entry.card
+        table.add_row(
+            entry.id, entry.kind, ", ".join(entry.stages) or entry.task, entry.access,
+            ("+".join(sorted(entry.needs)) or "none") if entry.kind == "attack" else "",
+            escape(f"{card.reference}"[:70]) if card else "",
+        )  # fmt: skip
+    out.print(table)
+    for entry in broken:
+        out.print(f"[red]broken[/red]  {escape(entry.error)}", soft_wrap=True)
+    out.print(f"protocols: {', '.join(protocol.names())}")
+    out.print("next: leakboard run --protocol digits-v1")
+
+
+@app.command()
+def new(kind: Annotated[str, typer.Argument(help="attack or defense")], name: str) -> None:
+    """Write a submission that works as it is, to be changed."""
+    import re
+
+    from benchmark.templates import TEMPLATES
+
+    if kind not in TEMPLATES:
+        raise UserError(f"kind: expected attack or defense, given {kind!r}")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(f"name: expected a-z, 0-9 and _, given {name!r}")
+    path = submissions() / f"{kind}s" / f"{name}.py"
+    if path.exists():
+        raise UserError(f"{path}: exists already; choose another name")
+    path.write_text(TEMPLATES[kind].replace("NAME", name))
+    out.print(f"wrote {path}")
+    out.print(f"next: leakboard check {path}")
+
+
+@app.command()
+def check(files: list[Path]) -> None:
+    """Hold submissions to the contract, on a few digits."""
+    from benchmark import checks
+
+    failed = 0
+    for path in files:
+        for result in checks.check_file(path, submissions(), store_root() / "check"):
+            mark = "[green]ok    [/green]" if result.ok else "[red]failed[/red]"
+            out.print(f"{mark}  {path.stem}: {escape(result.name)}{escape(': ' + result.detail if result.detail else '')}", soft_wrap=True)  # fmt: skip
+            failed += not result.ok
+    if failed:
+        raise UserError(f"{failed} check(s) failed; see submissions/README.md for the contract")
+    out.print(f"next: leakboard run {files[0].stem} --protocol digits-v1")
+
+
+@app.command()
+def run(
+    entries: Annotated[list[str] | None, typer.Argument(help="Attacks or defenses; default: all of the protocol.")] = None,
+    protocol: ProtocolName = "digits-v1",
+    workers: Workers = None,
+    device: Device = "auto",
+    seed: Annotated[list[int] | None, typer.Option(help="Only these seeds.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score entries under a protocol; what is stored already is not computed again."""
+    from benchmark import runs
+
+    console = err if as_json else out
+    job = runs.prepare(entries or [], protocol, submissions(), store_root(), device, seed)
+    plan = job.plan
+    console.print(
+        f"{protocol}: {plan.scenarios()} scenarios to score, {len(plan.done)} stored; "
+        f"{plan.networks - plan.networks_stored} networks to train, {plan.networks_stored} stored"
+    )
+    if dry_run:
+        kinds: dict[str, int] = defaultdict(int)
+        for planned in plan.jobs.values():
+            kinds[planned.kind] += 1
+        console.print("jobs: " + (", ".join(f"{n} {k}" for k, n in kinds.items()) or "none"))
+        console.print(f"next: leakboard run {' '.join(entries or [])} --protocol {protocol}".replace("  ", " "))
+        return
+    outcome = runs.run(job, workers or runs.default_workers(job.setting.device), err)
+    if as_json:
+        print(json.dumps([json.loads(r.to_json()) for r in outcome.results]))
+    else:
+        runs.print_board(job, outcome, out)
+    failed = [r for r in outcome.results if r.status not in ("ok", "skipped")]
+    for result in failed[:10]:
+        where = f"{result.attack or 'utility'} on {result.defense}, seed {result.seed}"
+        err.print(f"[red]{result.status}[/red] {escape(f'{where}: {result.reason}')}", soft_wrap=True)
+    runs.print_summary(job, outcome, console)
+    if failed:
+        console.print(f"{len(failed)} scenario(s) failed; they are tried again by the next call")
+        raise typer.Exit(1)
+
+
+@app.command()
+def publish(protocol: ProtocolName = "digits-v1") -> None:
+    """Write the tables of a protocol to leaderboard/published/."""
+    from benchmark import protocol as protocols
+    from benchmark import runs
+    from leaderboard import publish as publishing
+    from leaderboard.ranking import Board
+
+    loaded = protocols.load(protocol)
+    results = runs.stored_results(protocol, submissions(), store_root())
+    if not results:
+        raise UserError(f"{protocol}: nothing is scored yet; run: leakboard run --protocol {protocol}")
+    folder = Path(os.environ.get("LEAKBOARD_PUBLISHED", PUBLISHED)) / loaded.name
+    publishing.publish(results, Board(**loaded.board()), folder)
+    out.print(f"published {len(results)} results in {folder}/")
+    out.print("next: leakboard board")
+
+
+@app.command()
+def board(port: int = 8501) -> None:
+    """Open the leaderboard in the browser."""
+    import leaderboard
+
+    script = Path(leaderboard.__file__).parent / "app.py"
+    out.print(f"the board: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.port", str(port)]
+    os.execv(sys.executable, command)
+
+
+@app.command()
+def ui(port: int = 5000) -> None:
+    """Open MLflow on Leakboard's runs."""
+    from benchmark import tracking
+
+    address = tracking.uri()
+    if address.startswith("http"):
+        out.print(f"MLflow runs at {address}")
+        return
+    out.print(f"MLflow on {address}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]
+    os.execv(sys.executable, command)
+
+
+@app.command()
+def reproduce(run_id: str, workers: Workers = None, device: Device = "auto") -> None:
+    """Score a logged run again from its record, from scratch, and compare."""
+    import tempfile
+
+    from benchmark import runs, tracking
+
+    old = tracking.result_of(run_id)
+    if old is None:
+        raise UserError(f"run {run_id!r}: expected the id of a scenario's run, given one that {tracking.uri()} does not hold")
+    if old.status != "ok":
+        raise UserError(f"run {run_id!r}: expected a scored run, given status {old.status}: {old.reason}")
+    out.print(f"reproducing {old.attack or 'utility'} on {old.defense}, seed {old.seed}, {old.protocol}, from scratch")
+    with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
+        fresh = runs.reproduce(old, submissions(), Path(folder), device, workers, err)
+    if fresh.status != "ok":
+        raise UserError(f"the new run ended as {fresh.status}: {fresh.reason}")
+    table = Table("metric", "logged", "interval", "now", "verdict", box=None)
+    outside = 0
+    for name, value in old.metrics.items():
+        low, high = old.intervals.get(name, (value, value))
+        now = fresh.metrics.get(name, float("nan"))
+        inside = low - 1e-5 <= now <= high + 1e-5
+        outside += not inside
+        table.add_row(name, f"{value:.4g}", f"{low:.4g} to {high:.4g}", f"{now:.4g}", "inside" if inside else "OUTSIDE")
+    out.print(table)
+    out.print("reproduced: every number lies in its interval" if not outside else f"{outside} number(s) outside")
+    out.print("next: leakboard ui")
+    if outside:
+        raise typer.Exit(1)
+
+
+def main() -> NoReturn:
+    """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
+    from benchmark.datasets.data import DataError
+
+    try:
+        app(standalone_mode=False)
+    except (UserError, DataError) as error:
+        err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("interrupted; run the same command again to go on")
+        sys.exit(130)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's own usage errors
+            err.print(f"[red]error:[/red] {escape(error.format_message())}")
+            sys.exit(2)
+        raise
+    sys.exit(0)

@@ -1,0 +1,48 @@
+"""Cut a data set into equal, disjoint parts, by one permutation that a seed decides."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split = dict[str, NDArray[np.int64]]
+
+SCHEMES = {
+    # He et al. 2022 (MEMBERSHIP-DOCTOR) and Liu et al. 2022 (ML-DOCTOR).
+    "six-way": tuple(f"{world}-{part}" for world in ("target", "shadow") for part in ("train", "test", "reference")),
+    "four-way": tuple(f"{world}-{part}" for world in ("target", "shadow") for part in ("train", "test")),
+}
+
+
+def split(scheme: str, n: int, seed: int, size: int | None = None, secret: bytes | None = None) -> Split:
+    """The parts of n samples by name, each an int64 array of `size` indices (default: as many as go).
+
+    With a secret, the split can't be foreseen from the seed (official scoring). A smaller size takes the
+    first samples of the same parts. Raises ValueError for an unknown scheme or a size that doesn't fit.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"unknown split {scheme!r}; there are {', '.join(SCHEMES)}")
+    names = SCHEMES[scheme]
+    largest = n // len(names)
+    size = largest if size is None else size
+    if not 0 < size <= largest:
+        raise ValueError(f"{scheme} parts of {n} samples have 1 to {largest} samples, not {size}")
+    entropy = seed
+    if secret is not None:
+        entropy = int.from_bytes(hmac.digest(secret, f"{scheme}/{n}/{seed}".encode(), "sha256"), "little")
+    # Sorting the raw stream gives the same permutation on every version of NumPy; Generator.permutation may not.
+    order = np.argsort(np.random.PCG64(entropy).random_raw(n), kind="stable")
+    return {name: order[i * largest :][:size].astype(np.int64) for i, name in enumerate(names)}
+
+
+def indices_digest(parts: Mapping[str, NDArray[np.int64]]) -> str:
+    """SHA-256 (hex) of a split's names and indices, independent of the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(parts):
+        digest.update(f"{name}/{len(parts[name])}/".encode())
+        digest.update(parts[name].astype("<i8").tobytes())
+    return digest.hexdigest()

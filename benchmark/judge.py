@@ -1,0 +1,324 @@
+"""Scores one scenario: runs the attack on the target, then holds its scores against the labels.
+
+The attack sees a target behind its access level, the knowledge that it declared, and shuffled
+candidates. Labels, thresholds and metrics stay here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark import architectures, metrics, reports
+from benchmark.access import Answers, GuardedTarget, raw
+from benchmark.api import Bank, Candidates, Embeddings, Knowledge, World
+from benchmark.artifacts import Artifacts
+from benchmark.population import seed_of
+from benchmark.registry import Chain, Part
+from benchmark.uncertainty import bank_auc, membership_report
+
+OUT_OF_MODEL = "a guard is outside the threat model: the attack reads the raw network"
+
+
+class Skip(Exception):
+    """The scenario does not apply; the message says why."""
+
+
+@dataclass
+class Outcome:
+    """What a scenario gave: metrics, intervals, curves and cost, as the record wants them."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    cost: dict[str, float]
+    roc: Any = None
+    null_auc: tuple[float, ...] = ()
+    null_tpr: tuple[float, ...] = ()
+    claims: dict[str, str] | None = None
+
+
+@dataclass
+class Scenario:
+    """One attack, one target."""
+
+    artifacts: Artifacts
+    attack: Part
+    chain: Chain
+    seed: int
+
+    def score(self) -> Outcome:
+        """Run and judge. Raises Skip; whatever the submission raises passes through."""
+        entry = self.attack.entry
+        if self.chain.guards and (entry.access == "white-box" or entry.task in ("inversion", "attribute")):
+            raise Skip(OUT_OF_MODEL)
+        self.population = self.artifacts.population(self.seed)
+        self.target = self._target(("target", 0), ["target-train", "target-test", "shadow-train"])
+        if entry.access == "white-box" and self._judges(("target", 0)) is None:
+            raise Skip("only the defense's own code can build this network")
+        attack = self.attack.create()
+        judged = {
+            "membership": self._membership,
+            "inversion": self._inversion,
+            "attribute": self._attribute,
+            "stealing": self._stealing,
+        }[entry.task]
+        outcome = judged(attack)
+        outcome.cost["queries"] = float(self.target.queries)
+        return outcome
+
+    # --- What the attack is given ---
+
+    def _judges(self, model: tuple[str, int]) -> nn.Module | None:
+        return self.artifacts.judges_network(self.chain.training, self.seed, model)
+
+    def _target(self, model: tuple[str, int], parts: list[str]) -> GuardedTarget:
+        # Stealing and partial knowledge ask outside the parts that every target has answered: those load on demand.
+        if self.attack.entry.task != "stealing" and model[0] == "target":
+            parts = [p for p in parts if p.startswith("target")]
+        known = self.artifacts.known_answers(self.chain, self.seed, model, parts)
+
+        def predict(x: Tensor) -> Tensor:
+            return self.artifacts.predictor(self.chain, self.seed, model)(x)
+
+        def copy_network() -> nn.Module:
+            network = self._judges(model)
+            if network is None:
+                raise Skip("only the defense's own code can build this network")
+            return network.to(self.artifacts.device)
+
+        return GuardedTarget(self.attack.entry.access, predict, known, copy_network)  # type: ignore[arg-type]
+
+    def _shadow(self) -> World:
+        target = self._target(("shadow", 0), ["shadow-train", "shadow-test"])
+        return World(target, self.artifacts.part(self.seed, "shadow-train"), self.artifacts.part(self.seed, "shadow-test"))
+
+    def _knowledge(self, **more: Any) -> Knowledge:
+        needs = self.attack.entry.needs
+        classes, shape = self.artifacts.shape(self.seed)
+        samples = self.population.samples
+        membership = self.attack.entry.task == "membership"
+        known = World(self.target, samples(self.population.known_members), samples(self.population.known_nonmembers))
+        return Knowledge(
+            classes=classes,
+            shape=shape,
+            seed=seed_of("attack", self.seed, self.attack.name),
+            device=self.artifacts.device,
+            shadow=self._shadow() if membership and "shadow" in needs else None,
+            partial=known if "partial" in needs else None,
+            auxiliary=self.artifacts.part(self.seed, "shadow-train") if not membership and "shadow" in needs else None,
+            **more,
+        )
+
+    # --- The four tasks ---
+
+    def _membership(self, attack: Any) -> Outcome:
+        entry = self.attack.entry
+        part = self.artifacts.part(self.seed, "candidates")
+        ids = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(part)))
+        candidates = Candidates(part.x, part.y, ids)
+        role = next((n.removeprefix("bank-") for n in sorted(entry.needs) if n.startswith("bank-")), None)
+        bank = self.artifacts.bank(self.chain, self.seed, role) if role else None
+        # What an attack reads from the store is not its own time.
+        knowledge = self._knowledge()
+        start = time.perf_counter()
+        attack.fit(knowledge)
+        scores = _scores(attack.score(self.target, candidates, bank), len(candidates))
+        seconds = time.perf_counter() - start
+        threshold = self._threshold(attack, bank)
+        members = self.population.members
+        report = membership_report(
+            scores,
+            members,
+            threshold,
+            rng=np.random.default_rng(seed_of("bootstrap", self.seed)),
+            resamples=self.artifacts.protocol.resamples,
+            nulls=self.artifacts.protocol.nulls,
+            null_rng=np.random.default_rng(seed_of("null", self.seed)),
+        )
+        outcome = Outcome(
+            report.metrics, report.intervals, {"seconds": seconds}, report.roc, report.null_auc, report.null_tpr
+        )
+        self._every_bank_model(attack, candidates, bank, outcome)
+        return outcome
+
+    def _threshold(self, attack: Any, bank: Bank | None) -> float | None:
+        """Where the decision falls: on the shadow world, at 0 by the attack's own rule, or nowhere."""
+        calibrate = self.attack.entry.calibrate
+        if calibrate != "shadow":
+            return 0.0 if calibrate == "own" else None
+        if bank is not None:
+            return None
+        shadow = self._shadow()
+        x = torch.cat([shadow.members.x, shadow.nonmembers.x])
+        y = torch.cat([shadow.members.y, shadow.nonmembers.y])
+        scores = _scores(attack.score(shadow.target, Candidates(x, y, torch.arange(len(y))), None), len(y))
+        members = np.arange(len(y)) < len(shadow.members)
+        return float(metrics.best_threshold(scores.mean(0), members))
+
+    def _every_bank_model(self, attack: Any, candidates: Candidates, bank: Bank | None, outcome: Outcome) -> None:
+        """Where a bank of the population serves the attack, each of its models is a target too (RULES 21)."""
+        if bank is None or not bank.members.any():
+            return
+        m = len(bank.members)
+        scores = np.empty((m, len(candidates)))
+        for i in range(m):
+            others = torch.arange(m) != i
+            answers = Answers()
+            answers.add(candidates.x, bank.log_posteriors[i])
+            target = GuardedTarget(self.attack.entry.access, _refuse, answers)  # type: ignore[arg-type]
+            rest = Bank(bank.members[others], bank.log_posteriors[others])
+            scores[i] = _scores(attack.score(target, candidates, rest), len(candidates)).mean(0)
+        auc, low, high = bank_auc(
+            scores, bank.members.numpy(), np.random.default_rng(seed_of("bank", self.seed)), resamples=200
+        )
+        outcome.metrics["auc_bank"], outcome.intervals["auc_bank"] = auc, (low, high)
+
+    def _inversion(self, attack: Any) -> Outcome:
+        classes, shape = self.artifacts.shape(self.seed)
+        knowledge = self._knowledge()
+        start = time.perf_counter()
+        attack.fit(knowledge)
+        images = attack.reconstruct(self.target, list(range(classes)))
+        seconds = time.perf_counter() - start
+        _expect(images, (classes, *shape), "images")
+        images = images.detach().to("cpu", torch.float32)
+        if images.min() < 0 or images.max() > 1:
+            raise ValueError(f"expected images in [0, 1], given {images.min():.4g} to {images.max():.4g}")
+        train = self.artifacts.part(self.seed, "target-train")
+        means = torch.stack([train.x[train.y == c].mean(0) for c in range(classes)])
+        baseline = self.artifacts.chain(self.artifacts.protocol.baseline).training
+        evaluator = raw(self.artifacts.network(baseline, self.seed, ("evaluator", 0)), self.artifacts.device)
+        found = reports.inversion_metrics(images, means)
+        found["evaluator_accuracy"] = float((evaluator(images).argmax(1) == torch.arange(classes)).double().mean())
+        return Outcome(found, {}, {"seconds": seconds})
+
+    def _attribute(self, attack: Any) -> Outcome:
+        network = self._judges(("target", 0))
+        classes, shape = self.artifacts.shape(self.seed)
+        if attack.embedding == "untrained":
+            protocol = self.artifacts.protocol
+            network = architectures.build(protocol.architecture, classes, shape, seed_of("untrained", self.seed)).eval()
+        assert network is not None  # score() has skipped networks that are not the judge's
+        shadow, test = (self._embed(network, p) for p in ("shadow-train", "target-test"))
+        knowledge = self._knowledge(embeddings=shadow)
+        start = time.perf_counter()
+        attack.fit(knowledge)
+        guess = attack.predict(test.x)
+        seconds = time.perf_counter() - start
+        _expect(guess, (len(test.y),), "attribute labels")
+        found, intervals = reports.attribute_metrics(
+            guess.cpu().numpy(), test.attribute.numpy(), np.random.default_rng(seed_of("bootstrap", self.seed))
+        )
+        return Outcome(found, intervals, {"seconds": seconds})
+
+    def _embed(self, network: nn.Module, part: str) -> Embeddings:
+        samples = self.artifacts.part(self.seed, part)
+        network = network.to(self.artifacts.device)
+        with torch.no_grad():
+            parts = [network.embed(x.to(self.artifacts.device)).cpu() for x in samples.x.split(500)]  # type: ignore[operator]
+        rows = torch.from_numpy(self.population.parts[part])
+        return Embeddings(torch.cat(parts), samples.y, self.population.data.attribute[rows])
+
+    def _stealing(self, attack: Any) -> Outcome:
+        knowledge = self._knowledge()
+        queries = self.artifacts.part(self.seed, "shadow-train")
+        classes, shape = self.artifacts.shape(self.seed)
+        architecture = self.artifacts.protocol.architecture
+
+        def build() -> nn.Module:
+            return architectures.build(architecture, classes, shape, seed_of("copy", self.seed)).to(self.artifacts.device)
+
+        start = time.perf_counter()
+        attack.fit(knowledge)
+        network = attack.steal(self.target, queries, build)
+        seconds = time.perf_counter() - start
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"expected a network from steal, given {type(network).__name__}")
+        test = self.artifacts.part(self.seed, "target-test")
+        copy = raw(network, self.artifacts.device)(test.x)
+        _expect(copy, (len(test), classes), "the copy's answers")
+        truth = self.artifacts.answers(self.chain, self.seed, ("target", 0), "target-test")
+        found, intervals = reports.stealing_metrics(
+            copy.argmax(1).numpy(),
+            truth.argmax(1).numpy(),
+            test.y.numpy(),
+            np.random.default_rng(seed_of("bootstrap", self.seed)),
+        )
+        return Outcome(found, intervals, {"seconds": seconds})
+
+
+def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
+    """What the served target is worth, on all of target-train and target-test, and what it costs."""
+    answers = {p: artifacts.answers(chain, seed, ("target", 0), p) for p in ("target-train", "target-test")}
+    labels = {p: artifacts.part(seed, p).y for p in answers}
+    found, intervals = reports.utility_metrics(
+        *(answers["target-train"].numpy(), labels["target-train"].numpy()),
+        *(answers["target-test"].numpy(), labels["target-test"].numpy()),
+        np.random.default_rng(seed_of("bootstrap", seed)),
+    )
+    group = artifacts.group_of(chain.training, ("target", 0))
+    info = artifacts.store.info("networks", artifacts.networks_key(chain.training, seed, group))
+    predict = artifacts.predictor(chain, seed, ("target", 0))
+    # A fresh batch, so that nothing stored is timed.
+    x = (artifacts.part(seed, "target-test").x[:64] * 0.99).contiguous()
+    start = time.perf_counter()
+    predict(x)
+    milliseconds = (time.perf_counter() - start) * 1000 / len(x)
+    cost = {"train_seconds": info["seconds"] / len(group), "ms_per_query": milliseconds}
+    return Outcome(found, intervals, cost, claims=_claims(artifacts, chain, seed))
+
+
+def _claims(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
+    """What may be printed of epsilon (RULES 29)."""
+    task = artifacts.task(chain.training, seed, ("target", 0))
+    claims = chain.training.create().claims(task)
+    printed: dict[str, str] = {}
+    if claims.epsilon is not None:
+        parts = (claims.delta, claims.accountant, claims.adjacency, claims.sampling)
+        if any(p is None for p in parts) or claims.sampling != "Poisson" or claims.delta >= 1 / len(task.train):
+            printed["epsilon"] = "not valid: needs delta below 1/n, accountant, adjacency and Poisson sampling"
+        elif not all(g.entry.data_independent for g in chain.guards):
+            printed["epsilon"] = "not valid for the cascade: a guard reads training data"
+        elif claims.epsilon > 100 or not math.isfinite(claims.epsilon):
+            printed["epsilon"] = "no meaningful guarantee"
+        else:
+            printed["epsilon"] = f"{claims.epsilon:.3g}"
+        printed |= {"delta": f"{claims.delta:g}", "accountant": str(claims.accountant)}
+        printed |= {"adjacency": str(claims.adjacency), "sampling": str(claims.sampling)}
+    if claims.certificate is not None:
+        printed["certificate"] = f"{claims.certificate:g}"
+    return printed
+
+
+def _scores(scores: Any, n: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Hold scores to the contract: (n,) or (s, n), float64, finite. Returns (s, n)."""
+    if not isinstance(scores, Tensor):
+        raise ValueError(f"expected scores as a tensor, given {type(scores).__name__}")
+    if scores.dtype != torch.float64:
+        raise ValueError(f"expected scores of dtype float64, given {str(scores.dtype).removeprefix('torch.')}")
+    if scores.ndim not in (1, 2) or scores.shape[-1] != n or scores.shape[0] == 0:
+        raise ValueError(f"expected scores of shape ({n},) or (s, {n}), given {tuple(scores.shape)}")
+    if not torch.isfinite(scores).all():
+        bad = int((~torch.isfinite(scores)).sum())
+        raise ValueError(f"expected finite scores, given {bad} that are NaN or infinite")
+    return scores.detach().cpu().reshape(-1, n).numpy()
+
+
+def _expect(value: Any, shape: tuple[int, ...], what: str) -> None:
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape:
+        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"expected {what} of shape {shape}, given {given}")
+    if not torch.isfinite(value.double()).all():
+        raise ValueError(f"expected finite {what}, given NaN or infinite values")
+
+
+def _refuse(x: Tensor) -> Tensor:
+    raise PermissionError(f"a bank model was asked for {len(x)} images that are not candidates")
+
+

@@ -1,0 +1,260 @@
+"""Every metric once: its name, direction, range, help text, and how it is computed.
+
+The names here are the names in records, MLflow, tables and the app; column help is `METRICS[name].help`.
+
+Scores are higher for members, n of them; `members` (n,) says who is one. Equal scores can't be told
+apart by any threshold, so they always move together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """leaks "up": a larger value means more leakage; "down": less; "none": utility or neutral."""
+
+    name: str
+    label: str
+    leaks: Literal["up", "down", "none"]
+    low: float
+    high: float
+    help: str
+    main: bool = False
+
+
+def _registry() -> dict[str, Metric]:
+    rows = [
+        Metric("auc", "AUC", "up", 0, 1, "Area under the ROC curve; 0.5 is chance.", True),
+        Metric("tpr_at_fpr_0.01", "TPR at 1 % FPR", "up", 0, 1,
+               "Share of members found while at most 1 % of non-members are called members. "
+               "Needs 100 non-members; ranked from 1,000.", True),
+        Metric("tpr_at_fpr_0.001", "TPR at 0.1 % FPR", "up", 0, 1,
+               "As TPR at 1 % FPR, at 0.1 %. Needs 1,000 non-members; ranked from 10,000."),
+        Metric("tpr_at_fpr_0.01_reversed", "TPR at 1 % FPR, sign reversed", "up", 0, 1,
+               "TPR at 1 % FPR of the negated scores: AUC under 0.5 is leakage too."),
+        Metric("tnr_at_fnr_0.001", "TNR at 0.1 % FNR", "up", 0, 1,
+               "Share of non-members cleared while at most 0.1 % of members are cleared."),
+        Metric("balanced_accuracy", "Balanced accuracy", "up", 0, 1,
+               "Mean of TPR and TNR at the attack's threshold, found on the shadow world or the attack's own rule."),
+        Metric("balanced_accuracy_oracle", "Best balanced accuracy (oracle)", "up", 0.5, 1,
+               "Best over all thresholds on the evaluated data: an upper bound that no attacker reaches."),
+        Metric("advantage", "Inference advantage", "up", -1, 1,
+               "TPR minus FPR at the attack's threshold (Yeom et al. 2018)."),
+        Metric("precision", "Precision", "up", 0, 1,
+               "Share of true members among those called members, at the attack's threshold."),
+        Metric("recall", "Recall", "up", 0, 1, "Share of members called members, at the attack's threshold."),
+        Metric("f1", "F1", "up", 0, 1, "Harmonic mean of precision and recall, at the attack's threshold."),
+        Metric("auc_seed_sd", "AUC spread over attack seeds", "none", 0, 1,
+               "Standard deviation of the AUC over the attack's own seeds on one target."),
+        Metric("auc_bank", "AUC over the bank", "up", 0, 1,
+               "Mean AUC with every bank model as the target in turn; interval by a two-way bootstrap "
+               "over models and samples."),
+        Metric("mse_to_class_mean", "MSE to the class mean", "down", 0, 1,
+               "Pixel error in [0, 1] between a reconstruction and its class's mean image, averaged "
+               "over classes.", True),
+        Metric("ssim_to_class_mean", "SSIM to the class mean", "up", -1, 1,
+               "Structural similarity of a reconstruction and its class's mean image, averaged over classes."),
+        Metric("evaluator_accuracy", "Evaluation accuracy", "up", 0, 1,
+               "Share of reconstructions that a separate classifier (another network, other data) "
+               "gives the class asked for.", True),
+        Metric("attribute_accuracy", "Attribute accuracy", "up", 0, 1,
+               "Share of target-test samples whose attribute is inferred.", True),
+        Metric("attribute_balanced_accuracy", "Attribute balanced accuracy", "up", 0, 1,
+               "Mean over the attribute's two values of the share inferred."),
+        Metric("attribute_majority", "Majority guess", "none", 0, 1,
+               "Accuracy of always guessing the commoner value."),
+        Metric("agreement", "Agreement", "up", 0, 1,
+               "Share of target-test samples on which the stolen copy and the target agree.", True),
+        Metric("stolen_accuracy", "Accuracy of the copy", "up", 0, 1, "Test accuracy of the stolen copy."),
+        Metric("train_accuracy", "Train accuracy", "none", 0, 1, "Accuracy of the served target on its members."),
+        Metric("test_accuracy", "Test accuracy", "none", 0, 1, "Accuracy of the served target on target-test.", True),
+        Metric("ece", "ECE", "none", 0, 1,
+               "Expected calibration error, 10 equal bins of the largest posterior, on target-test."),
+        Metric("members", "Members", "none", 0, math.inf, "Members scored."),
+        Metric("nonmembers", "Non-members", "none", 0, math.inf, "Non-members scored."),
+        Metric("ms_per_query", "ms per query", "none", 0, math.inf,
+               "Milliseconds that the served target takes to answer one query, in batches."),
+    ]  # fmt: skip
+    return {m.name: m for m in rows}
+
+
+METRICS = _registry()
+
+
+# --- The ROC curve, for one set of samples or many resampled ones -----------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Members tp and non-members fp called members, (..., g + 1) counts, at each of g + 1 thresholds.
+
+    `values` (g,) are the distinct scores, falling. Corner 0 calls nobody a member; corner i calls those
+    who score values[i - 1] or more. Leading dimensions are resamples of the same samples.
+    """
+
+    values: Floats
+    tp: Floats
+    fp: Floats
+
+    @classmethod
+    def of(cls, scores: ArrayLike, members: Floats | Bools, nonmembers: Floats | Bools) -> Curve:
+        """From scores (n,) and how often each sample counts as member and as non-member, (..., n).
+
+        Raises ValueError where a score is NaN or a side is empty.
+        """
+        scores = np.asarray(scores, np.float64)
+        if np.isnan(scores).any():
+            raise ValueError("a score is NaN")
+        order = np.argsort(-scores, kind="stable")
+        falling = scores[order]
+        ends = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(scores) - 1)
+        tp, fp = (_cumulative(counts, order, ends) for counts in (members, nonmembers))
+        if not (tp[..., -1].all() and fp[..., -1].all()):
+            raise ValueError("the ROC curve needs members and non-members")
+        return cls(falling[ends], tp, fp)
+
+    def negated(self) -> Curve:
+        """The curve of the negated scores."""
+        tp, fp = (counts[..., -1:] - counts[..., ::-1] for counts in (self.tp, self.fp))
+        return Curve(-self.values[::-1], tp, fp)
+
+    def auc(self) -> Floats:
+        """Area under the curve (...): the chance that a member outscores a non-member, ties one half."""
+        doubled = np.einsum("...i,...i", np.diff(self.fp), self.tp[..., 1:] + self.tp[..., :-1])
+        return doubled / (2 * self.tp[..., -1] * self.fp[..., -1])
+
+    def tpr_at(self, rate: float) -> Floats:
+        """Largest TPR (...) of a corner whose FPR is at most `rate`; corners only, no interpolation."""
+        limit = np.floor(rate * self.fp[..., -1:] + 1e-9)  # a count; 0.07 * 100 exceeds 7 in floating point
+        last = np.count_nonzero(self.fp <= limit, axis=-1, keepdims=True) - 1
+        return (np.take_along_axis(self.tp, last, -1) / self.tp[..., -1:])[..., 0]
+
+    def tnr_at(self, rate: float) -> Floats:
+        """Largest TNR (...) of a corner whose FNR is at most `rate`."""
+        negated = self.negated()
+        return Curve(negated.values, negated.fp, negated.tp).tpr_at(rate)
+
+    def balanced_accuracies(self) -> Floats:
+        """Mean of TPR and TNR at each corner, (..., g + 1)."""
+        return (1 + self.tp / self.tp[..., -1:] - self.fp / self.fp[..., -1:]) / 2
+
+    def decisions(self, threshold: float) -> dict[str, Floats]:
+        """What calling scores >= threshold members is worth; each (...).
+
+        Precision is 0 where nobody is called a member.
+        """
+        corner = np.count_nonzero(self.values >= threshold)
+        tp, fp = self.tp[..., corner], self.fp[..., corner]
+        positives, negatives = self.tp[..., -1], self.fp[..., -1]
+        advantage = tp / positives - fp / negatives
+        return {
+            "balanced_accuracy": (1 + advantage) / 2,
+            "advantage": advantage,
+            "precision": tp / np.maximum(tp + fp, 1),
+            "recall": tp / positives,
+            "f1": 2 * tp / (positives + tp + fp),
+        }
+
+
+def _cumulative(counts: Floats | Bools, order: NDArray[np.intp], ends: NDArray[np.intp]) -> Floats:
+    cumulative = np.cumsum(np.take(counts, order, -1), axis=-1, dtype=np.float64)
+    if len(ends) < len(order):
+        cumulative = cumulative[..., ends]
+    return np.concatenate([np.zeros_like(cumulative[..., :1]), cumulative], -1)
+
+
+# --- Metrics of one attack on one target -------------------------------------------------------------
+
+
+def curve(scores: ArrayLike, members: ArrayLike) -> Curve:
+    """The curve of scores (n,) with labels members (n,) bool. Raises ValueError as `Curve.of` does."""
+    members = np.asarray(members, bool)
+    return Curve.of(scores, members, ~members)
+
+
+def roc(scores: ArrayLike, members: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """(fpr, tpr, thresholds), each (g + 1,) for g distinct scores, from (0, 0, inf) to (1, 1, min)."""
+    c = curve(scores, members)
+    return c.fp / c.fp[-1], c.tp / c.tp[-1], np.append(np.inf, c.values)
+
+
+def auc(scores: ArrayLike, members: ArrayLike) -> float:
+    """Area under the ROC curve in [0, 1]."""
+    return float(curve(scores, members).auc())
+
+
+def resolves(samples: int, rate: float) -> bool:
+    """Whether `samples` are at least 1 / rate; below that, one sample is more than the whole rate."""
+    return samples * rate >= 1 - 1e-9
+
+
+def tpr_at(scores: ArrayLike, members: ArrayLike, rate: float) -> float | None:
+    """Largest attainable TPR with FPR <= rate; None with fewer than 1 / rate non-members."""
+    c = curve(scores, members)
+    return float(c.tpr_at(rate)) if resolves(int(c.fp[-1]), rate) else None
+
+
+def tnr_at(scores: ArrayLike, members: ArrayLike, rate: float) -> float | None:
+    """Largest attainable TNR with FNR <= rate; None with fewer than 1 / rate members."""
+    c = curve(scores, members)
+    return float(c.tnr_at(rate)) if resolves(int(c.tp[-1]), rate) else None
+
+
+def best_threshold(scores: ArrayLike, members: ArrayLike) -> float:
+    """The threshold of the best balanced accuracy when score >= threshold means member.
+
+    It lies midway between the lowest score called a member and the next one below; of equally good
+    thresholds it is the highest. Where it is best to call everybody a member, it is the lowest score.
+    """
+    c = curve(scores, members)
+    # Counts over a common denominator are integers, so that equally good corners compare equal.
+    best = int(np.argmax((c.tp * c.fp[-1] - c.fp * c.tp[-1])[1:]))
+    value = float(c.values[best])
+    if best + 1 == len(c.values):
+        return value
+    below = float(c.values[best + 1])
+    middle = value / 2 + below / 2
+    return middle if middle > below and math.isfinite(middle) else value
+
+
+def decisions(scores: ArrayLike, members: ArrayLike, threshold: float) -> dict[str, float]:
+    """balanced_accuracy, advantage, precision, recall and f1 of `score >= threshold`."""
+    return {name: float(value) for name, value in curve(scores, members).decisions(threshold).items()}
+
+
+def thin_roc(fpr: Floats, tpr: Floats, *, logarithmic: int = 61, linear: int = 38) -> tuple[Floats, Floats]:
+    """At most 1 + logarithmic + linear = 100 corners of a curve: (0, 0), (1, 1), and what a plot shows.
+
+    Rates spaced evenly on a logarithmic axis (1e-4 to 1) and on a linear one each keep the last corner
+    that does not exceed them: the corner that `tpr_at` reports at 0.1 %, 1 % and 10 %.
+    """
+    rates = np.concatenate([np.geomspace(1e-4, 1, logarithmic), np.linspace(0, 1, linear)])
+    kept = np.unique(np.append(0, np.searchsorted(fpr, rates + 1e-9, side="right") - 1))
+    return fpr[kept], tpr[kept]
+
+
+# --- Utility -----------------------------------------------------------------------------------------
+
+
+def ece(log_posteriors: ArrayLike, y: ArrayLike, bins: int = 10) -> float:
+    """Expected calibration error in [0, 1] of log-posteriors (n, k) with labels y (n,).
+
+    Samples are binned by their largest posterior into equal bins (a, b]; the gap between accuracy and
+    mean confidence is averaged over the samples (Guo et al. 2017, equation 3; 10 bins as Peng et al.).
+    """
+    log_posteriors = np.asarray(log_posteriors, np.float64)
+    top = log_posteriors.argmax(1)
+    confidence = np.exp(log_posteriors[np.arange(len(top)), top])
+    bin_of = np.searchsorted(np.arange(1, bins) / bins, confidence, side="left")
+    gaps = np.bincount(bin_of, (top == np.asarray(y)) - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(top))

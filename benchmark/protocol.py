@@ -1,0 +1,130 @@
+"""A protocol: a versioned YAML file that lists the axes of a board and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark.errors import UserError, suggest
+from benchmark.store import digest
+
+FOLDER = Path(__file__).parent / "protocols"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(_Strict):
+    """How the data is divided, and the SHA-256 that each seed's indices must have."""
+
+    scheme: Literal["six-way", "four-way"]
+    size: Annotated[int, Field(ge=10)] | None = None
+    known_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of target-train, and of target-test, that partial knowledge reserves; never scored (RULES 5)."""
+    digests: dict[int, str]
+
+
+class Recipe(_Strict):
+    """How every network of the protocol is trained (RULES 23, 24)."""
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    augmentation: Literal["none", "simple"] = "none"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    ensemble: Annotated[int, Field(ge=1)] = 1
+    """How many networks train as one `torch.func` ensemble; 1 trains them one by one."""
+
+
+class BankSizes(_Strict):
+    """Models in the bank of the population and in that of shadow data; even numbers."""
+
+    online: Annotated[int, Field(ge=2, multiple_of=2)]
+    offline: Annotated[int, Field(ge=2, multiple_of=2)]
+
+
+class Costly(_Strict):
+    """Smaller banks for training defenses that cost several times the plain training."""
+
+    bank: BankSizes
+    defenses: tuple[str, ...]
+
+
+class Protocol(_Strict):
+    """All axes. `measures` identifies the numbers; lists of entries only say what is required."""
+
+    name: str
+    about: str
+    leaves_out: str
+    dataset: str
+    data_digest: str
+    split: Split
+    seeds: tuple[int, ...]
+    architecture: str
+    evaluator: str
+    """Architecture of inversion's evaluation classifier: another one, on other data (RULES 18)."""
+    recipe: Recipe
+    bank: BankSizes
+    costly: Costly | None = None
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    nulls: Annotated[int, Field(ge=1)] = 20
+    attacks: tuple[str, ...]
+    defenses: tuple[str, ...]
+    baseline: str
+    utility_floor: Annotated[float, Field(ge=0, le=1)]
+    rank_by: tuple[str, ...]
+
+    @property
+    def measures(self) -> str:
+        """Digest of all that moves a number; results of two digests never meet in one table."""
+        apart = {"name", "about", "leaves_out", "attacks", "defenses", "costly", "utility_floor", "rank_by", "seeds"}
+        return digest(self.model_dump(mode="json", exclude=apart))
+
+    def board(self) -> dict[str, Any]:
+        """What ranking needs of a protocol."""
+        return {
+            "required_attacks": self.attacks,
+            "required_defenses": self.defenses,
+            "seeds": self.seeds,
+            "baseline": self.baseline,
+            "utility_floor": self.utility_floor,
+            "rank_by": self.rank_by,
+        }
+
+
+def names() -> list[str]:
+    """The protocols that come with the package."""
+    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> Protocol:
+    """A protocol by name, or by the path of a YAML file. Raises UserError with file, field and cause."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.exists():
+        raise UserError(f"unknown protocol {name!r}{suggest(name, names())}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping of fields, given {type(content).__name__}")
+    try:
+        return Protocol.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = Protocol.model_fields if len(first["loc"]) == 1 else ()
+            hint = suggest(where, known) if known else ""
+            raise UserError(f"{path}: {where}: unknown field, given {first['input']!r}{hint}") from None
+        raise UserError(f"{path}: {where}: {first['msg']}, given {first['input']!r}"[:400]) from None

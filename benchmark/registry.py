@@ -1,0 +1,372 @@
+"""Finds the submissions, and reads what they say of themselves without running them.
+
+Cards, needs, stages and hyperparameters are literals: they are read from the syntax tree, so that a
+file that is broken, slow or hostile can be listed, planned for and refused before it is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from pydantic import Field, ValidationError, create_model
+
+from benchmark.api import Card, Hyper, Search
+from benchmark.errors import UserError, suggest
+
+TASKS = {
+    "Attack": "membership",
+    "InversionAttack": "inversion",
+    "AttributeAttack": "attribute",
+    "StealingAttack": "stealing",
+    "Defense": "defense",
+}
+_NAMES: dict[str, Any] = {
+    "int": int, "float": float, "str": str, "bool": bool,
+    "Annotated": Annotated, "Literal": Literal, "Field": Field, "Search": Search, "Card": Card, "frozenset": frozenset,
+}  # fmt: skip
+_CALLABLE = {"Field", "Search", "Card", "frozenset"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of `submissions/`. With `error` set, the rest is unknown and nothing of it is used."""
+
+    id: str
+    kind: Literal["attack", "defense"]
+    path: Path
+    error: str = ""
+    task: str = ""
+    card: Card | None = None
+    access: str = ""
+    needs: frozenset[str] = frozenset()
+    calibrate: str = "shadow"
+    stages: tuple[str, ...] = ()
+    data_independent: bool = False
+    plain_training: bool = True
+    """Neither `train` nor `network` is its own: a bank of it can train as one ensemble."""
+    params: type[Hyper] = Hyper
+    doc: str = ""
+    source: str = ""
+    """Digest of the code; comments, docstrings and layout don't count."""
+
+    def load(self) -> type:
+        """Import the file and return its one class."""
+        name = f"submissions.{self.kind}s.{self.id}"
+        if name in sys.modules and getattr(sys.modules[name], "__leakboard_source__", None) == self.source:
+            module = sys.modules[name]
+        else:
+            spec = importlib.util.spec_from_file_location(name, self.path)
+            if spec is None or spec.loader is None:
+                raise UserError(f"{self.path}: expected a Python file")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            spec.loader.exec_module(module)
+            module.__leakboard_source__ = self.source  # type: ignore[attr-defined]
+        return cast(type, getattr(module, _the_class(ast.parse(self.path.read_text()), self.path).name))
+
+
+@dataclass(frozen=True)
+class Part:
+    """An entry with its hyperparameters."""
+
+    entry: Entry
+    params: Hyper
+
+    @property
+    def name(self) -> str:
+        """Canonical: only what differs from the defaults, in the order of the declaration."""
+        chosen = {k: v for k, v in self.params.model_dump().items() if v != self.entry.params.model_fields[k].default}
+        inside = ",".join(f"{k}={_text(v)}" for k, v in chosen.items())
+        return f"{self.entry.id}[{inside}]" if inside else self.entry.id
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What identifies it in the store."""
+        return {"id": self.entry.id, "source": self.entry.source, "params": self.params.model_dump(mode="json")}
+
+    def create(self) -> Any:
+        """An instance of the file's own class, with its own `Params`."""
+        cls = self.entry.load()
+        return cls(cls.Params(**self.params.model_dump()))  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A defense: how the network is trained, and the guards before and after it, innermost first."""
+
+    name: str
+    training: Part
+    guards: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self.training, *(g for g in self.guards if g is not self.training))
+
+
+@dataclass
+class Registry:
+    """Every entry under `root` (the folder with `attacks/` and `defenses/`)."""
+
+    root: Path
+    entries: dict[tuple[str, str], Entry] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.root = Path(self.root)
+        self.entries = {}
+        for kind in ("attack", "defense"):
+            for path in sorted((self.root / f"{kind}s").glob("*.py")):
+                if not path.name.startswith("_"):
+                    entry = read(path, cast(Literal["attack", "defense"], kind))
+                    self.entries[kind, entry.id] = entry
+
+    def add(self, path: Path, kind: Literal["attack", "defense"]) -> Entry:
+        """An entry from a file elsewhere."""
+        entry = read(Path(path), kind)
+        self.entries[kind, entry.id] = entry
+        return entry
+
+    def entry(self, kind: str, id: str) -> Entry:
+        found = self.entries.get((kind, id))
+        if found is None:
+            raise UserError(f"unknown {kind} {id!r}{suggest(id, (i for k, i in self.entries if k == kind))}")
+        if found.error:
+            raise UserError(found.error)
+        return found
+
+    def kind_of(self, spec: str) -> Literal["attack", "defense"]:
+        """Whether a name given on the command line is an attack or a defense."""
+        id = _split(spec)[0][0]
+        kinds = [k for k in ("attack", "defense") if (k, id) in self.entries]
+        if not kinds:
+            raise UserError(f"unknown entry {id!r}{suggest(id, (i for _, i in self.entries))}")
+        if len(kinds) == 2 and "+" not in spec:
+            raise UserError(f"{id!r} is both an attack and a defense; rename one of the files")
+        return "defense" if "+" in spec else cast(Literal["attack", "defense"], kinds[0])
+
+    def attack(self, spec: str) -> Part:
+        """`nn_sorted` or `attribute_mlp[embedding=untrained]`."""
+        parts = _split(spec)
+        if len(parts) != 1:
+            raise UserError(f"{spec!r}: expected one attack; only defenses form cascades with '+'")
+        return self._part("attack", *parts[0])
+
+    def chain(self, spec: str, baseline: str) -> Chain:
+        """`dp_sgd[noise_multiplier=1.1]+diffence`; a chain of guards alone trains as `baseline` does."""
+        parts = [self._part("defense", *p) for p in _split(spec)]
+        training = [p for p in parts if "training" in p.entry.stages]
+        if len(training) > 1:
+            raise UserError(f"{spec!r}: expected one training defense, given {' and '.join(p.name for p in training)}")
+        guards = tuple(p for p in parts if set(p.entry.stages) - {"training"})
+        stage = ["post-inference" in p.entry.stages for p in guards]
+        if stage != sorted(stage) or (training and parts[0] is not training[0]):
+            order = sorted(parts, key=lambda p: ("training" not in p.entry.stages, "post-inference" in p.entry.stages))
+            raise UserError(f"{spec!r}: expected the stages in order; write {'+'.join(p.name for p in order)!r}")
+        first = training[0] if training else self._part("defense", *_split(baseline)[0])
+        name = "+".join(p.name for p in parts)
+        return Chain(name, first, guards)
+
+    def _part(self, kind: str, id: str, given: dict[str, Any]) -> Part:
+        entry = self.entry(kind, id)
+        unknown = [k for k in given if k not in entry.params.model_fields]
+        if unknown:
+            raise UserError(f"{id}: unknown hyperparameter {unknown[0]!r}{suggest(unknown[0], entry.params.model_fields)}")
+        try:
+            return Part(entry, entry.params(**given))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(p) for p in first["loc"])
+            raise UserError(f"{id}: hyperparameter {where}: {first['msg']}, given {first['input']!r}") from None
+
+
+def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
+    """Read one file's syntax tree; whatever is wrong with it becomes the entry's one-line `error`."""
+    id = path.stem
+    try:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", id):
+            raise UserError(f"{path}: expected a file name of a-z, 0-9 and _, given {path.name!r}")
+        return _read(path, kind, id)
+    except UserError as error:
+        return Entry(id, kind, path, error=str(error))
+    except SyntaxError as error:
+        return Entry(id, kind, path, error=f"{path}: line {error.lineno}: syntax error: {error.msg}")
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        return Entry(id, kind, path, error=f"{path}: cannot be read: {type(error).__name__}: {error}".splitlines()[0])
+
+
+def code_digest(*paths: Path) -> str:
+    """Digest of Python files that ignores comments, docstrings and layout."""
+    state = hashlib.sha256()
+    for path in paths:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                node.body = [s for s in node.body if not _is_text(s)]
+        state.update(ast.dump(tree).encode())
+    return state.hexdigest()[:40]
+
+
+def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
+    tree = ast.parse(path.read_text())
+    _check_imports(tree, path)
+    cls = _the_class(tree, path)
+    task = TASKS[_base(cls)]
+    if (task == "defense") != (kind == "defense"):
+        raise UserError(f"{path}: expected {'a Defense' if kind == 'defense' else 'an attack'}, given a {_base(cls)}")
+    values: dict[str, Any] = {}
+    params: type[Hyper] = Hyper
+    for node in cls.body:
+        if isinstance(node, ast.ClassDef) and node.name == "Params":
+            params = _params(node, path)
+        name, value = _assignment(node)
+        if name in ("card", "access", "needs", "calibrate", "stages", "data_independent") and value is not None:
+            values[name] = _literal(value, path)
+    _check_values(values, task, path)
+    methods = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)}
+    return Entry(
+        id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=code_digest(path),
+        plain_training=not methods & {"train", "network"}, **values,
+    )  # fmt: skip
+
+
+def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
+    required = ["card", "stages"] if task == "defense" else ["card", "access"]
+    for name in required:
+        if name not in values:
+            raise UserError(f"{path}: expected a class attribute {name!r}, given none")
+    allowed = {
+        "access": {"label", "posterior", "white-box"},
+        "calibrate": {"shadow", "own", "none"},
+        "needs": {"shadow", "partial", "bank-online", "bank-offline"},
+        "stages": {"training", "pre-inference", "post-inference"},
+    }
+    if not isinstance(values["card"], Card):
+        raise UserError(f"{path}: card: expected Card(...), given {type(values['card']).__name__}")
+    for name, known in allowed.items():
+        if name in values:
+            given = values[name]
+            many = name in ("needs", "stages")
+            if not isinstance(given, (set, frozenset, tuple, list) if many else str):
+                raise UserError(f"{path}: {name}: expected {'a collection of names' if many else 'a name'}, given {given!r}")
+            for item in given if many else (given,):
+                if item not in known:
+                    raise UserError(f"{path}: {name}: expected one of {', '.join(sorted(known))}, given {item!r}")
+    values["needs"] = frozenset(values.get("needs", ()))
+    values["stages"] = tuple(values.get("stages", ()))
+
+
+def _check_imports(tree: ast.Module, path: Path) -> None:
+    for node in ast.walk(tree):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or "."]
+        for name in names:
+            if name.split(".")[0] in ("benchmark", "leaderboard", "submissions", "") and name != "benchmark.api":
+                raise UserError(f"{path}: line {node.lineno}: expected imports from benchmark.api alone, given {name!r}")
+
+
+def _the_class(tree: ast.Module, path: Path) -> ast.ClassDef:
+    found = [n for n in tree.body if isinstance(n, ast.ClassDef) and _base(n) in TASKS]
+    if len(found) != 1:
+        given = " and ".join(c.name for c in found) or "none"
+        raise UserError(f"{path}: expected one class deriving from {', '.join(TASKS)}; given {given}")
+    return found[0]
+
+
+def _base(cls: ast.ClassDef) -> str:
+    for base in cls.bases:
+        name = base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
+        if name in TASKS:
+            return name
+    return ""
+
+
+def _params(node: ast.ClassDef, path: Path) -> type[Hyper]:
+    fields: dict[str, Any] = {}
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            if statement.value is None:
+                raise UserError(f"{path}: line {statement.lineno}: {statement.target.id}: expected a default, given none")
+            fields[statement.target.id] = (
+                _literal(statement.annotation, path),
+                _literal(statement.value, path),
+            )
+    try:
+        model = create_model("Params", __base__=Hyper, **fields)
+        model()
+    except Exception as error:  # pydantic raises several kinds for a bad field
+        raise UserError(f"{path}: Params: {' '.join(str(error).split())}") from None
+    return model
+
+
+def _assignment(node: ast.stmt) -> tuple[str, ast.expr | None]:
+    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id, node.value
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return node.target.id, node.value
+    return "", None
+
+
+def _literal(node: ast.expr, path: Path) -> Any:
+    """Evaluate constants, collections, and the few names and calls that declarations are made of."""
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Tuple() | ast.List() | ast.Set():
+            items = [_literal(e, path) for e in node.elts]
+            return tuple(items) if isinstance(node, ast.Tuple) else set(items) if isinstance(node, ast.Set) else items
+        case ast.Name(id=name) if name in _NAMES:
+            return _NAMES[name]
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
+        case ast.BinOp(op=ast.BitOr()):
+            return _literal(node.left, path) | _literal(node.right, path)
+        case ast.Subscript(value=ast.Name(id="Annotated" | "Literal" | "tuple" as name)):
+            return (_NAMES | {"tuple": tuple})[name][_literal(node.slice, path)]
+        case ast.Call(func=ast.Name(id=name)) if name in _CALLABLE:
+            arguments = [_literal(a, path) for a in node.args]
+            try:
+                return _NAMES[name](*arguments, **{str(k.arg): _literal(k.value, path) for k in node.keywords})
+            except TypeError as error:
+                raise UserError(f"{path}: line {node.lineno}: {name}: {error}") from None
+    raise UserError(f"{path}: line {node.lineno}: expected a literal, given {ast.unparse(node)[:60]!r}")
+
+
+def _split(spec: str) -> list[tuple[str, dict[str, Any]]]:
+    parts = []
+    for text in re.split(r"\+(?![^\[]*\])", spec.replace(" ", "")):
+        match = re.fullmatch(r"([A-Za-z0-9_\-]+)(?:\[([^\[\]]*)\])?", text)
+        if not match:
+            raise UserError(f"{spec!r}: expected NAME, NAME[parameter=value,...] or a cascade NAME+NAME")
+        given: dict[str, Any] = {}
+        for item in filter(None, (match[2] or "").split(",")):
+            name, equals, value = item.partition("=")
+            if not equals or not name:
+                raise UserError(f"{spec!r}: expected parameter=value in brackets, given {item!r}")
+            given[name] = yaml.safe_load(value) if not re.fullmatch(r"[-+.0-9eE]+", value) else _number(value, spec)
+        parts.append((match[1], given))
+    return parts
+
+
+def _number(text: str, spec: str) -> int | float:
+    try:
+        return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+    except ValueError:
+        raise UserError(f"{spec!r}: expected a number, given {text!r}") from None
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+

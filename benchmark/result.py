@@ -1,0 +1,86 @@
+"""One scored scenario: an immutable record. Plain data, so that tables and the app need no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Status = Literal["ok", "failed", "timeout", "out-of-memory", "skipped"]
+Trust = Literal["self-reported", "reproduced", "official"]
+TaskName = Literal["membership", "inversion", "attribute", "stealing", "utility"]
+
+
+class Result(BaseModel):
+    """The score of one attack on one target, or (task `utility`, attack "") the utility of one target.
+
+    A metric that the sample cannot resolve is absent, never 0. `intervals` are 95 % bootstrap
+    intervals over samples. `null_auc` and `null_tpr` hold the metric under permuted membership labels;
+    the permutations are the same for all attacks on one target, so that a null worst case is a maximum
+    over attacks draw by draw.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str
+    """Digest of everything that made it; also its address in the store."""
+    protocol: str
+    protocol_digest: str
+    task: TaskName
+    attack: str
+    """Canonical entry, such as `nn_sorted` or `attribute_mlp[embedding=untrained]`; "" for utility."""
+    defense: str
+    """Canonical chain, such as `undefended` or `label_smoothing+diffence[n=10]`."""
+    dataset: str
+    architecture: str
+    seed: int
+    status: Status
+    reason: str = ""
+    """Why it was skipped or failed, in one line."""
+    access: str = ""
+    knowledge: str = ""
+    """none, or the needs joined by "+": shadow, partial, bank-online, bank-offline."""
+    null_row: bool = False
+    metrics: dict[str, float] = Field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    roc: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """FPR and TPR of the ROC curve's corners, thinned to at most 100 points."""
+    null_auc: tuple[float, ...] = ()
+    null_tpr: tuple[float, ...] = ()
+    """TPR at 1 % FPR under permuted labels; empty where 1 % cannot be resolved."""
+    claims: dict[str, str] = Field(default_factory=dict)
+    cost: dict[str, float] = Field(default_factory=dict)
+    """seconds, queries, peak_mb; for utility also train_seconds, ms_per_query."""
+    provenance: dict[str, str] = Field(default_factory=dict)
+    """Commit, versions, device, digests of the sources, the split and the data."""
+    trust: Trust = "self-reported"
+    finished: float = 0.0
+    """Seconds since 1970."""
+
+    @property
+    def track(self) -> str:
+        """The adversary: access and auxiliary knowledge (RULES 12)."""
+        return f"{self.access}/{self.knowledge}" if self.access else ""
+
+    def to_json(self) -> str:
+        """Compact JSON, numbers to 6 significant digits: enough for any table, small enough for a tag."""
+        return json.dumps(_rounded(self.model_dump(mode="json")), separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        """Raises pydantic's ValidationError for anything that is not a record."""
+        return cls.model_validate_json(text)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return value if value > 1e8 else float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(v) for v in value]
+    return value

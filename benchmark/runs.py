@@ -1,0 +1,247 @@
+"""A run of `leakboard run`: from the names on the command line to results, logged and summed up."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmark import protocol as protocols
+from benchmark.artifacts import Artifacts
+from benchmark.errors import UserError
+from benchmark.execute import Done, Progress, Setting, execute
+from benchmark.plan import Job, Plan, make_plan, scenario_key
+from benchmark.protocol import Protocol
+from benchmark.registry import Chain, Part, Registry
+from benchmark.result import Result
+from benchmark.store import Store
+from benchmark.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be done, and with what."""
+
+    artifacts: Artifacts
+    plan: Plan
+    attacks: list[Part]
+    chains: list[Chain]
+    setting: Setting
+
+
+@dataclass
+class Outcome:
+    """What a run gave. `seconds` by kind of work, over all workers; attacks apart from their judging."""
+
+    results: list[Result] = field(default_factory=list)
+    fresh: int = 0
+    trained: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    wall: float = 0.0
+    tracker: Tracker | None = None
+
+
+def prepare(
+    entries: list[str], name: str, submissions: Path, store: Path, device: str, seeds: list[int] | None = None
+) -> Run:
+    """Resolve every name before any work starts. Raises UserError."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: expected auto, cpu or cuda, given {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: expected a machine with CUDA, given one without; use --device cpu")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    loaded = protocols.load(name)
+    registry = Registry(submissions)
+    artifacts = Artifacts(loaded, registry, Store(store), torch.device(device))
+    _check_architectures(loaded)
+    attacks, chains = _entries(loaded, registry, entries)
+    wrong = [s for s in seeds or [] if s not in loaded.seeds]
+    if wrong:
+        raise UserError(f"--seed: expected one of {list(loaded.seeds)}, given {wrong[0]}")
+    plan = Plan()
+    for some_attacks, some_chains in _pairs(loaded, registry, entries, attacks, chains):
+        more = make_plan(artifacts, some_attacks, some_chains, list(seeds or loaded.seeds))
+        plan.jobs |= more.jobs
+        plan.done += [k for k in more.done if k not in plan.done]
+        plan.networks, plan.networks_stored = plan.networks + more.networks, plan.networks_stored + more.networks_stored
+    return Run(artifacts, plan, attacks, chains, Setting(loaded, submissions.absolute(), store.absolute(), device))
+
+
+def _entries(loaded: Protocol, registry: Registry, entries: list[str]) -> tuple[list[Part], list[Chain]]:
+    attacks = [registry.attack(a) for a in loaded.attacks]
+    chains = [registry.chain(d, loaded.baseline) for d in loaded.defenses]
+    for spec in entries:
+        if registry.kind_of(spec) == "attack":
+            attacks.append(registry.attack(spec))
+        else:
+            chains.append(registry.chain(spec, loaded.baseline))
+    return list({a.name: a for a in attacks}.values()), list({c.name: c for c in chains}.values())
+
+
+def _pairs(
+    loaded: Protocol, registry: Registry, entries: list[str], attacks: list[Part], chains: list[Chain]
+) -> list[tuple[list[Part], list[Chain]]]:
+    """All with all; or, for entries that were named, each with every required opponent."""
+    if not entries:
+        return [(attacks, chains)]
+    named = {e if registry.kind_of(e) == "attack" else "" for e in entries}
+    mine = [a for a in attacks if a.name in {registry.attack(n).name for n in named if n}]
+    own = {registry.chain(e, loaded.baseline).name for e in entries if registry.kind_of(e) == "defense"}
+    theirs = [c for c in chains if c.name in own]
+    required = {registry.chain(d, loaded.baseline).name for d in loaded.defenses}
+    required_attacks = {registry.attack(a).name for a in loaded.attacks}
+    pairs = []
+    if mine:
+        pairs.append((mine, [c for c in chains if c.name in required or c.name in own]))
+    if theirs:
+        baseline = [c for c in chains if c.name == loaded.baseline]
+        attackers = [a for a in attacks if a.name in required_attacks or a in mine]
+        pairs.append((attackers, list({c.name: c for c in (*baseline, *theirs)}.values())))
+    return pairs
+
+
+def _check_architectures(loaded: Protocol) -> None:
+    from benchmark import architectures
+    from benchmark.errors import suggest
+
+    for where, name in (("architecture", loaded.architecture), ("evaluator", loaded.evaluator)):
+        if name not in architectures.NAMES:
+            raise UserError(f"{loaded.name}: {where}: unknown architecture {name!r}{suggest(name, architectures.NAMES)}")
+
+
+def default_workers(device: str) -> int:
+    return 1 if device == "cuda" else min(os.cpu_count() or 1, 8)
+
+
+def run(job: Run, workers: int, console: Console) -> Outcome:
+    """Do what is missing; log every result as it comes. Ctrl-C loses the work in hand, no more."""
+    outcome = Outcome(tracker=Tracker(job.setting.store / "logged"))
+    store = job.artifacts.store
+    start = time.perf_counter()
+    shown = 0.0
+
+    def report(done_job: Job, done: Done, progress: Progress) -> None:
+        nonlocal shown
+        for kind, seconds in done.made:
+            outcome.seconds[kind] += seconds
+        if any(kind == "networks" for kind, _ in done.made):
+            outcome.trained += len(done_job.detail) if done_job.kind == "networks" else 1
+        now = time.perf_counter()
+        if now - shown > (1 if console.is_terminal else 10) or progress.done == progress.total:
+            shown = now
+            left = int(progress.seconds_left)
+            console.print(
+                f"{progress.done}/{progress.total} jobs, {left // 60}:{left % 60:02d} left, "
+                f"{done_job.kind} of {done_job.defense}",
+                end="\r" if console.is_terminal and progress.done < progress.total else "\n",
+                markup=False, highlight=False, soft_wrap=False, overflow="ellipsis", no_wrap=True,
+            )  # fmt: skip
+
+    stored = [r for key in job.plan.done if (r := store.result(key)) is not None]
+    outcome.results += stored
+    for result in stored:
+        outcome.tracker.log(result)
+    if job.plan.jobs:
+        for result in execute(job.plan, job.setting, workers, report):
+            outcome.results.append(result)
+            outcome.fresh += 1
+            # The judge's own work (bootstrap, storing) is not the attack's.
+            outcome.seconds["attacks"] += result.cost.get("seconds", 0.0)
+            outcome.tracker.log(result)
+    outcome.wall = time.perf_counter() - start
+    return outcome
+
+
+def board_results(job: Run) -> list[Result]:
+    """Everything that is stored of this protocol and these entries, for the tables."""
+    return _stored(job.artifacts, _known_attacks(job), _known_chains(job))
+
+
+def stored_results(name: str, submissions: Path, store: Path) -> list[Result]:
+    """All results of a protocol, of every entry in `submissions/` with its default hyperparameters."""
+    job = prepare([], name, submissions, store, "auto")
+    return board_results(job)
+
+
+def _known_attacks(job: Run) -> list[Part]:
+    registry = job.artifacts.registry
+    every = [registry.attack(i) for (k, i), e in registry.entries.items() if k == "attack" and not e.error]
+    return list({a.name: a for a in (*job.attacks, *every)}.values())
+
+
+def _known_chains(job: Run) -> list[Chain]:
+    registry, baseline = job.artifacts.registry, job.artifacts.protocol.baseline
+    every = [registry.chain(i, baseline) for (k, i), e in registry.entries.items() if k == "defense" and not e.error]
+    return list({c.name: c for c in (*job.chains, *every)}.values())
+
+
+def _stored(artifacts: Artifacts, attacks: list[Part], chains: list[Chain]) -> list[Result]:
+    found = []
+    for seed in artifacts.protocol.seeds:
+        for chain in chains:
+            for attack in (None, *attacks):
+                result = artifacts.store.result(scenario_key(artifacts, attack, chain, seed))
+                if result is not None:
+                    found.append(result)
+    return found
+
+
+def print_board(job: Run, outcome: Outcome, console: Console) -> None:
+    """The ranked tables of all that is scored."""
+    from leaderboard.ranking import Board
+    from leaderboard.terminal import print_tables
+
+    stored = {r.key: r for r in board_results(job)} | {r.key: r for r in outcome.results}
+    print_tables(list(stored.values()), Board(**job.artifacts.protocol.board()), console)
+
+
+def print_summary(job: Run, outcome: Outcome, console: Console) -> None:
+    """What was made, where it is, what it cost, and the next command."""
+    name = job.artifacts.protocol.name
+    reused = job.plan.networks - outcome.trained
+    console.print(f"{outcome.trained} trained, {max(reused, 0)} reused; {outcome.fresh} scenarios scored, {len(job.plan.done)} reused; {outcome.wall:.0f} s")  # fmt: skip
+    training = outcome.seconds["networks"] + outcome.seconds["artifact"]
+    if outcome.fresh and training:
+        share = 100 * outcome.seconds["attacks"] / training
+        console.print(
+            f"time of the workers: training {training:.0f} s, answers {outcome.seconds['answers']:.0f} s, "
+            f"attacks {outcome.seconds['attacks']:.0f} s ({share:.0f} % of training)"
+        )
+    tracker = outcome.tracker
+    if tracker and tracker.pending:
+        console.print(f"MLflow at {tracker.uri} did not answer ({tracker.down}); {len(tracker.pending)} results are kept and will be logged by the next run", soft_wrap=True, markup=False)  # fmt: skip
+    elif tracker:
+        console.print(f"store: {job.setting.store}; MLflow: {tracker.uri} (leakboard ui)", soft_wrap=True)
+    console.print(f"next: leakboard publish --protocol {name} && leakboard board")
+
+
+def reproduce(
+    old: Result, submissions: Path, store: Path, device: str, workers: int | None, console: Console
+) -> Result:
+    """Score one logged scenario again in an empty store."""
+    loaded = protocols.load(old.protocol)
+    if loaded.measures != old.protocol_digest:
+        raise UserError(f"{old.protocol}: expected the version {old.protocol_digest[:12]} of the run, given {loaded.measures[:12]}")
+    registry = Registry(submissions)
+    job = prepare([], old.protocol, submissions, store, device, [old.seed])
+    chain = registry.chain(old.defense, loaded.baseline)
+    attack = registry.attack(old.attack) if old.attack else None
+    plan = make_plan(job.artifacts, [attack] if attack else [], [chain], [old.seed])
+    wanted = scenario_key(job.artifacts, attack, chain, old.seed)
+    if attack:
+        other = scenario_key(job.artifacts, None, chain, old.seed)
+        plan.jobs.pop(other, None)
+    fresh = None
+
+    def report(done_job: Job, done: Done, progress: Progress) -> None:
+        console.print(f"{progress.done}/{progress.total} jobs", end="\r" if console.is_terminal else "\n")
+
+    for result in execute(plan, job.setting, workers or default_workers(job.setting.device), report):
+        fresh = result if result.key == wanted else fresh
+    assert fresh is not None
+    return fresh

@@ -1,0 +1,239 @@
+"""The one module that talks to MLflow: one run a result, under one parent run a defense.
+
+A run carries the whole record in the tag `leakboard.record`, so that tables can be built from MLflow
+alone. A ledger in the store says what was logged where: nothing is logged twice, and what could not be
+logged, because no server answered, is logged by the next command.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.result import Result
+from benchmark.store import digest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RECORD = "leakboard.record"
+FOLDER = Path("mlruns")
+
+
+def uri() -> str:
+    """`MLFLOW_TRACKING_URI`, or SQLite in `mlruns/`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{FOLDER}/mlflow.db"
+
+
+class Unreachable(ConnectionError):
+    """MLflow did not answer; nothing is lost."""
+
+
+class Tracker:
+    """Logs results to one MLflow; `pending` counts those that wait for it to answer."""
+
+    def __init__(self, ledger: Path) -> None:
+        self.uri = uri()
+        self._ledger = ledger / digest(self.uri)[:16]
+        self._client: MlflowClient | None = None
+        self._experiments: dict[str, str] = {}
+        self._parents: dict[tuple[str, str], str] = {}
+        self.pending: list[Result] = []
+        self.down = ""
+
+    def log(self, result: Result) -> None:
+        """Log a result unless it is logged already. A server that does not answer is noted, not raised."""
+        mark = self._ledger / f"{result.key}-{digest(result.status, result.reason)[:8]}.json"
+        if mark.exists() and json.loads(mark.read_text() or "{}").get("run_id"):
+            return
+        if self.down:
+            self.pending.append(result)
+            return
+        try:
+            run_id = self._interrupted(result) if mark.exists() else None
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text("{}")
+            mark.write_text(json.dumps({"run_id": run_id or self._create(result)}))
+        except Exception as problem:  # MLflow and its stores raise many kinds
+            self.down = " ".join(str(problem).split())[:200]
+            self.pending.append(result)
+
+    def _interrupted(self, result: Result) -> str | None:
+        """A mark without a run id: the command was killed while it logged. Finish that run if it is there."""
+        client, experiment = self._connect(), self._experiment(result.protocol)
+        for run in client.search_runs([experiment], f"tags.`leakboard.key` = '{result.key}'"):
+            if run.info.status == "FINISHED" and run.data.tags.get(RECORD):
+                return str(run.info.run_id)
+            client.delete_run(run.info.run_id)
+        return None
+
+    def _create(self, result: Result) -> str:
+        client, experiment = self._connect(), self._experiment(result.protocol)
+        parent = self._parent(client, experiment, result)
+        title = f"{result.attack or 'utility'} on {result.defense}, seed {result.seed}"
+        tags = {"mlflow.parentRunId": parent, "leakboard.key": result.key, "leakboard.kind": "scenario"}
+        run_id = str(client.create_run(experiment, run_name=title, tags=tags).info.run_id)
+        _fill(client, run_id, result)
+        client.set_terminated(run_id, "FINISHED" if result.status in ("ok", "skipped") else "FAILED")
+        return run_id
+
+    def _parent(self, client: MlflowClient, experiment: str, result: Result) -> str:
+        key = (experiment, result.defense)
+        if key not in self._parents:
+            query = f"tags.`leakboard.kind` = 'entry' and tags.defense = '{result.defense}'"
+            found = client.search_runs([experiment], query, max_results=1)
+            if found:
+                self._parents[key] = found[0].info.run_id
+            else:
+                tags = {"leakboard.kind": "entry", "defense": result.defense, "protocol": result.protocol}
+                run = client.create_run(experiment, run_name=result.defense, tags=tags)
+                client.set_terminated(run.info.run_id)
+                self._parents[key] = run.info.run_id
+        return self._parents[key]
+
+    def _connect(self) -> MlflowClient:
+        if self._client is None:
+            self._client = connect()
+        return self._client
+
+    def _experiment(self, name: str) -> str:
+        if name not in self._experiments:
+            self._experiments[name] = _experiment(self._connect(), name)
+        return self._experiments[name]
+
+
+def connect() -> MlflowClient:
+    """A client of `uri()`. A server gets one quick try, so that a dead one costs seconds, not minutes."""
+    for name, value in {"MAX_RETRIES": "1", "TIMEOUT": "10"}.items():
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="mlflow")
+    from mlflow import MlflowClient
+
+    if uri().startswith("sqlite:///"):
+        Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(uri())
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found:
+        return str(found.experiment_id)
+    local = uri().startswith("sqlite:///")
+    place = (FOLDER / "artifacts" / name).absolute().as_uri() if local else None
+    return str(client.create_experiment(name, artifact_location=place))
+
+
+def _fill(client: MlflowClient, run_id: str, result: Result) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+    now = int(time.time() * 1000)
+    numbers = dict(result.metrics)
+    for name, (low, high) in result.intervals.items():
+        numbers |= {f"{name}_low": low, f"{name}_high": high}
+    numbers |= {f"cost.{k}": v for k, v in result.cost.items()}
+    keys = {
+        "attack": result.attack or "none", "defense": result.defense, "seed": str(result.seed), "task": result.task,
+        "protocol": result.protocol, "dataset": result.dataset, "architecture": result.architecture,
+        "track": result.track or "none",
+    }  # fmt: skip
+    tags = keys | {
+        "protocol_digest": result.protocol_digest, "status": result.status, "reason": result.reason,
+        "trust": result.trust, RECORD: result.to_json(),
+    }  # fmt: skip
+    tags |= {f"claim.{k}": v for k, v in result.claims.items()} | result.provenance
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, now, 0) for name, value in numbers.items()],
+        params=[Param(k, v) for k, v in keys.items()],
+        tags=[RunTag(k, v) for k, v in tags.items() if v],
+    )
+    if "split" in result.provenance:
+        source = json.dumps({"protocol": result.protocol, "seed": result.seed})
+        data = Dataset(result.dataset, result.provenance["split"], "leakboard", source)
+        client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "candidates")])])
+    client.log_text(run_id, json.dumps(json.loads(result.to_json()), indent=1), "record.json")
+    if result.roc:
+        client.log_image(run_id, _roc_image(result), artifact_file="roc.png")
+
+
+_figure: Any = None
+
+
+def _roc_image(result: Result) -> Any:
+    """The ROC curve, log-log (Carlini et al. 2022): one figure, drawn anew for each result."""
+    global _figure
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    assert result.roc is not None
+    if _figure is None:
+        figure = Figure(figsize=(4.2, 4), dpi=90, layout="constrained")
+        axes = figure.add_subplot(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1))
+        axes.plot([1e-3, 1], [1e-3, 1], color="0.7", linewidth=1)
+        (line,) = axes.plot([], [], color="#0072B2", drawstyle="steps-post")
+        axes.set_xlabel("False positive rate")
+        axes.set_ylabel("True positive rate")
+        figure.set_layout_engine("none")
+        _figure = figure, axes, line
+    figure, axes, line = _figure
+    line.set_data(*[np.maximum(v, 1e-4) for v in result.roc])
+    axes.set_title(f"{result.attack}\non {result.defense}, seed {result.seed}", fontsize=8)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return Image.open(buffer)
+
+
+def fetch_results(protocol: str, since_ms: int | None = None) -> list[Result]:
+    """Results of a protocol that ended at or after `since_ms` (Unix milliseconds), each with its run id.
+
+    Raises Unreachable (a ConnectionError) where MLflow does not answer.
+    """
+    if uri().startswith("sqlite:///") and not Path(uri().removeprefix("sqlite:///")).exists():
+        return []
+    query = "tags.`leakboard.kind` = 'scenario'"
+    if since_ms is not None:
+        query += f" and attributes.end_time >= {since_ms}"
+    results: list[Result] = []
+    try:
+        client = connect()
+        found = client.get_experiment_by_name(protocol)
+        token: str | None = None
+        while found:
+            page = client.search_runs([found.experiment_id], query, max_results=1000, page_token=token)
+            results += [r for run in page if (r := _record(run)) is not None]
+            token = page.token
+            if not token:
+                break
+    except Exception as problem:  # MLflow and its stores raise many kinds
+        raise Unreachable(f"MLflow at {uri()} did not answer: {' '.join(str(problem).split())[:200]}") from None
+    return results
+
+
+def _record(run: Any) -> Result | None:
+    try:
+        result = Result.from_json(run.data.tags[RECORD])
+    except (KeyError, ValueError):
+        return None
+    where = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
+    return result.model_copy(update={"provenance": result.provenance | where})
+
+
+def result_of(run_id: str) -> Result | None:
+    """The record of one run; None where there is no such run or it holds no record."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _record(connect().get_run(run_id))
+    except MlflowException:
+        return None

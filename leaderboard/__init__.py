@@ -1,0 +1,1 @@
+"""The leaderboard: results -> tables -> what is published, printed and shown."""

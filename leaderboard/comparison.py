@@ -1,0 +1,104 @@
+"""Estimates over seeds, paired differences, ranks with ties, and the choice of a worst case. Numpy and SciPy only."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds with its 95 % t-interval; the bounds are NaN with fewer than two seeds."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def estimate(values: Floats) -> Estimate:
+    """Mean and 95 % t-interval of one value a seed (s,); NaNs (seeds without a value) don't count."""
+    mean, half = _interval(np.asarray(values, float))
+    return Estimate(float(mean), float(mean - half), float(mean + half))
+
+
+def _interval(values: Floats) -> tuple[Floats, Floats]:
+    """Mean and half-width over the last axis; the half-width is NaN for fewer than two values."""
+    count = np.isfinite(values).sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(np.isfinite(values), values, 0).sum(-1) / np.where(count, count, np.nan)
+        square = np.where(np.isfinite(values), (values - mean[..., None]) ** 2, 0).sum(-1)
+        half = stats.t.ppf(0.975, count - 1) * np.sqrt(square / (count - 1) / count)
+    return mean, np.where(count > 1, half, np.nan)
+
+
+def paired_difference(first: Floats, second: Floats) -> Estimate:
+    """The seed-paired difference first - second of two entries, each (targets, seeds) or (seeds,).
+
+    A target that one of them lacks (NaN) counts for neither.
+    """
+    both = np.stack([np.asarray(first, float), np.asarray(second, float)])
+    return estimate(nanmean((both[0] - both[1]).reshape(-1, both.shape[-1]), axis=0))
+
+
+def rank(values: Floats, larger_is_better: bool) -> pd.DataFrame:
+    """Ranks, rank intervals and tie groups of n entries with values (n, targets, seeds).
+
+    rank_low is 1 + the number of clearly better entries and rank_high n - the number of clearly worse
+    ones; "clearly" means that the 95 % t-interval of the seed-paired difference excludes 0 (each pair for
+    itself: no correction for the number of pairs). Entries share a tie letter with the best entry of
+    their group that they can't be told from. With one seed there are no intervals and all entries tie.
+    """
+    values = -np.asarray(values, float) if larger_is_better else np.asarray(values, float)
+    score = nanmean(nanmean(values, axis=1), axis=1)
+    # Records hold 6 digits: what differs after the 9th is rounding of the arithmetic, not a difference.
+    mean, half = _interval(nanmean((values[:, None] - values[None]).round(9), axis=2))
+    better = mean + half < 0  # better[i, j]: i is clearly better than j
+    n = len(values)
+    tie, head, letter = [""] * n, -1, 0
+    for i in np.argsort(score, kind="stable"):
+        if head < 0 or better[head, i]:
+            head, letter = i, letter + 1
+        tie[i] = _letters(letter)
+    return pd.DataFrame({
+        "rank": 1 + (score[:, None] > score[None]).sum(1),
+        "rank_low": 1 + better.sum(0),
+        "rank_high": n - better.sum(1),
+        "tie": tie,
+    })  # fmt: skip
+
+
+def nanmean(values: Floats, axis: int) -> Floats:
+    """The mean without NaNs; NaN where nothing is left."""
+    count = np.isfinite(values).sum(axis)
+    return np.where(np.isfinite(values), values, 0).sum(axis) / np.where(count, count, np.nan)
+
+
+def _letters(number: int) -> str:
+    """1 -> a, 26 -> z, 27 -> aa."""
+    text = ""
+    while number:
+        number, rest = divmod(number - 1, 26)
+        text = chr(ord("a") + rest) + text
+    return text
+
+
+def leave_one_out(values: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """The worst case on each seed, and which candidate gave it (RULES 17); values (candidates, seeds).
+
+    For a seed the candidate with the largest mean over the *other* seeds is chosen and its value on this
+    seed reported, so that picking a maximum does not flatter it. One seed leaves nothing to choose on:
+    then it is the maximum itself.
+    """
+    seeds = values.shape[1]
+    if not len(values):
+        return np.full(seeds, np.nan), np.zeros(seeds, np.intp)
+    if seeds == 1:
+        chosen = values.argmax(0)
+    else:
+        chosen = np.array([np.delete(values, s, 1).mean(1).argmax() for s in range(seeds)])
+    return values[chosen, np.arange(seeds)], chosen

@@ -1,0 +1,92 @@
+"""The ranked tables as text, at most 110 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmark.metrics import METRICS
+from benchmark.result import Result
+from leaderboard.ranking import AUC, TASK_METRICS, TPR, Board, attack_table, defense_table, scenarios
+
+WIDTH = 110
+
+
+def print_tables(results: Iterable[Result], board: Board, console: Console) -> None:
+    """Defenses, then the attacks of each task by track, then what is not ranked and why."""
+    frame = scenarios(results)
+    defenses = defense_table(frame, board)
+    metric, pool = METRICS[defenses.attrs["metric"]].label, len(defenses.attrs["pool"])
+    title = f"Defenses, ranked by the worst-case {metric} over {pool} attacks (smaller is better)"
+    _print_defenses(defenses, title, console)
+    for task in TASK_METRICS:
+        table = attack_table(frame, board, task)
+        if len(table):
+            _print_attacks(table, task, console)
+
+
+def _print_defenses(table: pd.DataFrame, title: str, console: Console) -> None:
+    out = _table(title, "defense", "worst TPR@1%", "worst AUC", "decided by", "test acc.")
+    for row in table[table.reason == ""].to_dict("records"):
+        deciding = row[f"worst_{table.attrs['metric']}_attack"]
+        worst = (number(row, f"worst_{m}") for m in (TPR, AUC))
+        out.add_row(
+            ranks(row), row["tie"], escape(row["defense"]), *worst, escape(deciding), number(row, "test_accuracy")
+        )
+    console.print(out, width=min(WIDTH, console.width))
+    _print_unranked(table, "defense", console)
+
+
+def _print_attacks(table: pd.DataFrame, task: str, console: Console) -> None:
+    metrics = TASK_METRICS[task][:2]
+    ranked = METRICS[table.attrs["metric"]].label
+    out = _table(
+        f"Attacks: {task}, ranked by {ranked} within a track", "attack", *(METRICS[m].label for m in metrics), "s"
+    )
+    for track, entries in table[(table.reason == "") | table.null_row].groupby("track"):
+        out.add_section()
+        out.add_row("", "", f"[bold]{escape(str(track))}[/bold]")
+        for row in entries.to_dict("records"):
+            seconds = "" if pd.isna(row["seconds"]) else f"{row['seconds']:.1f}"
+            tie = "null" if row["null_row"] else row["tie"]
+            out.add_row(ranks(row), tie, escape(row["attack"]), *(number(row, m) for m in metrics), seconds)
+    console.print(out, width=min(WIDTH, console.width))
+    _print_unranked(table[~table.null_row], "attack", console)
+
+
+def _print_unranked(table: pd.DataFrame, name: str, console: Console) -> None:
+    for row in table[table.reason != ""].to_dict("records"):
+        console.print(
+            f"  not ranked: {escape(row[name])}: {escape(row['reason'])}", style="dim", width=min(WIDTH, console.width)
+        )
+
+
+def _table(title: str, name: str, *columns: str) -> Table:
+    out = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    out.add_column("rank", justify="right", no_wrap=True)
+    out.add_column("tie", no_wrap=True)
+    out.add_column(name, overflow="fold")
+    for column in columns:
+        out.add_column(column, justify="left" if column == "decided by" else "right", overflow="fold")
+    return out
+
+
+def ranks(row: dict[Any, Any]) -> str:
+    """The rank interval, such as 2–4, or 3 where it is one rank; "" for an unranked row."""
+    if pd.isna(row["rank"]):
+        return ""
+    low, high = row["rank_low"], row["rank_high"]
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def number(row: dict[Any, Any], column: str) -> str:
+    """A value with the half-width of its interval: 0.656 ±0.011; – where there is none."""
+    value, low = (float(row.get(c, float("nan"))) for c in (column, f"{column}_low"))
+    if pd.isna(value):
+        return "–"
+    return f"{value:.3f}" if pd.isna(low) else f"{value:.3f} ±{value - low:.3f}"

@@ -1,0 +1,59 @@
+"""Attribute inference from embeddings by a 2-layer perceptron (ML-DOCTOR, section 5.2; Song & Shmatikov 2020)."""
+
+from torch import Tensor
+
+from benchmark.api import (
+    Annotated,
+    AttributeAttack,
+    Card,
+    Field,
+    Hyper,
+    Knowledge,
+    Literal,
+    Perceptron,
+    Search,
+)
+
+
+class AttributeMLP(AttributeAttack):
+    """Learns on the embeddings of shadow data; three attack seeds vote with their mean posterior."""
+
+    card = Card(
+        title="Attribute perceptron",
+        authors=("Congzheng Song", "Vitaly Shmatikov"),
+        reference="Overlearning Reveals Sensitive Attributes, ICLR 2020, arXiv:1905.11742",
+        year=2020,
+    )
+    access = "white-box"
+    needs = frozenset({"shadow"})
+
+    class Params(Hyper):
+        """The paper's recipe; embedding=untrained is the null row: what the architecture alone lets through."""
+
+        embedding: Literal["target", "untrained"] = "target"
+        epochs: Annotated[int, Field(ge=1), Search(20, 200)] = 50
+        learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 1e-3
+
+    @property
+    def embedding(self) -> Literal["target", "untrained"]:
+        """Which network embeds."""
+        return "untrained" if self.params.embedding == "untrained" else "target"
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Train on the embeddings of the shadow training data and their attributes."""
+        data = knowledge.embeddings
+        assert data is not None
+        generator = knowledge.generator("attribute_mlp")
+        self.network = Perceptron(data.x.shape[1], (64,), 2, generator=generator).fit(
+            data.x,
+            data.attribute,
+            epochs=self.params.epochs,
+            batch_size=64,
+            learning_rate=self.params.learning_rate,
+            optimizer="adam",
+            weight_decay=0.0,
+        )
+
+    def predict(self, embeddings: Tensor) -> Tensor:
+        """Attributes (n,) int64."""
+        return self.network.log_posteriors(embeddings).exp().mean(0).argmax(1)

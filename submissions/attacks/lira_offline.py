@@ -1,0 +1,51 @@
+"""LiRA, offline: how unusual the target's confidence is among models that never saw the sample.
+
+Carlini et al. 2022, section V-C: one minus the upper tail of the OUT law, not its density as in the
+released code, which also flags samples of unusually low confidence.
+"""
+
+import torch
+from torch import Tensor
+
+from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Literal, Target, logit_margin
+
+DEVIATION_FLOOR = 1e-3
+"""Keeps the law of a sample finite to which all models give the same answer."""
+
+
+class LiRAOffline(Attack):
+    """Membership from posteriors and a bank of shadow models alone."""
+
+    card = Card(
+        title="LiRA, offline",
+        authors=(
+            "Nicholas Carlini",
+            "Steve Chien",
+            "Milad Nasr",
+            "Shuang Song",
+            "Andreas Terzis",
+            "Florian Tramer",
+        ),
+        reference="Membership Inference Attacks From First Principles, IEEE S&P 2022, arXiv:2112.03570",
+        year=2022,
+    )
+    access = "posterior"
+    needs = frozenset({"bank-offline"})
+    calibrate = "none"
+
+    class Params(Hyper):
+        """The deviation of each sample, or one for all; auto: fixed under 32 models."""
+
+        variance: Literal["auto", "per-sample", "fixed"] = "auto"
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        """-log(1 - Phi((margin - mean) / deviation)) (n,): Phi itself would round strong members to 1."""
+        assert bank is not None
+        own = logit_margin(target.log_posteriors(candidates.x), candidates.y)
+        margins = logit_margin(bank.log_posteriors, candidates.y)
+        excess = own - margins.mean(0)
+        few = len(margins) < 32
+        # A deviation that all samples share does not change their ranking: with fixed variance it is 1.
+        if self.params.variance == "per-sample" or (self.params.variance == "auto" and not few):
+            excess = excess / margins.std(0).clamp_min(DEVIATION_FLOOR)
+        return -torch.special.log_ndtr(-excess)

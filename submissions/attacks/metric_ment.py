@@ -1,0 +1,82 @@
+"""Modified entropy with class-wise thresholds (Song & Mittal 2021, section 3.2.2, equations 7 and 8).
+
+ment = -(1 - p_y) log p_y - sum over i != y of p_i log(1 - p_i) is small for members; the threshold of
+each class is the one with the best balanced accuracy on the shadow world.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Knowledge, Literal, Target
+
+FLOOR = -1e3
+"""Least logarithm: it keeps answers of exactly 0 and 1 finite, and no positive float64 has a smaller one."""
+
+
+def log_modified_entropy(log_posteriors: Tensor, y: Tensor) -> Tensor:
+    """log ment (n,) of log-posteriors (n, k) and labels (n,), exact however near the posteriors are to 0 or 1."""
+    top = log_posteriors.argmax(1, keepdim=True)
+    others = log_posteriors.scatter(1, top, float("-inf")).logsumexp(1, keepdim=True)
+    # Only the largest posterior can round to 1: it and its complement come from the sum of the others.
+    log_p = log_posteriors.scatter(1, top, torch.log1p(-others.exp())).clamp_min(FLOOR)
+    log_rest = torch.log1p(-log_posteriors.exp().clamp_max(0.75)).scatter(1, top, others).clamp_min(FLOOR)
+    true = functional.one_hot(y, log_p.shape[1]).bool()
+    weight, surprise = torch.where(true, log_rest, log_p), torch.where(true, log_p, log_rest)
+    return (weight + (-surprise).log()).logsumexp(1).clamp_min(FLOOR)
+
+
+def best_thresholds(signal: Tensor, y: Tensor, member: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Thresholds (classes,) of each class, and the one () of all classes together.
+
+    "signal > threshold means member" has the best balanced accuracy on signal (n,), y (n,) and member (n,) bool.
+    A class without members or without non-members gets the threshold of all classes together.
+    """
+    order = signal.argsort(descending=True)
+    signal, member = signal[order], member[order].unsqueeze(1)
+    group = functional.one_hot(y[order], classes + 1)
+    group[:, classes] = 1  # the last column holds everybody
+    hits, alarms = (group * member).cumsum(0).double(), (group * ~member).cumsum(0).double()
+    gain = hits / hits[-1] - alarms / alarms[-1]
+    below = torch.cat([signal[1:], signal[-1:]])
+    gain[signal == below] = -1  # equal signals cannot be parted; the last row, which parts nothing, is one of them
+    thresholds = ((signal + below) / 2)[gain.argmax(0)]
+    missing = (hits[-1] == 0) | (alarms[-1] == 0)
+    return torch.where(missing, thresholds[-1], thresholds)[:classes], thresholds[-1]
+
+
+class MetricModifiedEntropy(Attack):
+    """Membership from posteriors and the true label, thresholds from the shadow world."""
+
+    card = Card(
+        title="Metric-ment",
+        authors=("Liwei Song", "Prateek Mittal"),
+        reference="Systematic Evaluation of Privacy Risks of ML Models, USENIX Security 2021, arXiv:2003.10595",
+        year=2021,
+    )
+    access = "posterior"
+    needs = frozenset({"shadow"})
+    calibrate = "own"
+
+    class Params(Hyper):
+        """One threshold for each class, or one for all."""
+
+        thresholds: Literal["class-wise", "global"] = "class-wise"
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Find the thresholds on the shadow world."""
+        world = knowledge.shadow
+        assert world is not None
+        parts = (world.members, world.nonmembers)
+        signal = torch.cat([-log_modified_entropy(world.target.log_posteriors(p.x), p.y) for p in parts])
+        y, member = torch.cat([p.y for p in parts]), torch.arange(len(signal)) < len(world.members)
+        per_class, overall = best_thresholds(signal, y, member, knowledge.classes)
+        self.thresholds = per_class if self.params.thresholds == "class-wise" else overall.expand(knowledge.classes)
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        """log threshold - log ment (n,): the sign decides as in the paper.
+
+        The difference of logarithms, not of entropies: beside a threshold, a member's 1e-40 rounds away.
+        """
+        log_ment = log_modified_entropy(target.log_posteriors(candidates.x), candidates.y)
+        return -log_ment - self.thresholds[candidates.y]

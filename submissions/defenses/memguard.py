@@ -1,0 +1,157 @@
+"""MemGuard: noise that leaves a membership classifier undecided, within a budget of distortion.
+
+Source: Jia et al. 2019, sections 4.2 (phase I, algorithm 1) and 4.3 (phase II); constants of the released code
+(METHODS C7). Phase I moves the sorted logits until the defender's classifier g changes sides while the label
+stays; phase II returns them with the probability that keeps the expected L1 distortion of the posteriors within
+the budget, by one draw that is fixed for a query.
+
+Differences: all samples move at once, each until it is done, and the weight of distortion stops rising once the
+distortion is below 0.01. g is the paper's 256-128-64-1 network on log-posteriors, because posteriors saturate and
+leave it neither signal nor gradient; Adam trains it for 40 epochs in batches of 256 (SGD 1e-3, 400 epochs, 64 there)
+with equal weight on both sides. The released evaluation reports the expectation over phase II and its ports skip it;
+here the draw is made, as in the paper.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.api import Annotated, Card, Context, Defense, Field, Hyper, Predict, Search, Task
+
+LABEL_WEIGHT = 10.0
+DISTORTION_WEIGHTS = (0.1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
+NEGLIGIBLE = 0.01
+"""L1 distortion that needs no more reduction."""
+STEP = 0.1
+ITERATIONS = 300
+CHUNK = 2048
+FLOOR = -50.0
+"""Least log-posterior: an exact zero has no gradient that could move it."""
+
+
+class MemGuard(Defense):
+    """Posteriors are replaced, sample by sample, by adversarial examples against a membership classifier."""
+
+    card = Card(
+        title="MemGuard",
+        authors=("Jia", "Salem", "Backes", "Zhang", "Gong"),
+        reference="MemGuard: Defending against Black-Box Membership Inference Attacks via Adversarial Examples, CCS 2019",
+        year=2019,
+    )
+    stages = ("post-inference",)
+
+    class Params(Hyper):
+        """`budget` bounds the expected L1 distance of returned and true posteriors, of at most 2."""
+
+        budget: Annotated[float, Field(ge=0, le=2), Search(0.1, 1)] = 1.0
+
+    def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
+        """Train g on members (`task.train`) against non-members (`task.reference`); its weights, float64."""
+        sides = [
+            _in_chunks(predict, part.x).clamp_min(FLOOR).sort(1).values.cpu() for part in (task.train, task.reference)
+        ]
+        return train_classifier(sides[0], sides[1], task.generator("memguard"))
+
+    def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
+        """The predictor whose log-posteriors (n, k) float64 carry the noise. Labels never change."""
+
+        def guarded(x: Tensor) -> Tensor:
+            clean = predict(x)
+            noisy = torch.cat([add_noise(part, state) for part in clean.split(CHUNK)])
+            distance = (noisy.exp() - clean.exp()).abs().sum(1)
+            chosen = context.uniform("memguard", x, 1).squeeze(1).to(clean.device) * distance < self.params.budget
+            # Two nearly equal posteriors can change places in rounding, and a label must not change at all.
+            chosen &= (noisy.argmax(1) == clean.argmax(1)) & (distance > 0)
+            return torch.where(chosen.unsqueeze(1), noisy, clean)
+
+        return guarded
+
+
+def train_classifier(members: Tensor, nonmembers: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Weights and biases, float64, of g: ascending log-posteriors (n, k) of both sides -> the logit of membership."""
+    x = torch.cat([members, nonmembers])
+    state = {"mean": x.mean(0).float(), "scale": x.std(0).clamp_min(1e-3).float()}
+    x = x.float()
+    y = torch.cat([torch.ones(len(members)), torch.zeros(len(nonmembers))])
+    weight = torch.where(y > 0, 0.5 / len(members), 0.5 / len(nonmembers)) * len(y)
+    weights = []
+    for i, (before, after) in enumerate(pairwise((x.shape[1], 256, 128, 64, 1))):
+        bound = before**-0.5  # PyTorch's own initialisation of a linear layer
+        state[f"weight{i}"] = torch.empty(after, before).uniform_(-bound, bound, generator=generator)
+        state[f"bias{i}"] = torch.empty(after).uniform_(-bound, bound, generator=generator)
+        weights += [state[f"weight{i}"].requires_grad_(), state[f"bias{i}"].requires_grad_()]
+    optimizer = torch.optim.Adam(weights, lr=1e-3, fused=True)
+    with torch.enable_grad():
+        for _ in range(40):
+            for part in torch.randperm(len(y), generator=generator).split(256):
+                logits = membership_logit(x[part], state)
+                cost = nn.functional.binary_cross_entropy_with_logits(logits, y[part], weight[part])
+                optimizer.zero_grad()
+                cost.backward()
+                optimizer.step()
+    return {name: w.detach().double() for name, w in state.items()}
+
+
+def membership_logit(log_posteriors: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Logits (n,) of g, above 0 for "member", of ascending log-posteriors (n, k)."""
+    hidden = (log_posteriors - state["mean"]) / state["scale"]
+    for i in range(4):
+        hidden = nn.functional.linear(hidden if i == 0 else hidden.relu(), state[f"weight{i}"], state[f"bias{i}"])
+    return hidden.squeeze(1)
+
+
+def add_noise(clean: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Phase I on log-posteriors (n, k) float64: the noisy ones, or the clean ones where no noise is found.
+
+    The weight of distortion rises tenfold until the search first fails; the last success stays. Every row is
+    moved on its own, so that the batch makes no difference.
+    """
+    state = {name: w.to(clean) for name, w in state.items()}
+    # Log-posteriors are logits up to a constant; an exact zero would have no gradient to move it.
+    start, order = clean.clamp_min(FLOOR).sort(1)
+    side = membership_logit(start, state)
+    noisy = start.clone()
+    active = (side.sigmoid() - 0.5).abs().gt(1e-5).nonzero().squeeze(1)
+    for weight in DISTORTION_WEIGHTS:
+        moved, crossed = _search(start[active], side[active], weight, state)
+        active, moved = active[crossed], moved[crossed]
+        noisy[active] = moved
+        active = active[(moved.softmax(1) - start[active].exp()).abs().sum(1) > NEGLIGIBLE]
+    # Noise counts only where it brings g closer to 1/2 (eq. 17).
+    better = membership_logit(noisy.log_softmax(1), state).abs() < side.abs()
+    found = torch.where(better.unsqueeze(1), noisy.log_softmax(1), start)
+    return torch.where(better.unsqueeze(1), torch.empty_like(clean).scatter_(1, order, found), clean)
+
+
+def _search(start: Tensor, side: Tensor, weight: float, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Descend from the sorted logits (n, k) till g changes sides and the top stays; also who got there (n,) bool.
+
+    Rows that are done leave the batch, so that the cost is that of the rows still on their way.
+    """
+    # The same operations as below: the L1 norm has slope 0 at the start, not the sign of a rounding error.
+    result, clean = start.clone(), start.log_softmax(1).exp()
+    rows, logits, sign = torch.arange(len(start), device=start.device), start, side.sign()
+    for step in range(ITERATIONS + 1):
+        with torch.enable_grad():
+            logits = logits.detach().requires_grad_()
+            log_posteriors = logits.log_softmax(1)
+            g = membership_logit(log_posteriors, state)
+            gap = (logits[:, :-1].amax(1) - logits[:, -1]).relu()
+            cost = g.abs() + LABEL_WEIGHT * gap + weight * (log_posteriors.exp() - clean[rows]).abs().sum(1)
+        result[rows] = logits.detach()
+        going = (g.detach() * sign > 0) | (gap.detach() > 0)
+        if step == ITERATIONS or not going.any():
+            break
+        (gradient,) = torch.autograd.grad(cost.sum(), logits)
+        logits = (logits - STEP * gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-300))[going]
+        rows, sign = rows[going], sign[going]
+    crossed = torch.ones(len(start), dtype=torch.bool, device=start.device)
+    crossed[rows[going]] = False
+    return result, crossed
+
+
+def _in_chunks(predict: Predict, x: Tensor) -> Tensor:
+    return torch.cat([predict(part) for part in x.split(CHUNK)])

@@ -1,0 +1,269 @@
+"""Ranks, ties and worst cases against numbers worked out by hand and against other libraries.
+
+The board of `three_by_three`: attacks a, b, c; defenses p, q, r; seeds 0, 1, 2; AUC rows are seeds.
+
+        p: a .60 .60 .63   q: a .60 .60 .60   r: a .70 .72 .74
+           b .61 .59 .62      b .55 .55 .55      b .50 .50 .50
+           c .50 .50 .50      c .30 .35 .31      c .50 .50 .50
+
+Worst case of p, leaving one seed out. Means over the other seeds: seed 0: a .615, b .605 -> a, .60;
+seed 1: a .615, b .615 -> a (first by name), .60; seed 2: a .60, b .60 -> a, .63. Mean .61, decided by a.
+q: c reversed is .70 .65 .69 and wins on each seed: mean .68, decided by "c, sign reversed".
+r: a wins: mean .72. Oracle (best attack, no sign): p mean(.61, .60, .63) = .61333, q .60, r .72.
+Mean leakage: p (.61 + .60667 + .50) / 3, ...
+
+Differences with 3 seeds (t = 4.302653): p - q = -.10, -.05, -.06: mean -.07, sd .026458, half .065725:
+clearly better. p - r = -.10, -.12, -.11: mean -.11, half .024841: clearly better. q - r = 0, -.07, -.05:
+mean -.04, half .0896: not told apart. So ranks p 1 [1, 1] a, q 2 [2, 3] b, r 3 [2, 3] b.
+
+As attacks (mean over defenses on each seed): a .63333 .64 .65667; b .55333 .54667 .55667;
+c .43333 .45 .43667. All three are clearly apart: ranks 1, 2, 3, ties a, b, c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from benchmark.result import Result
+from leaderboard.comparison import estimate, leave_one_out, paired_difference, rank
+from leaderboard.ranking import Board, attack_table, defense_table, epsilon_text, scenarios
+
+AUCS = {
+    "p": {"a": (0.60, 0.60, 0.63), "b": (0.61, 0.59, 0.62), "c": (0.50, 0.50, 0.50)},
+    "q": {"a": (0.60, 0.60, 0.60), "b": (0.55, 0.55, 0.55), "c": (0.30, 0.35, 0.31)},
+    "r": {"a": (0.70, 0.72, 0.74), "b": (0.50, 0.50, 0.50), "c": (0.50, 0.50, 0.50)},
+}
+ACCURACY = {"p": 0.80, "q": 0.85, "r": 0.90}
+Make = Callable[..., Result]
+
+
+def toy(result: Make, seeds: tuple[int, ...] = (0, 1, 2), **changes: object) -> tuple[list[Result], Board]:
+    results = [
+        result("membership", a, d, s, metrics={"auc": v[s]}, null_auc=(0.5, 0.4, 0.53), **changes)
+        for d, row in AUCS.items() for a, v in row.items() for s in seeds
+    ]  # fmt: skip
+    results += [result("utility", "", d, s, metrics={"test_accuracy": v}) for d, v in ACCURACY.items() for s in seeds]
+    return results, Board(("a", "b", "c"), ("p", "q", "r"), seeds, "r", 0.5, ("auc",))
+
+
+def by(table: pd.DataFrame, name: str) -> dict[str, pd.Series]:
+    return {row[name]: row for _, row in table.iterrows()}
+
+
+def test_defenses_of_the_toy_board(result: Make) -> None:
+    rows = by(defense_table(*toy(result)), "defense")
+    assert list(rows) == ["p", "q", "r"]
+    assert {d: r.worst_auc for d, r in rows.items()} == pytest.approx({"p": 0.61, "q": 0.68, "r": 0.72})
+    assert {d: r.worst_auc_oracle for d, r in rows.items()} == pytest.approx({"p": 1.84 / 3, "q": 0.60, "r": 0.72})
+    assert [r.worst_auc_attack for r in rows.values()] == ["a", "c, sign reversed", "a"]
+    assert [r.worst_auc_track for r in rows.values()] == ["posterior/none"] * 3
+    assert [(r["rank"], r.rank_low, r.rank_high, r.tie) for r in rows.values()] == [
+        (1, 1, 1, "a"),
+        (2, 2, 3, "b"),
+        (3, 2, 3, "b"),
+    ]
+    assert rows["p"].mean_auc == pytest.approx((0.61 + 1.82 / 3 + 0.5) / 3)
+    # Draw by draw over both signs: .5, max(.4, .6), max(.53, .47); no attack differs from another here.
+    assert rows["p"].worst_auc_null == pytest.approx((0.5 + 0.6 + 0.53) / 3)
+    assert rows["p"].worst_auc_null_95 == pytest.approx(np.quantile([0.5, 0.6, 0.53], 0.95))
+
+
+def test_attacks_of_the_toy_board(result: Make) -> None:
+    rows = by(attack_table(*toy(result)), "attack")
+    assert [rows[a].auc for a in "abc"] == pytest.approx([5.79 / 9, 4.97 / 9, 3.96 / 9])
+    assert [(rows[a]["rank"], rows[a].rank_low, rows[a].rank_high, rows[a].tie) for a in "abc"] == [
+        (1, 1, 1, "a"),
+        (2, 2, 2, "b"),
+        (3, 3, 3, "c"),
+    ]
+    means = np.array([1.90, 1.92, 1.97]) / 3
+    assert (rows["a"].auc_low, rows["a"].auc_high) == pytest.approx(
+        stats.t.interval(0.95, 2, means.mean(), stats.sem(means))
+    )
+    assert rows["a"].targets == 9
+
+
+def test_one_seed_ties_all_and_has_no_interval(result: Make) -> None:
+    table = defense_table(*toy(result, seeds=(0,)))
+    assert set(table.tie) == {"a"} and set(table.rank_low) == {1} and set(table.rank_high) == {3}
+    assert table.worst_auc_low.isna().all() and not table.worst_auc.isna().any()
+
+
+def test_paired_difference_is_the_paired_t_test() -> None:
+    random = np.random.default_rng(1)
+    first, second = random.normal(0.6, 0.1, (2, 5))
+    low, high = stats.ttest_rel(first, second).confidence_interval(0.95)
+    assert paired_difference(first, second) == pytest.approx(((first - second).mean(), low, high))
+    assert paired_difference(second, first) == pytest.approx(((second - first).mean(), -high, -low))
+
+
+def test_shared_targets_alone_decide_a_difference() -> None:
+    first = np.array([[0.6, 0.7], [0.9, 0.9]])
+    second = np.array([[0.5, 0.5], [np.nan, np.nan]])
+    assert paired_difference(first, second).mean == pytest.approx(0.15)
+
+
+def test_rank_against_a_slow_oracle() -> None:
+    values = np.random.default_rng(2).normal(np.arange(8)[:, None, None] / 30, 0.03, (8, 4, 3))
+    table = rank(values, larger_is_better=True)
+    for i in range(8):
+        differences = [paired_difference(values[i], values[j]) for j in range(8) if j != i]
+        assert table.rank_low[i] == 1 + sum(d.high < 0 for d in differences)
+        assert table.rank_high[i] == 8 - sum(d.low > 0 for d in differences)
+    assert list(rank(values, larger_is_better=False).rank_low) == list(9 - table.rank_high)
+
+
+def test_equal_entries_tie_despite_rounding() -> None:
+    values = np.array([[[0.1 + 0.2] * 3], [[0.3] * 3]])
+    assert list(rank(values, larger_is_better=False).tie) == ["a", "a"]
+
+
+def test_leave_one_out_does_not_flatter_the_maximum() -> None:
+    noise = np.random.default_rng(3).normal(0.5, 0.02, (400, 30, 3))
+    honest = np.mean([leave_one_out(v)[0].mean() for v in noise])
+    assert abs(honest - 0.5) < 0.003 < noise.max(1).mean() - 0.5
+    values, chosen = leave_one_out(np.array([[1.0, 0.0, 0.0], [0.4, 0.4, 0.4]]))
+    assert list(chosen) == [1, 0, 0] and list(values) == [0.4, 0.0, 0.0]
+
+
+def test_estimate_skips_what_is_missing() -> None:
+    assert estimate(np.array([1.0, np.nan, 3.0])) == pytest.approx(estimate(np.array([1.0, 3.0])))
+    assert np.isnan(estimate(np.array([1.0])).low)
+
+
+def test_a_missing_pair_unranks_only_its_entry(result: Make) -> None:
+    results, board = toy(result)
+    results = [r for r in results if (r.attack, r.defense, r.seed) != ("c", "q", 1)]
+    rows = by(table := defense_table(results, board), "defense")
+    assert rows["q"].reason == "c missing (seed 1)" and pd.isna(rows["q"]["rank"]) and np.isnan(rows["q"].worst_auc)
+    assert table.attrs["pool"] == ["a", "b", "c"]  # q is no candidate, so it takes no attack from the others
+    assert list(table.defense) == ["p", "r", "q"]
+    assert by(attack_table(results, board), "attack")["c"].reason == "q missing (seed 1)"
+
+
+def test_failed_counts_as_missing_and_skipped_leaves_the_pool(result: Make) -> None:
+    results, board = toy(result)
+    failed = [
+        r if (r.attack, r.defense) != ("c", "q") else r.model_copy(update={"status": "failed", "metrics": {}})
+        for r in results
+    ]
+    assert by(defense_table(failed, board), "defense")["q"].reason == "c failed (seed 0, 1, 2)"
+    skipped = [
+        r if (r.attack, r.defense) != ("c", "q") else r.model_copy(update={"status": "skipped", "metrics": {}})
+        for r in results
+    ]
+    table = defense_table(skipped, board)
+    assert table.attrs["pool"] == ["a", "b"] and set(table.reason) == {""}
+    assert by(table, "defense")["q"].worst_auc == pytest.approx(0.60)
+    attack = by(attack_table(skipped, board), "attack")["c"]
+    assert attack.targets == 6 and attack.auc == pytest.approx(0.5) and not pd.isna(attack["rank"])
+
+
+def test_utility_floor_and_missing_baseline(result: Make) -> None:
+    results, board = toy(result)
+    collapsed = [
+        r if (r.task, r.defense) != ("utility", "p") else r.model_copy(update={"metrics": {"test_accuracy": 0.1}})
+        for r in results
+    ]
+    rows = by(defense_table(collapsed, board), "defense")
+    assert rows["p"].reason == "below the utility floor (0.10 < 0.45)" and rows["q"]["rank"] == 1
+    assert rows["p"].worst_auc == pytest.approx(0.61)  # shown, not ranked
+    other = Board(("a",), ("p",), (0, 1, 2), "z", 0.5, ("auc",))
+    assert set(defense_table(results, other).reason) == {"no test accuracy of the baseline z"}
+
+
+def test_null_rows_are_anchors_and_no_part_of_the_pool(result: Make) -> None:
+    results, board = toy(result)
+    results += [
+        result("membership", "random", d, s, metrics={"auc": 0.99}, null_row=True) for d in AUCS for s in range(3)
+    ]
+    table = defense_table(results, board)
+    assert "random" not in table.attrs["pool"] and table.worst_auc.max() < 0.8
+    row = by(attack_table(results, board), "attack")["random"]
+    assert row.reason == "null row" and pd.isna(row["rank"]) and row.auc == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize(
+    ("nonmembers", "shown", "metric"), [(99, False, "auc"), (999, True, "auc"), (1000, True, "tpr_at_fpr_0.01")]
+)
+def test_a_rate_is_shown_from_100_and_ranks_from_1000(result: Make, nonmembers: int, shown: bool, metric: str) -> None:
+    results, board = toy(result)
+    extra = {"nonmembers": float(nonmembers), "tpr_at_fpr_0.01": 0.02}
+    results = [r.model_copy(update={"metrics": r.metrics | extra}) if r.task == "membership" else r for r in results]
+    board = Board(board.required_attacks, board.required_defenses, board.seeds, "r", 0.5)
+    table = attack_table(results, board)
+    assert table.attrs["metric"] == metric == defense_table(results, board).attrs["metric"]
+    assert table["tpr_at_fpr_0.01"].notna().all() == shown
+
+
+def test_reversed_tpr_comes_from_its_own_metric(result: Make) -> None:
+    results, board = toy(result)
+    extra = {"tpr_at_fpr_0.01": 0.01, "tpr_at_fpr_0.01_reversed": 0.3}
+    results = [r.model_copy(update={"metrics": r.metrics | extra}) if r.task == "membership" else r for r in results]
+    row = by(defense_table(results, board), "defense")["p"]
+    assert row["worst_tpr_at_fpr_0.01"] == pytest.approx(0.3)
+    assert row["worst_tpr_at_fpr_0.01_attack"] == "a, sign reversed"
+
+
+def test_tracks_are_ranked_apart(result: Make) -> None:
+    results, board = toy(result)
+    results = [r.model_copy(update={"access": "label"}) if r.attack == "b" else r for r in results]
+    rows = by(attack_table(results, board), "attack")
+    assert [(rows[a]["rank"], rows[a].track) for a in "abc"] == [
+        (1, "posterior/none"),
+        (1, "label/none"),
+        (2, "posterior/none"),
+    ]
+
+
+def test_lower_is_stronger_where_a_metric_says_so(made_up: tuple[list[Result], Board]) -> None:
+    table = attack_table(*made_up, task="attribute")
+    assert list(table.attack) == ["attribute_mlp", "attribute_mlp[embedding=untrained]"] and list(table.reason) == [
+        "",
+        "null row",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "names"), [({"protocol_digest": "d2"}, ("d1", "d2")), ({"trust": "official"}, ("official", "public"))]
+)
+def test_versions_and_splits_never_meet(result: Make, change: dict[str, str], names: tuple[str, str]) -> None:
+    results, board = toy(result)
+    results[0] = results[0].model_copy(update=change)
+    for table in (defense_table, attack_table):
+        with pytest.raises(ValueError, match=f"{names[0]}.*{names[1]}"):
+            table(results, board)
+
+
+def test_a_scenario_given_twice_is_an_error(result: Make) -> None:
+    results, _ = toy(result)
+    with pytest.raises(ValueError, match="twice: membership a p seed 0"):
+        scenarios([*results, results[0]])
+
+
+def test_no_results_make_empty_tables() -> None:
+    board = Board((), (), (0,), "r", 0.5)
+    assert len(defense_table([], board)) == len(attack_table([], board)) == 0
+
+
+def test_rank_by_knows_two_metrics() -> None:
+    with pytest.raises(ValueError, match="accuracy"):
+        Board((), (), (0,), "r", 0.5, ("accuracy",))
+
+
+def test_epsilon_is_printed_only_with_all_that_it_needs() -> None:
+    whole = {"epsilon": "7.9", "delta": "1e-5", "accountant": "RDP", "adjacency": "add-remove", "sampling": "poisson"}
+    assert epsilon_text(whole) == "7.9 (δ 1e-5, add-remove, RDP)"
+    assert (
+        epsilon_text(whole | {"epsilon": "101"})
+        == epsilon_text(whole | {"epsilon": "inf"})
+        == "no meaningful guarantee"
+    )
+    assert epsilon_text(whole | {"sampling": "shuffled"}) == epsilon_text(whole | {"delta": ""}) == "claim incomplete"
+    assert epsilon_text({"epsilon": "not valid for the cascade"}) == "not valid for the cascade"
+    assert epsilon_text({}) == ""
