@@ -92,5 +92,7 @@ def check_log_posteriors(answer: Tensor, n: int, classes: int, who: str) -> Tens
         raise ValueError(f"{who}: expected log-posteriors of at most 0, given NaN or a positive value")
     total = answer.exp().sum(1)
     if ((total - 1).abs() > 1e-4).any():
-        raise ValueError(f"{who}: expected posteriors that sum to 1, given a sum of {total[(total - 1).abs().argmax()]:.6g}")
+        raise ValueError(
+            f"{who}: expected posteriors that sum to 1, given a sum of {total[(total - 1).abs().argmax()]:.6g}"
+        )
     return answer

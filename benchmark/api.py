@@ -272,6 +272,14 @@ class Task:
         """
         raise NotImplementedError
 
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The recipe's augmentation of a batch (n, c, h, w); x itself where the recipe has none."""
+        raise NotImplementedError
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """The recipe's learning-rate schedule; step it once an epoch."""
+        raise NotImplementedError
+
     def generator(self, name: str) -> torch.Generator:
         """A generator on the CPU that depends on this task's seed and on `name` alone."""
         return _generator(self.seed, name)
@@ -324,7 +332,7 @@ class Context:
 
     def normal(self, name: str, x: Tensor) -> Tensor:
         """Standard normal numbers of the shape of x, float32, drawn as `uniform` draws."""
-        return torch.special.ndtri(self.uniform(name, x, x[0].numel())).view(x.shape).to(x)
+        return torch.special.ndtri(self.uniform(name, x, x[0].numel())).view(x.shape).to(x)  # type: ignore[no-any-return]
 
 
 class Defense:

@@ -37,6 +37,11 @@ _TRAINING_CODE = (
 
 
 @lru_cache(maxsize=1)
+def serving_code() -> str:
+    return code_digest(_HERE / "access.py")
+
+
+@lru_cache(maxsize=1)
 def training_code() -> str:
     return code_digest(*_TRAINING_CODE)
 
@@ -227,7 +232,8 @@ class Artifacts:
         networks = self.networks_key(chain.training, seed, group)
         guards = [self.guard_key(chain, i, seed, world_of(model[0])) for i in range(len(chain.guards))]
         noise = self._stamp(seed, world_of(model[0])) if guards else ""
-        key = digest("answers", networks, group.index(model), guards, noise, part, digest_of(self._indices(seed, part)))
+        where = [part, digest_of(self._indices(seed, part))]
+        key = digest("answers", networks, group.index(model), guards, noise, where, serving_code())
 
         def make() -> dict[str, Tensor]:
             return {"log_posteriors": self.predictor(chain, seed, model)(self.part(seed, part).x)}

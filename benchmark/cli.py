@@ -39,7 +39,9 @@ def store_root() -> Path:
 def submissions() -> Path:
     root = Path(os.environ.get("LEAKBOARD_SUBMISSIONS", "submissions"))
     if not root.is_dir():
-        raise UserError(f"expected a folder {root}/ with attacks/ and defenses/, given {Path.cwd()}; change to the checkout")
+        raise UserError(
+            f"expected a folder {root}/ with attacks/ and defenses/, given {Path.cwd()}; change to the checkout"
+        )
     return root
 
 
@@ -105,7 +107,9 @@ def check(files: list[Path]) -> None:
 
 @app.command()
 def run(
-    entries: Annotated[list[str] | None, typer.Argument(help="Attacks or defenses; default: all of the protocol.")] = None,
+    entries: Annotated[
+        list[str] | None, typer.Argument(help="Attacks or defenses; default: all of the protocol.")
+    ] = None,
     protocol: ProtocolName = "digits-v1",
     workers: Workers = None,
     device: Device = "auto",
@@ -197,7 +201,9 @@ def reproduce(run_id: str, workers: Workers = None, device: Device = "auto") -> 
 
     old = tracking.result_of(run_id)
     if old is None:
-        raise UserError(f"run {run_id!r}: expected the id of a scenario's run, given one that {tracking.uri()} does not hold")
+        raise UserError(
+            f"run {run_id!r}: expected the id of a scenario's run, given one that {tracking.uri()} does not hold"
+        )
     if old.status != "ok":
         raise UserError(f"run {run_id!r}: expected a scored run, given status {old.status}: {old.reason}")
     out.print(f"reproducing {old.attack or 'utility'} on {old.defense}, seed {old.seed}, {old.protocol}, from scratch")

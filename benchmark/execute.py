@@ -6,6 +6,7 @@ parent's to handle, and end with the parent. Whatever a submission raises become
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -27,9 +28,9 @@ import torch
 
 from benchmark import __version__, judge
 from benchmark.artifacts import Artifacts
+from benchmark.datasets.splits import indices_digest
 from benchmark.errors import UserError
 from benchmark.plan import Job, Plan
-from benchmark.datasets.splits import indices_digest
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 from benchmark.result import Result, Status
@@ -339,10 +340,8 @@ def _one_line(problem: BaseException) -> str:
 
 
 def _reset_peak() -> None:
-    try:
+    with contextlib.suppress(OSError):  # elsewhere than on Linux the peak covers the worker's life
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # the peak then covers the worker's life
 
 
 def _peak_mb() -> float:

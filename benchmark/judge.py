@@ -57,8 +57,7 @@ class Scenario:
         entry = self.attack.entry
         if self.chain.guards and (entry.access == "white-box" or entry.task in ("inversion", "attribute")):
             raise Skip(OUT_OF_MODEL)
-        self.population = self.artifacts.population(self.seed)
-        self.target = self._target(("target", 0), ["target-train", "target-test", "shadow-train"])
+        self._open()
         if entry.access == "white-box" and self._judges(("target", 0)) is None:
             raise Skip("only the defense's own code can build this network")
         attack = self.attack.create()
@@ -73,6 +72,10 @@ class Scenario:
         return outcome
 
     # --- What the attack is given ---
+
+    def _open(self) -> None:
+        self.population = self.artifacts.population(self.seed)
+        self.target = self._target(("target", 0), ["target-train", "target-test", "shadow-train"])
 
     def _judges(self, model: tuple[str, int]) -> nn.Module | None:
         return self.artifacts.judges_network(self.chain.training, self.seed, model)
@@ -96,7 +99,9 @@ class Scenario:
 
     def _shadow(self) -> World:
         target = self._target(("shadow", 0), ["shadow-train", "shadow-test"])
-        return World(target, self.artifacts.part(self.seed, "shadow-train"), self.artifacts.part(self.seed, "shadow-test"))
+        return World(
+            target, self.artifacts.part(self.seed, "shadow-train"), self.artifacts.part(self.seed, "shadow-test")
+        )
 
     def _knowledge(self, **more: Any) -> Knowledge:
         needs = self.attack.entry.needs
@@ -117,18 +122,27 @@ class Scenario:
 
     # --- The four tasks ---
 
-    def _membership(self, attack: Any) -> Outcome:
-        entry = self.attack.entry
+    def _prepare(self) -> tuple[Candidates, Bank | None, Knowledge]:
         part = self.artifacts.part(self.seed, "candidates")
         ids = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(part)))
-        candidates = Candidates(part.x, part.y, ids)
-        role = next((n.removeprefix("bank-") for n in sorted(entry.needs) if n.startswith("bank-")), None)
+        role = next((n.removeprefix("bank-") for n in sorted(self.attack.entry.needs) if n.startswith("bank-")), None)
         bank = self.artifacts.bank(self.chain, self.seed, role) if role else None
+        return Candidates(part.x, part.y, ids), bank, self._knowledge()
+
+    def fitted(self) -> tuple[Any, Candidates, Bank | None]:
+        """A fitted membership attack, and what it is to score; for the contract checks."""
+        self._open()
+        attack = self.attack.create()
+        candidates, bank, knowledge = self._prepare()
+        attack.fit(knowledge)
+        return attack, candidates, bank
+
+    def _membership(self, attack: Any) -> Outcome:
         # What an attack reads from the store is not its own time.
-        knowledge = self._knowledge()
+        candidates, bank, knowledge = self._prepare()
         start = time.perf_counter()
         attack.fit(knowledge)
-        scores = _scores(attack.score(self.target, candidates, bank), len(candidates))
+        scores = checked_scores(attack.score(self.target, candidates, bank), len(candidates))
         seconds = time.perf_counter() - start
         threshold = self._threshold(attack, bank)
         members = self.population.members
@@ -157,7 +171,7 @@ class Scenario:
         shadow = self._shadow()
         x = torch.cat([shadow.members.x, shadow.nonmembers.x])
         y = torch.cat([shadow.members.y, shadow.nonmembers.y])
-        scores = _scores(attack.score(shadow.target, Candidates(x, y, torch.arange(len(y))), None), len(y))
+        scores = checked_scores(attack.score(shadow.target, Candidates(x, y, torch.arange(len(y))), None), len(y))
         members = np.arange(len(y)) < len(shadow.members)
         return float(metrics.best_threshold(scores.mean(0), members))
 
@@ -173,7 +187,7 @@ class Scenario:
             answers.add(candidates.x, bank.log_posteriors[i])
             target = GuardedTarget(self.attack.entry.access, _refuse, answers)  # type: ignore[arg-type]
             rest = Bank(bank.members[others], bank.log_posteriors[others])
-            scores[i] = _scores(attack.score(target, candidates, rest), len(candidates)).mean(0)
+            scores[i] = checked_scores(attack.score(target, candidates, rest), len(candidates)).mean(0)
         auc, low, high = bank_auc(
             scores, bank.members.numpy(), np.random.default_rng(seed_of("bank", self.seed)), resamples=200
         )
@@ -232,7 +246,9 @@ class Scenario:
         architecture = self.artifacts.protocol.architecture
 
         def build() -> nn.Module:
-            return architectures.build(architecture, classes, shape, seed_of("copy", self.seed)).to(self.artifacts.device)
+            return architectures.build(architecture, classes, shape, seed_of("copy", self.seed)).to(
+                self.artifacts.device
+            )
 
         start = time.perf_counter()
         attack.fit(knowledge)
@@ -296,7 +312,7 @@ def _claims(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
     return printed
 
 
-def _scores(scores: Any, n: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def checked_scores(scores: Any, n: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Hold scores to the contract: (n,) or (s, n), float64, finite. Returns (s, n)."""
     if not isinstance(scores, Tensor):
         raise ValueError(f"expected scores as a tensor, given {type(scores).__name__}")
@@ -320,5 +336,3 @@ def _expect(value: Any, shape: tuple[int, ...], what: str) -> None:
 
 def _refuse(x: Tensor) -> Tensor:
     raise PermissionError(f"a bank model was asked for {len(x)} images that are not candidates")
-
-

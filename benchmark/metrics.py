@@ -131,11 +131,12 @@ class Curve:
     def auc(self) -> Floats:
         """Area under the curve (...): the chance that a member outscores a non-member, ties one half."""
         doubled = np.einsum("...i,...i", np.diff(self.fp), self.tp[..., 1:] + self.tp[..., :-1])
-        return doubled / (2 * self.tp[..., -1] * self.fp[..., -1])
+        area: Floats = doubled / (2 * self.tp[..., -1] * self.fp[..., -1])
+        return area
 
     def tpr_at(self, rate: float) -> Floats:
         """Largest TPR (...) of a corner whose FPR is at most `rate`; corners only, no interpolation."""
-        limit = np.floor(rate * self.fp[..., -1:] + 1e-9)  # a count; 0.07 * 100 exceeds 7 in floating point
+        limit = np.floor(rate * self.fp[..., -1:] + 1e-9)  # a count; in floating point 0.29 * 100 is below 29
         last = np.count_nonzero(self.fp <= limit, axis=-1, keepdims=True) - 1
         return (np.take_along_axis(self.tp, last, -1) / self.tp[..., -1:])[..., 0]
 

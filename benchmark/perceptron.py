@@ -7,6 +7,7 @@ costs little more than one of them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal
 
@@ -21,14 +22,16 @@ class Perceptron:
     100 epochs and batches of 128 (MEMBERSHIP-DOCTOR, section 4.1): these are the defaults.
     """
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int, *, generator: torch.Generator, seeds: int = 3):
+    def __init__(
+        self, inputs: int, hidden: tuple[int, ...], outputs: int, *, generator: torch.Generator, seeds: int = 3
+    ):
         self.generator = generator
         self.seeds = seeds
         widths = (inputs, *hidden, outputs)
         self.mean = torch.zeros(inputs)
         self.scale = torch.ones(inputs)
         self.weights: list[Tensor] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             bound = 1 / math.sqrt(before)  # PyTorch's own initialisation of a linear layer
             for shape in ((seeds, before, after), (seeds, 1, after)):
                 self.weights.append(torch.empty(shape).uniform_(-bound, bound, generator=generator))

@@ -124,7 +124,7 @@ class Registry:
         for kind in ("attack", "defense"):
             for path in sorted((self.root / f"{kind}s").glob("*.py")):
                 if not path.name.startswith("_"):
-                    entry = read(path, cast(Literal["attack", "defense"], kind))
+                    entry = read(path, kind)
                     self.entries[kind, entry.id] = entry
 
     def add(self, path: Path, kind: Literal["attack", "defense"]) -> Entry:
@@ -177,7 +177,9 @@ class Registry:
         entry = self.entry(kind, id)
         unknown = [k for k in given if k not in entry.params.model_fields]
         if unknown:
-            raise UserError(f"{id}: unknown hyperparameter {unknown[0]!r}{suggest(unknown[0], entry.params.model_fields)}")
+            raise UserError(
+                f"{id}: unknown hyperparameter {unknown[0]!r}{suggest(unknown[0], entry.params.model_fields)}"
+            )
         try:
             return Part(entry, entry.params(**given))
         except ValidationError as error:
@@ -254,7 +256,9 @@ def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
             given = values[name]
             many = name in ("needs", "stages")
             if not isinstance(given, (set, frozenset, tuple, list) if many else str):
-                raise UserError(f"{path}: {name}: expected {'a collection of names' if many else 'a name'}, given {given!r}")
+                raise UserError(
+                    f"{path}: {name}: expected {'a collection of names' if many else 'a name'}, given {given!r}"
+                )
             for item in given if many else (given,):
                 if item not in known:
                     raise UserError(f"{path}: {name}: expected one of {', '.join(sorted(known))}, given {item!r}")
@@ -264,12 +268,14 @@ def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
 
 def _check_imports(tree: ast.Module, path: Path) -> None:
     for node in ast.walk(tree):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            names = [node.module or "."]
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or "."]
         for name in names:
             if name.split(".")[0] in ("benchmark", "leaderboard", "submissions", "") and name != "benchmark.api":
-                raise UserError(f"{path}: line {node.lineno}: expected imports from benchmark.api alone, given {name!r}")
+                raise UserError(
+                    f"{path}: line {node.lineno}: expected imports from benchmark.api alone, given {name!r}"
+                )
 
 
 def _the_class(tree: ast.Module, path: Path) -> ast.ClassDef:
@@ -293,7 +299,9 @@ def _params(node: ast.ClassDef, path: Path) -> type[Hyper]:
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             if statement.value is None:
-                raise UserError(f"{path}: line {statement.lineno}: {statement.target.id}: expected a default, given none")
+                raise UserError(
+                    f"{path}: line {statement.lineno}: {statement.target.id}: expected a default, given none"
+                )
             fields[statement.target.id] = (
                 _literal(statement.annotation, path),
                 _literal(statement.value, path),
@@ -368,5 +376,3 @@ def _text(value: Any) -> str:
 
 def _is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-
-

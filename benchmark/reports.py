@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from benchmark.metrics import ece
 
@@ -16,6 +15,8 @@ Report = tuple[dict[str, float], dict[str, tuple[float, float]]]
 
 def inversion_metrics(images: torch.Tensor, means: torch.Tensor) -> dict[str, float]:
     """MSE and SSIM of reconstructions (k, c, h, w) in [0, 1] to their class's mean image, averaged over classes."""
+    from torchmetrics.functional.image import structural_similarity_index_measure  # costs seconds to import
+
     side = min(images.shape[-2:])
     kernel = min(11, side - 1 + side % 2)  # the usual 11 pixels do not fit into an 8x8 image
     ssim = structural_similarity_index_measure(

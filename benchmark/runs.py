@@ -38,12 +38,12 @@ class Run:
 class Outcome:
     """What a run gave. `seconds` by kind of work, over all workers; attacks apart from their judging."""
 
+    tracker: Tracker
     results: list[Result] = field(default_factory=list)
     fresh: int = 0
     trained: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     wall: float = 0.0
-    tracker: Tracker | None = None
 
 
 def prepare(
@@ -111,7 +111,9 @@ def _check_architectures(loaded: Protocol) -> None:
 
     for where, name in (("architecture", loaded.architecture), ("evaluator", loaded.evaluator)):
         if name not in architectures.NAMES:
-            raise UserError(f"{loaded.name}: {where}: unknown architecture {name!r}{suggest(name, architectures.NAMES)}")
+            raise UserError(
+                f"{loaded.name}: {where}: unknown architecture {name!r}{suggest(name, architectures.NAMES)}"
+            )
 
 
 def default_workers(device: str) -> int:
@@ -213,9 +215,9 @@ def print_summary(job: Run, outcome: Outcome, console: Console) -> None:
             f"attacks {outcome.seconds['attacks']:.0f} s ({share:.0f} % of training)"
         )
     tracker = outcome.tracker
-    if tracker and tracker.pending:
+    if tracker.pending:
         console.print(f"MLflow at {tracker.uri} did not answer ({tracker.down}); {len(tracker.pending)} results are kept and will be logged by the next run", soft_wrap=True, markup=False)  # fmt: skip
-    elif tracker:
+    else:
         console.print(f"store: {job.setting.store}; MLflow: {tracker.uri} (leakboard ui)", soft_wrap=True)
     console.print(f"next: leakboard publish --protocol {name} && leakboard board")
 
@@ -226,7 +228,9 @@ def reproduce(
     """Score one logged scenario again in an empty store."""
     loaded = protocols.load(old.protocol)
     if loaded.measures != old.protocol_digest:
-        raise UserError(f"{old.protocol}: expected the version {old.protocol_digest[:12]} of the run, given {loaded.measures[:12]}")
+        raise UserError(
+            f"{old.protocol}: expected the version {old.protocol_digest[:12]} of the run, given {loaded.measures[:12]}"
+        )
     registry = Registry(submissions)
     job = prepare([], old.protocol, submissions, store, device, [old.seed])
     chain = registry.chain(old.defense, loaded.baseline)

@@ -48,6 +48,14 @@ class TrainingTask(Task):
     def build(self) -> nn.Module:
         return architectures.build(self._architecture, self.classes, self.shape, self.seed).to(self.device)
 
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return augment(x, self._simple, generator) if self.recipe.augmentation == "simple" else x
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.recipe.schedule == "cosine":
+            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.recipe.epochs)
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(self.recipe.milestones), 0.1)
+
     def artifact(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         return make() if self._artifact is None else self._artifact(name, make)
 
@@ -67,14 +75,12 @@ class TrainingTask(Task):
         y = self.train.y.to(self.device)
         parameters = list(network.parameters())
         update = optimizer(parameters) if optimizer else make_optimizer(parameters, recipe)
-        schedule = make_schedule(update, recipe)
+        schedule = self.schedule(update)
         order, views = self.generator("order"), self.generator("augmentation")
         low = recipe.precision == "bfloat16"
         for _ in range(recipe.epochs):
             for rows in torch.randperm(len(y), generator=order).to(self.device).split(recipe.batch_size):
-                xb, yb = x[rows], y[rows]
-                if recipe.augmentation == "simple":
-                    xb = augment(xb, self._simple, views)
+                xb, yb = self.augment(x[rows], views), y[rows]
                 if batch is not None:
                     xb, yb = batch(network, xb, yb)
                 xb = xb.contiguous(memory_format=layout)
@@ -103,7 +109,7 @@ def fit_ensemble(tasks: Sequence[TrainingTask], networks: Sequence[nn.Module], l
     leaves = [p.detach().to(device).requires_grad_() for p in parameters.values()]
     stacked = dict(zip(parameters, leaves, strict=True))
     update = make_optimizer(leaves, recipe)
-    schedule = make_schedule(update, recipe)
+    schedule = first.schedule(update)
     orders, views = [t.generator("order") for t in tasks], [t.generator("augmentation") for t in tasks]
     low = recipe.precision == "bfloat16"
 
@@ -116,8 +122,8 @@ def fit_ensemble(tasks: Sequence[TrainingTask], networks: Sequence[nn.Module], l
         order = torch.stack([torch.randperm(y.shape[1], generator=g) for g in orders]).to(device)
         for rows in order.split(recipe.batch_size, dim=1):
             xb, yb = x[each, rows], y[each, rows]
-            if recipe.augmentation == "simple":
-                xb = torch.stack([augment(b, t._simple, g) for b, t, g in zip(xb, tasks, views, strict=True)])
+            if recipe.augmentation != "none":
+                xb = torch.stack([t.augment(b, g) for b, t, g in zip(xb, tasks, views, strict=True)])
             update.zero_grad(set_to_none=True)
             torch.vmap(one)(stacked, xb, yb).sum().backward()
             update.step()
@@ -156,13 +162,6 @@ def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.
         weight_decay=recipe.weight_decay,
         fused=True,
     )
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LRScheduler:
-    """Stepped once an epoch."""
-    if recipe.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), 0.1)
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

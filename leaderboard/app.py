@@ -33,7 +33,7 @@ def main() -> None:
     page.run()
 
 
-@st.fragment(run_every=REFRESH_SECONDS)
+@st.fragment(run_every=REFRESH_SECONDS)  # type: ignore[untyped-decorator]
 def _watch(protocol: str) -> None:
     """Look for new results now and then; redraw the page only if there are any."""
     source = tables.source(protocol)

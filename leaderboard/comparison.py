@@ -75,7 +75,8 @@ def rank(values: Floats, larger_is_better: bool) -> pd.DataFrame:
 def nanmean(values: Floats, axis: int) -> Floats:
     """The mean without NaNs; NaN where nothing is left."""
     count = np.isfinite(values).sum(axis)
-    return np.where(np.isfinite(values), values, 0).sum(axis) / np.where(count, count, np.nan)
+    total: Floats = np.where(np.isfinite(values), values, 0).sum(axis)
+    return total / np.where(count, count, np.nan)
 
 
 def _letters(number: int) -> str:

@@ -140,10 +140,10 @@ def defense_table(results: Iterable[Result] | pd.DataFrame, board: Board) -> pd.
     reasons = {d: _unranked(frame[frame.defense == d], d, kept, board) for d in defenses}
     ranked = [d for d in defenses if not reasons[d]]
     attacks = sorted(membership[~membership.null_row.astype(bool)].attack.unique())
-    ran = np.isfinite(_cube(membership, AUC, ranked, attacks, board.seeds)).all((0, 2)) & bool(ranked)
-    pool = [a for a, everywhere in zip(attacks, ran, strict=True) if everywhere]
+    ran = np.isfinite(_cube(membership, AUC, ranked, attacks, board.seeds))
+    pool = [a for i, a in enumerate(attacks) if ranked and ran[:, i].all()]
     if not pool:
-        reasons |= {d: "no attack ran on every ranked defense" for d in ranked}
+        reasons |= dict.fromkeys(ranked, "no attack ran on every ranked defense")
         ranked = []
     worst = {m: _cube(membership, m, defenses, pool, board.seeds) for m in WORST}
     rows, by_seed = [], {}
@@ -217,9 +217,9 @@ def _worst_case(
     name = f"worst_{metric}"
     one = [mine.defense.iloc[0]] if len(mine) else [""]
     reverse = 1 - values if metric == AUC else _cube(mine, f"{metric}_reversed", one, pool, board.seeds)[0]
-    by_seed, chosen = leave_one_out(np.concatenate([values, reverse[np.isfinite(reverse).all(1)]]))
-    reversed_names = [f"{a}, sign reversed" for a, ok in zip(pool, np.isfinite(reverse).all(1), strict=True) if ok]
-    names = [*pool, *reversed_names]
+    known = [i for i in range(len(pool)) if np.isfinite(reverse[i]).all()]
+    by_seed, chosen = leave_one_out(np.concatenate([values, reverse[known]]))
+    names = [*pool, *(f"{pool[i]}, sign reversed" for i in known)]
     whole = bool(pool) and bool(np.isfinite(values).all())
     if not whole:
         by_seed = np.full(len(board.seeds), np.nan)
@@ -303,7 +303,7 @@ def attack_table(results: Iterable[Result] | pd.DataFrame, board: Board, task: s
 def _with_ranks(table: pd.DataFrame, ranks: pd.DataFrame, *first: str) -> pd.DataFrame:
     """The table with its ranks in front; sorted by the columns `first`, rank and name."""
     name = table.columns[0]
-    ranks = ranks.reindex(table.index).astype({c: "Int64" for c in RANKS[:3]})
+    ranks = ranks.reindex(table.index).astype(dict.fromkeys(RANKS[:3], "Int64"))
     ranks["tie"] = ranks.tie.astype(object).fillna("").astype(str)
     table = pd.concat([ranks, table], axis=1).reset_index(drop=True)
     return table.sort_values([*first, "rank", name], na_position="last", ignore_index=True)

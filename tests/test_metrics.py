@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -46,7 +46,10 @@ def normal(n=500, shift=1.0, decimals=None, seed=0):
 
 def test_metrics_know_their_names_and_ranges():
     for name, metric in METRICS.items():
-        assert metric.name == name and metric.low < metric.high and metric.label and metric.help.endswith(".")
+        assert metric.name == name
+        assert metric.low < metric.high
+        assert metric.label
+        assert metric.help.endswith(".")
 
 
 def test_metrics_need_no_torch():
@@ -57,6 +60,7 @@ def test_metrics_need_no_torch():
 # --- The curve --------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(LABELLED)
 def test_the_curve_equals_scikit_learn_under_ties(pairs):
     scores, members = arrays(pairs)
@@ -72,6 +76,7 @@ def test_the_curve_equals_scikit_learn_at_size(decimals):
     assert auc(scores, members) == pytest.approx(sklearn_metrics.roc_auc_score(members, scores), rel=1e-12)
 
 
+@settings(deadline=None)
 @given(LABELLED)
 def test_auc_is_the_chance_to_rank_a_member_higher(pairs):
     scores, members = arrays(pairs)
@@ -79,6 +84,7 @@ def test_auc_is_the_chance_to_rank_a_member_higher(pairs):
     assert auc(scores, members) == pytest.approx((gap > 0).mean() + (gap == 0).mean() / 2, rel=1e-12)
 
 
+@settings(deadline=None)
 @given(LABELLED, st.randoms(use_true_random=False))
 def test_metrics_ignore_order_and_scale(pairs, random):
     scores, members = arrays(pairs)
@@ -89,6 +95,7 @@ def test_metrics_ignore_order_and_scale(pairs, random):
         assert curve(*other).tnr_at(0.25) == curve(scores, members).tnr_at(0.25)
 
 
+@settings(deadline=None)
 @given(LABELLED)
 def test_negating_scores_mirrors_auc(pairs):
     scores, members = arrays(pairs)
@@ -102,7 +109,8 @@ def test_infinite_scores_rank_and_tie():
     scores, members = np.array([math.inf, math.inf, 0, -math.inf, -math.inf]), np.array([1, 0, 1, 1, 0]) > 0
     fpr, tpr, thresholds = roc(scores, members)
     assert len(thresholds) == 4
-    assert np.array_equal(fpr, [0, 0.5, 0.5, 1]) and np.allclose(tpr, [0, 1 / 3, 2 / 3, 1])
+    assert np.array_equal(fpr, [0, 0.5, 0.5, 1])
+    assert np.allclose(tpr, [0, 1 / 3, 2 / 3, 1])
 
 
 def test_what_has_no_curve_is_an_error():
@@ -116,6 +124,7 @@ def test_what_has_no_curve_is_an_error():
 # --- Rates ------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(LABELLED, st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]))
 def test_tpr_is_the_largest_attainable(pairs, rate):
     scores, members = arrays(pairs)
@@ -143,7 +152,8 @@ def test_ties_are_never_split():
     """The rate allows 1 of 100 non-members, but two share the top score with the members."""
     scores = np.concatenate([np.full(50, 9.0), np.full(2, 9.0), np.zeros(98)])
     members = np.arange(150) < 50
-    assert tpr_at(scores, members, 0.01) == 0.0 and tpr_at(scores, members, 0.02) == 1.0
+    assert tpr_at(scores, members, 0.01) == 0.0
+    assert tpr_at(scores, members, 0.02) == 1.0
 
 
 @pytest.mark.parametrize("count", range(100, 3000, 100))
@@ -156,23 +166,36 @@ def test_the_limit_is_a_count_without_rounding_errors(count):
     assert tpr_at(np.append(nonmembers, nonmembers[allowed] - 0.5), members, 0.01) == 0
 
 
+def test_the_limit_is_a_count_at_any_rate():
+    """In floating point 0.29 * 100 is below 29."""
+    scores, members = np.append(np.arange(100, 0, -1.0), 71.5), np.arange(101) == 100
+    assert curve(scores, members).tpr_at(0.29) == 1
+    assert curve(scores, members).tpr_at(0.28) == 0
+
+
 def test_an_unresolved_rate_is_missing():
     scores, members = normal(999)
-    assert tpr_at(scores, members, 0.001) is None and tnr_at(scores, members, 0.001) is None
+    assert tpr_at(scores, members, 0.001) is None
+    assert tnr_at(scores, members, 0.001) is None
     scores, members = normal(1000)
-    assert tpr_at(scores, members, 0.001) is not None and tnr_at(scores, members, 0.001) is not None
+    assert tpr_at(scores, members, 0.001) is not None
+    assert tnr_at(scores, members, 0.001) is not None
 
 
 def test_each_rate_asks_its_own_side():
     scores, members = np.arange(1100.0), np.arange(1100) < 1000
-    assert tpr_at(scores, members, 0.001) is None and tnr_at(scores, members, 0.001) is not None
-    assert tpr_at(scores, ~members, 0.001) is not None and tnr_at(scores, ~members, 0.001) is None
-    assert resolves(100, 0.01) and not resolves(99, 0.01)
+    assert tpr_at(scores, members, 0.001) is None
+    assert tnr_at(scores, members, 0.001) is not None
+    assert tpr_at(scores, ~members, 0.001) is not None
+    assert tnr_at(scores, ~members, 0.001) is None
+    assert resolves(100, 0.01)
+    assert not resolves(99, 0.01)
 
 
 # --- Decisions --------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(LABELLED, st.integers(-9, 9))
 def test_decisions_equal_scikit_learn(pairs, doubled):
     scores, members = arrays(pairs)
@@ -189,6 +212,7 @@ def test_decisions_equal_scikit_learn(pairs, doubled):
     assert ours.keys() <= METRICS.keys()
 
 
+@settings(deadline=None)
 @given(LABELLED)
 def test_the_best_threshold_is_best(pairs):
     scores, members = arrays(pairs)
@@ -228,8 +252,10 @@ def test_a_thinned_curve_keeps_ends_corners_and_reported_rates(n, decimals):
     fpr, tpr, _ = roc(scores, members)
     x, y = thin_roc(fpr, tpr)
     assert len(x) <= 100
-    assert (x[0], y[0]) == (0, 0) and (x[-1], y[-1]) == (1, 1)
-    assert np.all(np.diff(x) >= 0) and np.all(np.diff(y) >= 0)
+    assert (x[0], y[0]) == (0, 0)
+    assert (x[-1], y[-1]) == (1, 1)
+    assert np.all(np.diff(x) >= 0)
+    assert np.all(np.diff(y) >= 0)
     assert set(zip(x, y, strict=True)) <= set(zip(fpr, tpr, strict=True))
     for rate in (0.001, 0.01, 0.1):
         assert y[x <= rate].max() == curve(scores, members).tpr_at(rate)

@@ -44,11 +44,21 @@ def test_metrics_are_those_of_the_metrics_module():
 def test_what_is_unresolved_is_absent():
     small = report(*normal(99))
     assert small.metrics.keys() == {"auc", "balanced_accuracy_oracle", "members", "nonmembers"}
-    assert small.intervals.keys() == {"auc"} and small.null_tpr == () and len(small.null_auc) == 20
+    assert small.intervals.keys() == {"auc"}
+    assert small.null_tpr == ()
+    assert len(small.null_auc) == 20
     middle = report(*normal(100))
     assert middle.metrics.keys() - small.metrics.keys() == {"tpr_at_fpr_0.01", "tpr_at_fpr_0.01_reversed"}
     large = report(*normal(1000))
     assert large.metrics.keys() - middle.metrics.keys() == {"tpr_at_fpr_0.001", "tnr_at_fnr_0.001"}
+
+
+def test_each_rate_asks_its_own_side():
+    rng = np.random.default_rng(0)
+    scores, members = rng.normal(size=1100), np.arange(1100) < 1000
+    more, fewer = report(scores, members).metrics, report(scores, ~members).metrics
+    assert more.keys() - fewer.keys() == {"tnr_at_fnr_0.001"}
+    assert fewer.keys() - more.keys() == {"tpr_at_fpr_0.001"}
 
 
 def test_an_accuracy_needs_a_threshold():
@@ -81,7 +91,8 @@ def test_an_equal_row_adds_nothing():
 
 def test_the_roc_is_plain_and_thin():
     fpr, tpr = report(*normal(1000)).roc
-    assert len(fpr) == len(tpr) <= 100 and type(fpr[3]) is float
+    assert len(fpr) == len(tpr) <= 100
+    assert type(fpr[3]) is float
     assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
 
 
@@ -101,7 +112,8 @@ def test_weights_equal_explicit_resampling(decimals):
     scores, members = normal(1000, decimals=decimals)
     inside, outside = uncertainty._stratified_weights(members, 5, np.random.default_rng(1))
     assert inside.sum(1).tolist() == outside.sum(1).tolist() == [1000] * 5
-    assert not inside[:, ~members].any() and not outside[:, members].any()
+    assert not inside[:, ~members].any()
+    assert not outside[:, members].any()
     found = uncertainty._metrics([metrics.Curve.of(scores, inside, outside)], 0.25)
     for i in range(5):
         drawn = np.repeat(np.arange(2000), (inside + outside)[i].astype(int))
@@ -122,7 +134,8 @@ def test_multiplicities_are_multinomial():
 def test_blocks_change_no_law(monkeypatch):
     assert list(uncertainty._blocks(1000, 600)) == [1000]
     monkeypatch.setattr(uncertainty, "_BLOCK", 600 * 30)
-    assert sum(uncertainty._blocks(1000, 600)) == 1000 and max(uncertainty._blocks(1000, 600)) == 30
+    assert sum(uncertainty._blocks(1000, 600)) == 1000
+    assert max(uncertainty._blocks(1000, 600)) == 30
     assert list(uncertainty._blocks(2, 10**9)) == [1, 1]
     blocked = report(*normal(), resamples=1000).intervals["auc"]
     monkeypatch.undo()
@@ -154,10 +167,12 @@ def test_the_binomial_interval_equals_scipy(hits, n):
     assert uncertainty._at_least_binomial((-1, 2), hits / n, n) == (-1, 2)
 
 
-def test_a_rate_of_0_keeps_an_interval():
-    scores, members = normal(1000, shift=-8)
-    low, high = report(scores, members).intervals["tpr_at_fpr_0.01"]
-    assert low == 0 and high == pytest.approx(1 - 0.025 ** (1 / 1000))
+def test_a_rate_of_0_keeps_the_interval_of_its_own_side():
+    scores, members = -np.arange(1200.0, 0, -1), np.arange(1200) < 1000  # every member below every non-member
+    more, fewer = report(scores, members).intervals, report(-scores, ~members).intervals
+    assert more["tpr_at_fpr_0.01"] == pytest.approx((0, 1 - 0.025 ** (1 / 1000)))
+    assert more["tnr_at_fnr_0.001"] == pytest.approx((0, 1 - 0.025 ** (1 / 200)))
+    assert fewer["tpr_at_fpr_0.01"] == pytest.approx((0, 1 - 0.025 ** (1 / 200)))
 
 
 @pytest.mark.parametrize(("auc", "n"), [(0.6, 300), (0.75, 300), (0.6, 1000), (0.75, 1000)])
@@ -202,7 +217,8 @@ def test_nulls_are_the_same_for_all_attacks_on_one_target():
     """A monotone copy of the scores has the same nulls, whatever was drawn for its bootstrap."""
     scores, members = normal(200)
     one, other = report(scores, members), report(np.exp(scores), members, 0.5, resamples=7)
-    assert one.null_auc == other.null_auc and one.null_tpr == other.null_tpr
+    assert one.null_auc == other.null_auc
+    assert one.null_tpr == other.null_tpr
     assert one.null_auc != report(scores, members, seed=5).null_auc
 
 
@@ -264,7 +280,8 @@ def test_the_bank_interval_counts_models_as_a_source_of_chance():
 def test_a_tiny_bank_has_finite_intervals():
     scores, members = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[False, True], [True, False]])
     auc, low, high = bank_auc(scores, members, np.random.default_rng(0), 50)
-    assert auc == 1 and 0.5 <= low <= high <= 1
+    assert auc == 1
+    assert 0.5 <= low <= high <= 1
 
 
 def test_a_model_without_members_is_an_error():

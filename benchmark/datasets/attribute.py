@@ -20,8 +20,9 @@ def thickness(x: NDArray[np.uint8]) -> NDArray[np.float64]:
     """
     area = x.sum((1, 2, 3), dtype=np.int64)
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1))).astype(np.int16)
-    perimeter = sum(np.abs(np.diff(padded, axis=axis)).sum((1, 2, 3), dtype=np.int64) for axis in (2, 3))
-    return 2 * area / np.maximum(perimeter, 1)
+    rows, columns = (np.abs(np.diff(padded, axis=axis)).sum((1, 2, 3), dtype=np.int64) for axis in (2, 3))
+    mean: NDArray[np.float64] = 2 * area / np.maximum(rows + columns, 1)
+    return mean
 
 
 def above_class_median(value: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -34,4 +35,4 @@ def above_class_median(value: NDArray[np.float64], y: NDArray[np.int64]) -> NDAr
     counts = np.bincount(y)
     rank = np.empty(len(y), np.int64)
     rank[order] = np.arange(len(y)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return (2 * rank >= counts[y] + counts[y] % 2).astype(np.int64)
+    return (2 * rank >= counts[y]).astype(np.int64)

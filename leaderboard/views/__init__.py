@@ -34,14 +34,14 @@ def ranked(protocol: str, results: list[Result]) -> tuple[Board, dict[str, pd.Da
         st.subheader("This protocol can't be ranked")
         st.text(str(error))
         st.stop()
-    last = max(results, key=lambda r: r.finished)
-    return board, _ranked((protocol, last.protocol_digest, len(results), last.finished, last.key), results, board)
+    version = hash(tuple((r.key, r.finished, r.trust) for r in results))
+    return board, _ranked(version, board, results)
 
 
-@st.cache_data(max_entries=16, show_spinner=False)
-def _ranked(version: tuple[object, ...], _results: list[Result], _board: Board) -> dict[str, pd.DataFrame]:
+@st.cache_data(max_entries=16, show_spinner=False)  # type: ignore[untyped-decorator]
+def _ranked(version: int, board: Board, _results: list[Result]) -> dict[str, pd.DataFrame]:
     frame = scenarios(_results)
-    return {"defenses": defense_table(frame, _board)} | {t: attack_table(frame, _board, t) for t in TASK_METRICS}
+    return {"defenses": defense_table(frame, board)} | {t: attack_table(frame, board, t) for t in TASK_METRICS}
 
 
 def number(metric: str, label: str = "", note: str = "") -> object:

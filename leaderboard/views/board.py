@@ -58,46 +58,40 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame, board: Board) -> None:
         f"Ranked by the worst-case {METRICS[metric].label} over {len(pool)} membership attacks that ran on every "
         f"ranked defense: smaller is better. Deciding attack and sign are chosen on the other seeds."
     )
-    shown = table.assign(
-        interval=rank_interval(table), **{f"worst_{m}_ci": interval(table, f"worst_{m}") for m in WORST}
-    )
-    order = ["rank", "interval", "tie", "defense"]
-    config: dict[str, Any] = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")}
+    intervals = {f"worst_{m}_ci": interval(table, f"worst_{m}") for m in WORST}
+    columns = {"test_accuracy": number("test_accuracy")}
     for m in (metric, *(m for m in WORST if m != metric)):
-        config |= {
-            f"worst_{m}": number(m, f"Worst {METRICS[m].label}", "Worst case over the pool of attacks. "),
-            f"worst_{m}_ci": column.TextColumn("95 %", help="t-interval over seeds"),
-            f"worst_{m}_null_95": number(m, "Null 95 %", "95 % quantile of the pool's maximum under permuted labels: leakage below it is chance. "),
-            f"worst_{m}_attack": column.TextColumn("Decided by", help="The attack most often chosen, leaving one seed out"),
-            f"worst_{m}_track": column.TextColumn("Track", help="Access and auxiliary knowledge of the deciding attack"),
-        }  # fmt: skip
-        order += [f"worst_{m}{end}" for end in ("", "_ci", "_null_95", "_attack", "_track")]
-    order.insert(order.index(f"worst_{metric}_null_95"), "test_accuracy")
-    config |= {
-        "test_accuracy": number("test_accuracy"), "train_accuracy": number("train_accuracy"), "ece": number("ece"),
+        columns |= _worst_columns(m)
+    columns |= {
+        "train_accuracy": number("train_accuracy"), "ece": number("ece"),
         "epsilon": column.TextColumn("ε", help="Claimed differential privacy"),
         "train_seconds": column.NumberColumn("Train s", format="%.1f", help="Seconds to train one target"),
         "mean_auc": number(AUC, "Mean AUC", "Mean over the pool of attacks. "),
         "mean_tpr_at_fpr_0.01": number(TPR, "Mean TPR at 1 % FPR", "Mean over the pool of attacks. "),
-        "worst_auc_oracle": number(AUC, "Worst AUC, as in papers", "Best attack chosen on the data it is reported on: too high. "),
+        "worst_auc_oracle": number(AUC, "Worst AUC, as in papers", "Best attack on the data it is reported on: too high. "),
     }  # fmt: skip
-    order += [
-        "train_accuracy",
-        "ece",
-        "epsilon",
-        "train_seconds",
-        "mean_auc",
-        "mean_tpr_at_fpr_0.01",
-        "worst_auc_oracle",
-    ]
-    _both(shown, order, config, "defense")
+    config = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")} | columns
+    order = ["rank", "interval", "tie", "defense", f"worst_{metric}", f"worst_{metric}_ci"]
+    order += [c for c in columns if c not in order]
+    _both(table.assign(interval=rank_interval(table), **intervals), order, config, "defense")
     if pool:
         floor = board.utility_floor * whole.loc[whole.defense == board.baseline, "test_accuracy"].max()
         st.subheader("What privacy costs", anchor=False)
         st.altair_chart(charts.leakage_against_accuracy(table, metric, float(floor)), width="stretch")
-        st.text(
-            "Down and to the right is better. Bars: 95 % t-intervals over seeds. Below the dashed line nothing is told from chance."
-        )
+        st.text("Down and to the right is better. Bars: 95 % t-intervals over seeds. Below the dashed line is chance.")
+
+
+def _worst_columns(metric: str) -> dict[str, Any]:
+    """The columns of one worst case, in their order."""
+    worst = f"worst_{metric}"
+    null = "95 % quantile of the pool's maximum under permuted labels: leakage below it is chance. "
+    return {
+        worst: number(metric, f"Worst {METRICS[metric].label}", "Worst case over the pool of attacks. "),
+        f"{worst}_ci": column.TextColumn("95 %", help="t-interval over seeds"),
+        f"{worst}_null_95": number(metric, "Null 95 %", null),
+        f"{worst}_attack": column.TextColumn("Decided by", help="The attack most often chosen, leaving one seed out"),
+        f"{worst}_track": column.TextColumn("Track", help="Access and auxiliary knowledge of the deciding attack"),
+    }
 
 
 def _attacks(tables: dict[str, pd.DataFrame], search: str) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,13 +70,14 @@ class DPSGD(Defense):
             loss_reduction="mean",
             generator=_on_device(task.generator("noise"), task.device),
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer.original_optimizer, _decay(task.recipe))
-        poisson = task.generator("poisson")
+        schedule = task.schedule(optimizer.original_optimizer)
+        poisson, views = task.generator("poisson"), task.generator("augmentation")
         x, y = task.train.x.to(task.device), task.train.y.to(task.device)
         for _ in range(task.recipe.epochs):
             for _ in range(batches):
                 drawn = torch.rand(len(y), generator=poisson, dtype=torch.float64) < rate
-                self._step(network, optimizer, x, y, drawn.nonzero().squeeze(1).to(task.device))
+                index = drawn.nonzero().squeeze(1).to(task.device)
+                self._step(network, optimizer, task.augment(x[index], views), y[index])
             schedule.step()
         for p in network.parameters():
             p.grad = p.grad_sample = p.summed_grad = None  # type: ignore[attr-defined]
@@ -102,7 +102,7 @@ class DPSGD(Defense):
             return torch.optim.Adam(network.parameters(), rate, weight_decay=recipe.weight_decay)
         return torch.optim.SGD(network.parameters(), rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
-    def _step(self, network: nn.Module, optimizer: Any, x: Tensor, y: Tensor, index: Tensor) -> None:
+    def _step(self, network: nn.Module, optimizer: Any, x: Tensor, y: Tensor) -> None:
         """One update; a batch whose per-sample gradients do not fit at once is clipped and summed in parts."""
         parameters = dict(network.named_parameters())
         values = {name: p.detach() for name, p in parameters.items()}
@@ -112,9 +112,10 @@ class DPSGD(Defense):
             return self.loss(logits, y.unsqueeze(0)).squeeze(0)
 
         gradients = torch.func.vmap(torch.func.grad(cost), (None, 0, 0))
-        parts = index.split(max(1, GRADIENT_ELEMENTS // sum(p.numel() for p in parameters.values())))
+        size = max(1, GRADIENT_ELEMENTS // sum(p.numel() for p in parameters.values()))
+        parts = list(zip(x.split(size), y.split(size), strict=True))
         for i, part in enumerate(parts):
-            samples = gradients(values, x[part], y[part]) if len(part) else {}
+            samples = gradients(values, *part) if len(part[0]) else {}
             for name, p in parameters.items():
                 p.grad_sample = samples.get(name, p.new_zeros(0, *p.shape))  # type: ignore[attr-defined]
             optimizer.signal_skip_step(i < len(parts) - 1)
@@ -125,10 +126,3 @@ class DPSGD(Defense):
 def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
     """A generator on the device, seeded from one on the CPU: noise is drawn where the gradients lie."""
     return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
-
-
-def _decay(recipe: Any) -> Callable[[int], float]:
-    """The learning rate's factor in an epoch, by the recipe's schedule."""
-    if recipe.schedule == "cosine":
-        return lambda epoch: (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
-    return lambda epoch: 0.1 ** sum(epoch >= milestone for milestone in recipe.milestones)

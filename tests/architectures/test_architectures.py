@@ -18,9 +18,11 @@ def test_logits_embeddings_and_gradients(name, shape):
     network = architectures.build(name, 7, shape, 0)
     x = images(shape).requires_grad_()
     logits = network(x)
-    assert logits.shape == (3, 7) and logits.dtype == torch.float32
+    assert logits.shape == (3, 7)
+    assert logits.dtype == torch.float32
     logits.logsumexp(1).sum().backward()
-    assert x.grad is not None and x.grad.abs().sum() > 0
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
     for parameter_name, parameter in network.named_parameters():
         assert parameter.grad is not None, parameter_name
     embedding = network.eval().embed(x)
@@ -99,7 +101,8 @@ def test_small_networks_learn_the_digits(name):
             optimizer.step()
     with torch.no_grad():
         accuracies = [(network(x[part]).argmax(1) == y[part]).double().mean() for part in (train, test)]
-    assert accuracies[0] > 0.98 and accuracies[1] > 0.9
+    assert accuracies[0] > 0.98
+    assert accuracies[1] > 0.9
 
 
 def test_resnet18_keeps_the_resolution_of_small_images():

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -24,6 +24,7 @@ def test_an_empty_image_has_no_thickness():
     assert thickness(np.zeros((2, 1, 8, 8), np.uint8)).tolist() == [0, 0]
 
 
+@settings(deadline=None)
 @given(arrays(np.uint8, (1, 1, 5, 4)))
 def test_area_and_perimeter_are_means_over_all_thresholds(x):
     area = perimeter = 0
@@ -41,6 +42,7 @@ def test_thicker_strokes_of_real_digits_are_thicker():
     assert (thickness(dilated) > thickness(x)).mean() > 0.99
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
 def test_the_upper_half_of_each_class_gets_1(pairs):
     value, y = np.array(pairs, np.float64).T[0], np.array(pairs).T[1]
@@ -48,7 +50,8 @@ def test_the_upper_half_of_each_class_gets_1(pairs):
     for label in np.unique(y):
         ranked = sorted(np.flatnonzero(y == label), key=lambda i: (value[i], i))
         upper = ranked[(len(ranked) + 1) // 2 :]
-        assert attribute[y == label].sum() == len(upper) and attribute[upper].all()
+        assert attribute[y == label].sum() == len(upper)
+        assert attribute[upper].all()
 
 
 def test_the_attribute_is_about_thickness():

@@ -29,9 +29,12 @@ def test_the_data_are_what_they_always_were(data):
 
 def test_types_and_ranges(data):
     n = len(data)
-    assert data.x.dtype == torch.uint8 and data.x.shape == (n, *data.shape)
-    assert data.y.dtype == data.attribute.dtype == torch.int64 and data.y.shape == data.attribute.shape == (n,)
-    assert data.x.max() == 255 and data.x.min() == 0
+    assert data.x.dtype == torch.uint8
+    assert data.x.shape == (n, *data.shape)
+    assert data.y.dtype == data.attribute.dtype == torch.int64
+    assert data.y.shape == data.attribute.shape == (n,)
+    assert data.x.max() == 255
+    assert data.x.min() == 0
     assert data.y.unique().tolist() == list(range(data.classes))
 
 
@@ -58,7 +61,9 @@ def test_digits_keep_their_grey_levels():
 @pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="apt install dataset-fashion-mnist")
 def test_fashion_mnist_is_all_of_it():
     data = datasets.load("fashion_mnist")
-    assert len(data) == 70_000 and data.duplicates == 0 and data.shape == (1, 28, 28)
+    assert len(data) == 70_000
+    assert data.duplicates == 0
+    assert data.shape == (1, 28, 28)
     assert data.y.bincount().tolist() == [7_000] * 10
     with gzip.open(fashion_mnist.DEBIAN / "train-images-idx3-ubyte.gz") as file:
         first = np.frombuffer(file.read(16 + 784), np.uint8)[16:]
@@ -80,7 +85,8 @@ def test_equal_images_leave_only_the_first():
     x[5] = x[1]
     data = make("some", x, np.array([0, 1, 0, 0, 1, 1]), {})
     assert data.duplicates == 2
-    assert np.array_equal(data.x, x[[0, 1, 2, 4]]) and data.y.tolist() == [0, 1, 0, 1]
+    assert np.array_equal(data.x, x[[0, 1, 2, 4]])
+    assert data.y.tolist() == [0, 1, 0, 1]
 
 
 def test_images_that_differ_in_one_pixel_stay():

@@ -1,17 +1,20 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.datasets.splits import SCHEMES, indices_digest, split
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(SCHEMES)), st.integers(6, 500), st.integers(0, 2**64), st.booleans())
 def test_parts_are_equal_and_disjoint(scheme, n, seed, secret):
     parts = split(scheme, n, seed, secret=b"key" if secret else None)
     together = np.concatenate(list(parts.values()))
     assert {len(part) for part in parts.values()} == {n // len(parts)}
-    assert len(np.unique(together)) == len(together) and together.min() >= 0 and together.max() < n
+    assert len(np.unique(together)) == len(together)
+    assert together.min() >= 0
+    assert together.max() < n
     assert all(part.dtype == np.int64 for part in parts.values())
 
 

@@ -36,8 +36,12 @@ def test_provenance_counts(made_up: MadeUp, tmp_path: Path) -> None:
     results, board = made_up
     publish(results, board, tmp_path)
     found = json.loads((tmp_path / "provenance.json").read_text())
-    assert found["results"] == len(results) and found["seeds"] == [0, 1, 2] and found["statuses"]["skipped"] == 6
-    assert found["protocol"] == "toy-v1" and found["protocol_digest"] == "d1" and found["seen"]["device"] == ["cpu"]
+    assert found["results"] == len(results)
+    assert found["seeds"] == [0, 1, 2]
+    assert found["statuses"]["skipped"] == 6
+    assert found["protocol"] == "toy-v1"
+    assert found["protocol_digest"] == "d1"
+    assert found["seen"]["device"] == ["cpu"]
     assert "run_id" not in found["seen"]
     assert Board(**{k: tuple(v) if isinstance(v, list) else v for k, v in found["board"].items()}) == board
 
@@ -61,7 +65,7 @@ def test_a_damaged_file_is_one_line(made_up: MadeUp, tmp_path: Path, damage: str
                 "text": b"no Parquet",
             }[damage]
         )
-    with pytest.raises(ValueError, match="scenarios.parquet") as caught:
+    with pytest.raises(ValueError, match=r"scenarios\.parquet") as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -97,4 +101,5 @@ def test_nothing_and_mixtures_are_not_published(made_up: MadeUp, tmp_path: Path)
         publish([], board, tmp_path)
     with pytest.raises(ValueError, match="versions"):
         publish([*results, results[0].model_copy(update={"protocol_digest": "d2"})], board, tmp_path)
-    assert load(tmp_path) == [] and provenance(tmp_path) == {}
+    assert load(tmp_path) == []
+    assert provenance(tmp_path) == {}

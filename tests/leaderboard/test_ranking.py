@@ -90,8 +90,11 @@ def test_attacks_of_the_toy_board(result: Make) -> None:
 
 def test_one_seed_ties_all_and_has_no_interval(result: Make) -> None:
     table = defense_table(*toy(result, seeds=(0,)))
-    assert set(table.tie) == {"a"} and set(table.rank_low) == {1} and set(table.rank_high) == {3}
-    assert table.worst_auc_low.isna().all() and not table.worst_auc.isna().any()
+    assert set(table.tie) == {"a"}
+    assert set(table.rank_low) == {1}
+    assert set(table.rank_high) == {3}
+    assert table.worst_auc_low.isna().all()
+    assert not table.worst_auc.isna().any()
 
 
 def test_paired_difference_is_the_paired_t_test() -> None:
@@ -128,7 +131,8 @@ def test_leave_one_out_does_not_flatter_the_maximum() -> None:
     honest = np.mean([leave_one_out(v)[0].mean() for v in noise])
     assert abs(honest - 0.5) < 0.003 < noise.max(1).mean() - 0.5
     values, chosen = leave_one_out(np.array([[1.0, 0.0, 0.0], [0.4, 0.4, 0.4]]))
-    assert list(chosen) == [1, 0, 0] and list(values) == [0.4, 0.0, 0.0]
+    assert list(chosen) == [1, 0, 0]
+    assert list(values) == [0.4, 0.0, 0.0]
 
 
 def test_estimate_skips_what_is_missing() -> None:
@@ -140,7 +144,9 @@ def test_a_missing_pair_unranks_only_its_entry(result: Make) -> None:
     results, board = toy(result)
     results = [r for r in results if (r.attack, r.defense, r.seed) != ("c", "q", 1)]
     rows = by(table := defense_table(results, board), "defense")
-    assert rows["q"].reason == "c missing (seed 1)" and pd.isna(rows["q"]["rank"]) and np.isnan(rows["q"].worst_auc)
+    assert rows["q"].reason == "c missing (seed 1)"
+    assert pd.isna(rows["q"]["rank"])
+    assert np.isnan(rows["q"].worst_auc)
     assert table.attrs["pool"] == ["a", "b", "c"]  # q is no candidate, so it takes no attack from the others
     assert list(table.defense) == ["p", "r", "q"]
     assert by(attack_table(results, board), "attack")["c"].reason == "q missing (seed 1)"
@@ -158,10 +164,13 @@ def test_failed_counts_as_missing_and_skipped_leaves_the_pool(result: Make) -> N
         for r in results
     ]
     table = defense_table(skipped, board)
-    assert table.attrs["pool"] == ["a", "b"] and set(table.reason) == {""}
+    assert table.attrs["pool"] == ["a", "b"]
+    assert set(table.reason) == {""}
     assert by(table, "defense")["q"].worst_auc == pytest.approx(0.60)
     attack = by(attack_table(skipped, board), "attack")["c"]
-    assert attack.targets == 6 and attack.auc == pytest.approx(0.5) and not pd.isna(attack["rank"])
+    assert attack.targets == 6
+    assert attack.auc == pytest.approx(0.5)
+    assert not pd.isna(attack["rank"])
 
 
 def test_utility_floor_and_missing_baseline(result: Make) -> None:
@@ -171,7 +180,8 @@ def test_utility_floor_and_missing_baseline(result: Make) -> None:
         for r in results
     ]
     rows = by(defense_table(collapsed, board), "defense")
-    assert rows["p"].reason == "below the utility floor (0.10 < 0.45)" and rows["q"]["rank"] == 1
+    assert rows["p"].reason == "below the utility floor (0.10 < 0.45)"
+    assert rows["q"]["rank"] == 1
     assert rows["p"].worst_auc == pytest.approx(0.61)  # shown, not ranked
     other = Board(("a",), ("p",), (0, 1, 2), "z", 0.5, ("auc",))
     assert set(defense_table(results, other).reason) == {"no test accuracy of the baseline z"}
@@ -183,9 +193,12 @@ def test_null_rows_are_anchors_and_no_part_of_the_pool(result: Make) -> None:
         result("membership", "random", d, s, metrics={"auc": 0.99}, null_row=True) for d in AUCS for s in range(3)
     ]
     table = defense_table(results, board)
-    assert "random" not in table.attrs["pool"] and table.worst_auc.max() < 0.8
+    assert "random" not in table.attrs["pool"]
+    assert table.worst_auc.max() < 0.8
     row = by(attack_table(results, board), "attack")["random"]
-    assert row.reason == "null row" and pd.isna(row["rank"]) and row.auc == pytest.approx(0.99)
+    assert row.reason == "null row"
+    assert pd.isna(row["rank"])
+    assert row.auc == pytest.approx(0.99)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +236,8 @@ def test_tracks_are_ranked_apart(result: Make) -> None:
 
 def test_lower_is_stronger_where_a_metric_says_so(made_up: tuple[list[Result], Board]) -> None:
     table = attack_table(*made_up, task="attribute")
-    assert list(table.attack) == ["attribute_mlp", "attribute_mlp[embedding=untrained]"] and list(table.reason) == [
+    assert list(table.attack) == ["attribute_mlp", "attribute_mlp[embedding=untrained]"]
+    assert list(table.reason) == [
         "",
         "null row",
     ]

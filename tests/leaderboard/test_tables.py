@@ -41,18 +41,24 @@ def test_a_source_reads_once_and_then_asks_for_what_is_new(made_up: MadeUp, tmp_
         return results[100:110] if len(asked) > 1 else []
 
     source = tables.Source("toy-v1", tmp_path, fetch)
-    assert source.refresh() and len(source.results) == 100
-    assert source.refresh() and len(source.results) == 110
-    assert not source.refresh() and len(source.results) == 110
+    assert source.refresh()
+    assert len(source.results) == 100
+    assert source.refresh()
+    assert len(source.results) == 110
+    assert not source.refresh()
+    assert len(source.results) == 110
     assert asked[0] == int((max(r.finished for r in results[:100]) - tables.OVERLAP_SECONDS) * 1000)
     publish(results[:120], board, tmp_path / "toy-v1")
-    assert source.refresh() and len(source.results) == 120
+    assert source.refresh()
+    assert len(source.results) == 120
 
 
 def test_an_empty_source_asks_for_everything(tmp_path: Path) -> None:
     asked: list[int | None] = []
     source = tables.Source("toy-v1", tmp_path, lambda protocol, since: asked.append(since) or [])  # type: ignore[func-returns-value]
-    assert not source.refresh() and asked == [None] and source.message == ""
+    assert not source.refresh()
+    assert asked == [None]
+    assert source.message == ""
 
 
 def test_an_unreachable_server_and_a_damaged_file_are_messages(made_up: MadeUp, tmp_path: Path) -> None:
@@ -63,10 +69,13 @@ def test_an_unreachable_server_and_a_damaged_file_are_messages(made_up: MadeUp, 
 
     publish(results, board, tmp_path / "toy-v1")
     source = tables.Source("toy-v1", tmp_path, fetch)
-    assert source.refresh() and len(source.results) == len(results) and source.message == "MLflow at x did not answer"
+    assert source.refresh()
+    assert len(source.results) == len(results)
+    assert source.message == "MLflow at x did not answer"
     (tmp_path / "toy-v1" / "scenarios.parquet").write_bytes(b"half")
     damaged = tables.Source("toy-v1", tmp_path, lambda *_: [])
-    assert not damaged.refresh() and "publish again" in damaged.message
+    assert not damaged.refresh()
+    assert "publish again" in damaged.message
 
 
 def test_board_settings_come_from_what_was_published(
@@ -76,7 +85,8 @@ def test_board_settings_come_from_what_was_published(
     with pytest.raises(ValueError, match="toy-v1"):
         tables.board_of("toy-v1")
     publish(made_up[0], made_up[1], tmp_path / "toy-v1")
-    assert tables.board_of("toy-v1") == made_up[1] and tables.protocols()[0] == "toy-v1"
+    assert tables.board_of("toy-v1") == made_up[1]
+    assert tables.protocols()[0] == "toy-v1"
 
 
 def test_the_terminal_fits_and_tells_all(made_up: MadeUp) -> None:

@@ -56,6 +56,12 @@ class TinyTask(Task):
                 update.step()
         return network.eval()
 
+    def augment(self, x, generator):
+        return x
+
+    def schedule(self, optimizer):
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+
     def artifact(self, name, make):
         self.made.append(name)
         return make()
@@ -112,7 +118,9 @@ def test_every_file_is_read_without_importing_it():
     registry = Registry(Path(__file__).parents[2] / "submissions")
     for name in NAMES:
         entry = registry.entry("defense", name)
-        assert entry.card.title and entry.stages and entry.doc
+        assert entry.card.title
+        assert entry.stages
+        assert entry.doc
         assert entry.params().model_dump() == entry.load().Params().model_dump()
 
 
@@ -154,7 +162,8 @@ def test_label_smoothing_bounds_the_confidence():
 def test_constant_output_is_uniform_whatever_the_query(task, predict, queries):
     defense = make(constant_output)
     answer = defense.guard(predict, defense.prepare(predict, task), context())(queries)
-    assert answer.shape == (240, 4) and answer.dtype == torch.float64
+    assert answer.shape == (240, 4)
+    assert answer.dtype == torch.float64
     assert torch.equal(answer, torch.full_like(answer, math.log(0.25)))
 
 
@@ -205,7 +214,8 @@ def test_dp_sgd_survives_empty_batches_and_adds_the_noise_it_claims():
 
 def test_dp_sgd_is_reproducible_and_reads_its_seed():
     runs = [make(dp_sgd).train(TinyTask(epochs=1, seed=s)).state_dict()["0.weight"] for s in (3, 3, 4)]
-    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
 
 
 def test_dp_sgd_replaces_batch_norm_before_the_optimiser_is_built():
@@ -232,22 +242,6 @@ def test_dp_sgd_batches_are_poisson(monkeypatch):
     observed = np.bincount(sizes, minlength=41) / len(sizes)
     # Kolmogorov's distance exceeds 1.63 / sqrt(n) in 1 % of samples, and less often for discrete laws.
     assert np.abs(observed.cumsum() - binom.cdf(np.arange(41), 40, 0.2)).max() < 1.63 / math.sqrt(len(sizes))
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
-def test_dp_sgd_follows_the_recipe_schedule(schedule):
-    recipe = SimpleNamespace(schedule=schedule, epochs=6, milestones=(2, 4) if schedule == "step" else ())
-    parameter = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], 1.0)
-    theirs = (
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)
-        if schedule == "cosine"
-        else torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), 0.1)
-    )
-    for epoch in range(6):
-        assert dp_sgd._decay(recipe)(epoch) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
-        optimizer.step()
-        theirs.step()
 
 
 def test_epsilon_of_full_batches_is_the_gaussian_closed_form():
@@ -351,7 +345,8 @@ def test_memguard_keeps_every_label_and_its_budget(monkeypatch, predict, guard_s
     for i in range(50):
         noisy = make(memguard, budget=budget).guard(predict, guard_state, context(key=bytes([i])))(queries)
         assert torch.equal(noisy.argmax(1), clean.argmax(1))
-        assert noisy.dtype == torch.float64 and (noisy <= 0).all()
+        assert noisy.dtype == torch.float64
+        assert (noisy <= 0).all()
         torch.testing.assert_close(noisy.exp().sum(1), torch.ones(len(queries), dtype=torch.float64))
         distances.append((noisy.exp() - clean.exp()).abs().sum(1))
     error = 4 * ((full - expected) * expected).clamp_min(0).mean().sqrt() / math.sqrt(50 * len(queries))
@@ -456,7 +451,8 @@ def test_diffence_keeps_every_label_and_answers_for_a_reconstruction(predict, dd
 def test_diffence_answers_the_same_twice_and_in_any_batch(predict, ddpm, queries):
     answers = [make(diffence, n=3).guard(predict, ddpm, context()) for _ in range(2)]
     together = answers[0](queries[:30])
-    assert torch.equal(answers[0](queries[:30]), together) and torch.equal(answers[1](queries[:30]), together)
+    assert torch.equal(answers[0](queries[:30]), together)
+    assert torch.equal(answers[1](queries[:30]), together)
     parts = torch.cat([answers[1](part) for part in queries[:30].split(7)])
     torch.testing.assert_close(parts, together, rtol=1e-3, atol=1e-4)
     other = make(diffence, n=3).guard(predict, ddpm, context(key=b"another"))(queries[:30])

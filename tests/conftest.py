@@ -1,0 +1,210 @@
+"""A home for each test: its own store, submissions and MLflow; the command, in this process or in another."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from benchmark import cli, execute, protocol, tracking
+from benchmark.artifacts import Artifacts
+from benchmark.registry import Registry
+from benchmark.result import Result
+from benchmark.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+SUBMISSIONS = ROOT / "submissions"
+
+ATTACK = '''"""An attack of the tests."""
+
+import os
+import signal
+
+import torch
+from torch import Tensor
+
+from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Knowledge, Target
+
+
+class Mine(Attack):
+    """The judge's thresholds don't matter here."""
+
+    card = Card(title="Mine", authors=("nobody",), reference="none", year=None)
+    access = "posterior"
+    calibrate = "none"
+
+    class Params(Hyper):
+        """One number."""
+
+        power: Annotated[float, Field(gt=0, le=9)] = 1.0
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        """The confidence, or what the test puts here."""
+        confidence = target.log_posteriors(candidates.x).gather(1, candidates.y.unsqueeze(1)).squeeze(1)
+        return BODY
+'''
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Inline:
+    """Stands in for the pool of workers: jobs run here, at once."""
+
+    def __init__(self, setting: execute.Setting) -> None:
+        execute._setting = setting
+        device = torch.device(setting.device)
+        execute._artifacts = Artifacts(setting.protocol, Registry(setting.submissions), Store(setting.store), device)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*arguments))
+        return future
+
+    def shutdown(self, **_: Any) -> None:
+        """Nothing runs any more."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a test lives. `call` runs the command in this process, `start` in a process and session of its own."""
+
+    folder: Path
+    capture: pytest.CaptureFixture[str]
+    patch: pytest.MonkeyPatch
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def submissions(self) -> Path:
+        return self.folder / "submissions"
+
+    def call(self, *arguments: str) -> Ended:
+        self.patch.setattr(sys, "argv", ["leakboard", *arguments])
+        self.capture.readouterr()
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        out, err = self.capture.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "benchmark", *arguments]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, start_new_session=True, **pipes)
+
+    def attack(self, name: str, body: str = "confidence") -> Path:
+        """Write an attack whose `score` returns `body`."""
+        path = self.submissions / "attacks" / f"{name}.py"
+        path.write_text(ATTACK.replace("BODY", body))
+        return path
+
+    def protocol(self, base: str = "smoke", **changes: Any) -> str:
+        """The path of a protocol that differs from `base` in these fields."""
+        content = yaml.safe_load((protocol.FOLDER / f"{base}.yaml").read_text())
+        path = self.folder / "own.yaml"
+        path.write_text(yaml.safe_dump(content | changes))
+        return str(path)
+
+    def results(self) -> dict[str, Result]:
+        """Everything in the store, by attack, defense and seed."""
+        store = Store(self.store)
+        found = [store.result(p.stem) for p in (self.store / "result").glob("*/*.json")]
+        return {f"{r.attack} on {r.defense}, {r.seed}": r for r in found if r}
+
+
+def numbers(results: dict[str, Result]) -> dict[str, Any]:
+    """What must not change from run to run: all but costs, times and the machine."""
+    return {name: r.model_dump(exclude={"cost", "finished", "provenance"}) for name, r in results.items()}
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty, migrated MLflow database: making one takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        tracking.connect().search_experiments()
+    return path
+
+
+@pytest.fixture
+def home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mlflow_template: Path
+) -> Iterator[Home]:
+    """An empty store, the two submissions that `smoke` needs, and an empty MLflow; the folder is the current one."""
+    for kind, name in (("attacks", "random_scores"), ("attacks", "loss"), ("defenses", "undefended")):
+        (tmp_path / "submissions" / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(SUBMISSIONS / kind / f"{name}.py", tmp_path / "submissions" / kind)
+    shutil.copy(mlflow_template, tmp_path / "mlflow.db")
+    for name in ("PROTOCOL", "WORKERS", "DEVICE", "SPLIT_SECRET", "DATA"):
+        monkeypatch.delenv(f"LEAKBOARD_{name}", raising=False)
+    monkeypatch.setenv("LEAKBOARD_SUBMISSIONS", str(tmp_path / "submissions"))
+    monkeypatch.setenv("LEAKBOARD_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("LEAKBOARD_PUBLISHED", str(tmp_path / "published"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Home(tmp_path, capsys, monkeypatch)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run in this process: seconds less a run."""
+    monkeypatch.setattr(execute, "_artifacts", None)
+    monkeypatch.setattr(execute, "_setting", None)
+    monkeypatch.setattr(execute, "_pool", lambda setting, workers: Inline(setting))
+
+
+@pytest.fixture(scope="session")
+def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store after `leakboard run --protocol smoke`, to be copied."""
+    from benchmark import runs
+
+    root = tmp_path_factory.mktemp("smoke") / "store"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    job = runs.prepare([], "smoke", SUBMISSIONS, root, "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "_artifacts", None)
+        patch.setattr(execute, "_setting", None)
+        patch.setattr(execute, "_environment", lambda: None)
+        patch.setattr(execute, "_pool", lambda setting, workers: Inline(setting))
+        results = list(execute.execute(job.plan, job.setting, 1, lambda *_: None))
+    torch.set_num_threads(threads)
+    assert [r.status for r in results] == ["ok"] * 3
+    return root
+
+
+@pytest.fixture
+def scored(home: Home, smoke_store: Path, inline: None) -> Home:
+    """A home where `smoke` is scored already; new jobs run in this process."""
+    shutil.copytree(smoke_store, home.store)
+    return home

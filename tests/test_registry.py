@@ -1,0 +1,256 @@
+"""The registry: names, parameters and cascades; and that no file, however broken, can harm the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmark.errors import UserError
+from benchmark.registry import Registry, code_digest, read
+from benchmark.templates import TEMPLATES
+
+ROOT = Path(__file__).resolve().parent.parent / "submissions"
+SHIPPED = sorted((p.parent.name[:-1], p.stem) for p in ROOT.glob("*/*.py"))
+GUARD = TEMPLATES["defense"]
+TRAINING = GUARD.replace('("post-inference",)', '("training",)')
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Registry:
+    return Registry(ROOT)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, text: str, kind: str = "attack") -> Path:
+        path = tmp_path / f"{kind}s" / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(("kind", "name"), SHIPPED)
+def test_what_is_read_from_the_syntax_tree_is_what_python_sees(
+    shipped: Registry, kind: Literal["attack", "defense"], name: str
+) -> None:
+    entry = shipped.entry(kind, name)
+    cls = entry.load()
+    assert entry.params.model_json_schema()["properties" if entry.params.model_fields else "type"] == (
+        cls.Params.model_json_schema()["properties" if cls.Params.model_fields else "type"]  # type: ignore[attr-defined]
+    )
+    assert entry.params().model_dump() == cls.Params().model_dump()  # type: ignore[attr-defined]
+    assert entry.card == cls.card  # type: ignore[attr-defined]
+    assert entry.needs == frozenset(getattr(cls, "needs", ()))
+    assert entry.stages == tuple(getattr(cls, "stages", ()))
+    assert entry.access == getattr(cls, "access", "")
+    assert entry.data_independent == getattr(cls, "data_independent", False)
+    assert entry.calibrate == getattr(cls, "calibrate", "shadow")
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("nn_sorted", "nn_sorted"),
+        ("nn_sorted[epochs=100]", "nn_sorted"),
+        ("nn_sorted[learning_rate=0.001,epochs=7]", "nn_sorted[epochs=7,learning_rate=0.001]"),
+        ("nn_sorted[learning_rate=1e-3]", "nn_sorted[learning_rate=0.001]"),
+        ("attribute_mlp[ embedding = untrained ]", "attribute_mlp[embedding=untrained]"),
+    ],
+)
+def test_one_name_for_one_choice(shipped: Registry, spec: str, name: str) -> None:
+    part = shipped.attack(spec)
+    assert part.name == name
+    assert shipped.attack(part.name).params == part.params
+
+
+@given(
+    number=st.floats(-1e30, 1e30), whole=st.integers(), flag=st.booleans(), choice=st.sampled_from(["a-b", "c_d"]),
+    some=st.none() | st.integers(0, 9),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_a_name_leads_back_to_its_parameters(
+    tmp_path_factory: pytest.TempPathFactory, number: float, whole: int, flag: bool, choice: str, some: int | None
+) -> None:
+    fields = 'x: float = 0.5\n        n: int = 3\n        f: bool = False\n        s: Literal["a-b", "c_d"] = "c_d"\n        o: int | None = 1'
+    text = TEMPLATES["attack"].replace("power: Annotated[float, Field(gt=0), Search(0.5, 4, log=True)] = 1.0", fields)
+    root = tmp_path_factory.mktemp("names")
+    (root / "attacks").mkdir()
+    (root / "attacks" / "mine.py").write_text(text)
+    registry = Registry(root)
+    part = registry._part("attack", "mine", {"x": number, "n": whole, "f": flag, "s": choice, "o": some})
+    again = registry.attack(part.name)
+    assert again.params == part.params
+    assert again.name == part.name
+
+
+def test_cascades(shipped: Registry, write: Callable[..., Path], tmp_path: Path) -> None:
+    chain = shipped.chain("label_smoothing[epsilon=0.1]+diffence[n=5]", "undefended")
+    assert chain.name == "label_smoothing[epsilon=0.1]+diffence[n=5]"
+    assert chain.training.entry.id == "label_smoothing"
+    assert [g.entry.id for g in chain.guards] == ["diffence"]
+    assert [p.entry.id for p in chain.parts] == ["label_smoothing", "diffence"]
+    alone = shipped.chain("diffence", "undefended")
+    assert (alone.name, alone.training.name) == ("diffence", "undefended")
+    with pytest.raises(UserError, match="one training defense.*label_smoothing and dp_sgd"):
+        shipped.chain("label_smoothing+dp_sgd", "undefended")
+    with pytest.raises(UserError, match=r"write 'label_smoothing\+diffence'"):
+        shipped.chain("diffence+label_smoothing", "undefended")
+    with pytest.raises(UserError, match=r"write 'diffence\+memguard'"):
+        shipped.chain("memguard+diffence", "undefended")
+    with pytest.raises(UserError, match="only defenses form cascades"):
+        shipped.attack("loss+lira")
+    write("both", GUARD.replace('("post-inference",)', '("training", "post-inference")'), "defense")
+    both = Registry(tmp_path).chain("both", "both")
+    assert both.parts == (both.training,) and both.guards == (both.training,)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nn_sortd", "unknown attack 'nn_sortd'; did you mean 'nn_sorted'?"),
+        ("zzz", "unknown attack 'zzz'; known: attribute_mlp, "),
+        ("nn_sorted[epoch=3]", "nn_sorted: unknown hyperparameter 'epoch'; did you mean 'epochs'?"),
+        ("nn_sorted[epochs=0]", "nn_sorted: hyperparameter epochs: Input should be greater than or equal to 1, given 0"),
+        ("nn_sorted[epochs=x]", "nn_sorted: hyperparameter epochs: Input should be a valid integer"),
+        ("nn_sorted[learning_rate=.nan]", "nn_sorted: hyperparameter learning_rate"),
+        ("attribute_mlp[embedding=trained]", "Input should be 'target' or 'untrained', given 'trained'"),
+        ("nn_sorted[epochs]", "expected parameter=value in brackets, given 'epochs'"),
+        ("nn_sorted[epochs=1.2.3]", "expected a number, given '1.2.3'"),
+        ("nn_sorted[epochs={]", "'nn_sorted[epochs={]'"),
+        ("nn_sorted[epochs=1", "expected NAME, NAME[parameter=value,...] or a cascade NAME+NAME"),
+        ("", "expected NAME"),
+    ],
+)
+def test_a_wrong_name_says_what_was_expected(shipped: Registry, spec: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        shipped.attack(spec)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+CARD = 'card = Card(title="NAME", authors=("you",), reference="unpublished", year=None)'
+
+
+def changed(old: str, new: str) -> str:
+    assert old in TEMPLATES["attack"]
+    return TEMPLATES["attack"].replace(old, new)
+
+
+BROKEN = {
+    "syntax": (changed("return self.params.power *", "return return"), "line 27: syntax error"),
+    "no_class": ("x = 1\n", "expected one class deriving from Attack, InversionAttack"),
+    "two_classes": (TEMPLATES["attack"] + "\n\nclass Other(Attack):\n    pass\n", "given Submission and Other"),
+    "a_defense": (GUARD, "expected an attack, given a Defense"),
+    "no_card": (changed(CARD, ""), "expected a class attribute 'card', given none"),
+    "no_access": (changed('access = "posterior"', ""), "expected a class attribute 'access', given none"),
+    "wrong_access": (changed('access = "posterior"', 'access = "gray-box"'), "access: expected one of label, posterior"),
+    "list_access": (changed('access = "posterior"', 'access = ["label"]'), "access: expected a name, given ['label']"),
+    "wrong_need": (changed("needs = frozenset()", 'needs = {"shadows"}'), "needs: expected one of bank-offline"),
+    "text_need": (changed("needs = frozenset()", 'needs = "shadow"'), "needs: expected a collection of names"),
+    "nested_need": (changed("needs = frozenset()", 'needs = (["shadow"],)'), "needs"),
+    "unhashable": (changed("needs = frozenset()", "needs = {[1]}"), "unhashable"),
+    "odd_annotation": (changed("Annotated[float, Field(gt=0), Search(0.5, 4, log=True)]", '1 | "x"'), "odd_annotation.py"),
+    "computed_card": (changed('title="NAME"', "title=str(1)"), "expected a literal, given 'str(1)'"),
+    "card_argument": (changed("year=None", "when=1"), "Card: "),
+    "not_a_card": (changed(CARD, 'card = "me"'), "card: expected Card(...), given str"),
+    "default_out_of_range": (changed("log=True)] = 1.0", "log=True)] = -1.0"), "Params: "),
+    "no_default": (changed("log=True)] = 1.0", "log=True)]"), "power: expected a default, given none"),
+    "imports_judge": (TEMPLATES["attack"] + "\n\ndef f():\n    import benchmark.judge\n", "from benchmark.api alone"),
+    "imports_relative": (TEMPLATES["attack"].replace("from torch", "from .loss import Loss\nfrom torch"), "'.loss'"),
+    "imports_package": (TEMPLATES["attack"].replace("from torch", "from . import loss\nfrom torch"), "alone, given '.'"),
+    "nul": ("x = 1\0\n", "nul.py"),
+    "deep": ("x = " + "(" * 5000 + ")" * 5000, "deep.py"),
+    "Capital": (TEMPLATES["attack"], "expected a file name of a-z, 0-9 and _, given 'Capital.py'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_one_line_and_harms_nobody(name: str, write: Callable[..., Path], tmp_path: Path) -> None:
+    text, message = BROKEN[name]
+    write("healthy", TEMPLATES["attack"])
+    path = write(name, text)
+    registry = Registry(tmp_path)
+    error = registry.entries["attack", name].error
+    assert message in error
+    assert error.startswith(str(path))
+    assert "\n" not in error
+    with pytest.raises(UserError):
+        registry.attack(name)
+    assert registry.attack("healthy").name == "healthy"
+
+
+def test_bytes_that_are_no_text_and_files_that_are_no_files(write: Callable[..., Path], tmp_path: Path) -> None:
+    write("latin", "").write_bytes(b"# caf\xe9\nx = 1\n")
+    (tmp_path / "attacks" / "folder.py").mkdir()
+    (tmp_path / "attacks" / "dangling.py").symlink_to(tmp_path / "nowhere")
+    errors = {id: e.error for (_, id), e in Registry(tmp_path).entries.items()}
+    assert errors.keys() == {"latin", "folder", "dangling"}
+    assert all(error and "\n" not in error for error in errors.values())
+
+
+def test_listing_runs_nothing_of_a_file(write: Callable[..., Path], tmp_path: Path) -> None:
+    write("hostile", TEMPLATES["attack"] + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(1)\n")
+    entry = Registry(tmp_path).entry("attack", "hostile")
+    assert entry.access == "posterior"
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(SystemExit):
+        entry.load()
+
+
+@given(line=st.integers(0, 30), text=st.text(max_size=40), kind=st.sampled_from(["attack", "defense"]))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_damage_to_a_file_raises(tmp_path: Path, line: int, text: str, kind: Literal["attack", "defense"]) -> None:
+    lines = TEMPLATES[kind].splitlines()
+    lines[line % len(lines)] = text
+    path = tmp_path / "mine.py"
+    path.write_text("\n".join(lines), errors="replace")
+    entry = read(path, kind)
+    assert "\n" not in entry.error
+    assert entry.error or entry.source
+
+
+def test_the_digest_of_code_ignores_what_does_not_run(write: Callable[..., Path]) -> None:
+    text = TEMPLATES["attack"]
+    plain = code_digest(write("a", text))
+    same = text.replace("must", "may").replace("# who sets", "#  who sets").replace('"""(n,) float64', '"""Scores')
+    assert same != text
+    assert code_digest(write("b", same.replace("\n\n\n", "\n\n\n\n"))) == plain
+    assert code_digest(write("c", text.replace("self.params.power * confidence", "confidence"))) != plain
+    assert code_digest(write("d", text.replace("= 1.0", "= 2.0"))) != plain
+    assert code_digest(write("e", text), write("f", text)) != plain
+
+
+def test_a_changed_file_is_loaded_again(write: Callable[..., Path], tmp_path: Path) -> None:
+    write("mine", TEMPLATES["attack"])
+    first = Registry(tmp_path).attack("mine[power=2]")
+    assert first.create().params.power == 2
+    assert first.entry.load() is first.entry.load()
+    write("mine", TEMPLATES["attack"].replace("= 1.0", "= 3.0"))
+    assert Registry(tmp_path).attack("mine").create().params.power == 3
+
+
+def test_what_a_bank_may_train_as_one(write: Callable[..., Path], tmp_path: Path) -> None:
+    write("plain", TRAINING, "defense")
+    write("own", TRAINING.replace("def guard(", "def train(self, task):\n        pass\n\n    def guard("), "defense")
+    registry = Registry(tmp_path)
+    assert registry.entry("defense", "plain").plain_training
+    assert not registry.entry("defense", "own").plain_training
+
+
+def test_one_name_for_an_attack_and_a_defense(write: Callable[..., Path], tmp_path: Path) -> None:
+    write("mine", TEMPLATES["attack"])
+    write("mine", GUARD, "defense")
+    write("other", GUARD, "defense")
+    registry = Registry(tmp_path)
+    assert registry.kind_of("other[temperature=2]") == "defense"
+    with pytest.raises(UserError, match="both an attack and a defense"):
+        registry.kind_of("mine")
+    with pytest.raises(UserError, match="unknown entry 'othr'; did you mean 'other'"):
+        registry.kind_of("othr")
