@@ -33,7 +33,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.
 
 
 def store_root() -> Path:
-    return Path(os.environ.get("LEAKBOARD_STORE", "mlruns/store"))
+    root = Path(os.environ.get("LEAKBOARD_STORE", "mlruns/store"))
+    if root.exists() and not root.is_dir():
+        raise UserError(f"LEAKBOARD_STORE: expected a folder, given the file {root}")
+    return root
 
 
 def submissions() -> Path:
@@ -51,7 +54,7 @@ def list_entries() -> None:
     from benchmark import protocol
     from benchmark.registry import Registry
 
-    table = Table("entry", "kind", "task or stage", "access", "knowledge", "reference", box=None)
+    table = Table("entry", "kind", "task or stage", "access", "knowledge", "method", box=None)
     broken = []
     for entry in Registry(submissions()).entries.values():
         if entry.error:
@@ -61,7 +64,7 @@ def list_entries() -> None:
         table.add_row(
             entry.id, entry.kind, ", ".join(entry.stages) or entry.task, entry.access,
             ("+".join(sorted(entry.needs)) or "none") if entry.kind == "attack" else "",
-            escape(f"{card.reference}"[:70]) if card else "",
+            escape(card.title) if card else "",
         )  # fmt: skip
     out.print(table)
     for entry in broken:
@@ -162,7 +165,10 @@ def publish(protocol: ProtocolName = "digits-v1") -> None:
     if not results:
         raise UserError(f"{protocol}: nothing is scored yet; run: leakboard run --protocol {protocol}")
     folder = Path(os.environ.get("LEAKBOARD_PUBLISHED", PUBLISHED)) / loaded.name
-    publishing.publish(results, Board(**loaded.board()), folder)
+    try:
+        publishing.publish(results, Board(**loaded.board()), folder)
+    except (ValueError, OSError) as problem:
+        raise UserError(f"{folder}: {problem}") from None
     out.print(f"published {len(results)} results in {folder}/")
     out.print("next: leakboard board")
 
@@ -228,21 +234,21 @@ def reproduce(run_id: str, workers: Workers = None, device: Device = "auto") -> 
 
 def main() -> NoReturn:
     """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
-    from benchmark.datasets.data import DataError
-
     try:
-        app(standalone_mode=False)
-    except (UserError, DataError) as error:
-        err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("interrupted; run the same command again to go on")
-        sys.exit(130)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(standalone_mode=False)  # typer returns the code of an Exit, and 130 after Ctrl-C
+    except UserError as error:
+        code = _mistake(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's own usage errors
-            err.print(f"[red]error:[/red] {escape(error.format_message())}")
-            sys.exit(2)
-        raise
-    sys.exit(0)
+        if not hasattr(error, "format_message"):  # click's own usage errors have it
+            raise
+        code = _mistake(error.format_message())
+    if code == 130:
+        err.print("interrupted; run the same command again to go on")
+    sys.exit(code or 0)
+
+
+def _mistake(message: str) -> int:
+    err.print(f"[red]error:[/red] {escape(' '.join(message.split()))}", soft_wrap=True)
+    return 2

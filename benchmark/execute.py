@@ -199,7 +199,7 @@ def run_job(job: Job) -> Done:
             artifacts.store.save_result(result)
         else:
             _prepare(artifacts, job)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:  # a submission that calls sys.exit() ends nothing but itself
         error = f"{job.kind} of {job.defense}: {_one_line(problem)}"
     return Done(job.id, time.perf_counter() - start, error, result, tuple(artifacts.store.made))
 
@@ -234,7 +234,7 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
         return _result(setting, artifacts.registry, job, "skipped", str(reason))
     except MemoryError as problem:
         return _result(setting, artifacts.registry, job, "out-of-memory", _one_line(problem))
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         return _result(setting, artifacts.registry, job, "failed", _one_line(problem))
     outcome.cost["peak_mb"] = _peak_mb()
     fields = {k: v for k, v in vars(outcome).items() if v is not None}

@@ -19,6 +19,7 @@ from benchmark import architectures, metrics, reports
 from benchmark.access import Answers, GuardedTarget, raw
 from benchmark.api import Bank, Candidates, Embeddings, Knowledge, World
 from benchmark.artifacts import Artifacts
+from benchmark.metrics import Floats
 from benchmark.population import seed_of
 from benchmark.registry import Chain, Part
 from benchmark.uncertainty import bank_auc, membership_report
@@ -144,12 +145,14 @@ class Scenario:
         attack.fit(knowledge)
         scores = checked_scores(attack.score(self.target, candidates, bank), len(candidates))
         seconds = time.perf_counter() - start
-        threshold = self._threshold(attack, bank)
+        thresholds = self._thresholds(attack, bank)
+        if thresholds is not None:
+            scores = scores - thresholds[:, None]
         members = self.population.members
         report = membership_report(
             scores,
             members,
-            threshold,
+            None if thresholds is None else 0.0,
             rng=np.random.default_rng(seed_of("bootstrap", self.seed)),
             resamples=self.artifacts.protocol.resamples,
             nulls=self.artifacts.protocol.nulls,
@@ -161,19 +164,19 @@ class Scenario:
         self._every_bank_model(attack, candidates, bank, outcome)
         return outcome
 
-    def _threshold(self, attack: Any, bank: Bank | None) -> float | None:
-        """Where the decision falls: on the shadow world, at 0 by the attack's own rule, or nowhere."""
+    def _thresholds(self, attack: Any, bank: Bank | None) -> Floats | None:
+        """Where each attack seed decides: on the shadow world, at 0 by the attack's own rule, or nowhere."""
         calibrate = self.attack.entry.calibrate
-        if calibrate != "shadow":
-            return 0.0 if calibrate == "own" else None
-        if bank is not None:
+        if calibrate == "own":
+            return np.zeros(1)
+        if calibrate == "none" or bank is not None:
             return None
         shadow = self._shadow()
         x = torch.cat([shadow.members.x, shadow.nonmembers.x])
         y = torch.cat([shadow.members.y, shadow.nonmembers.y])
         scores = checked_scores(attack.score(shadow.target, Candidates(x, y, torch.arange(len(y))), None), len(y))
         members = np.arange(len(y)) < len(shadow.members)
-        return float(metrics.best_threshold(scores.mean(0), members))
+        return np.array([metrics.best_threshold(row, members) for row in scores])
 
     def _every_bank_model(self, attack: Any, candidates: Candidates, bank: Bank | None, outcome: Outcome) -> None:
         """Where a bank of the population serves the attack, each of its models is a target too (RULES 21)."""
@@ -312,7 +315,7 @@ def _claims(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
     return printed
 
 
-def checked_scores(scores: Any, n: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def checked_scores(scores: Any, n: int) -> Floats:
     """Hold scores to the contract: (n,) or (s, n), float64, finite. Returns (s, n)."""
     if not isinstance(scores, Tensor):
         raise ValueError(f"expected scores as a tensor, given {type(scores).__name__}")

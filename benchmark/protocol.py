@@ -110,7 +110,7 @@ def names() -> list[str]:
 def load(name: str) -> Protocol:
     """A protocol by name, or by the path of a YAML file. Raises UserError with file, field and cause."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.exists():
+    if not path.is_file():
         raise UserError(f"unknown protocol {name!r}{suggest(name, names())}")
     try:
         content = yaml.safe_load(path.read_text())

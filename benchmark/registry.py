@@ -199,7 +199,7 @@ def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
         return Entry(id, kind, path, error=str(error))
     except SyntaxError as error:
         return Entry(id, kind, path, error=f"{path}: line {error.lineno}: syntax error: {error.msg}")
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
+    except Exception as error:  # a literal can be wrong in as many ways as Python has errors
         return Entry(id, kind, path, error=f"{path}: cannot be read: {type(error).__name__}: {error}".splitlines()[0])
 
 
@@ -260,7 +260,7 @@ def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
                     f"{path}: {name}: expected {'a collection of names' if many else 'a name'}, given {given!r}"
                 )
             for item in given if many else (given,):
-                if item not in known:
+                if not isinstance(item, str) or item not in known:
                     raise UserError(f"{path}: {name}: expected one of {', '.join(sorted(known))}, given {item!r}")
     values["needs"] = frozenset(values.get("needs", ()))
     values["stages"] = tuple(values.get("stages", ()))
@@ -270,7 +270,9 @@ def _check_imports(tree: ast.Module, path: Path) -> None:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or "."]
+        names = (
+            [a.name for a in node.names] if isinstance(node, ast.Import) else ["." * node.level + (node.module or "")]
+        )
         for name in names:
             if name.split(".")[0] in ("benchmark", "leaderboard", "submissions", "") and name != "benchmark.api":
                 raise UserError(
@@ -358,20 +360,24 @@ def _split(spec: str) -> list[tuple[str, dict[str, Any]]]:
             name, equals, value = item.partition("=")
             if not equals or not name:
                 raise UserError(f"{spec!r}: expected parameter=value in brackets, given {item!r}")
-            given[name] = yaml.safe_load(value) if not re.fullmatch(r"[-+.0-9eE]+", value) else _number(value, spec)
+            given[name] = _value(value, spec)
         parts.append((match[1], given))
     return parts
 
 
-def _number(text: str, spec: str) -> int | float:
+def _value(text: str, spec: str) -> Any:
+    number = re.fullmatch(r"[-+.0-9eE]+", text)
     try:
+        if not number:
+            return yaml.safe_load(text)
         return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
-    except ValueError:
-        raise UserError(f"{spec!r}: expected a number, given {text!r}") from None
+    except (ValueError, yaml.YAMLError):
+        raise UserError(f"{spec!r}: expected {'a number' if number else 'a value'}, given {text!r}") from None
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    """As `_value` reads it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_text(statement: ast.stmt) -> bool:

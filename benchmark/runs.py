@@ -32,6 +32,7 @@ class Run:
     attacks: list[Part]
     chains: list[Chain]
     setting: Setting
+    seeds: tuple[int, ...]
 
 
 @dataclass
@@ -69,7 +70,8 @@ def prepare(
         plan.jobs |= more.jobs
         plan.done += [k for k in more.done if k not in plan.done]
         plan.networks, plan.networks_stored = plan.networks + more.networks, plan.networks_stored + more.networks_stored
-    return Run(artifacts, plan, attacks, chains, Setting(loaded, submissions.absolute(), store.absolute(), device))
+    setting = Setting(loaded, submissions.absolute(), store.absolute(), device)
+    return Run(artifacts, plan, attacks, chains, setting, tuple(seeds or loaded.seeds))
 
 
 def _entries(loaded: Protocol, registry: Registry, entries: list[str]) -> tuple[list[Part], list[Chain]]:
@@ -153,7 +155,8 @@ def run(job: Run, workers: int, console: Console) -> Outcome:
             outcome.results.append(result)
             outcome.fresh += 1
             # The judge's own work (bootstrap, storing) is not the attack's.
-            outcome.seconds["attacks"] += result.cost.get("seconds", 0.0)
+            kind = "attacks" if result.task == "membership" else "other attacks"
+            outcome.seconds[kind] += result.cost.get("seconds", 0.0)
             outcome.tracker.log(result)
     outcome.wall = time.perf_counter() - start
     return outcome
@@ -199,7 +202,9 @@ def print_board(job: Run, outcome: Outcome, console: Console) -> None:
     from leaderboard.terminal import print_tables
 
     stored = {r.key: r for r in board_results(job)} | {r.key: r for r in outcome.results}
-    print_tables(list(stored.values()), Board(**job.artifacts.protocol.board()), console)
+    board = Board(**job.artifacts.protocol.board() | {"seeds": job.seeds})
+    print_tables([r for r in stored.values() if r.seed in job.seeds], board, console)
+    console.print(f"left out: {' '.join(job.artifacts.protocol.leaves_out.split())}", style="dim", markup=False)
 
 
 def print_summary(job: Run, outcome: Outcome, console: Console) -> None:
@@ -212,7 +217,8 @@ def print_summary(job: Run, outcome: Outcome, console: Console) -> None:
         share = 100 * outcome.seconds["attacks"] / training
         console.print(
             f"time of the workers: training {training:.0f} s, answers {outcome.seconds['answers']:.0f} s, "
-            f"attacks {outcome.seconds['attacks']:.0f} s ({share:.0f} % of training)"
+            f"membership attacks {outcome.seconds['attacks']:.0f} s ({share:.0f} % of training), "
+            f"other attacks {outcome.seconds['other attacks']:.0f} s"
         )
     tracker = outcome.tracker
     if tracker.pending:

@@ -8,6 +8,7 @@ processes from the same work and dies with its holder. Nothing is pickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -117,7 +118,8 @@ class Store:
             text = ""
         head, _, body = text.partition("\n")
         if hashlib.sha256(body.encode()).hexdigest() == head:
-            return Result.from_json(body)
+            with contextlib.suppress(ValueError):  # a record of another version
+                return Result.from_json(body)
         warnings.warn(f"{path} is damaged; the scenario will be scored again", stacklevel=2)
         path.unlink(missing_ok=True)
         return None

@@ -50,7 +50,7 @@ class Tracker:
     def log(self, result: Result) -> None:
         """Log a result unless it is logged already. A server that does not answer is noted, not raised."""
         mark = self._ledger / f"{result.key}-{digest(result.status, result.reason)[:8]}.json"
-        if mark.exists() and json.loads(mark.read_text() or "{}").get("run_id"):
+        if _run_id(mark):
             return
         if self.down:
             self.pending.append(result)
@@ -108,11 +108,20 @@ class Tracker:
         return self._experiments[name]
 
 
+def _run_id(mark: Path) -> str | None:
+    """Where the ledger says that a result is; None where it says nothing, or is damaged."""
+    try:
+        return str(json.loads(mark.read_text())["run_id"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
 def connect() -> MlflowClient:
     """A client of `uri()`. A server gets one quick try, so that a dead one costs seconds, not minutes."""
     for name, value in {"MAX_RETRIES": "1", "TIMEOUT": "10"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="mlflow")

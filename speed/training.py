@@ -21,7 +21,7 @@ import torch
 from scipy.stats import binomtest
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from benchmark import protocol
 from benchmark.access import raw
@@ -55,9 +55,10 @@ def ours(task: TrainingTask, network: nn.Module) -> nn.Module:
 
 
 def plain(task: TrainingTask, network: nn.Module) -> nn.Module:
-    recipe, shuffle = task.recipe, torch.Generator().manual_seed(task.seed)
-    data = TensorDataset(task.train.x, task.train.y)
-    loader = DataLoader(data, batch_size=recipe.batch_size, shuffle=True, generator=shuffle)
+    recipe, data = task.recipe, TensorDataset(task.train.x, task.train.y)
+    # What `shuffle=True` does, from a generator that gives both loops the same batches.
+    shuffle = RandomSampler(data, generator=task.generator("order"))
+    loader = DataLoader(data, batch_size=recipe.batch_size, sampler=shuffle)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )

@@ -42,8 +42,11 @@ def test_what_is_read_from_the_syntax_tree_is_what_python_sees(
 ) -> None:
     entry = shipped.entry(kind, name)
     cls = entry.load()
-    assert entry.params.model_json_schema()["properties" if entry.params.model_fields else "type"] == (
-        cls.Params.model_json_schema()["properties" if cls.Params.model_fields else "type"]  # type: ignore[attr-defined]
+    assert (
+        entry.params.model_json_schema()["properties" if entry.params.model_fields else "type"]
+        == (
+            cls.Params.model_json_schema()["properties" if cls.Params.model_fields else "type"]  # type: ignore[attr-defined]
+        )
     )
     assert entry.params().model_dump() == cls.Params().model_dump()  # type: ignore[attr-defined]
     assert entry.card == cls.card  # type: ignore[attr-defined]
@@ -98,7 +101,7 @@ def test_cascades(shipped: Registry, write: Callable[..., Path], tmp_path: Path)
     assert [p.entry.id for p in chain.parts] == ["label_smoothing", "diffence"]
     alone = shipped.chain("diffence", "undefended")
     assert (alone.name, alone.training.name) == ("diffence", "undefended")
-    with pytest.raises(UserError, match="one training defense.*label_smoothing and dp_sgd"):
+    with pytest.raises(UserError, match=r"one training defense.*label_smoothing and dp_sgd"):
         shipped.chain("label_smoothing+dp_sgd", "undefended")
     with pytest.raises(UserError, match=r"write 'label_smoothing\+diffence'"):
         shipped.chain("diffence+label_smoothing", "undefended")
@@ -117,7 +120,10 @@ def test_cascades(shipped: Registry, write: Callable[..., Path], tmp_path: Path)
         ("nn_sortd", "unknown attack 'nn_sortd'; did you mean 'nn_sorted'?"),
         ("zzz", "unknown attack 'zzz'; known: attribute_mlp, "),
         ("nn_sorted[epoch=3]", "nn_sorted: unknown hyperparameter 'epoch'; did you mean 'epochs'?"),
-        ("nn_sorted[epochs=0]", "nn_sorted: hyperparameter epochs: Input should be greater than or equal to 1, given 0"),
+        (
+            "nn_sorted[epochs=0]",
+            "nn_sorted: hyperparameter epochs: Input should be greater than or equal to 1, given 0",
+        ),
         ("nn_sorted[epochs=x]", "nn_sorted: hyperparameter epochs: Input should be a valid integer"),
         ("nn_sorted[learning_rate=.nan]", "nn_sorted: hyperparameter learning_rate"),
         ("attribute_mlp[embedding=trained]", "Input should be 'target' or 'untrained', given 'trained'"),
@@ -144,7 +150,7 @@ def changed(old: str, new: str) -> str:
 
 
 BROKEN = {
-    "syntax": (changed("return self.params.power *", "return return"), "line 27: syntax error"),
+    "syntax": (changed("return self.params.power *", "return return"), "line 30: syntax error"),
     "no_class": ("x = 1\n", "expected one class deriving from Attack, InversionAttack"),
     "two_classes": (TEMPLATES["attack"] + "\n\nclass Other(Attack):\n    pass\n", "given Submission and Other"),
     "a_defense": (GUARD, "expected an attack, given a Defense"),
@@ -154,7 +160,7 @@ BROKEN = {
     "list_access": (changed('access = "posterior"', 'access = ["label"]'), "access: expected a name, given ['label']"),
     "wrong_need": (changed("needs = frozenset()", 'needs = {"shadows"}'), "needs: expected one of bank-offline"),
     "text_need": (changed("needs = frozenset()", 'needs = "shadow"'), "needs: expected a collection of names"),
-    "nested_need": (changed("needs = frozenset()", 'needs = (["shadow"],)'), "needs"),
+    "nested_need": (changed("needs = frozenset()", 'needs = (["shadow"],)'), "needs: expected one of"),
     "unhashable": (changed("needs = frozenset()", "needs = {[1]}"), "unhashable"),
     "odd_annotation": (changed("Annotated[float, Field(gt=0), Search(0.5, 4, log=True)]", '1 | "x"'), "odd_annotation.py"),
     "computed_card": (changed('title="NAME"', "title=str(1)"), "expected a literal, given 'str(1)'"),

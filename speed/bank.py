@@ -1,0 +1,134 @@
+"""How fast a bank of 16 networks trains, in the way the protocol fixes, beside one by one in one process.
+
+The protocol's way: two worker processes of one thread each, and where its recipe says so, networks that train
+as one `torch.func` ensemble. Every way trains the same networks for all the recipe's epochs, through the judge's
+own `make_networks` and an empty store. The clock starts when all workers have loaded the data and trained once.
+A round takes about 20 s on the digits and 4 minutes on Fashion-MNIST; the two workers need two idle cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import torch
+
+from benchmark import protocol
+from benchmark.artifacts import Artifacts, Model
+from benchmark.protocol import Protocol
+from benchmark.registry import Registry
+from benchmark.store import Store
+
+SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
+BANK: list[Model] = [("online", k) for k in range(16)]
+PROMISE = 1.8
+STARTING = 300
+"""Seconds after which workers that have not started count as dead."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """Processes, threads of each, and how many networks train as one ensemble."""
+
+    processes: int
+    threads: int
+    ensemble: int
+
+    def __str__(self) -> str:
+        processes = f"{self.processes} process{'es' if self.processes > 1 else ''}"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{processes}, {threads}, {f'ensembles of {self.ensemble}' if self.ensemble > 1 else 'one by one'}"
+
+
+_artifacts: Artifacts  # in a worker: what it trains from
+
+
+def start(setting: Protocol, store: Path, threads: int, group: list[Model], ready: Barrier) -> None:
+    """Load the data, train a group for one epoch in the way to be timed, then wait for the others."""
+    global _artifacts
+    torch.set_num_threads(threads)
+    _artifacts = Artifacts(setting, Registry(SUBMISSIONS), Store(store / str(os.getpid())), torch.device("cpu"))
+    _artifacts.population(0)
+    brief = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": 1})})
+    make(dataclasses.replace(_artifacts, protocol=brief), group)  # the replica keeps the loaded population
+    ready.wait(STARTING)
+
+
+def make(artifacts: Artifacts, group: list[Model]) -> None:
+    artifacts.make_networks(artifacts.chain(artifacts.protocol.baseline).training, 0, group)
+
+
+def train(group: list[Model]) -> None:
+    make(_artifacts, group)
+
+
+def seconds(setting: Protocol, way: Way) -> float:
+    """Train the bank once, in fresh processes."""
+    groups = [BANK[i : i + way.ensemble] for i in range(0, len(BANK), way.ensemble)]
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(way.processes + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (setting, Path(folder), way.threads, groups[0], ready)
+        with ProcessPoolExecutor(way.processes, context, initializer=start, initargs=arguments) as pool:
+            done = [pool.submit(train, group) for group in groups]  # submitting starts the processes
+            ready.wait(STARTING)
+            begin = time.perf_counter()
+            for future in done:
+                future.result()
+            return time.perf_counter() - begin
+
+
+def compare(setting: Protocol, rounds: int) -> None:
+    """Time all ways in turns; ratios are those of one round, to one process with one thread, one by one."""
+    size = setting.recipe.ensemble
+    one, fixed = Way(1, 1, 1), Way(2, 1, size)
+    ways = [one, Way(1, 2, 1), *([Way(1, 1, size)] if size > 1 else []), fixed]
+    times: dict[Way, list[float]] = {way: [] for way in ways}
+    print(f"{setting.name}: bank of {len(BANK)}, {setting.recipe.epochs} epochs, {setting.recipe.precision}")
+    for _ in range(rounds):
+        for way in ways:
+            times[way].append(seconds(setting, way))
+            print(f"  {way}: {times[way][-1]:.2f} s", flush=True)
+    for way in ways[1:]:
+        for other in ways[: ways.index(way)]:
+            print(f"  {way} / {other}: {summary(times[other], times[way])}")
+    ratio = statistics.median(ratios(times[one], times[fixed]))
+    print(f"  promised {PROMISE} for two workers over one process with one thread: {ratio:.2f}, ", end="")
+    print("kept" if ratio >= PROMISE else "MISSED")
+
+
+def ratios(slow: list[float], fast: list[float]) -> list[float]:
+    return [a / b for a, b in zip(slow, fast, strict=True)]
+
+
+def summary(slow: list[float], fast: list[float]) -> str:
+    each = ratios(slow, fast)
+    return f"{statistics.median(each):.2f} times as fast ({min(each):.2f} to {max(each):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--protocol", choices=("digits-v1", "fashion-mini-v1"), help="default: both")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round of two epochs: does it run?")
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    for name in [options.protocol] if options.protocol else ["digits-v1", "fashion-mini-v1"]:
+        setting = protocol.load(name)
+        if options.quick:
+            setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": 2})})
+        compare(setting, 1 if options.quick else options.rounds)
+
+
+if __name__ == "__main__":
+    main()

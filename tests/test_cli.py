@@ -1,0 +1,248 @@
+"""The command: what it prints, how it exits, and that a user's mistake is one line that says what to mend."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import SUBMISSIONS, Ended, Home
+
+from benchmark import cli, execute, protocol
+from benchmark.result import Result
+from benchmark.tracking import fetch_results
+
+SMOKE = yaml.safe_load((protocol.FOLDER / "smoke.yaml").read_text())
+
+
+def mistake(ended: Ended) -> str:
+    """The one line of a user's mistake."""
+    assert ended.code == 2, ended
+    assert ended.out == ""
+    assert ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
+    return ended.err.removeprefix("error: ").strip()
+
+
+# --- Mistakes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "los"], "unknown entry 'los'; did you mean 'loss'?"),
+        (["run", "loss[power=2]"], "loss: unknown hyperparameter 'power'"),
+        (["run", "mine[powr=2]"], "mine: unknown hyperparameter 'powr'; did you mean 'power'?"),
+        (["run", "mine[power=0]"], "mine: hyperparameter power: Input should be greater than 0, given 0"),
+        (["run", "mine[power=10]"], "mine: hyperparameter power: Input should be less than or equal to 9, given 10"),
+        (["run", "mine[power=high]"], "mine: hyperparameter power: Input should be a valid number"),
+        (["run", "mine[power"], "'mine[power': expected NAME, NAME[parameter=value,...] or a cascade NAME+NAME"),
+        (["run", "loss+mine"], "unknown defense 'loss'"),
+        (["run", "--protocol", "smok"], "unknown protocol 'smok'; did you mean 'smoke'?"),
+        (["run", "--protocol", "none.yaml"], "unknown protocol 'none.yaml'"),
+        (["run", "--protocol", "smoke", "--seed", "9"], "--seed: expected one of [0], given 9"),
+        (["run", "--protocol", "smoke", "--device", "tpu"], "--device: expected auto, cpu or cuda, given 'tpu'"),
+        (["run", "--protocol", "smoke", "--workers", "0"], "--workers"),
+        (["run", "--protocol", "smoke", "--workers", "many"], "--workers"),
+        (["run", "--prot", "smoke"], "No such option: --prot"),
+        (["runn"], "No such command 'runn'"),
+        (["new", "atack", "mine2"], "kind: expected attack or defense, given 'atack'"),
+        (["new", "attack", "Mine"], "name: expected a-z, 0-9 and _, given 'Mine'"),
+        (["new", "attack", "../mine"], "name: expected a-z, 0-9 and _, given '../mine'"),
+        (["new", "attack", "loss"], "loss.py: exists already; choose another name"),
+        (["new", "attack"], "Missing argument"),
+        (["check", "none.py"], "none.py: expected a submission's Python file, given none"),
+        (["publish", "--protocol", "smoke"], "smoke: nothing is scored yet; run: leakboard run --protocol smoke"),
+        (["reproduce", "0123"], "run '0123': expected the id of a scenario's run"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(home: Home, inline: None, arguments: list[str], message: str) -> None:
+    home.attack("mine")
+    if arguments[0] == "run" and "--protocol" not in arguments:
+        arguments = [*arguments, "--protocol", "smoke"]
+    assert message in mistake(home.call(*arguments))
+    assert not (home.store / "networks").exists(), "no work was started"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 3}, "own.yaml: epochs: unknown field, given 3"),
+        ({"architecture": "small_cn"}, "architecture: unknown architecture 'small_cn'; did you mean 'small_cnn'?"),
+        ({"evaluator": "resnet"}, "evaluator: unknown architecture 'resnet'; did you mean 'resnet18'?"),
+        ({"data_digest": "0" * 64}, "smoke: data_digest: expected 0000000000000000…, given data with 4762797d5258adf1…"),
+        ({"split": SMOKE["split"] | {"digests": {0: "1" * 64}}}, "split.digests.0: expected 1111111111111111…, given data with"),
+        ({"split": SMOKE["split"] | {"size": 300}}, "split: six-way parts of 1797 samples have 1 to 299 samples, not 300"),
+        ({"seeds": [5]}, "seed: expected one of [0, 1], given 5"),
+        ({"recipe": SMOKE["recipe"] | {"learning_rate": -1}}, "recipe.learning_rate: Input should be greater than 0, given -1"),
+        ({"attacks": ["los"]}, "unknown attack 'los'; did you mean 'loss'?"),
+        ({"dataset": "digit"}, "'digit'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_protocol_is_one_line(home: Home, changes: dict[str, Any], message: str) -> None:
+    assert message in mistake(home.call("run", "--protocol", home.protocol(**changes)))
+
+
+def test_data_that_is_not_there_names_the_ways_to_get_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmark.datasets import fashion_mnist
+
+    def no_network(folder: Path) -> None:
+        raise OSError("no network\nat all")
+
+    for kind in ("attacks", "defenses"):
+        shutil.copytree(SUBMISSIONS / kind, home.submissions / kind, dirs_exist_ok=True)
+    (home.folder / "data").mkdir()
+    monkeypatch.setenv("LEAKBOARD_DATA", str(home.folder / "data"))
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", home.folder / "debian")
+    monkeypatch.setattr(fashion_mnist, "_download", no_network)
+    getattr(__import__("benchmark.datasets", fromlist=["load"]).load, "cache_clear", lambda: None)()
+    said = mistake(home.call("run", "--protocol", "fashion-mini-v1"))
+    assert "apt install" in said
+    assert str(home.folder / "data" / "fashion-mnist") in said
+    assert "torchvision" in said and "no network at all" in said
+
+
+def test_folders_that_are_none(home: Home) -> None:
+    home.patch.setenv("LEAKBOARD_STORE", str(home.folder / "mlflow.db"))
+    said = mistake(home.call("run", "--protocol", "smoke"))
+    assert "LEAKBOARD_STORE: expected a folder, given the file" in said
+    home.patch.setenv("LEAKBOARD_SUBMISSIONS", str(home.folder / "nowhere"))
+    assert f"expected a folder {home.folder}/nowhere/ with attacks/ and defenses/" in mistake(home.call("list"))
+
+
+BROKEN = {
+    "torn": ("def f(:\n", "torn.py: line 1: syntax error"),
+    "empty": ("", "empty.py: expected one class deriving from"),
+    "twins": (None, "twins.py: expected one class deriving from"),
+}
+
+
+def test_broken_files_are_listed_and_harm_nobody(home: Home, smoke_store: Path, inline: None) -> None:
+    shutil.copytree(smoke_store, home.store)
+    for name, (text, _) in BROKEN.items():
+        path = home.attack(name)
+        path.write_text(path.read_text() + "\n\nclass Twin(Attack):\n    pass\n" if text is None else text)
+    ended = home.call("list")
+    assert ended.code == 0
+    broken = [line for line in ended.out.splitlines() if line.startswith("broken")]
+    assert len(broken) == 3
+    for name, (_, message) in BROKEN.items():
+        assert any(message in line for line in broken)
+        assert message in mistake(home.call("run", name, "--protocol", "smoke"))
+    assert any(line.split()[:2] == ["loss", "attack"] for line in ended.out.splitlines())
+    for arguments in (["--protocol", "smoke"], ["loss", "--protocol", "smoke"]):
+        assert home.call("run", *arguments).code == 0
+
+
+def test_an_error_of_the_judge_is_not_dressed_up(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a user's mistakes are shortened: a bug keeps its traceback."""
+    monkeypatch.setattr(cli, "store_root", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        home.call("run", "--protocol", "smoke")
+
+
+def test_ctrl_c_in_this_process(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmark.runs.run", interrupt)
+    ended = home.call("run", "--protocol", "smoke")
+    assert (ended.code, ended.err) == (130, "interrupted; run the same command again to go on\n")
+
+
+# --- What works -------------------------------------------------------------------------------------
+
+
+def test_help_and_list(home: Home) -> None:
+    for name in ("list", "new", "check", "run", "publish", "board", "ui", "reproduce"):
+        ended = home.call(name, "--help")
+        assert ended.code == 0
+        assert f"{name} [OPTIONS]" in ended.out
+    ended = home.call("list")
+    assert "protocols: digits-v1, fashion-mini-v1, smoke" in ended.out
+    assert ended.out.splitlines()[-1].startswith("next: ")
+    assert ended.err == ""
+
+
+def test_a_dry_run_does_nothing(home: Home) -> None:
+    ended = home.call("run", "--protocol", "smoke", "--dry-run")
+    assert ended.code == 0
+    assert "smoke: 3 scenarios to score, 0 stored; 3 networks to train, 0 stored" in ended.out
+    assert "3 scenario" in ended.out and "1 networks" in ended.out
+    assert not home.store.exists()
+
+
+def test_json_is_json_and_nothing_else(scored: Home) -> None:
+    ended = scored.call("run", "--protocol", "smoke", "--json")
+    assert ended.code == 0
+    results = [Result.model_validate(r) for r in json.loads(ended.out)]
+    assert {r.key for r in results} == {r.key for r in scored.results().values()}
+
+
+@pytest.mark.parametrize("kind", ["attack", "defense"])
+def test_a_new_submission_works_as_it_is(scored: Home, kind: str) -> None:
+    ended = scored.call("new", kind, "mine")
+    assert ended.code == 0
+    assert f"next: leakboard check {scored.submissions}/{kind}s/mine.py" in ended.out.replace("\n", "")
+    checked = scored.call("check", str(scored.submissions / f"{kind}s" / "mine.py"))
+    assert checked.code == 0, checked.out
+    assert "failed" not in checked.out and checked.out.count("ok") >= 4
+    for spec in ("mine", {"attack": "mine[power=2]", "defense": "mine[temperature=2]"}[kind]):
+        ended = scored.call("run", spec, "--protocol", "smoke")
+        assert ended.code == 0, ended.err
+        assert "0 trained" in ended.out
+    results = scored.results()
+    if kind == "attack":
+        once, twice = results["mine on undefended, 0"], results["mine[power=2.0] on undefended, 0"]
+        assert once.metrics["auc"] == twice.metrics["auc"], "a monotone change of scores changes no AUC"
+        assert once.metrics["auc"] == results["loss on undefended, 0"].metrics["auc"]
+    else:
+        plain, warm = results[" on undefended, 0"], results[" on mine, 0"]
+        assert plain.metrics["test_accuracy"] == warm.metrics["test_accuracy"], "a temperature changes no label"
+        assert plain.metrics["ece"] != warm.metrics["ece"]
+
+
+def test_a_failed_check_is_a_failure(scored: Home) -> None:
+    path = scored.attack("mine", "torch.rand(len(candidates)).double()")
+    ended = scored.call("check", str(path))
+    assert ended.code == 2
+    assert "failed  mine: the same seed gives the same result" in ended.out
+    assert "check(s) failed" in ended.err
+
+
+def test_publish_writes_the_tables(scored: Home) -> None:
+    ended = scored.call("publish", "--protocol", "smoke")
+    assert ended.code == 0
+    assert "published 3 results" in ended.out
+    assert any((scored.folder / "published" / "smoke").iterdir())
+
+
+def test_reproduce_compares_every_number(scored: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scored.call("run", "--protocol", "smoke").code == 0
+    run_id = next(r.provenance["run_id"] for r in fetch_results("smoke") if r.attack == "loss")
+    ended = scored.call("reproduce", run_id)
+    assert ended.code == 0, ended
+    assert "reproduced: every number lies in its interval" in ended.out
+    score = execute._score
+
+    def worse(*arguments: Any) -> Result:
+        result = score(*arguments)
+        return result.model_copy(update={"metrics": result.metrics | {"auc": 2.0}})
+
+    monkeypatch.setattr(execute, "_score", worse)
+    ended = scored.call("reproduce", run_id)
+    assert ended.code == 1
+    assert "OUTSIDE" in ended.out and "1 number(s) outside" in ended.out
+
+
+@pytest.mark.slow
+def test_mistakes_in_a_process_of_its_own(home: Home) -> None:
+    """Exit code and streams as the shell sees them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmark", "run", "los", "--protocol", "smoke"], capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert "did you mean 'loss'" in mistake(Ended(done.returncode, done.stdout, done.stderr))

@@ -1,0 +1,135 @@
+"""The population: nobody is on two sides, banks are exact halves, and the pins hold the data in place."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark import datasets, protocol
+from benchmark.datasets.splits import indices_digest, split
+from benchmark.errors import UserError
+from benchmark.population import Population, digest_of, populate, seed_of
+
+DIGITS = protocol.load("digits-v1")
+
+
+def draw(seed: int = 0, size: int | None = None, known: float = 0.33, scheme: str = "six-way") -> Population:
+    data = datasets.load("digits")
+    cut = DIGITS.split.model_copy(update={"known_fraction": known, "size": size, "scheme": scheme})
+    changed = DIGITS.model_copy(update={"split": cut})
+    return Population(changed, seed, data, split(scheme, len(data), seed, size))
+
+
+@given(seed=st.integers(0, 10**6), size=st.integers(10, 299), known=st.floats(0.05, 0.95))
+@settings(max_examples=25, deadline=None)
+def test_nobody_is_on_two_sides(seed: int, size: int, known: float) -> None:
+    population = draw(seed, size, known)
+    groups = (population.known_members, population.known_nonmembers, population.candidates)
+    for one, other in itertools.combinations(groups, 2):
+        assert not set(one) & set(other)
+    train, test = (set(population.parts[p]) for p in ("target-train", "target-test"))
+    assert set(np.concatenate(groups)) == train | test
+    assert sum(map(len, groups)) == 2 * size, "nobody is there twice"
+    assert set(population.known_members) <= train
+    assert set(population.known_nonmembers) <= test
+    assert len(population.known_members) == len(population.known_nonmembers) == round(known * size)
+    assert population.members.sum() * 2 == len(population.candidates), "as many members as non-members"
+    assert set(population.candidates[population.members]) <= train
+    assert set(population.candidates[~population.members]) <= test
+
+
+def test_what_an_attack_is_given_says_nothing_of_membership() -> None:
+    """The ranks of members among the candidates are those of a shuffle (z-score of the Wilcoxon statistic)."""
+    for seed in range(5):
+        members = draw(seed).members
+        n = len(members) // 2
+        ranks = np.flatnonzero(members).sum() + n
+        z = (ranks - n * (2 * n + 1) / 2) / np.sqrt(n * n * (2 * n + 1) / 12)
+        assert abs(z) < 4
+
+
+@pytest.mark.parametrize(("role", "world"), [("online", "target"), ("offline", "shadow")])
+def test_banks_are_exact_halves(role: str, world: str) -> None:
+    population = draw(1)
+    m = 8
+    pool = set(population.parts[f"{world}-train"]) | set(population.parts[f"{world}-test"])
+    models = [set(population.indices(role, k)) for k in range(m)]
+    assert all(
+        len(s) == len(population.indices(role, k)) == len(population.parts["target-train"])
+        for k, s in enumerate(models)
+    )
+    for one, other in zip(models[::2], models[1::2], strict=True):
+        assert not one & other
+        assert one | other == pool
+    assert all(sum(i in s for s in models) == m // 2 for i in pool)
+    assert len({frozenset(s) for s in models}) == m, "every pair is another draw"
+    told = population.bank_members(role, m)
+    assert told.shape == (m, len(population.candidates))
+    assert all(told[k, j] == (i in models[k]) for k in range(m) for j, i in enumerate(population.candidates))
+    assert (told.sum(0) == (m // 2 if role == "online" else 0)).all()
+
+
+def test_the_target_is_not_in_its_own_bank() -> None:
+    population = draw(2)
+    target = set(population.indices("target", 0))
+    assert all(set(population.indices("online", k)) != target for k in range(16))
+    assert all(
+        not target & set(population.indices(*model)) for model in (("shadow", 0), ("offline", 3), ("evaluator", 0))
+    )
+
+
+def test_reference_data() -> None:
+    population = draw(0)
+    for world in ("target", "shadow"):
+        reference, validation = population.reference(world)
+        assert len(validation) == len(population.parts[f"{world}-reference"]) // 5
+        assert set(reference) | set(validation) == set(population.parts[f"{world}-reference"])
+        assert not set(reference) & set(validation)
+    assert [len(p) for p in draw(0, scheme="four-way").reference("target")] == [0, 0]
+
+
+def test_draws_are_the_same_twice_and_others_for_another_seed() -> None:
+    one, again, other = draw(0), draw(0), draw(1)
+    for name in ("candidates", "known_members"):
+        assert np.array_equal(getattr(one, name), getattr(again, name))
+        assert not np.array_equal(getattr(one, name), getattr(other, name))
+    assert np.array_equal(one.indices("online", 3), again.indices("online", 3))
+    assert digest_of(one.candidates) == digest_of(again.candidates) != digest_of(one.candidates[::-1])
+
+
+def test_samples_are_the_data() -> None:
+    population = draw(0)
+    samples = population.samples(population.candidates)
+    assert samples.x.dtype == torch.float32 and samples.y.dtype == torch.int64
+    assert torch.equal((samples.x * 255).round().byte(), population.data.x[population.candidates])
+    assert 0 <= samples.x.min() and samples.x.max() == 1
+    assert torch.equal(samples.y, population.data.y[population.candidates])
+
+
+def test_seeds_of_purposes() -> None:
+    seeds = [seed_of("network", "digits", 0, role, k) for role in ("target", "online") for k in range(50)]
+    assert len(set(seeds)) == 100
+    assert all(0 <= s < 2**63 for s in seeds)
+    assert seed_of("a", 1) == seed_of("a", 1) != seed_of("a/1/")
+
+
+def test_pins() -> None:
+    population = populate(DIGITS, 1)
+    assert indices_digest(population.parts) == DIGITS.split.digests[1]
+    with pytest.raises(UserError, match=r"digits-v1: data_digest: expected 0000.*, given data with 4762"):
+        populate(DIGITS.model_copy(update={"data_digest": "0" * 64}), 0)
+    swapped = DIGITS.split.model_copy(update={"digests": {0: DIGITS.split.digests[1]}})
+    with pytest.raises(UserError, match=r"digits-v1: split\.digests\.0: expected 4ee5.*, given data with 59d2"):
+        populate(DIGITS.model_copy(update={"split": swapped}), 0)
+    with pytest.raises(UserError, match=r"seed: expected one of \[0, 1, 2\], given 7"):
+        populate(DIGITS, 7)
+    large = DIGITS.split.model_copy(update={"size": 300})
+    with pytest.raises(UserError, match="split: six-way parts of 1797 samples have 1 to 299 samples, not 300"):
+        populate(DIGITS.model_copy(update={"split": large}), 0)
+    with pytest.raises(UserError, match="digit"):
+        populate(DIGITS.model_copy(update={"dataset": "digit"}), 0)

@@ -1,0 +1,123 @@
+"""Protocols: the shipped ones are whole; a wrong file names itself, the field, and what was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmark import architectures, datasets, protocol
+from benchmark.datasets.data import DataError
+from benchmark.errors import UserError
+from benchmark.population import populate
+from benchmark.registry import Registry
+
+SUBMISSIONS = Path(__file__).resolve().parent.parent / "submissions"
+
+
+def smoke() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((protocol.FOLDER / "smoke.yaml").read_text())
+    return content
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Any:
+    def load(content: Any) -> protocol.Protocol:
+        path = tmp_path / "own.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return protocol.load(str(path))
+
+    return load
+
+
+@pytest.mark.parametrize("name", protocol.names())
+def test_a_shipped_protocol_is_whole(name: str) -> None:
+    loaded = protocol.load(name)
+    registry = Registry(SUBMISSIONS)
+    assert loaded.name == name
+    assert all(registry.attack(a).name == a for a in loaded.attacks)
+    assert all(registry.chain(d, loaded.baseline).name == d for d in loaded.defenses)
+    assert loaded.baseline in loaded.defenses
+    assert loaded.architecture != loaded.evaluator, "the evaluation classifier has another architecture"
+    assert {loaded.architecture, loaded.evaluator} <= set(architectures.NAMES)
+    assert set(loaded.seeds) <= loaded.split.digests.keys()
+    if loaded.costly:
+        assert set(loaded.costly.defenses) <= set(loaded.defenses)
+    try:
+        datasets.load(loaded.dataset)
+    except DataError:
+        pytest.skip(f"no {loaded.dataset} here")
+    for seed in loaded.split.digests:
+        populate(loaded, seed)
+
+
+def test_the_digest_of_what_is_measured(load: Any) -> None:
+    plain = load(smoke()).measures
+    for same in (
+        {"name": "x"},
+        {"attacks": ["loss"]},
+        {"seeds": [1]},
+        {"rank_by": ["tpr_at_fpr_0.01"]},
+        {"about": "-"},
+    ):
+        assert load(smoke() | same).measures == plain
+    for other in (
+        {"resamples": 101}, {"nulls": 6}, {"architecture": "simple_cnn"}, {"bank": {"online": 6, "offline": 2}},
+        {"recipe": smoke()["recipe"] | {"epochs": 4}}, {"split": smoke()["split"] | {"known_fraction": 0.4}},
+    ):  # fmt: skip
+        assert load(smoke() | other).measures != plain
+
+
+CHANGES = {
+    "epoch: unknown field, given 3": {"epoch": 3},
+    "recip: unknown field, given 1; did you mean 'recipe'?": {"recip": 1},
+    "recipe.epoch: unknown field, given 3": {"recipe": smoke()["recipe"] | {"epoch": 3}},
+    "recipe.epochs: Input should be greater than or equal to 1, given 0": {"recipe": smoke()["recipe"] | {"epochs": 0}},
+    "recipe.optimizer: Input should be 'sgd' or 'adam', given 'lion'": {"recipe": smoke()["recipe"] | {"optimizer": "lion"}},
+    "bank.online: Input should be a multiple of 2, given 5": {"bank": {"online": 5, "offline": 2}},
+    "utility_floor: Input should be less than or equal to 1, given 2": {"utility_floor": 2},
+    "seeds.0: Input should be a valid integer": {"seeds": ["x"]},
+    "attacks: Input should be a valid tuple, given 'loss'": {"attacks": "loss"},
+    "split.known_fraction: Input should be less than 1, given 1.0": {"split": smoke()["split"] | {"known_fraction": 1.0}},
+    "split.scheme: Input should be 'six-way' or 'four-way'": {"split": smoke()["split"] | {"scheme": "two-way"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", CHANGES)
+def test_a_wrong_field_is_named(load: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(smoke() | CHANGES[message])
+    assert "own.yaml: " + message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [1,\nb: {", "not YAML"),
+        ("- 1\n- 2\n", "expected a mapping of fields, given list"),
+        ("", "expected a mapping of fields, given NoneType"),
+        ("1: 2\n", "own.yaml"),
+        ("name: smoke\n", "about: Field required"),
+        ("[" * 5000, "not YAML"),
+        ("!!python/object/apply:os.system ['true']", "not YAML"),
+    ],
+)
+def test_a_file_that_is_no_protocol(load: Any, content: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load(content)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_is_no_protocol(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown protocol 'digits-v2'; did you mean 'digits-v1'"):
+        protocol.load("digits-v2")
+    for missing in (tmp_path / "none.yaml", tmp_path / "folder.yaml"):
+        (tmp_path / "folder.yaml").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=missing.name):
+            protocol.load(str(missing))
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(UserError, match=r"latin\.yaml: not YAML"):
+        protocol.load(str(tmp_path / "latin.yaml"))

@@ -1,0 +1,85 @@
+"""Metrics of inversion, attributes, stealing and utility, against closed forms and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+from benchmark.reports import attribute_metrics, inversion_metrics, stealing_metrics, utility_metrics
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("side", [8, 28])
+def test_inversion_of_what_is_known(side: int) -> None:
+    means = torch.rand(10, 1, side, side, generator=torch.Generator().manual_seed(0))
+    same = inversion_metrics(means, means)
+    assert same["ssim_to_class_mean"] == pytest.approx(1, abs=1e-5)
+    assert same["mse_to_class_mean"] == 0
+    assert inversion_metrics(1 - means, means)["ssim_to_class_mean"] < 0
+    near, far = (inversion_metrics((means + d).clamp(0, 1), means)["ssim_to_class_mean"] for d in (0.05, 0.5))
+    assert 1 > near > far
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.2, 0.7), (0.0, 1.0), (0.5, 0.5)])
+def test_flat_images_have_a_closed_form(a: float, b: float) -> None:
+    """Without variance SSIM is its luminance term (Wang et al. 2004, equation 6), here with C1 = 0.01^2."""
+    found = inversion_metrics(torch.full((3, 1, 28, 28), a), torch.full((3, 1, 28, 28), b))
+    assert found["mse_to_class_mean"] == pytest.approx((a - b) ** 2, abs=1e-7)
+    assert found["ssim_to_class_mean"] == pytest.approx((2 * a * b + 1e-4) / (a * a + b * b + 1e-4), abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_attributes(rng: np.random.Generator, share: float) -> None:
+    truth = (rng.random(2000) < share).astype(np.int64)
+    guess = np.where(rng.random(2000) < 0.7, truth, 1 - truth)
+    found, intervals = attribute_metrics(guess, truth, rng)
+    assert found["attribute_accuracy"] == pytest.approx(accuracy_score(truth, guess))
+    assert found["attribute_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, guess))
+    assert found["attribute_majority"] == pytest.approx(max(truth.mean(), 1 - truth.mean()))
+    for name, (low, high) in intervals.items():
+        assert low < found[name] < high
+    p = found["attribute_accuracy"]
+    low, high = intervals["attribute_accuracy"]
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 2000), rel=0.15)
+    variance = sum(np.var((guess == truth)[truth == v]) / (truth == v).sum() for v in (0, 1)) / 4
+    low, high = intervals["attribute_balanced_accuracy"]
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.15)
+
+
+def test_one_attribute_value_alone(rng: np.random.Generator) -> None:
+    found, _ = attribute_metrics(np.array([1, 0, 1, 1]), np.ones(4, np.int64), rng)
+    assert found == {"attribute_accuracy": 0.75, "attribute_balanced_accuracy": 0.75, "attribute_majority": 1.0}
+
+
+def test_stealing(rng: np.random.Generator) -> None:
+    y = rng.integers(0, 10, 1000)
+    target = np.where(rng.random(1000) < 0.9, y, (y + 1) % 10)
+    found, intervals = stealing_metrics(target, target, y, rng)
+    assert found == {"agreement": 1.0, "stolen_accuracy": pytest.approx(accuracy_score(y, target))}
+    assert intervals["agreement"] == (1.0, 1.0)
+    low, high = intervals["stolen_accuracy"]
+    assert low < found["stolen_accuracy"] < high
+    found, _ = stealing_metrics(y, target, y, rng)
+    assert found == {"agreement": pytest.approx(accuracy_score(target, y)), "stolen_accuracy": 1.0}
+
+
+def test_utility(rng: np.random.Generator) -> None:
+    y = np.arange(10).repeat(20)
+    certain = np.where(np.eye(10)[y] > 0, 0.0, -np.inf)
+    wrong = np.roll(certain, 1, axis=1)
+    found, intervals = utility_metrics(certain, y, certain, y, rng)
+    assert found == {"train_accuracy": 1.0, "test_accuracy": 1.0, "ece": 0.0}
+    assert intervals == {"train_accuracy": (1.0, 1.0), "test_accuracy": (1.0, 1.0)}
+    found, _ = utility_metrics(certain, y, wrong, y, rng)
+    assert found == {"train_accuracy": 1.0, "test_accuracy": 0.0, "ece": 1.0}
+    flat = np.full((200, 10), -np.log(10))
+    found, _ = utility_metrics(wrong, y, flat, y, rng)
+    assert found["train_accuracy"] == 0.0
+    assert found["test_accuracy"] == pytest.approx(0.1)
+    assert found["ece"] == pytest.approx(0, abs=1e-9)
