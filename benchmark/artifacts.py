@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
@@ -75,7 +75,7 @@ class Artifacts:
 
     def bank_sizes(self, training: Part) -> BankSizes:
         costly = self.protocol.costly
-        if costly and training.name in [self.chain(d).training.name for d in costly.defenses]:
+        if costly and training.entry.id in costly.defenses:
             return costly.bank
         return self.protocol.bank
 
@@ -102,6 +102,7 @@ class Artifacts:
             "networks", training.key, training_code(), self.protocol.data_digest, architecture, self.protocol.recipe,
             [[role, k, digest_of(population.indices(role, k))] for role, k in group],
             [digest_of(i) for w in ("target", "shadow") for i in population.reference(w)], seed, self.environment,
+            *([population.data.simple] if self.protocol.recipe.augmentation != "none" else []),
         )  # fmt: skip
 
     def make_networks(self, training: Part, seed: int, group: list[Model]) -> dict[str, Tensor]:
@@ -125,11 +126,10 @@ class Artifacts:
         world = world_of(role)
         reference, validation = population.reference(world)
         members = population.indices(role, k)
-        # The shadow's artifacts serve the banks too: they depend on the world's main training set alone.
-        owner = digest_of(population.indices(world, 0))
 
         def artifact(name: str, make: object) -> dict[str, Tensor]:
-            key = digest("artifact", name, part.entry.source, owner, self.protocol.data_digest, seed, self.environment)
+            made_from = [role, k, digest_of(members), seed, self.protocol.data_digest, self.protocol.recipe]
+            key = digest("artifact", name, part.entry.source, made_from, training_code(), self.environment)
             return self.store.get("artifact", key, make)  # type: ignore[arg-type]
 
         return TrainingTask(
@@ -164,7 +164,12 @@ class Artifacts:
             network.load_state_dict(_of(states, f"{group.index(model)}."))
         except RuntimeError:
             return None
-        return network.eval()
+        # The same names and shapes may hide another forward pass.
+        x = self.part(seed, "shadow-test").x[:8]
+        same = torch.allclose(
+            raw(network, self.device)(x), raw(self.network(training, seed, model), self.device)(x), atol=1e-3
+        )
+        return network.eval() if same else None
 
     def shape(self, seed: int) -> tuple[int, tuple[int, int, int]]:
         data = self.population(seed).data
@@ -174,7 +179,7 @@ class Artifacts:
 
     def guard_key(self, chain: Chain, i: int, seed: int, world: World) -> str:
         group = self.group_of(chain.training, (world, 0))
-        before = [g.key for g in chain.guards[:i]]
+        before = [[g.key, self.stamp(seed, world)] for g in chain.guards[:i]]  # it is prepared behind their noise
         return digest(
             "guard", chain.guards[i].key, before, self.networks_key(chain.training, seed, group), world, training_code()
         )
@@ -189,19 +194,23 @@ class Artifacts:
 
         return self.store.get("guard", self.guard_key(chain, i, seed, world), make)
 
-    def predictor(self, chain: Chain, seed: int, model: Model, *, guards: int | None = None) -> Predict:
-        """The model behind the first `guards` guards (default all)."""
+    def predictor(
+        self, chain: Chain, seed: int, model: Model, *, guards: int | None = None, stored: bool = True
+    ) -> Predict:
+        """The model behind the first `guards` guards (default all); with `stored` false, none remembers anything."""
         predict = raw(self.network(chain.training, seed, model), self.device)
         world = world_of(model[0])
         classes = self.population(seed).data.classes
         for i, part in enumerate(chain.guards[:guards]):
             state = self.guard_state(chain, i, seed, world)
             context = self._context(part, state, seed, world)
+            if not stored:
+                context = replace(context, remember=lambda name, x, make: make())
             predict = _checked(part.create().guard(predict, state, context), classes, part.name)
         return predict
 
     def _context(self, part: Part, state: dict[str, Tensor], seed: int, world: World) -> Context:
-        key, stamp = self._noise_key(seed, world), self._stamp(seed, world)
+        key, stamp = self._noise_key(seed, world), self.stamp(seed, world)
         made_from = digest(part.entry.source, [[n, tensor_digest(t)] for n, t in sorted(state.items())])
 
         def remember(name: str, x: Tensor, make: object) -> Tensor:
@@ -215,7 +224,7 @@ class Artifacts:
         secret = os.environ.get("LEAKBOARD_SPLIT_SECRET", "development").encode()
         return hmac.digest(secret, f"noise/{self.protocol.dataset}/{seed}/{world}".encode(), "sha256")
 
-    def _stamp(self, seed: int, world: World) -> str:
+    def stamp(self, seed: int, world: World) -> str:
         """Names the noise key in the store without giving it away."""
         return hmac.digest(self._noise_key(seed, world), b"stamp", "sha256").hex()
 
@@ -231,7 +240,7 @@ class Artifacts:
         group = self.group_of(chain.training, model)
         networks = self.networks_key(chain.training, seed, group)
         guards = [self.guard_key(chain, i, seed, world_of(model[0])) for i in range(len(chain.guards))]
-        noise = self._stamp(seed, world_of(model[0])) if guards else ""
+        noise = self.stamp(seed, world_of(model[0])) if guards else ""
         where = [part, digest_of(self._indices(seed, part))]
         key = digest("answers", networks, group.index(model), guards, noise, where, serving_code())
 

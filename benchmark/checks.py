@@ -38,7 +38,7 @@ class Check:
 
 def check_file(path: Path, submissions: Path, store: Path) -> list[Check]:
     """All checks on one file, which may lie anywhere. Raises UserError where there is no such file."""
-    if not path.exists():
+    if not path.is_file():
         raise UserError(f"{path}: expected a submission's Python file, given none")
     registry = Registry(submissions)
     kind: Literal["attack", "defense"] = "defense" if _is_defense(path, registry) else "attack"
@@ -74,7 +74,7 @@ def _run(name: str, step: Callable[[], str]) -> Check:
     """A step returns "" or what is wrong; what it raises is wrong too."""
     try:
         problem = step()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return Check(name, not problem, problem)
 
@@ -162,7 +162,7 @@ def _same_network(artifacts: Artifacts, part: Part) -> str:
 def _same_answer(artifacts: Artifacts, chain: Chain, model: tuple[str, int]) -> str:
     # Fresh images, so that nothing stored answers.
     x = (artifacts.part(0, "target-test").x * 0.98).contiguous()
-    predict = artifacts.predictor(chain, 0, model)
+    predict = artifacts.predictor(chain, 0, model, stored=False)
     whole, again, half = predict(x), predict(x), predict(x[: len(x) // 2])
     if not torch.equal(whole, again):
         return "two answers to one query differ; draw from context.uniform or context.normal"

@@ -220,11 +220,19 @@ def reproduce(run_id: str, workers: Workers = None, device: Device = "auto") -> 
     table = Table("metric", "logged", "interval", "now", "verdict", box=None)
     outside = 0
     for name, value in old.metrics.items():
-        low, high = old.intervals.get(name, (value, value))
         now = fresh.metrics.get(name, float("nan"))
+        if name not in old.intervals:
+            table.add_row(name, f"{value:.4g}", "none", f"{now:.4g}", "")
+            continue
+        low, high = old.intervals[name]
         inside = low - 1e-5 <= now <= high + 1e-5
         outside += not inside
         table.add_row(name, f"{value:.4g}", f"{low:.4g} to {high:.4g}", f"{now:.4g}", "inside" if inside else "OUTSIDE")
+    for name in ("attack_source", "defense_source", "torch", "device"):
+        if old.provenance.get(name) != fresh.provenance.get(name):
+            out.print(
+                f"{name} differs: {old.provenance.get(name)} then, {fresh.provenance.get(name)} now", markup=False
+            )
     out.print(table)
     out.print("reproduced: every number lies in its interval" if not outside else f"{outside} number(s) outside")
     out.print("next: leakboard ui")

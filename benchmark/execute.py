@@ -30,7 +30,7 @@ from benchmark import __version__, judge
 from benchmark.artifacts import Artifacts
 from benchmark.datasets.splits import indices_digest
 from benchmark.errors import UserError
-from benchmark.plan import Job, Plan
+from benchmark.plan import Job, Plan, scenario_key
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 from benchmark.result import Result, Status
@@ -38,6 +38,7 @@ from benchmark.store import Store
 
 _LOSSES = 3
 """How often a job may lose its worker before it counts as failed: a neighbour's death is a loss too."""
+_DIED = "the worker died: killed, or out of memory"
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,17 @@ def execute(
                     break
                 if job.needs & {j.id for j in running.values()}:
                     continue
+                # What has lost a worker runs alone: then a death has one culprit.
+                if running and (losses[job.id] or any(losses[j.id] for j in running.values())):
+                    continue
+                try:
+                    running[pool.submit(run_job, job)] = job
+                except BrokenProcessPool:  # a worker died since the last look; what was running tells below
+                    break
                 del waiting[job.id]
-                running[pool.submit(run_job, job)] = job
+            if not running:
+                pool = _pool(setting, workers)
+                continue
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 job = running.pop(future)
@@ -114,9 +124,10 @@ def execute(
                     running.clear()
                     pool.shutdown(wait=False, cancel_futures=True)
                     pool = _pool(setting, workers)
-                    done_jobs = _retry(lost, losses, waiting)
+                    done_jobs = [(j, _failure(setting, j, _DIED)) for j in _retry(lost, losses, waiting)]
                 else:
-                    done_jobs = [(job, done)]
+                    lost_result = done.error and job.kind == "scenario"
+                    done_jobs = [(job, _failure(setting, job, done.error, done.seconds) if lost_result else done)]
                 for finished_job, outcome in done_jobs:
                     progress.advance(finished_job.kind, outcome.seconds)
                     if outcome.error:
@@ -131,16 +142,23 @@ def execute(
         _stop(pool)
 
 
-def _retry(lost: list[Job], losses: dict[str, int], waiting: dict[str, Job]) -> list[tuple[Job, Done]]:
-    """Jobs whose worker died go back to the queue; after `_LOSSES` deaths they have failed."""
+def _retry(lost: list[Job], losses: dict[str, int], waiting: dict[str, Job]) -> list[Job]:
+    """Jobs whose worker died go back to the queue; those that have lost `_LOSSES` workers are returned."""
     given_up = []
     for job in lost:
         losses[job.id] += 1
         if losses[job.id] < _LOSSES:
             waiting[job.id] = job
         else:
-            given_up.append((job, Done(job.id, 0.0, "the worker died: killed, or out of memory")))
+            given_up.append(job)
     return given_up
+
+
+def _failure(setting: Setting, job: Job, reason: str, seconds: float = 0.0) -> Done:
+    """A failed job; a scenario says so on the board."""
+    scenario = job.kind == "scenario"
+    result = _result(setting, _registry(setting.submissions), job, "failed", reason) if scenario else None
+    return Done(job.id, seconds, reason, result)
 
 
 def _give_up(
@@ -160,11 +178,10 @@ def _give_up(
             reason = next(failed[n] for n in job.needs if n in failed)
             failed[job.id] = reason
             progress.advance(job.kind, 0.0)
-            if job.kind == "scenario":
-                registry = _registry(setting.submissions)
-                result = _result(setting, registry, job, "failed", reason)
-                report(job, Done(job.id, 0.0, reason, result), progress)
-                yield result
+            done = _failure(setting, job, reason)
+            if done.result:
+                report(job, done, progress)
+                yield done.result
 
 
 # --- In the worker ----------------------------------------------------------------------------------
@@ -204,6 +221,12 @@ def run_job(job: Job) -> Done:
     return Done(job.id, time.perf_counter() - start, error, result, tuple(artifacts.store.made))
 
 
+def _out_of_memory(problem: BaseException) -> bool:
+    """PyTorch's own allocators raise RuntimeErrors."""
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(problem, MemoryError) or any(t in str(problem).lower() for t in texts)
+
+
 def _prepare(artifacts: Artifacts, job: Job) -> None:
     chain = artifacts.chain(job.defense)
     if job.kind == "networks":
@@ -224,21 +247,26 @@ def _prepare(artifacts: Artifacts, job: Job) -> None:
 
 def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
     chain = artifacts.chain(job.defense)
+    part = artifacts.registry.attack(job.attack) if job.attack else None
+    if scenario_key(artifacts, part, chain, job.seed) != job.id:
+        # A worker that started later has read other files: its number must not go under the old key.
+        raise UserError("the code or a submission changed while the run was going on; run again")
     try:
-        if job.attack:
-            part = artifacts.registry.attack(job.attack)
+        if part:
             outcome = judge.Scenario(artifacts, part, chain, job.seed).score()
         else:
             outcome = judge.utility(artifacts, chain, job.seed)
     except judge.Skip as reason:
         return _result(setting, artifacts.registry, job, "skipped", str(reason))
-    except MemoryError as problem:
-        return _result(setting, artifacts.registry, job, "out-of-memory", _one_line(problem))
     except (Exception, SystemExit) as problem:
-        return _result(setting, artifacts.registry, job, "failed", _one_line(problem))
+        status: Status = "out-of-memory" if _out_of_memory(problem) else "failed"
+        return _result(setting, artifacts.registry, job, status, _one_line(problem))
     outcome.cost["peak_mb"] = _peak_mb()
     fields = {k: v for k, v in vars(outcome).items() if v is not None}
     population = artifacts.population(job.seed)
+    if isinstance(outcome.null, bool):
+        fields["null_row"] = outcome.null
+    fields.pop("null", None)
     fields["provenance"] = {"data": population.data.digest[:16], "split": indices_digest(population.parts)[:16]}
     return _result(setting, artifacts.registry, job, "ok", "", **fields)
 
@@ -266,7 +294,7 @@ def _result(setting: Setting, registry: Registry, job: Job, status: Status, reas
         reason=reason[:500],
         access=entry.access if entry else "",
         knowledge="+".join(sorted(entry.needs)) or "none" if entry else "",
-        null_row=bool(entry.card and entry.card.null) if entry else any(nulls),
+        null_row=fields.pop("null_row", bool(entry.card and entry.card.null) if entry else any(nulls)),
         provenance=provenance,
         finished=time.time(),
         **fields,

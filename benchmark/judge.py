@@ -42,6 +42,8 @@ class Outcome:
     null_auc: tuple[float, ...] = ()
     null_tpr: tuple[float, ...] = ()
     claims: dict[str, str] | None = None
+    null: bool | None = None
+    """True where this run of an attack used nothing of the target."""
 
 
 @dataclass
@@ -113,7 +115,7 @@ class Scenario:
         return Knowledge(
             classes=classes,
             shape=shape,
-            seed=seed_of("attack", self.seed, self.attack.name),
+            seed=seed_of("attack", self.seed, self.attack.name, self.chain.name),
             device=self.artifacts.device,
             shadow=self._shadow() if membership and "shadow" in needs else None,
             partial=known if "partial" in needs else None,
@@ -146,13 +148,14 @@ class Scenario:
         scores = checked_scores(attack.score(self.target, candidates, bank), len(candidates))
         seconds = time.perf_counter() - start
         thresholds = self._thresholds(attack, bank)
-        if thresholds is not None:
-            scores = scores - thresholds[:, None]
+        threshold = None if thresholds is None else float(thresholds[0])
+        if thresholds is not None and len(thresholds) > 1:  # each attack seed has a scale of its own
+            scores, threshold = scores - thresholds[:, None], 0.0
         members = self.population.members
         report = membership_report(
             scores,
             members,
-            None if thresholds is None else 0.0,
+            threshold,
             rng=np.random.default_rng(seed_of("bootstrap", self.seed)),
             resamples=self.artifacts.protocol.resamples,
             nulls=self.artifacts.protocol.nulls,
@@ -168,7 +171,7 @@ class Scenario:
         """Where each attack seed decides: on the shadow world, at 0 by the attack's own rule, or nowhere."""
         calibrate = self.attack.entry.calibrate
         if calibrate == "own":
-            return np.zeros(1)
+            return np.array([np.nextafter(0.0, 1.0)])  # the rule is score > 0
         if calibrate == "none" or bank is not None:
             return None
         shadow = self._shadow()
@@ -182,19 +185,25 @@ class Scenario:
         """Where a bank of the population serves the attack, each of its models is a target too (RULES 21)."""
         if bank is None or not bank.members.any():
             return
-        m = len(bank.members)
-        scores = np.empty((m, len(candidates)))
+        if self.chain.guards:
+            # The bank shares the shadow world's noise: as a target it would face an attacker who knows its secret.
+            return
+        m, rows = len(bank.members), []
         for i in range(m):
-            others = torch.arange(m) != i
+            # Its other half goes too: it would tell by its absence who is in this one.
+            others = torch.arange(m) // 2 != i // 2
             answers = Answers()
             answers.add(candidates.x, bank.log_posteriors[i])
             target = GuardedTarget(self.attack.entry.access, _refuse, answers)  # type: ignore[arg-type]
             rest = Bank(bank.members[others], bank.log_posteriors[others])
-            scores[i] = checked_scores(attack.score(target, candidates, rest), len(candidates)).mean(0)
-        auc, low, high = bank_auc(
-            scores, bank.members.numpy(), np.random.default_rng(seed_of("bank", self.seed)), resamples=200
-        )
-        outcome.metrics["auc_bank"], outcome.intervals["auc_bank"] = auc, (low, high)
+            try:
+                rows.append(checked_scores(attack.score(target, candidates, rest), len(candidates)))
+            except PermissionError:  # the attack asks for more than the candidates: the bank has not answered that
+                return
+        rng = np.random.default_rng(seed_of("bank", self.seed))
+        of_seeds = [bank_auc(s, bank.members.numpy(), rng, resamples=200) for s in np.stack(rows, axis=1)]
+        auc, low, high = np.mean(of_seeds, axis=0)
+        outcome.metrics["auc_bank"], outcome.intervals["auc_bank"] = float(auc), (float(low), float(high))
 
     def _inversion(self, attack: Any) -> Outcome:
         classes, shape = self.artifacts.shape(self.seed)
@@ -217,11 +226,12 @@ class Scenario:
 
     def _attribute(self, attack: Any) -> Outcome:
         network = self._judges(("target", 0))
+        if network is None:
+            raise Skip("only the defense's own code can build this network")
         classes, shape = self.artifacts.shape(self.seed)
         if attack.embedding == "untrained":
             protocol = self.artifacts.protocol
             network = architectures.build(protocol.architecture, classes, shape, seed_of("untrained", self.seed)).eval()
-        assert network is not None  # score() has skipped networks that are not the judge's
         shadow, test = (self._embed(network, p) for p in ("shadow-train", "target-test"))
         knowledge = self._knowledge(embeddings=shadow)
         start = time.perf_counter()
@@ -232,7 +242,7 @@ class Scenario:
         found, intervals = reports.attribute_metrics(
             guess.cpu().numpy(), test.attribute.numpy(), np.random.default_rng(seed_of("bootstrap", self.seed))
         )
-        return Outcome(found, intervals, {"seconds": seconds})
+        return Outcome(found, intervals, {"seconds": seconds}, null=attack.embedding == "untrained" or None)
 
     def _embed(self, network: nn.Module, part: str) -> Embeddings:
         samples = self.artifacts.part(self.seed, part)
@@ -283,9 +293,9 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     )
     group = artifacts.group_of(chain.training, ("target", 0))
     info = artifacts.store.info("networks", artifacts.networks_key(chain.training, seed, group))
-    predict = artifacts.predictor(chain, seed, ("target", 0))
-    # A fresh batch, so that nothing stored is timed.
-    x = (artifacts.part(seed, "target-test").x[:64] * 0.99).contiguous()
+    predict = artifacts.predictor(chain, seed, ("target", 0), stored=False)
+    x = artifacts.part(seed, "target-test").x[:64]
+    predict(x[:2])  # what is built at the first query is not the query's cost
     start = time.perf_counter()
     predict(x)
     milliseconds = (time.perf_counter() - start) * 1000 / len(x)

@@ -54,7 +54,7 @@ class BankSizes(_Strict):
 
 
 class Costly(_Strict):
-    """Smaller banks for training defenses that cost several times the plain training."""
+    """Smaller banks for training defenses, by id, that cost several times the plain training."""
 
     bank: BankSizes
     defenses: tuple[str, ...]
@@ -82,12 +82,12 @@ class Protocol(_Strict):
     defenses: tuple[str, ...]
     baseline: str
     utility_floor: Annotated[float, Field(ge=0, le=1)]
-    rank_by: tuple[str, ...]
+    rank_by: tuple[Literal["tpr_at_fpr_0.01", "auc"], ...]
 
     @property
     def measures(self) -> str:
         """Digest of all that moves a number; results of two digests never meet in one table."""
-        apart = {"name", "about", "leaves_out", "attacks", "defenses", "costly", "utility_floor", "rank_by", "seeds"}
+        apart = {"name", "about", "leaves_out", "attacks", "defenses", "utility_floor", "rank_by", "seeds"}
         return digest(self.model_dump(mode="json", exclude=apart))
 
     def board(self) -> dict[str, Any]:

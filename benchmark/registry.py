@@ -66,6 +66,8 @@ class Entry:
             spec = importlib.util.spec_from_file_location(name, self.path)
             if spec is None or spec.loader is None:
                 raise UserError(f"{self.path}: expected a Python file")
+            if code_digest(self.path) != self.source:
+                raise UserError(f"{self.path}: changed while the run was going on; run again")
             module = importlib.util.module_from_spec(spec)
             sys.modules[name] = module
             spec.loader.exec_module(module)
@@ -170,8 +172,9 @@ class Registry:
             order = sorted(parts, key=lambda p: ("training" not in p.entry.stages, "post-inference" in p.entry.stages))
             raise UserError(f"{spec!r}: expected the stages in order; write {'+'.join(p.name for p in order)!r}")
         first = training[0] if training else self._part("defense", *_split(baseline)[0])
-        name = "+".join(p.name for p in parts)
-        return Chain(name, first, guards)
+        # Guards alone stand for guards on the baseline: one name for one defense.
+        named = [p for p in parts if not (guards and p not in guards and p.name == baseline)]
+        return Chain("+".join(p.name for p in named), first, guards)
 
     def _part(self, kind: str, id: str, given: dict[str, Any]) -> Part:
         entry = self.entry(kind, id)
@@ -231,10 +234,11 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
         if name in ("card", "access", "needs", "calibrate", "stages", "data_independent") and value is not None:
             values[name] = _literal(value, path)
     _check_values(values, task, path)
-    methods = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)}
+    own = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)} | {_assignment(n)[0] for n in cls.body}
+    plain = len(cls.bases) == 1 and not own & {"train", "network"}
     return Entry(
         id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=code_digest(path),
-        plain_training=not methods & {"train", "network"}, **values,
+        plain_training=plain, **values,
     )  # fmt: skip
 
 

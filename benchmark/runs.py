@@ -222,7 +222,9 @@ def print_summary(job: Run, outcome: Outcome, console: Console) -> None:
         )
     tracker = outcome.tracker
     if tracker.pending:
-        console.print(f"MLflow at {tracker.uri} did not answer ({tracker.down}); {len(tracker.pending)} results are kept and will be logged by the next run", soft_wrap=True, markup=False)  # fmt: skip
+        what = "did not answer" if tracker.down else "refused"
+        kept = f"{len(tracker.pending)} results are kept and will be logged by the next run of this command"
+        console.print(f"MLflow at {tracker.uri} {what} ({tracker.reason}); {kept}", soft_wrap=True, markup=False)
     else:
         console.print(f"store: {job.setting.store}; MLflow: {tracker.uri} (leakboard ui)", soft_wrap=True)
     console.print(f"next: leakboard publish --protocol {name} && leakboard board")

@@ -16,6 +16,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from benchmark.result import Result
 from benchmark.store import digest
 
@@ -45,24 +47,39 @@ class Tracker:
         self._experiments: dict[str, str] = {}
         self._parents: dict[tuple[str, str], str] = {}
         self.pending: list[Result] = []
-        self.down = ""
+        self.down = self.reason = ""
+        # A ledger that has outlived its database knows of runs that are gone.
+        self._empty = self.uri.startswith("sqlite:///") and not Path(self.uri.removeprefix("sqlite:///")).exists()
 
     def log(self, result: Result) -> None:
         """Log a result unless it is logged already. A server that does not answer is noted, not raised."""
         mark = self._ledger / f"{result.key}-{digest(result.status, result.reason)[:8]}.json"
-        if _run_id(mark):
+        if _run_id(mark) and not self._empty:
             return
         if self.down:
             self.pending.append(result)
             return
         try:
-            run_id = self._interrupted(result) if mark.exists() else None
             mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.write_text("{}")
-            mark.write_text(json.dumps({"run_id": run_id or self._create(result)}))
+            # Two commands at once must not take each other's unfinished run for one that was killed.
+            with FileLock(mark.with_suffix(".lock")):
+                if _run_id(mark) and not self._empty:
+                    return
+                run_id = self._interrupted(result) if mark.exists() else None
+                mark.write_text("{}")
+                mark.write_text(json.dumps({"run_id": run_id or self._create(result)}))
         except Exception as problem:  # MLflow and its stores raise many kinds
-            self.down = " ".join(str(problem).split())[:200]
             self.pending.append(result)
+            self.reason = " ".join(str(problem).split())[:200]
+            if not self._answers():  # else it was this record alone that MLflow refused
+                self.down = self.reason
+
+    def _answers(self) -> bool:
+        try:
+            self._connect().search_experiments(max_results=1)
+        except Exception:
+            return False
+        return True
 
     def _interrupted(self, result: Result) -> str | None:
         """A mark without a run id: the command was killed while it logged. Finish that run if it is there."""

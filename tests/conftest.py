@@ -112,6 +112,8 @@ class Home:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "benchmark", *arguments]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+        pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
         return subprocess.Popen(command, cwd=self.folder, start_new_session=True, **pipes)
 
     def attack(self, name: str, body: str = "confidence") -> Path:

@@ -43,9 +43,9 @@ def test_each_seed_is_a_network_of_its_own(optimizer: Literal["sgd", "adam"]) ->
     orders = [torch.rand(3, 50, generator=draws).argsort(1) for _ in range(4)]
     inputs = (x - x.mean(0)) / x.std(0)
     for s, oracle in enumerate(oracles):
-        kind = {"sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01)}
-        kind["adam"] = lambda p: torch.optim.Adam(p, lr=0.05, weight_decay=0.01)
-        update = kind[optimizer](oracle.parameters())
+        update: torch.optim.Optimizer = torch.optim.Adam(oracle.parameters(), lr=0.05, weight_decay=0.01)
+        if optimizer == "sgd":
+            update = torch.optim.SGD(oracle.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(update, 4)
         for order in orders:
             for rows in order[s].split(16):

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import SUBMISSIONS, Home, numbers
+from conftest import SUBMISSIONS, Home, Inline, numbers
 
 from benchmark import execute, protocol
 from benchmark.artifacts import Artifacts
-from benchmark.plan import Plan, make_plan, scenario_key
+from benchmark.plan import Job, Plan, make_plan, scenario_key
 from benchmark.population import populate
 from benchmark.registry import Registry
 from benchmark.result import Result
@@ -81,7 +84,7 @@ def test_a_scenario_waits_for_what_it_uses(artifacts: Artifacts, attack: str, ro
     plan = plan_of(artifacts, [attack], ["undefended"])
     scenario = next(j for j in plan.jobs.values() if j.attack == attack)
     networks = [plan.jobs[n] for n in ancestors(plan, scenario.id) if plan.jobs[n].kind == "networks"]
-    assert {role for job in networks for role, _ in job.detail} == roles  # type: ignore[attr-defined]
+    assert {str(model[0]) for job in networks for model in job.detail} == roles  # type: ignore[index]
     assert plan.networks == sum(len(j.detail) for j in plan.jobs.values() if j.kind == "networks")
 
 
@@ -202,7 +205,7 @@ def test_sick_scores_fail_alone_in_one_line(scored: Home) -> None:
     lines = {line.split()[1]: line for line in ended.err.splitlines() if line.startswith("failed ")}
     assert lines.keys() == SICK.keys()
     for name, (_, reason) in SICK.items():
-        assert pytest.importorskip("re").search(f"{name} on undefended, seed 0: .*{reason}", lines[name]), lines[name]
+        assert re.search(f"{name} on undefended, seed 0: .*{reason}", lines[name]), lines[name]
     assert "Traceback" not in ended.err
     assert f"{len(SICK)} scenario(s) failed; they are tried again by the next call" in ended.err
     assert "healthy on undefended, 0" in scored.results()
@@ -247,15 +250,38 @@ def test_a_file_cut_in_half_is_made_again(scored: Home, kind: str) -> None:
     assert numbers(after) == numbers(before)
 
 
-def test_a_job_that_kills_its_worker_is_given_up(home: Home) -> None:
-    plan = Plan()
-    setting = execute.Setting(protocol.load("smoke"), home.submissions, home.store, "cpu")
-    lost = [execute.Job(str(i), "scenario", "undefended", 0) for i in range(2)]
-    losses: dict[str, int] = {"0": execute._LOSSES - 1, "1": 0}
-    given_up = execute._retry(lost, losses, plan.jobs)
-    assert [(job.id, done.error) for job, done in given_up] == [("0", "the worker died: killed, or out of memory")]
-    assert list(plan.jobs) == ["1"]
-    assert setting.device == "cpu"
+def test_a_job_that_loses_its_worker_is_tried_again_three_times() -> None:
+    jobs = [Job(name, "scenario", "undefended", 0) for name in "ab"]
+    losses, waiting = {"a": execute._LOSSES - 1, "b": 0}, {"c": jobs[0]}
+    assert execute._retry(jobs, losses, waiting) == jobs[:1]
+    assert list(waiting) == ["c", "b"], "at the end of the queue"
+
+
+class Breaking(Inline):
+    """A pool that breaks at one moment: when a job is handed in, or while it is done."""
+
+    moment = ""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        moment, Breaking.moment = Breaking.moment, ""
+        if moment == "handed in":
+            raise BrokenProcessPool
+        if moment == "done":
+            future: Future[Any] = Future()
+            future.set_exception(BrokenProcessPool())
+            return future
+        return super().submit(function, *arguments)
+
+
+@pytest.mark.parametrize("moment", ["handed in", "done"])
+def test_a_pool_that_breaks_is_replaced(scored: Home, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    before = scored.results()
+    shutil.rmtree(scored.store / "result")
+    monkeypatch.setattr(execute, "_pool", lambda setting, workers: Breaking(setting))
+    monkeypatch.setattr(Breaking, "moment", moment)
+    code, said, after = run(scored)
+    assert code == 0, said
+    assert numbers(after) == numbers(before)
 
 
 # --- Running in processes of its own ----------------------------------------------------------------
@@ -278,9 +304,13 @@ def workers_of(leader: int) -> list[int]:
     return [pid for pid, command in session(leader).items() if "spawn_main" in command]
 
 
-def wait_for(what: Callable[[], object], process: subprocess.Popen[str], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what() and process.poll() is None and time.monotonic() < end:
+def stored(home: Home) -> int:
+    return len(list(home.store.rglob("*.json")))
+
+
+def wait_for(count: Callable[[], int], process: subprocess.Popen[str], more_than: int = 0) -> None:
+    end = time.monotonic() + 60
+    while count() <= more_than and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
 
 
@@ -332,16 +362,16 @@ def test_the_number_of_workers_changes_nothing(home: Home, smoke_store: Path, wo
 def test_killing_the_command_loses_nothing(home: Home, longer: str, reference: dict[str, Any]) -> None:
     draw = random.Random(time.time_ns())
     for repetition in range(2):
-        process = home.start("run", "--protocol", longer, "--workers", "2")
-        before = len(list(home.store.rglob("*.json")))
-        wait_for(lambda n=before: len(list(home.store.rglob("*.json"))) > n, process)
+        process = home.start("run", "--protocol", longer, "--workers", "1")
+        before = stored(home)
+        wait_for(lambda: stored(home), process, more_than=before)
         pause = draw.uniform(0, 1.5)
         time.sleep(pause)
         process.kill()
         process.communicate()
         print(f"repetition {repetition}: killed {pause:.2f} s after the first file")
         assert_nothing_survives(process.pid)
-    code, out, err = finish(home.start("run", "--protocol", longer, "--workers", "2"))
+    code, out, err = finish(home.start("run", "--protocol", longer, "--workers", "1"))
     assert code == 0, err
     assert "0 reused; " not in out.split(" scenarios scored")[0].rsplit("\n", 1)[-1], "work of the killed runs is used"
     assert numbers(home.results()) == reference
@@ -355,8 +385,8 @@ def test_killing_a_worker_costs_a_retry(home: Home, longer: str, reference: dict
     process = home.start("run", "--protocol", longer, "--workers", "2")
     killed = 0
     for _ in range(2):
-        before = len(list(home.store.rglob("*.json")))
-        wait_for(lambda n=before: len(list(home.store.rglob("*.json"))) > n, process)
+        before = stored(home)
+        wait_for(lambda: stored(home), process, more_than=before)
         time.sleep(draw.uniform(0, 0.5))
         if workers := workers_of(process.pid):
             os.kill(draw.choice(workers), signal.SIGKILL)
@@ -373,7 +403,7 @@ def test_killing_a_worker_costs_a_retry(home: Home, longer: str, reference: dict
 @pytest.mark.slow
 def test_ctrl_c_stops_everything_and_says_how_to_go_on(home: Home, longer: str) -> None:
     process = home.start("run", "--protocol", longer, "--workers", "2")
-    wait_for(lambda: list(home.store.rglob("*.json")), process)
+    wait_for(lambda: stored(home), process)
     os.killpg(process.pid, signal.SIGINT)
     code, _, err = finish(process)
     assert code == 130

@@ -44,7 +44,9 @@ def test_a_shipped_protocol_is_whole(name: str) -> None:
     assert {loaded.architecture, loaded.evaluator} <= set(architectures.NAMES)
     assert set(loaded.seeds) <= loaded.split.digests.keys()
     if loaded.costly:
-        assert set(loaded.costly.defenses) <= set(loaded.defenses)
+        assert set(loaded.costly.defenses) <= {
+            registry.chain(d, loaded.baseline).training.entry.id for d in loaded.defenses
+        }
     try:
         datasets.load(loaded.dataset)
     except DataError:

@@ -210,6 +210,7 @@ def test_a_server_that_dies_halfway(ledger: Path, monkeypatch: pytest.MonkeyPatc
         fill(client, run_id, result)
 
     monkeypatch.setattr(tracking, "_fill", once)
+    monkeypatch.setattr(Tracker, "_answers", lambda self: False)
     tracker = Tracker(ledger)
     for attack in ("loss", "lira", "random"):
         tracker.log(record(attack))
@@ -253,3 +254,19 @@ def test_a_real_server_comes_back(scored: Home, mlflow_template: Path) -> None:
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+def test_a_record_that_is_refused_holds_up_no_other(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill = tracking._fill
+
+    def refuse(client: Any, run_id: str, result: Result) -> None:
+        if result.attack == "lira":
+            raise ValueError("a tag is too long")
+        fill(client, run_id, result)
+
+    monkeypatch.setattr(tracking, "_fill", refuse)
+    tracker = Tracker(ledger)
+    for attack in ("loss", "lira", "random"):
+        tracker.log(record(attack))
+    assert [r.attack for r in tracker.pending] == ["lira"]
+    assert "too long" in tracker.reason and not tracker.down
