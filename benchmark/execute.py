@@ -98,19 +98,7 @@ def execute(
     running: dict[Future[Done], Job] = {}
     try:
         while waiting or running:
-            for job in [j for j in waiting.values() if not (j.needs & waiting.keys())]:
-                if len(running) >= 2 * workers:
-                    break
-                if job.needs & {j.id for j in running.values()}:
-                    continue
-                # What has lost a worker runs alone: then a death has one culprit.
-                if running and (losses[job.id] or any(losses[j.id] for j in running.values())):
-                    continue
-                try:
-                    running[pool.submit(run_job, job)] = job
-                except BrokenProcessPool:  # a worker died since the last look; what was running tells below
-                    break
-                del waiting[job.id]
+            _submit(pool, waiting, running, losses, 2 * workers)
             if not running:
                 pool = _pool(setting, workers)
                 continue
@@ -140,6 +128,29 @@ def execute(
             yield from _give_up(waiting, failed, setting, progress, report)
     finally:
         _stop(pool)
+
+
+def _submit(
+    pool: ProcessPoolExecutor,
+    waiting: dict[str, Job],
+    running: dict[Future[Done], Job],
+    losses: dict[str, int],
+    most: int,
+) -> None:
+    """Hand over jobs that wait for nothing, until `most` are running or queued with the workers."""
+    for job in [j for j in waiting.values() if not (j.needs & waiting.keys())]:
+        if len(running) >= most:
+            return
+        if job.needs & {j.id for j in running.values()}:
+            continue
+        # What has lost a worker runs alone: then a death has one culprit.
+        if running and (losses[job.id] or any(losses[j.id] for j in running.values())):
+            continue
+        try:
+            running[pool.submit(run_job, job)] = job
+        except BrokenProcessPool:  # a worker died since the last look; what was running tells
+            return
+        del waiting[job.id]
 
 
 def _retry(lost: list[Job], losses: dict[str, int], waiting: dict[str, Job]) -> list[Job]:

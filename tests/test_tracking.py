@@ -201,25 +201,41 @@ def test_what_a_dead_server_missed_is_logged_when_it_is_back(home: Home, ledger:
     assert len(fetch_results("toy")) == 2
 
 
-def test_a_server_that_dies_halfway(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dead", [True, False])
+def test_a_refusal_halfway(ledger: Path, monkeypatch: pytest.MonkeyPatch, dead: bool) -> None:
+    """A server that dies holds up all that comes after; one that refuses a record holds up that record alone."""
     fill = tracking._fill
 
-    def once(client: Any, run_id: str, result: Result) -> None:
+    def refuse(client: Any, run_id: str, result: Result) -> None:
         if result.attack == "lira":
             raise ConnectionError("reset")
         fill(client, run_id, result)
 
-    monkeypatch.setattr(tracking, "_fill", once)
-    monkeypatch.setattr(Tracker, "_answers", lambda self: False)
-    tracker = Tracker(ledger)
-    for attack in ("loss", "lira", "random"):
-        tracker.log(record(attack))
-    assert [r.attack for r in tracker.pending] == ["lira", "random"]
-    monkeypatch.setattr(tracking, "_fill", fill)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "_fill", refuse)
+        if dead:
+            patch.setattr(Tracker, "_answers", lambda self: False)
+        tracker = Tracker(ledger)
+        for attack in ("loss", "lira", "random"):
+            tracker.log(record(attack))
+        assert [r.attack for r in tracker.pending] == (["lira", "random"] if dead else ["lira"])
     tracker = Tracker(ledger)
     for attack in ("loss", "lira", "random"):
         tracker.log(record(attack))
     assert sorted(r.data.params["attack"] for r in runs_of("scenario")) == ["lira", "loss", "random"]
+
+
+def test_a_lost_database_is_filled_again(home: Home, ledger: Path) -> None:
+    """The ledger outlives the database that it tells of."""
+    home.patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home.folder}/lost.db")
+    empty = (home.folder / "mlflow.db").read_bytes()
+    (home.folder / "lost.db").write_bytes(empty)
+    Tracker(ledger).log(record())
+    (home.folder / "lost.db").unlink()
+    tracker = Tracker(ledger)
+    (home.folder / "lost.db").write_bytes(empty)  # what MLflow would make, without the seconds that it takes
+    tracker.log(record())
+    assert [bare(r) for r in fetch_results("toy")] == [record()]
 
 
 @pytest.mark.slow
