@@ -100,6 +100,7 @@ def execute(
         while waiting or running:
             _submit(pool, waiting, running, losses, 2 * workers)
             if not running:
+                pool.shutdown(wait=False, cancel_futures=True)
                 pool = _pool(setting, workers)
                 continue
             finished, _ = wait(running, return_when=FIRST_COMPLETED)

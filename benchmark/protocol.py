@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmark.errors import UserError, suggest
 from benchmark.store import digest
@@ -44,6 +44,12 @@ class Recipe(_Strict):
     channels_last: bool = False
     ensemble: Annotated[int, Field(ge=1)] = 1
     """How many networks train as one `torch.func` ensemble; 1 trains them one by one."""
+
+    @model_validator(mode="after")
+    def _milestones_step(self) -> Recipe:
+        if bool(self.milestones) != (self.schedule == "step"):
+            raise ValueError("milestones: expected some with schedule step, and none with another")
+        return self
 
 
 class BankSizes(_Strict):

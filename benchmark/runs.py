@@ -202,7 +202,12 @@ def print_board(job: Run, outcome: Outcome, console: Console) -> None:
     from leaderboard.terminal import print_tables
 
     stored = {r.key: r for r in board_results(job)} | {r.key: r for r in outcome.results}
-    board = Board(**job.artifacts.protocol.board() | {"seeds": job.seeds})
+    protocol, registry = job.artifacts.protocol, job.artifacts.registry
+    canonical = {
+        "required_attacks": tuple(registry.attack(a).name for a in protocol.attacks),
+        "required_defenses": tuple(registry.chain(d, protocol.baseline).name for d in protocol.defenses),
+    }
+    board = Board(**protocol.board() | canonical | {"seeds": job.seeds})
     print_tables([r for r in stored.values() if r.seed in job.seeds], board, console)
     console.print(f"left out: {' '.join(job.artifacts.protocol.leaves_out.split())}", style="dim", markup=False)
 

@@ -144,6 +144,7 @@ def connect() -> MlflowClient:
     warnings.filterwarnings("ignore", module="mlflow")
     from mlflow import MlflowClient
 
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)  # its import has set it to INFO
     if uri().startswith("sqlite:///"):
         Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(uri())
