@@ -19,7 +19,7 @@ lint: .venv/.test
 	$(BIN)/lint-imports --no-cache
 
 screenshots: .venv/.test
-	$(BIN)/python -m leaderboard.screenshots docs
+	$(BIN)/python -m leaderboard.screenshots docs fashion-mini-v1
 
 speed: .venv/.run
 	$(BIN)/python speed/training.py

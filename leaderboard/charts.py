@@ -27,6 +27,7 @@ def leakage_against_accuracy(table: pd.DataFrame, metric: str, floor: float) -> 
     lowest = 0.46 if metric == AUC else 0.004
     data = pd.DataFrame({
         "defense": table.defense,
+        "name": table.defense.str.replace(r"\[[^\]]*\]", "", regex=True),
         "state": table.reason.map(lambda reason: "not ranked" if reason else "ranked"),
         "decided": table[f"{worst}_attack"],
         "leakage": table[worst],
@@ -69,24 +70,28 @@ def leakage_against_accuracy(table: pd.DataFrame, metric: str, floor: float) -> 
     order = data.leakage.rank(method="first") % 2
     for side, align, dx in ((0, "left", 9), (1, "right", -9)):
         names = alt.Chart(data[order == side]).mark_text(align=align, dx=dx, dy=-9, fontSize=12)
-        layers.append(names.encode(x=x, y=y, text="defense:N", color=alt.Color("state:N", scale=states)))
+        layers.append(names.encode(x=x, y=y, text="name:N", color=alt.Color("state:N", scale=states)))
     null = table.loc[table.reason == "", f"{worst}_null_95"].mean()
     if np.isfinite(null):
-        layers.insert(0, _reference(f"null worst case {null:.3f}", "y", null, [6, 4]))
+        layers.insert(0, _reference(f"null worst case {null:.3f}", "y", null, [6, 4], scale))
     if np.isfinite(floor):
-        layers.insert(0, _reference(f"utility floor {floor:.2f}", "x", floor, [2, 3]))
+        layers.insert(
+            0, _reference(f"utility floor {floor:.2f}", "x", floor, [2, 3], alt.Scale(zero=False, padding=40))
+        )
     return alt.layer(*layers).properties(height=440)
 
 
-def _reference(text: str, axis: str, value: float, dash: Sequence[int]) -> alt.LayerChart:
+def _reference(text: str, axis: str, value: float, dash: Sequence[int], scale: alt.Scale) -> alt.LayerChart:
     """A line across the chart with its name."""
     base = alt.Chart(pd.DataFrame({"value": [value], "text": [text]}))
     line, words = base.mark_rule(color=ORANGE, strokeDash=list(dash), strokeWidth=1.5), base.mark_text
     if axis == "y":
         name = words(color=ORANGE, align="left", baseline="bottom", dx=4, dy=-3)
-        return line.encode(y="value:Q") + name.encode(y="value:Q", x=alt.value(0), text="text:N")
+        y = alt.Y("value:Q", scale=scale)
+        return line.encode(y=y) + name.encode(y=y, x=alt.value(0), text="text:N")
     name = words(color=ORANGE, align="left", baseline="top", dx=4)
-    return line.encode(x="value:Q") + name.encode(x="value:Q", y=alt.value(4), text="text:N")
+    x = alt.X("value:Q", scale=scale)
+    return line.encode(x=x) + name.encode(x=x, y=alt.value(4), text="text:N")
 
 
 def roc(result: Result) -> alt.LayerChart:

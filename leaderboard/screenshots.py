@@ -1,4 +1,4 @@
-"""Pictures of the app: `python -m leaderboard.screenshots OUT` writes one PNG a page, 1280 pixels wide.
+"""Pictures of the app: `python -m leaderboard.screenshots OUT [PROTOCOL]` writes one PNG a page, 1280 pixels wide.
 
 It starts the app on a free port and opens it in Chromium (CHROMIUM, or the one on the path). Anything
 that the browser's console reports as an error, and any traceback on a page, is an error here.
@@ -33,8 +33,8 @@ def chromium() -> str | None:
     return os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 
-def screenshots(out: Path, scheme: Literal["light", "dark"] = "light") -> list[Path]:
-    """Write the pictures and return their paths.
+def screenshots(out: Path, scheme: Literal["light", "dark"] = "light", protocol: str = "") -> list[Path]:
+    """Write the pictures of a protocol (default: the app's first) and return their paths.
 
     Raises RuntimeError where there is no browser, where the app doesn't start, and for errors on a page.
     """
@@ -49,7 +49,7 @@ def screenshots(out: Path, scheme: Literal["light", "dark"] = "light") -> list[P
         page = browser.new_page(viewport={"width": 1280, "height": 1000}, color_scheme=scheme)
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address)
+        page.goto(f"{address}/?protocol={protocol}" if protocol else address)
         page.get_by_test_id("stHeading").first.wait_for(timeout=60_000)
         for name, word in PAGES.items():
             page.set_viewport_size({"width": 1280, "height": 1000})
@@ -100,7 +100,7 @@ def _wait(address: str, process: subprocess.Popen[bytes], seconds: float = 60) -
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m leaderboard.screenshots OUT")
-    for picture in screenshots(Path(sys.argv[1])):
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python -m leaderboard.screenshots OUT [PROTOCOL]")
+    for picture in screenshots(Path(sys.argv[1]), protocol="".join(sys.argv[2:])):
         print(picture)
