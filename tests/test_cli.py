@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import SUBMISSIONS, Ended, Home
 
 from benchmark import cli, execute, protocol
 from benchmark.result import Result
 from benchmark.tracking import fetch_results
+from tests.conftest import SUBMISSIONS, Ended, Home
 
 SMOKE = yaml.safe_load((protocol.FOLDER / "smoke.yaml").read_text())
 

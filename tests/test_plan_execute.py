@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SUBMISSIONS, Home, Inline, numbers
 
 from benchmark import execute, protocol
 from benchmark.artifacts import Artifacts
@@ -28,6 +27,7 @@ from benchmark.registry import Registry
 from benchmark.result import Result
 from benchmark.store import Store
 from benchmark.templates import TEMPLATES
+from tests.conftest import SUBMISSIONS, Home, Inline, numbers
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

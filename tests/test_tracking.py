@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Home
 
 from benchmark import tracking
 from benchmark.result import Result
 from benchmark.tracking import Tracker, Unreachable, fetch_results, result_of
+from tests.conftest import Home
 
 
 def record(attack: str = "loss", **changes: Any) -> Result:
