@@ -202,11 +202,11 @@ _artifacts: Artifacts | None = None
 _setting: Setting | None = None
 
 
-def start_worker(setting: Setting) -> None:
-    """Rebuild the judge in this process."""
+def start_worker(setting: Setting, parent: int) -> None:
+    """Rebuild the judge in this process, which is to end when process `parent` is no longer its parent."""
     global _artifacts, _setting
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="opacus|diffusers|torch")
     _setting = setting
@@ -350,7 +350,7 @@ def _registry(root: Path) -> Registry:
 
 def _pool(setting: Setting, workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(setting,))
+    return ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(setting, os.getpid()))
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
