@@ -232,8 +232,8 @@ def test_dp_sgd_replaces_batch_norm_before_the_optimiser_is_built():
 def test_dp_sgd_batches_are_poisson(monkeypatch):
     task, sizes = TinyTask(epochs=60), []
 
-    def step(self, network, optimizer, x, y, index):
-        sizes.append(len(index))
+    def step(self, network, optimizer, x, y):
+        sizes.append(len(y))
         optimizer.original_optimizer.step()
 
     monkeypatch.setattr(dp_sgd.DPSGD, "_step", step)
