@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Status = Literal["ok", "failed", "timeout", "out-of-memory", "skipped"]
 Trust = Literal["self-reported", "reproduced", "official"]
+Isolation = Literal["", "bubblewrap", "reviewed", "trusted"]
+"""Where the submissions' code ran: under bubblewrap; in the judge's process, because each file is listed as reviewed;
+in the judge's process by `--trust`. The weakest of the row's parts, in this order; "" for rows that don't say."""
 TaskName = Literal["membership", "inversion", "attribute", "stealing", "utility"]
 
 
@@ -55,7 +58,11 @@ class Result(BaseModel):
     """seconds, queries, peak_mb; for utility also train_seconds, ms_per_query."""
     provenance: dict[str, str] = Field(default_factory=dict)
     """Commit, versions, device, digests of the sources, the split and the data."""
+    log: str = ""
+    """The last lines that a failed submission printed, escaped."""
+    isolation: Isolation = ""
     trust: Trust = "self-reported"
+    """official: scored on a secret split. reproduced: scored again elsewhere with the same numbers."""
     finished: float = 0.0
     """Seconds since 1970."""
 
