@@ -12,6 +12,7 @@ ENTRYPOINT ["leakboard"]
 CMD ["run", "--protocol", "digits-v1"]
 
 FROM score AS app
+ENV LEAKBOARD_PUBLIC=1
 EXPOSE 8501
 ENTRYPOINT []
 CMD ["streamlit", "run", "leaderboard/app.py", "--server.address", "0.0.0.0", "--server.port", "8501"]

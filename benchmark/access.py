@@ -57,6 +57,11 @@ class GuardedTarget(Target):
     ) -> None:
         self._access, self._predict, self._answers, self._copy = access, predict, answers, copy_network
         self.queries = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Answer no more: what an attack made must stand for itself."""
+        self._closed = True
 
     def labels(self, x: Tensor) -> Tensor:
         return self._ask(x).argmax(1)
@@ -69,9 +74,15 @@ class GuardedTarget(Target):
     def white_box(self) -> nn.Module:
         if self._access != "white-box" or self._copy is None:
             raise PermissionError(f"the attack declares {self._access} access; it asked for the network")
+        if self._closed:
+            raise PermissionError("the target answers no more: the attack has handed in its result")
         return self._copy()
 
     def _ask(self, x: Tensor) -> Tensor:
+        if self._closed:
+            raise PermissionError("the target answers no more: the attack has handed in its result")
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            raise ValueError(f"expected images (n, c, h, w), given {tuple(getattr(x, 'shape', ()))}")
         x = x.detach().to("cpu", torch.float32).contiguous()
         self.queries += len(x)
         rows, missing = self._answers.find(x)

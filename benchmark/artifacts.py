@@ -7,7 +7,6 @@ submission's source and of the code it runs through, torch's version and the kin
 from __future__ import annotations
 
 import hmac
-import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,12 +18,14 @@ from torch import Tensor, nn
 
 from benchmark import architectures
 from benchmark.access import Answers, check_log_posteriors, raw
-from benchmark.api import Bank, Context, Defense, Predict, Samples
+from benchmark.api import Bank, Claims, Context, Predict, Samples
 from benchmark.population import Population, digest_of, populate, seed_of
 from benchmark.protocol import BankSizes, Protocol
 from benchmark.registry import Chain, Part, Registry, code_digest
+from benchmark.remote import Builder, Isolation, RemoteAttacker, Setup
 from benchmark.store import Store, digest, tensor_digest
-from benchmark.training import TrainingTask, fit_ensemble
+from benchmark.submission import Attacker
+from benchmark.training import TrainingTask
 
 World = Literal["target", "shadow"]
 Model = tuple[str, int]
@@ -51,6 +52,13 @@ def world_of(role: str) -> World:
     return "target" if role == "target" else "shadow"
 
 
+def official_measures(protocol: Protocol, secret: bytes | None) -> str:
+    """Digest of all that moves a number: those on a secret split are of another kind than public ones (RULES 26)."""
+    if secret is None:
+        return protocol.measures
+    return digest("official", protocol.measures, hmac.digest(secret, b"board", "sha256").hex())
+
+
 @dataclass
 class Artifacts:
     """Everything of one protocol on one device, through one store."""
@@ -59,7 +67,24 @@ class Artifacts:
     registry: Registry
     store: Store
     device: torch.device
+    isolation: Isolation = field(default_factory=Isolation)
+    secret: bytes | None = field(default=None, repr=False)
     _populations: dict[int, Population] = field(default_factory=dict)
+    _predictors: dict[tuple[object, ...], Predict] = field(default_factory=dict)
+
+    @property
+    def measures(self) -> str:
+        return official_measures(self.protocol, self.secret)
+
+    def end_job(self) -> None:
+        """Let go of what one job had at hand; nothing of a submission runs on."""
+        self._predictors.clear()
+        self.isolation.end_sessions()
+
+    def key(self, part: Part) -> dict[str, object]:
+        """What identifies a part in the store; what unreviewed code made unwatched serves no other run."""
+        trusted = {"trusted": True} if self.isolation.where(part.entry) == "trusted" else {}
+        return part.key | trusted
 
     @cached_property
     def environment(self) -> str:
@@ -67,7 +92,7 @@ class Artifacts:
 
     def population(self, seed: int) -> Population:
         if seed not in self._populations:
-            self._populations[seed] = populate(self.protocol, seed)
+            self._populations[seed] = populate(self.protocol, seed, self.secret)
         return self._populations[seed]
 
     def chain(self, spec: str) -> Chain:
@@ -97,63 +122,67 @@ class Artifacts:
 
     def networks_key(self, training: Part, seed: int, group: list[Model]) -> str:
         population = self.population(seed)
-        architecture = self.protocol.evaluator if group[0][0] == "evaluator" else self.protocol.architecture
+        architecture = self._architecture(group[0])
         return digest(
-            "networks", training.key, training_code(), self.protocol.data_digest, architecture, self.protocol.recipe,
+            "networks", self.key(training), training_code(), self.protocol.data_digest, architecture, self.protocol.recipe,
             [[role, k, digest_of(population.indices(role, k))] for role, k in group],
             [digest_of(i) for w in ("target", "shadow") for i in population.reference(w)], seed, self.environment,
             *([population.data.simple] if self.protocol.recipe.augmentation != "none" else []),
+            *([self.stamp(seed, "target")] if self.secret else []),
         )  # fmt: skip
 
     def make_networks(self, training: Part, seed: int, group: list[Model]) -> dict[str, Tensor]:
         """Train a group (or find it): the state of model i under `i.<name>`."""
 
         def make() -> dict[str, Tensor]:
-            defense: Defense = training.create()
-            tasks = [self.task(training, seed, model) for model in group]
-            if len(group) > 1:
-                networks = fit_ensemble(tasks, [defense.network(t) for t in tasks], defense.loss)
-            else:
-                networks = [defense.train(tasks[0])]
-            return {f"{i}.{name}": t for i, n in enumerate(networks) for name, t in n.state_dict().items()}
+            defender = self.isolation.defender(training, self._setup(seed, group[0]))
+            states = defender.train([self.task(training, seed, model) for model in group])
+            return {f"{i}.{name}": t for i, state in enumerate(states) for name, t in state.items()}
 
         return self.store.get("networks", self.networks_key(training, seed, group), make)
 
-    def task(self, part: Part, seed: int, model: Model) -> TrainingTask:
-        """What `part` works with in the world of this model."""
+    def _setup(self, seed: int, model: Model) -> Setup:
+        classes, shape = self.shape(seed)
+        return Setup(self._architecture(model), classes, shape, self.population(seed).data.simple, self.device)
+
+    def _architecture(self, model: Model) -> str:
+        return self.protocol.evaluator if model[0] == "evaluator" else self.protocol.architecture
+
+    def task(self, part: Part, seed: int, model: Model, *, samples: bool = True) -> TrainingTask:
+        """What `part` works with in the world of this model; without samples, what it is served with."""
         population = self.population(seed)
         role, k = model
         world = world_of(role)
         reference, validation = population.reference(world)
         members = population.indices(role, k)
+        none = members[:0]
 
         def artifact(name: str, make: object) -> dict[str, Tensor]:
             made_from = [role, k, digest_of(members), seed, self.protocol.data_digest, self.protocol.recipe]
-            key = digest("artifact", name, part.entry.source, made_from, training_code(), self.environment)
+            if self.secret:
+                made_from.append(self.stamp(seed, world))
+            key = digest("artifact", name, self._source(part), made_from, training_code(), self.environment)
             return self.store.get("artifact", key, make)  # type: ignore[arg-type]
 
         return TrainingTask(
-            train=population.samples(members),
-            reference=population.samples(reference),
-            validation=population.samples(validation),
+            train=population.samples(members if samples else none),
+            reference=population.samples(reference if samples else none),
+            validation=population.samples(validation if samples else none),
             classes=population.data.classes,
             recipe=self.protocol.recipe,
-            architecture=self.protocol.evaluator if role == "evaluator" else self.protocol.architecture,
+            architecture=self._architecture(model),
             simple=population.data.simple,
-            seed=seed_of("network", self.protocol.dataset, seed, role, k),
+            seed=seed_of("network", self.protocol.dataset, seed, role, k, secret=self.secret),
             device=self.device,
             artifact=artifact,
         )
 
-    def network(self, training: Part, seed: int, model: Model) -> nn.Module:
-        """The trained network, built by the defense's own code."""
+    def served(self, training: Part, seed: int, model: Model) -> Predict:
+        """The trained network as the defense's own code serves it, in float32 and eval mode."""
         group = self.group_of(training, model)
-        states = self.make_networks(training, seed, group)
-        i = group.index(model)
-        defense: Defense = training.create()
-        network = defense.network(self.task(training, seed, model))
-        network.load_state_dict(_of(states, f"{i}."))
-        return network.eval()
+        state = _of(self.make_networks(training, seed, group), f"{group.index(model)}.")
+        defender = self.isolation.defender(training, self._setup(seed, model))
+        return defender.serve(self.task(training, seed, model, samples=False), state)
 
     def judges_network(self, training: Part, seed: int, model: Model) -> nn.Module | None:
         """The same weights in the judge's own architecture; None where they don't fit it."""
@@ -166,9 +195,7 @@ class Artifacts:
             return None
         # The same names and shapes may hide another forward pass.
         x = self.part(seed, "shadow-test").x[:8]
-        same = torch.allclose(
-            raw(network, self.device)(x), raw(self.network(training, seed, model), self.device)(x), atol=1e-3
-        )
+        same = torch.allclose(raw(network, self.device)(x), self.served(training, seed, model)(x), atol=1e-3)
         return network.eval() if same else None
 
     def shape(self, seed: int) -> tuple[int, tuple[int, int, int]]:
@@ -179,16 +206,21 @@ class Artifacts:
 
     def guard_key(self, chain: Chain, i: int, seed: int, world: World) -> str:
         group = self.group_of(chain.training, (world, 0))
-        before = [[g.key, self.stamp(seed, world)] for g in chain.guards[:i]]  # it is prepared behind their noise
+        before = [[self.key(g), self.stamp(seed, world)] for g in chain.guards[:i]]  # it is prepared behind their noise
         return digest(
-            "guard", chain.guards[i].key, before, self.networks_key(chain.training, seed, group), world, training_code()
+            "guard",
+            self.key(chain.guards[i]),
+            before,
+            self.networks_key(chain.training, seed, group),
+            world,
+            training_code(),
         )
 
     def guard_state(self, chain: Chain, i: int, seed: int, world: World) -> dict[str, Tensor]:
         """What guard i needs in this world, prepared on the world's main model."""
 
         def make() -> dict[str, Tensor]:
-            guard: Defense = chain.guards[i].create()
+            guard = self.isolation.defender(chain.guards[i], self._setup(seed, (world, 0)))
             before = self.predictor(chain, seed, (world, 0), guards=i)
             return guard.prepare(before, self.task(chain.guards[i], seed, (world, 0)))
 
@@ -198,20 +230,42 @@ class Artifacts:
         self, chain: Chain, seed: int, model: Model, *, guards: int | None = None, stored: bool = True
     ) -> Predict:
         """The model behind the first `guards` guards (default all); with `stored` false, none remembers anything."""
-        predict = raw(self.network(chain.training, seed, model), self.device)
-        world = world_of(model[0])
+        at_hand = (chain.name, seed, model, guards, stored)
+        if at_hand in self._predictors:
+            return self._predictors[at_hand]
         classes = self.population(seed).data.classes
+        predict = _checked(self.served(chain.training, seed, model), classes, chain.training.name)
+        world = world_of(model[0])
         for i, part in enumerate(chain.guards[:guards]):
             state = self.guard_state(chain, i, seed, world)
             context = self._context(part, state, seed, world)
             if not stored:
                 context = replace(context, remember=lambda name, x, make: make())
-            predict = _checked(part.create().guard(predict, state, context), classes, part.name)
+            guard = self.isolation.defender(part, self._setup(seed, model))
+            predict = _checked(guard.guard(predict, state, context), classes, part.name)
+        if model[0] in ("target", "shadow"):  # the models of a bank are many, and each is asked once
+            self._predictors[at_hand] = predict
         return predict
+
+    def claims(self, chain: Chain, seed: int) -> Claims:
+        """What the training defense says of itself."""
+        defender = self.isolation.defender(chain.training, self._setup(seed, ("target", 0)))
+        return defender.claims(self.task(chain.training, seed, ("target", 0)))
+
+    def attacker(self, part: Part, seed: int) -> Attacker | RemoteAttacker:
+        """One instance of an attack, ready to fit."""
+        return self.isolation.attacker(part, self._setup(seed, ("target", 0)))
+
+    def builder(self, seed: int) -> Builder:
+        """Makes the networks that a stealing attack trains."""
+        return Builder(self._setup(seed, ("target", 0)), seed_of("copy", seed))
+
+    def _source(self, part: Part) -> object:
+        return [part.entry.source, "trusted"] if "trusted" in self.key(part) else part.entry.source
 
     def _context(self, part: Part, state: dict[str, Tensor], seed: int, world: World) -> Context:
         key, stamp = self._noise_key(seed, world), self.stamp(seed, world)
-        made_from = digest(part.entry.source, [[n, tensor_digest(t)] for n, t in sorted(state.items())])
+        made_from = digest(self._source(part), [[n, tensor_digest(t)] for n, t in sorted(state.items())])
 
         def remember(name: str, x: Tensor, make: object) -> Tensor:
             address = digest("derived", made_from, name, stamp, tensor_digest(x), self.environment)
@@ -221,8 +275,9 @@ class Artifacts:
 
     def _noise_key(self, seed: int, world: World) -> bytes:
         """The secret of a world, from which its guards draw their noise: one for all chains (RULES 3, 8)."""
-        secret = os.environ.get("LEAKBOARD_SPLIT_SECRET", "development").encode()
-        return hmac.digest(secret, f"noise/{self.protocol.dataset}/{seed}/{world}".encode(), "sha256")
+        return hmac.digest(
+            self.secret or b"development", f"noise/{self.protocol.dataset}/{seed}/{world}".encode(), "sha256"
+        )
 
     def stamp(self, seed: int, world: World) -> str:
         """Names the noise key in the store without giving it away."""

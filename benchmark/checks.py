@@ -1,59 +1,183 @@
-"""The contract checks: one list, run by `leakboard check` and by the tests on every submission.
+"""The contract checks: one list of rules, run by `leakboard check` and by the tests on every submission.
 
-They run a submission on the protocol `smoke`: a few digits, three epochs. A check that does not apply
-to an entry is not in its list; one that could not run has failed.
+A rule runs the submission on one of four tiny protocols: `smoke` (60 digits a part, three epochs), two
+of made-up images with 2 and 100 classes, and one whose labels are chance. Every rule that applies to an
+entry gives a result: it holds, it is broken, or it could not be tried because a rule before it is broken.
+The last two are failures. A rule that comes `after` another one would only repeat that one's error.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import os
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from benchmark import protocol as protocols
-from benchmark.api import Bank, Candidates, Claims, Defense
+from benchmark.access import check_log_posteriors
+from benchmark.api import Bank, Candidates, Hyper, Predict, Search
 from benchmark.artifacts import Artifacts
-from benchmark.errors import UserError
+from benchmark.errors import UserError, printable
 from benchmark.judge import Scenario, checked_scores, utility
+from benchmark.lookup import lookup_gap
 from benchmark.registry import Chain, Entry, Part, Registry
 from benchmark.store import Store
 
 TOLERANCE = 1e-4
-"""What float32 sums may differ by between batches, relative to the largest score."""
+"""What float32 sums may differ by between batches: of posteriors, and of scores relative to the largest."""
+
+DIRECTION = 4.0
+"""Standard deviations of the AUC of pure chance that an attack may lie below 0.5 on `smoke-noise`.
+
+There members and non-members differ as they ever can (the AUC of every published attack is above 0.9), so a
+score of the wrong sign is near 0. One that says nothing lies below the limit with a chance of 3e-5, and it is
+the same at every call.
+"""
+
+SAME_PIXELS, MOVED, MOVED_SHARE = 0.25 / 255, 0.01, 0.25
+"""A query that is moved by a quarter of a grey level is the same query of 8 bits. An honest guard follows
+the network, but its decisions may flip for a few; noise that is drawn anew moves most answers. So a guard
+may move at most a quarter of the answers by more than 0.01 (total variation)."""
+
+
+class Broken(Exception):
+    """A rule does not hold; the message says what was found and how to mend it."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one check; `detail` is one line."""
+    """The outcome of one rule. `detail` is one line: what is wrong, or what was measured.
+
+    `after` names the broken rule that kept this one from being tried; then `ok` is False.
+    """
 
     name: str
     ok: bool
     detail: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Makes what the checks run on: one `Artifacts` for each protocol and store."""
+
+    registry: Registry
+    store: Path
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _made: dict[tuple[str, Path], Artifacts] = field(default_factory=dict)
+
+    def artifacts(self, protocol: str = "smoke", store: Path | None = None) -> Artifacts:
+        """Those of `protocol`, in this bench's store or in another one."""
+        key = protocol, store or self.store
+        if key not in self._made:
+            self._made[key] = Artifacts(protocols.load(protocol), self.registry, Store(key[1]), self.device)
+        return self._made[key]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One entry on the bench, with its default hyperparameters."""
+
+    bench: Bench
+    entry: Entry
+
+    @cached_property
+    def part(self) -> Part:
+        return Part(self.entry, self.entry.params())
+
+    @property
+    def defends(self) -> bool:
+        return self.entry.kind == "defense"
+
+    @property
+    def trains(self) -> bool:
+        return "training" in self.entry.stages
+
+    @property
+    def guards(self) -> bool:
+        return bool(set(self.entry.stages) - {"training"})
+
+    def chain(self, artifacts: Artifacts, part: Part | None = None) -> Chain:
+        """The defense itself; for an attack, what it attacks."""
+        return artifacts.chain((part or self.part).name if self.defends else artifacts.protocol.baseline)
+
+    def scenario(self, protocol: str = "smoke", part: Part | None = None) -> Scenario:
+        artifacts = self.bench.artifacts(protocol)
+        return Scenario(artifacts, part or self.part, self.chain(artifacts), 0)
+
+    def memorised(self) -> tuple[Artifacts, Predict]:
+        """The defense served on `smoke-noise`, where members and non-members get answers far apart, and its parts."""
+        artifacts = self.bench.artifacts("smoke-noise")
+        part = Part(self.entry, self.entry.params(**_cheapest(self.entry.params)))
+        return artifacts, artifacts.predictor(self.chain(artifacts, part), 0, _TARGET, stored=False)
+
+    def run(self, protocol: str = "smoke", part: Part | None = None) -> dict[str, float]:
+        """Score the attack, or have the defense answer; returns the attack's metrics. Raises what goes wrong."""
+        if not self.defends:
+            return self.scenario(protocol, part).score().metrics
+        artifacts = self.bench.artifacts(protocol)
+        x = artifacts.part(0, "target-test").x
+        answer = artifacts.predictor(self.chain(artifacts, part), 0, _TARGET, stored=False)(x)
+        check_log_posteriors(answer, len(x), artifacts.shape(0)[0], self.entry.id)
+        return {}
+
+
+_TARGET = ("target", 0)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`step` raises where the rule is broken; what it returns is worth telling."""
+
+    name: str
+    applies: Callable[[Subject], bool]
+    step: Callable[[Subject], str]
+    after: tuple[str, ...] = ()
 
 
 def check_file(path: Path, submissions: Path, store: Path) -> list[Check]:
-    """All checks on one file, which may lie anywhere. Raises UserError where there is no such file."""
+    """All rules on one file, which may lie anywhere. Raises UserError where there is no such file."""
     if not path.is_file():
         raise UserError(f"{path}: expected a submission's Python file, given none")
     registry = Registry(submissions)
     kind: Literal["attack", "defense"] = "defense" if _is_defense(path, registry) else "attack"
-    entry = registry.add(path, kind)
+    return check_entry(Bench(registry, store), registry.add(path, kind))
+
+
+def check_entry(bench: Bench, entry: Entry) -> list[Check]:
+    """A result for every rule that applies to the entry, in order; of a file that can't be read, one."""
+    checks = [Check(READABLE, not entry.error, printable(entry.error))]
     if entry.error:
-        return [Check("readable without importing", False, entry.error)]
-    artifacts = Artifacts(protocols.load("smoke"), registry, Store(store), torch.device("cpu"))
-    return [Check("readable without importing", True), *check_entry(artifacts, entry)]
+        return checks
+    subject = Subject(bench, entry)
+    for rule in RULES:
+        if rule.applies(subject):
+            failed = [c.name for c in checks if not c.ok]
+            blocker = next((name for name in rule.after if name in failed), "")
+            checks.append(Check(rule.name, False, "not tried", blocker) if blocker else _try(rule, subject))
+    return checks
 
 
-def check_entry(artifacts: Artifacts, entry: Entry) -> list[Check]:
-    """The checks that apply to this kind of entry, in order; all run, whatever fails before them."""
-    part = Part(entry, entry.params())
-    steps = _defense_checks(artifacts, part) if entry.kind == "defense" else _attack_checks(artifacts, part)
-    return [Check("has a card with title and reference", _has_card(entry)), *(_run(name, step) for name, step in steps)]
+def _try(rule: Rule, subject: Subject) -> Check:
+    try:
+        return Check(rule.name, True, rule.step(subject))
+    except Broken as problem:
+        return Check(rule.name, False, printable(str(problem)))
+    except (Exception, SystemExit) as problem:  # what the submission raises
+        return Check(rule.name, False, printable(f"{type(problem).__name__}: {problem}"))
 
 
 def _is_defense(path: Path, registry: Registry) -> bool:
@@ -63,50 +187,197 @@ def _is_defense(path: Path, registry: Registry) -> bool:
     return path.resolve().parent.name == "defenses" or "(Defense)" in path.read_text(errors="replace")
 
 
-def _has_card(entry: Entry) -> bool:
-    return bool(entry.card and entry.card.title.strip() and entry.card.reference.strip())
+# --- What a file says of itself ---------------------------------------------------------------------
 
 
-Step = tuple[str, Callable[[], str]]
+def _has_card(subject: Subject) -> str:
+    card = subject.entry.card
+    if card is None or not card.title.strip() or not card.reference.strip():
+        raise Broken('expected Card(title=..., reference=...) with text in both; reference="unpublished" will do')
+    return ""
 
 
-def _run(name: str, step: Callable[[], str]) -> Check:
-    """A step returns "" or what is wrong; what it raises is wrong too."""
-    try:
-        problem = step()
-    except (Exception, SystemExit) as error:
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return Check(name, not problem, problem)
+def _ranges(subject: Subject) -> str:
+    """Without a run: both ends of every search range are values that the valid range holds."""
+    for name, search in _searches(subject.entry.params).items():
+        if not search.low < search.high or (search.log and search.low <= 0):
+            expected = "0 < low < high" if search.log else "low < high"
+            raise Broken(f"{name}: expected a search range with {expected}, given {search.low} to {search.high}")
+        for end in (search.low, search.high):
+            try:
+                subject.entry.params(**{name: end})
+            except ValidationError as error:
+                message = error.errors()[0]["msg"]
+                raise Broken(
+                    f"{name}: expected a search range inside the valid range, given the end {end}: {message}"
+                ) from None
+    return ""
+
+
+def _searches(params: type[Hyper]) -> dict[str, Search]:
+    found = {
+        name: next((m for m in f.metadata if isinstance(m, Search)), None) for name, f in params.model_fields.items()
+    }
+    return {name: search for name, search in found.items() if search}
+
+
+def _is_count(params: type[Hyper], name: str) -> bool:
+    annotation = params.model_fields[name].annotation
+    return int in (annotation, *get_args(annotation))
+
+
+def _cheapest(params: type[Hyper]) -> dict[str, Any]:
+    """Epochs, steps and sizes at the low end of their search range: counts are what costs time."""
+    return {name: int(s.low) for name, s in _searches(params).items() if _is_count(params, name)}
+
+
+def _choices(params: type[Hyper]) -> Iterator[tuple[str, Any]]:
+    """One hyperparameter at a time: the ends of its search range (of a count the low one), or all its values."""
+    searches = _searches(params)
+    for name, model_field in params.model_fields.items():
+        annotation = model_field.annotation
+        if annotation is bool or get_origin(annotation) is Literal:
+            values: tuple[Any, ...] = (False, True) if annotation is bool else get_args(annotation)
+        elif name in searches:
+            values = (searches[name].low,) if _is_count(params, name) else (searches[name].low, searches[name].high)
+        else:
+            continue
+        yield from ((name, value) for value in values)
+
+
+def _hyperparameters(subject: Subject) -> str:
+    params = subject.entry.params
+    tried = 0
+    for name, value in _choices(params):
+        try:
+            subject.run(part=Part(subject.entry, params(**_cheapest(params) | {name: value})))
+        except Exception as error:
+            raise Broken(f"{name}={value}: {type(error).__name__}: {error}") from error
+        tried += 1
+    return f"{tried} settings ran"
+
+
+# --- Any entry --------------------------------------------------------------------------------------
+
+
+def _works_on(protocol: str) -> Callable[[Subject], str]:
+    def step(subject: Subject) -> str:
+        params = subject.entry.params
+        given = _cheapest(params)
+        try:
+            subject.run(protocol, Part(subject.entry, params(**given)))
+        except Exception as error:
+            # Data may rule out a value, if the submission says which; the low end must then do.
+            named = [name for name in _searches(params) if f"{name}: expected" in str(error)]
+            if not named:
+                raise
+            instead = {name: _searches(params)[name].low for name in named}
+            subject.run(protocol, Part(subject.entry, params(**given | instead)))
+            return f"with {', '.join(f'{k}={v}' for k, v in instead.items())}, for it refuses the default"
+        return ""
+
+    return step
+
+
+def _limits(subject: Subject) -> str:
+    limits = subject.bench.artifacts().protocol.limits
+    with tempfile.TemporaryDirectory(prefix="leakboard-") as folder, _Meter() as meter:
+        if subject.defends:  # in an empty store, or what was trained before would cost nothing
+            artifacts = subject.bench.artifacts(store=Path(folder))
+            utility(artifacts, subject.chain(artifacts), 0)
+        else:
+            subject.run()
+    used = f"{meter.seconds:.1f} s, {meter.peak_mb:.0f} MB"
+    if meter.seconds > limits.seconds or meter.peak_mb > limits.memory_mb:
+        raise Broken(f"expected at most {limits.seconds} s and {limits.memory_mb} MB, given {used}")
+    return used
+
+
+class _Meter:
+    """Seconds, and the peak of memory beyond what was in use before, of this process and those under it."""
+
+    def __enter__(self) -> _Meter:
+        self.peak_mb, self._before, self._start = 0.0, _resident_mb(), time.perf_counter()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.peak_mb = max(self.peak_mb, _resident_mb() - self._before)
+            if self._done.wait(0.01):
+                return
+
+
+def _resident_mb() -> float:
+    """Memory of this process and of all under it; where there is no /proc, the peak of this process."""
+    if not Path("/proc/self/stat").exists():
+        import resource
+        import sys
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    parents, pages = {}, {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            try:
+                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it has just ended
+                continue
+            parents[int(entry.name)], pages[int(entry.name)] = int(fields[1]), int(fields[21])
+
+    @cache
+    def ours(process: int) -> bool:
+        return process == os.getpid() or (process in parents and ours(parents[process]))
+
+    return sum(n for process, n in pages.items() if ours(process)) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 # --- Attacks ----------------------------------------------------------------------------------------
 
 
-def _attack_checks(artifacts: Artifacts, part: Part) -> Iterator[Step]:
-    chain = artifacts.chain(artifacts.protocol.baseline)
-    yield (
-        "keeps its declared access, and what it returns is in shape and range",
-        lambda: _scores(artifacts, part, chain),
-    )
-    yield "the same seed gives the same result", lambda: _same_twice(artifacts, part, chain)
-    if part.entry.task == "membership":
-        yield "scores don't depend on the order of candidates", lambda: _order(artifacts, part, chain)
-        yield "scores don't depend on the number of candidates", lambda: _number(artifacts, part, chain)
-
-
-def _scores(artifacts: Artifacts, part: Part, chain: Chain) -> str:
-    Scenario(artifacts, part, chain, 0).score()
+def _access(subject: Subject) -> str:
+    """Broken if it fails, and with all access fails no more or otherwise."""
+    problem = _problem(subject, subject.part)
+    if problem:
+        widest = dataclasses.replace(subject.entry, access="white-box")
+        if _problem(subject, Part(widest, widest.params())) != problem:
+            raise Broken(problem)
     return ""
 
 
-def _same_twice(artifacts: Artifacts, part: Part, chain: Chain) -> str:
-    first, second = (Scenario(artifacts, part, chain, 0).score().metrics for _ in range(2))
-    moved = [name for name, value in first.items() if second.get(name) != value]
-    return f"differs between two runs: {', '.join(moved)}; draw from knowledge.generator(name)" if moved else ""
+def _problem(subject: Subject, part: Part) -> str:
+    try:
+        subject.run(part=part)
+    except (Exception, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
-def _fitted(artifacts: Artifacts, part: Part, chain: Chain, rows: Tensor | None) -> np.ndarray:  # type: ignore[type-arg]
-    scenario = Scenario(artifacts, part, chain, 0)
+def _returns(subject: Subject) -> str:
+    subject.run()
+    return ""
+
+
+def _same_result(subject: Subject) -> str:
+    if subject.entry.task == "membership":
+        moved = [] if np.array_equal(_scores(subject, None), _scores(subject, None)) else ["scores"]
+    else:
+        first, second = subject.run(), subject.run()
+        moved = [name for name, value in first.items() if second.get(name) != value]
+    if moved:
+        raise Broken(f"{', '.join(moved)} differ between two runs; draw from knowledge.generator(name)")
+    return ""
+
+
+def _scores(subject: Subject, rows: Tensor | None) -> NDArray[np.float64]:
+    """Scores (s, n) of all candidates, or of these rows."""
+    scenario = subject.scenario()
     attack, candidates, bank = scenario.fitted()
     if rows is not None:
         candidates = Candidates(candidates.x[rows], candidates.y[rows], candidates.id[rows])
@@ -114,65 +385,185 @@ def _fitted(artifacts: Artifacts, part: Part, chain: Chain, rows: Tensor | None)
     return checked_scores(attack.score(scenario.target, candidates, bank), len(candidates))
 
 
-def _order(artifacts: Artifacts, part: Part, chain: Chain) -> str:
-    plain = _fitted(artifacts, part, chain, None)
-    order = torch.from_numpy(np.random.default_rng(1).permutation(plain.shape[1]))
-    return _differs(plain[:, order.numpy()], _fitted(artifacts, part, chain, order))
+def _order(subject: Subject) -> str:
+    n = _scores(subject, None).shape[1]
+    return _same_scores(subject, torch.from_numpy(np.random.default_rng(1).permutation(n)))
 
 
-def _number(artifacts: Artifacts, part: Part, chain: Chain) -> str:
-    plain = _fitted(artifacts, part, chain, None)
-    half = torch.arange(plain.shape[1] // 2)
-    return _differs(plain[:, : len(half)], _fitted(artifacts, part, chain, half))
+def _number(subject: Subject) -> str:
+    n = _scores(subject, None).shape[1]
+    return "; ".join(_same_scores(subject, torch.arange(k)) for k in (n // 2, 1))
 
 
-def _differs(expected: np.ndarray, given: np.ndarray) -> str:  # type: ignore[type-arg]
-    gap, scale = float(np.abs(expected - given).max()), float(np.abs(expected).max())
-    if gap <= TOLERANCE * max(scale, 1.0):
-        return ""
-    return f"scores move by {gap:.3g}; pool over data in fit, not in score"
+def _same_scores(subject: Subject, rows: Tensor) -> str:
+    every = _scores(subject, None)
+    gap = float(np.abs(every[:, rows.numpy()] - _scores(subject, rows)).max())
+    relative = gap / max(float(np.abs(every).max()), 1.0)
+    if relative > TOLERANCE:
+        raise Broken(f"scores of {len(rows)} candidates move by {gap:.3g}; pool over data in fit, not in score")
+    return f"{len(rows)} candidates: {relative:.1g}"
+
+
+def _direction(subject: Subject) -> str:
+    found = subject.run("smoke-noise")
+    inside, outside = found["members"], found["nonmembers"]
+    limit = 0.5 - DIRECTION * math.sqrt((inside + outside + 1) / (12 * inside * outside))
+    if found["auc"] < limit:
+        raise Broken(
+            f"expected an AUC of at least {limit:.2f} where all members are memorised, given {found['auc']:.2f}; "
+            "a score is higher for members: change its sign"
+        )
+    return f"AUC {found['auc']:.2f} where all members are memorised"
 
 
 # --- Defenses ---------------------------------------------------------------------------------------
 
 
-def _defense_checks(artifacts: Artifacts, part: Part) -> Iterator[Step]:
-    chain = artifacts.chain(part.name)
-    model = ("target", 0)
-    yield "trains, reloads its weights and answers with posteriors", lambda: _utility(artifacts, chain)
-    if "training" in part.entry.stages:
-        yield "the same seed gives the same network", lambda: _same_network(artifacts, part)
-    if chain.guards:
-        yield "the same query gets the same answer, in any batch", lambda: _same_answer(artifacts, chain, model)
-    yield "claims are complete", lambda: _claims(artifacts, part)
+def _made(subject: Subject, artifacts: Artifacts) -> dict[str, Tensor]:
+    """The weights of the network, or what the guard has prepared."""
+    chain = subject.chain(artifacts)
+    states: dict[str, Tensor] = {}
+    if subject.trains:
+        states = artifacts.make_networks(chain.training, 0, artifacts.group_of(chain.training, _TARGET))
+    if subject.guards:
+        states = states | artifacts.guard_state(chain, len(chain.guards) - 1, 0, "target")
+    return states
 
 
-def _utility(artifacts: Artifacts, chain: Chain) -> str:
-    utility(artifacts, chain, 0)
+def _makes(subject: Subject) -> str:
+    _made(subject, subject.bench.artifacts())
     return ""
 
 
-def _same_network(artifacts: Artifacts, part: Part) -> str:
-    defense: Defense = part.create()
-    first, second = (defense.train(artifacts.task(part, 0, ("target", 0))).state_dict() for _ in range(2))
-    moved = [name for name, value in first.items() if not torch.equal(value, second[name])]
-    return f"weights differ between two runs: {moved[0]}; draw from task.generator(name)" if moved else ""
+def _reloads(subject: Subject) -> str:
+    artifacts = subject.bench.artifacts()
+    try:
+        artifacts.predictor(subject.chain(artifacts), 0, _TARGET, guards=0)
+    except Exception as error:
+        raise Broken(
+            f"the weights of train() don't load into network(): {error}; train the very module that network() returns"
+        ) from error
+    return ""
 
 
-def _same_answer(artifacts: Artifacts, chain: Chain, model: tuple[str, int]) -> str:
-    # Fresh images, so that nothing stored answers.
-    x = (artifacts.part(0, "target-test").x * 0.98).contiguous()
-    predict = artifacts.predictor(chain, 0, model, stored=False)
-    whole, again, half = predict(x), predict(x), predict(x[: len(x) // 2])
-    if not torch.equal(whole, again):
-        return "two answers to one query differ; draw from context.uniform or context.normal"
-    gap = float((whole[: len(half)].exp() - half.exp()).abs().max())
-    return f"posteriors move by {gap:.3g} with the batch" if gap > TOLERANCE else ""
+def _answers(subject: Subject) -> str:
+    subject.run()
+    return ""
 
 
-def _claims(artifacts: Artifacts, part: Part) -> str:
-    claims = part.create().claims(artifacts.task(part, 0, ("target", 0)))
-    if not isinstance(claims, Claims):
-        return f"expected Claims from claims(), given {type(claims).__name__}"
-    missing = [n for n in ("delta", "accountant", "adjacency", "sampling") if getattr(claims, n) is None]
-    return f"epsilon without {', '.join(missing)}" if claims.epsilon is not None and missing else ""
+def _same_weights(subject: Subject) -> str:
+    first = _made(subject, subject.bench.artifacts())
+    with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
+        second = _made(subject, subject.bench.artifacts(store=Path(folder)))
+    moved = [name for name in first.keys() | second.keys() if not _equal(first.get(name), second.get(name))]
+    if moved:
+        raise Broken(f"{min(moved)} and {len(moved) - 1} more differ between two runs; draw from task.generator(name)")
+    return ""
+
+
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(one, other)
+
+
+def _same_answer(subject: Subject) -> str:
+    artifacts = subject.bench.artifacts()
+    x = artifacts.part(0, "target-test").x
+    predict = artifacts.predictor(subject.chain(artifacts), 0, _TARGET, stored=False)
+    whole = predict(x)
+    if not torch.equal(whole, predict(x)):
+        raise Broken("two answers to one query differ; draw from context.uniform or context.normal")
+    largest = 0.0
+    for rows in (torch.arange(len(x)).flip(0), torch.arange(len(x) // 2), torch.arange(1)):
+        gap = float((whole[rows].exp() - predict(x[rows]).exp()).abs().max())
+        if gap > TOLERANCE:
+            raise Broken(
+                f"posteriors move by {gap:.3g} when {len(rows)} of {len(x)} queries are asked in another batch"
+            )
+        largest = max(largest, gap)
+    return f"{largest:.1g} between batches"
+
+
+def _keyed(subject: Subject) -> str:
+    artifacts, predict = subject.memorised()
+    x = artifacts.part(0, "target-test").x
+    sign = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).sub(0.5).sign()
+    moved = (predict(x).exp() - predict((x + SAME_PIXELS * sign).clamp(0, 1)).exp()).abs().sum(1) / 2
+    share = float((moved > MOVED).double().mean())
+    if share > MOVED_SHARE:
+        raise Broken(
+            f"{share:.0%} of the answers change though no query changes in 8 bits; "
+            "draw from context.uniform or context.normal, which hash the 8-bit query"
+        )
+    return f"{share:.0%} of the answers move by more than {MOVED}"
+
+
+def _no_lookup(subject: Subject) -> str:
+    artifacts, predict = subject.memorised()
+    sides = [artifacts.part(0, part).x for part in ("target-train", "target-test")]
+    found = lookup_gap(predict, sides[0], sides[1], torch.Generator().manual_seed(0))
+    if found.looks_up:
+        raise Broken(
+            f"answers to members jump when a query changes by one grey level, by {found.gap:.2g} more than to others; "
+            "a table of training images is no defense"
+        )
+    return f"gap {found.gap:.1g} ± {1.96 * found.error:.1g}"
+
+
+def _claims(subject: Subject) -> str:
+    artifacts = subject.bench.artifacts()
+    printed = utility(artifacts, subject.chain(artifacts), 0).claims or {}
+    epsilon = printed.get("epsilon", "no epsilon")
+    if epsilon.startswith("not valid"):
+        raise Broken(f"epsilon: {epsilon}")
+    return epsilon
+
+
+# --- The list ---------------------------------------------------------------------------------------
+
+READABLE = "can be read without running it"
+_RANGES = "search ranges lie inside the valid ranges"
+_ACCESS = "keeps its declared access"
+_RETURNS = "returns what its task asks for"
+_SAME = "the same seed gives the same result"
+_MAKES = "trains, or prepares its guard"
+_RELOADS = "the trained weights reload"
+_POSTERIORS = "answers with posteriors"
+_ANSWER = "one query gets one answer, in any batch"
+_RUNS = (_ACCESS, _RETURNS, _MAKES, _RELOADS, _POSTERIORS)
+
+
+def _membership(subject: Subject) -> bool:
+    return subject.entry.task == "membership"
+
+
+def _attack(subject: Subject) -> bool:
+    return not subject.defends
+
+
+def _any(subject: Subject) -> bool:
+    return True
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("has a card with title and reference", _any, _has_card),
+    Rule(_RANGES, _any, _ranges),
+    Rule(_ACCESS, _attack, _access),
+    Rule(_RETURNS, _attack, _returns, after=(_ACCESS,)),
+    Rule(_SAME, _attack, _same_result, after=_RUNS),
+    Rule("scores don't depend on the order of candidates", _membership, _order, after=(*_RUNS, _SAME)),
+    Rule("scores don't depend on the number of candidates", _membership, _number, after=(*_RUNS, _SAME)),
+    Rule("scores are higher for members", _membership, _direction, after=_RUNS),
+    Rule(_MAKES, lambda s: s.defends, _makes),
+    Rule(_RELOADS, lambda s: s.trains, _reloads, after=(_MAKES,)),
+    Rule(_POSTERIORS, lambda s: s.defends, _answers, after=(_MAKES, _RELOADS)),
+    Rule("the same seed gives the same weights", lambda s: s.defends, _same_weights, after=(_MAKES,)),
+    Rule(_ANSWER, lambda s: s.defends, _same_answer, after=_RUNS),
+    Rule("noise depends on the 8-bit query", lambda s: s.guards, _keyed, after=(*_RUNS, _ANSWER)),
+    Rule("members are not looked up", lambda s: s.defends, _no_lookup, after=_RUNS),
+    Rule("claims are complete", lambda s: s.trains, _claims, after=_RUNS),
+    Rule("works on 2 classes and 1 channel", _any, _works_on("smoke-2x1"), after=_RUNS),
+    Rule("works on 100 classes and 3 channels", _any, _works_on("smoke-100x3"), after=_RUNS),
+    Rule("runs with every end of its search ranges", lambda s: bool([*_choices(s.entry.params)]), _hyperparameters,
+         after=(_RANGES, *_RUNS)),
+    Rule("keeps within the time and memory of smoke", _any, _limits, after=_RUNS),
+)  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.remote import Mode
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -117,6 +121,10 @@ def run(
     workers: Workers = None,
     device: Device = "auto",
     seed: Annotated[list[int] | None, typer.Option(help="Only these seeds.")] = None,
+    isolation: Annotated[str, typer.Option(help="auto: isolate all but reviewed files; always: isolate all.")] = "auto",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run files that you have read in the judge's process; the rows say so.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -124,7 +132,12 @@ def run(
     from benchmark import runs
 
     console = err if as_json else out
-    job = runs.prepare(entries or [], protocol, submissions(), store_root(), device, seed)
+    if isolation not in ("auto", "always"):
+        raise UserError(f"--isolation: expected auto or always, given {isolation!r}")
+    if trust and isolation == "always":
+        raise UserError("--trust: expected it without --isolation always, given both")
+    mode: Mode = "never" if trust else "always" if isolation == "always" else "auto"
+    job = runs.prepare(entries or [], protocol, submissions(), store_root(), device, seed, mode)
     plan = job.plan
     console.print(
         f"{protocol}: {plan.scenarios()} scenarios to score, {len(plan.done)} stored; "
@@ -164,20 +177,30 @@ def publish(protocol: ProtocolName = "digits-v1") -> None:
     results = runs.stored_results(protocol, submissions(), store_root())
     if not results:
         raise UserError(f"{protocol}: nothing is scored yet; run: leakboard run --protocol {protocol}")
-    folder = Path(os.environ.get("LEAKBOARD_PUBLISHED", PUBLISHED)) / loaded.name
+    folder = publishing.edition_folder(results, published_root() / loaded.name)
     try:
-        publishing.publish(results, Board(**loaded.board()), folder)
+        written = publishing.publish(results, Board(**loaded.board()), folder)
     except (ValueError, OSError) as problem:
         raise UserError(f"{folder}: {problem}") from None
-    out.print(f"published {len(results)} results in {folder}/")
+    levels = Counter(r.trust for r in written)
+    trust = ", ".join(f"{n} {level}" for level, n in sorted(levels.items()))
+    out.print(f"published {len(results)} results in {folder}/ ({trust})", soft_wrap=True, markup=False)
     out.print("next: leakboard board")
 
 
+def published_root() -> Path:
+    return Path(os.environ.get("LEAKBOARD_PUBLISHED") or PUBLISHED)
+
+
 @app.command()
-def board(port: int = 8501) -> None:
+def board(
+    port: int = 8501,
+    public: Annotated[bool, typer.Option("--public", envvar="LEAKBOARD_PUBLIC", help="Rank only reproduced and official rows, unless a visitor chooses otherwise.")] = False,
+) -> None:  # fmt: skip
     """Open the leaderboard in the browser."""
     import leaderboard
 
+    os.environ["LEAKBOARD_PUBLIC"] = "1" if public else "0"
     script = Path(leaderboard.__file__).parent / "app.py"
     out.print(f"the board: http://127.0.0.1:{port} (Ctrl-C ends it)")
     command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.port", str(port)]
@@ -199,11 +222,28 @@ def ui(port: int = 5000) -> None:
 
 
 @app.command()
-def reproduce(run_id: str, workers: Workers = None, device: Device = "auto") -> None:
-    """Score a logged run again from its record, from scratch, and compare."""
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="A scenario's run in MLflow.")] = "",
+    protocol: Annotated[str, typer.Option("--protocol", "-p", help="Compare all that is published of it with what your store holds.")] = "",
+    workers: Workers = None,
+    device: Device = "auto",
+) -> None:  # fmt: skip
+    """Score a logged run again from its record, from scratch, and compare; or mark the rows of a published board."""
+    if bool(run_id) == bool(protocol):
+        given = f"{run_id!r} and {protocol!r}" if run_id else "neither"
+        raise UserError(f"reproduce: expected the id of a run or --protocol NAME, given {given}")
+    if run_id:
+        _reproduce_run(run_id, workers, device)
+    else:
+        _reproduce_board(protocol)
+
+
+def _reproduce_run(run_id: str, workers: int | None, device: str) -> None:
     import tempfile
 
     from benchmark import runs, tracking
+    from benchmark.text import plain
+    from leaderboard.publish import compare
 
     old = tracking.result_of(run_id)
     if old is None:
@@ -211,32 +251,82 @@ def reproduce(run_id: str, workers: Workers = None, device: Device = "auto") -> 
             f"run {run_id!r}: expected the id of a scenario's run, given one that {tracking.uri()} does not hold"
         )
     if old.status != "ok":
-        raise UserError(f"run {run_id!r}: expected a scored run, given status {old.status}: {old.reason}")
-    out.print(f"reproducing {old.attack or 'utility'} on {old.defense}, seed {old.seed}, {old.protocol}, from scratch")
+        raise UserError(f"run {run_id!r}: expected a scored run, given status {old.status}: {plain(old.reason)}")
+    title = plain(f"{old.attack or 'utility'} on {old.defense}, seed {old.seed}, {old.protocol}")
+    out.print(f"reproducing {title}, from scratch", markup=False)
     with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
         fresh = runs.reproduce(old, submissions(), Path(folder), device, workers, err)
     if fresh.status != "ok":
-        raise UserError(f"the new run ended as {fresh.status}: {fresh.reason}")
+        raise UserError(f"the new run ended as {fresh.status}: {plain(fresh.reason)}")
     table = Table("metric", "logged", "interval", "now", "verdict", box=None)
-    outside = 0
-    for name, value in old.metrics.items():
-        now = fresh.metrics.get(name, float("nan"))
-        if name not in old.intervals:
-            table.add_row(name, f"{value:.4g}", "none", f"{now:.4g}", "")
-            continue
-        low, high = old.intervals[name]
-        inside = low - 1e-5 <= now <= high + 1e-5
-        outside += not inside
-        table.add_row(name, f"{value:.4g}", f"{low:.4g} to {high:.4g}", f"{now:.4g}", "inside" if inside else "OUTSIDE")
+    compared = compare(old, fresh)
+    for c in compared:
+        interval = f"{c.interval[0]:.4g} to {c.interval[1]:.4g}" if c.interval else "none"
+        table.add_row(escape(plain(c.name)), f"{c.before:.4g}", interval, f"{c.now:.4g}", c.verdict)
     for name in ("attack_source", "defense_source", "torch", "device"):
-        if old.provenance.get(name) != fresh.provenance.get(name):
-            out.print(
-                f"{name} differs: {old.provenance.get(name)} then, {fresh.provenance.get(name)} now", markup=False
-            )
+        then, now = (plain(str(r.provenance.get(name))) for r in (old, fresh))
+        if then != now:
+            out.print(f"{name} differs: {then} then, {now} now", markup=False)
     out.print(table)
-    out.print("reproduced: every number lies in its interval" if not outside else f"{outside} number(s) outside")
-    out.print("next: leakboard ui")
-    if outside:
+    # Another device gives other last digits: a number without an interval is shown, and decides nothing here.
+    if outside := sum(c.verdict == "OUTSIDE" for c in compared):
+        out.print(f"{outside} number(s) outside")
+        out.print("next: leakboard ui")
+        raise typer.Exit(1)
+    out.print("reproduced: every number lies in its interval")
+    out.print(
+        f"next: leakboard run --protocol {old.protocol} && leakboard reproduce --protocol {old.protocol} "
+        "(marks every row of the published board that you can confirm)",
+        soft_wrap=True, markup=False,
+    )  # fmt: skip
+
+
+def _reproduce_board(name: str) -> None:
+    """Mark the published rows that agree with a scoring of the same key in one's own store."""
+    import re
+
+    from benchmark import protocol as protocols
+    from benchmark.store import Store
+    from benchmark.text import plain
+    from leaderboard import publish as publishing
+    from leaderboard.ranking import Board
+
+    loaded = protocols.load(name)
+    folder, root = published_root() / loaded.name, store_root()
+    store = Store(root)
+    try:
+        rows = publishing.load(folder)
+    except ValueError as problem:
+        raise UserError(str(problem)) from None
+    if not rows:
+        raise UserError(f"{folder}: expected a published board, given none; run: leakboard publish --protocol {name}")
+    # A key is part of a path in the store, and these come from a file that anybody may have written.
+    keys = [r.key for r in rows if re.fullmatch(r"[0-9a-f]{40}", r.key)]
+    own = {key: mine for key in keys if (mine := store.result(key)) is not None and mine.key == key}
+    found = publishing.mark(rows, own)
+    compared = found.agreed + len(found.differing)
+    say = partial(out.print, soft_wrap=True, markup=False, highlight=False)
+    say(f"{loaded.name}: {compared} of {len(rows)} published rows compared with {root}: {found.agreed} agree, {len(found.differing)} differ")  # fmt: skip
+    for row, difference in found.differing[:20]:
+        where = f"{row.attack or 'utility'} on {row.defense}, seed {row.seed}"
+        say(f"  differs: {plain(where)}: {plain(difference)}")
+    if len(found.differing) > 20:
+        say(f"  and {len(found.differing) - 20} more")
+    if found.same:
+        say(f"  {found.same} rows were published from this very scoring: they finished at the same time, so it is no second one")  # fmt: skip
+    if found.alone:
+        say(
+            f"  {found.alone} rows have no counterpart of the same code, data, seeds and torch here; they stay as they are"
+        )
+    if found.marked:
+        try:
+            publishing.publish(found.results, Board(**loaded.board()), folder)
+        except (ValueError, OSError) as problem:
+            raise UserError(f"{folder}: {problem}") from None
+    say(f"{found.marked} rows newly marked as reproduced in {folder}/")
+    elsewhere = "LEAKBOARD_STORE=another/folder " if found.same else ""
+    say("next: " + ("leakboard board --public" if compared else f"{elsewhere}leakboard run --protocol {name}, then {elsewhere}leakboard reproduce --protocol {name}"))  # fmt: skip
+    if found.differing:
         raise typer.Exit(1)
 
 

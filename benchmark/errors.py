@@ -1,13 +1,25 @@
-"""One kind of error for what a user can mend: printed as one line, exit code 2, never a traceback."""
+"""One kind of error for what a user can mend, and one for what a submission did wrong."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
 
 
 class UserError(Exception):
-    """A mistake in what was given; the message says where, what was expected and what was given."""
+    """A mistake in what was given; the message says where, what was expected and what was given.
+
+    Printed as one line, exit code 2, never a traceback.
+    """
+
+
+class Fault(Exception):
+    """What ended a submission's piece of work: a status for its row, and the last lines that it printed."""
+
+    def __init__(self, status: Literal["failed", "timeout", "out-of-memory"], reason: str, log: str = "") -> None:
+        super().__init__(reason)
+        self.status, self.log = status, log
 
 
 def suggest(given: str, known: Iterable[str]) -> str:
@@ -15,3 +27,19 @@ def suggest(given: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names) or 'none'}"
+
+
+def printable(text: str, most: int = 500) -> str:
+    """One line of at most `most` characters in which control characters are written out as escapes.
+
+    For whatever a submission wrote: it reaches terminals, MLflow and the app.
+    """
+    kept = text[: most + 1]
+    line = "".join(c if c.isprintable() else " " if c in "\n\t" else ascii(c)[1:-1] for c in kept)
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether memory ran out: PyTorch's own allocators raise RuntimeErrors."""
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(problem, MemoryError) or any(t in str(problem).lower() for t in texts)

@@ -1,7 +1,9 @@
 """Runs a plan in worker processes; a killed run goes on where it stopped, for the store keeps the rest.
 
 Workers use one thread each (float32 sums depend on the number of threads), ignore Ctrl-C, which is the
-parent's to handle, and end with the parent. Whatever a submission raises becomes a status.
+parent's to handle, and end with the parent. Each takes the jobs of few entries, whose sandboxes it keeps
+warm. Whatever a submission does becomes a status of its own jobs: a worker that dies or hangs takes only
+the job that it was doing with it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,18 +29,25 @@ from typing import Any
 import torch
 
 from benchmark import __version__, judge
-from benchmark.artifacts import Artifacts
+from benchmark.artifacts import Artifacts, official_measures
 from benchmark.datasets.splits import indices_digest
-from benchmark.errors import UserError
+from benchmark.errors import Fault, UserError, out_of_memory, printable
+from benchmark.isolation import Launcher
 from benchmark.plan import Job, Plan, scenario_key
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
+from benchmark.remote import Isolation, Mode
+from benchmark.result import Isolation as Where
 from benchmark.result import Result, Status
 from benchmark.store import Store
 
 _LOSSES = 3
-"""How often a job may lose its worker before it counts as failed: a neighbour's death is a loss too."""
+"""How often a job may lose its worker before it counts as failed: memory may have run out for another's sake."""
 _DIED = "the worker died: killed, or out of memory"
+_GRACE = 600
+"""Seconds beyond the limits after which a job is stopped from outside; sandboxes are stopped by their watchdog."""
+_AHEAD = 2
+"""Jobs that a worker has at hand: the one that it does, and the next."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,15 @@ class Setting:
     submissions: Path
     store: Path
     device: str
+    isolation: Mode = "auto"
+    launcher: Launcher | None = None
+    secret: bytes | None = field(default=None, repr=False)
+
+    def artifacts(self, workers: int = 1) -> Artifacts:
+        """Everything that the setting names, opened in this process."""
+        isolation = Isolation(self.isolation, self.launcher, self.protocol.limits, workers)
+        registry, store = Registry(self.submissions), Store(self.store)
+        return Artifacts(self.protocol, registry, store, torch.device(self.device), isolation, self.secret)
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,9 @@ class Done:
     id: str
     seconds: float
     error: str = ""
+    status: Status = "failed"
+    """What the error is."""
+    log: str = ""
     result: Result | None = None
     made: tuple[tuple[str, float], ...] = ()
 
@@ -85,6 +106,33 @@ class Progress:
         return sum(n * of.get(k, mean) for k, n in self.left.items()) / self.workers
 
 
+@dataclass
+class _Worker:
+    """One process, the jobs that it has at hand (it does the first), and the entries that it has met last."""
+
+    pool: ProcessPoolExecutor
+    jobs: dict[Future[Done], Job] = field(default_factory=dict)
+    warm: dict[str, None] = field(default_factory=dict)
+    since: float = 0.0
+    """When the first of its jobs came to be the first."""
+
+    def submit(self, job: Job) -> None:
+        if not self.jobs:
+            self.since = time.monotonic()
+        self.jobs[self.pool.submit(run_job, job)] = job
+        self.warm.pop(_entry(job), None)
+        self.warm[_entry(job)] = None
+
+    def finished(self, future: Future[Done]) -> Job:
+        self.since = time.monotonic()
+        return self.jobs.pop(future)
+
+
+def _entry(job: Job) -> str:
+    """The entry whose code a job is mostly about."""
+    return job.attack.split("[")[0] or job.defense.split("[")[0].split("+")[0]
+
+
 def execute(
     plan: Plan, setting: Setting, workers: int, report: Callable[[Job, Done, Progress], None]
 ) -> Iterator[Result]:
@@ -92,90 +140,111 @@ def execute(
     _environment()
     waiting = dict(plan.jobs)
     progress = Progress(plan, workers)
-    failed: dict[str, str] = {}
+    failed: dict[str, Done] = {}
     losses: dict[str, int] = defaultdict(int)
-    pool = _pool(setting, workers)
-    running: dict[Future[Done], Job] = {}
+    team = [_Worker(_pool(setting, workers)) for _ in range(workers)]
     try:
-        while waiting or running:
-            _submit(pool, waiting, running, losses, 2 * workers)
-            if not running:
-                pool.shutdown(wait=False, cancel_futures=True)
-                pool = _pool(setting, workers)
-                continue
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        while waiting or any(w.jobs for w in team):
+            _hand_out(team, waiting)
+            running = {f: w for w in team for f in w.jobs}
+            finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            ended: list[tuple[Job, Done]] = []
             for future in finished:
-                job = running.pop(future)
+                worker = running[future]
+                if future not in worker.jobs:  # it went with its worker
+                    continue
                 try:
                     done = future.result()
                 except BrokenProcessPool:
-                    lost = [job, *running.values()]
-                    running.clear()
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    pool = _pool(setting, workers)
-                    done_jobs = [(j, _failure(setting, j, _DIED)) for j in _retry(lost, losses, waiting)]
+                    ended += _replace(worker, setting, workers, waiting, losses)
                 else:
-                    lost_result = done.error and job.kind == "scenario"
-                    done_jobs = [(job, _failure(setting, job, done.error, done.seconds) if lost_result else done)]
-                for finished_job, outcome in done_jobs:
-                    progress.advance(finished_job.kind, outcome.seconds)
-                    if outcome.error:
-                        failed[finished_job.id] = outcome.error
-                    report(finished_job, outcome, progress)
-                    if outcome.result:
-                        yield outcome.result
-                if not running:
-                    break
+                    job = worker.finished(future)
+                    ended.append((job, _failure(setting, job, done) if done.error and job.kind == "scenario" else done))
+            for worker in team:
+                if worker.jobs and time.monotonic() - worker.since > setting.protocol.limits.seconds + _GRACE:
+                    ended += _replace(worker, setting, workers, waiting, losses, hung=True)
+            for job, done in ended:
+                progress.advance(job.kind, done.seconds)
+                if done.error:
+                    failed[job.id] = done
+                report(job, done, progress)
+                if done.result:
+                    yield done.result
             yield from _give_up(waiting, failed, setting, progress, report)
     finally:
-        _stop(pool)
+        for worker in team:
+            _stop(worker.pool)
 
 
-def _submit(
-    pool: ProcessPoolExecutor,
+def _hand_out(team: list[_Worker], waiting: dict[str, Job]) -> None:
+    """Give every worker what it can do next. Training comes in the plan's order; a scenario goes where its entry is."""
+    for depth in range(_AHEAD):
+        for worker in team:
+            if len(worker.jobs) > depth:
+                continue
+            unfinished = waiting.keys() | {j.id for w in team for j in w.jobs.values()}
+            job = _choose(worker, team, [j for j in waiting.values() if not (j.needs & unfinished)])
+            if job is None:
+                return
+            try:
+                worker.submit(job)
+            except BrokenProcessPool:  # it died since the last look; what it was doing tells
+                worker.warm.pop(_entry(job), None)
+                if worker.jobs:
+                    continue
+                raise
+            del waiting[job.id]
+
+
+def _choose(worker: _Worker, team: list[_Worker], ready: list[Job]) -> Job | None:
+    if not ready or ready[0].kind != "scenario":
+        return ready[0] if ready else None
+    scenarios = [j for j in ready if j.kind == "scenario"]
+    elsewhere = {e for w in team if w is not worker for e in w.warm}
+    mine = (j for j in scenarios if _entry(j) in worker.warm)
+    new = (j for j in scenarios if _entry(j) not in elsewhere)
+    return next(mine, None) or next(new, None) or scenarios[0]
+
+
+def _replace(
+    worker: _Worker,
+    setting: Setting,
+    workers: int,
     waiting: dict[str, Job],
-    running: dict[Future[Done], Job],
     losses: dict[str, int],
-    most: int,
-) -> None:
-    """Hand over jobs that wait for nothing, until `most` are running or queued with the workers."""
-    for job in [j for j in waiting.values() if not (j.needs & waiting.keys())]:
-        if len(running) >= most:
-            return
-        if job.needs & {j.id for j in running.values()}:
-            continue
-        # What has lost a worker runs alone: then a death has one culprit.
-        if running and (losses[job.id] or any(losses[j.id] for j in running.values())):
-            continue
-        try:
-            running[pool.submit(run_job, job)] = job
-        except BrokenProcessPool:  # a worker died since the last look; what was running tells
-            return
-        del waiting[job.id]
+    *,
+    hung: bool = False,
+) -> list[tuple[Job, Done]]:
+    """A new process for a worker that died or hangs. Its jobs go back to the queue; a culprit's end is returned."""
+    first, *others = worker.jobs.values()
+    worker.jobs.clear()
+    worker.warm.clear()
+    _stop(worker.pool, kill=True)
+    worker.pool = _pool(setting, workers)
+    losses[first.id] += 1
+    if hung:
+        limit = setting.protocol.limits.seconds
+        others_end = [(first, _failure(setting, first, Done(first.id, 0.0, f"more than {limit} s", "timeout")))]
+    elif losses[first.id] >= _LOSSES:
+        others_end = [(first, _failure(setting, first, Done(first.id, 0.0, _DIED)))]
+    else:
+        others, others_end = [first, *others], []
+    waiting.update({job.id: job for job in others})
+    return others_end
 
 
-def _retry(lost: list[Job], losses: dict[str, int], waiting: dict[str, Job]) -> list[Job]:
-    """Jobs whose worker died go back to the queue; those that have lost `_LOSSES` workers are returned."""
-    given_up = []
-    for job in lost:
-        losses[job.id] += 1
-        if losses[job.id] < _LOSSES:
-            waiting[job.id] = job
-        else:
-            given_up.append(job)
-    return given_up
-
-
-def _failure(setting: Setting, job: Job, reason: str, seconds: float = 0.0) -> Done:
-    """A failed job; a scenario says so on the board."""
-    scenario = job.kind == "scenario"
-    result = _result(setting, _registry(setting.submissions), job, "failed", reason) if scenario else None
-    return Done(job.id, seconds, reason, result)
+def _failure(setting: Setting, job: Job, done: Done) -> Done:
+    """The end of a failed job; a scenario says so on the board."""
+    if job.kind != "scenario":
+        return done
+    registry = _registry(setting.submissions)
+    result = _result(setting, registry, job, done.status, done.error, log=done.log)
+    return replace(done, result=result)
 
 
 def _give_up(
     waiting: dict[str, Job],
-    failed: dict[str, str],
+    failed: dict[str, Done],
     setting: Setting,
     progress: Progress,
     report: Callable[[Job, Done, Progress], None],
@@ -187,10 +256,10 @@ def _give_up(
             return
         for job in hopeless:
             del waiting[job.id]
-            reason = next(failed[n] for n in job.needs if n in failed)
-            failed[job.id] = reason
+            cause = next(failed[n] for n in job.needs if n in failed)
+            failed[job.id] = replace(cause, id=job.id, seconds=0.0, result=None)
             progress.advance(job.kind, 0.0)
-            done = _failure(setting, job, reason)
+            done = _failure(setting, job, failed[job.id])
             if done.result:
                 report(job, done, progress)
                 yield done.result
@@ -202,7 +271,7 @@ _artifacts: Artifacts | None = None
 _setting: Setting | None = None
 
 
-def start_worker(setting: Setting, parent: int) -> None:
+def start_worker(setting: Setting, parent: int, workers: int) -> None:
     """Rebuild the judge in this process, which is to end when process `parent` is no longer its parent."""
     global _artifacts, _setting
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -210,8 +279,7 @@ def start_worker(setting: Setting, parent: int) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="opacus|diffusers|torch")
     _setting = setting
-    registry = Registry(setting.submissions)
-    _artifacts = Artifacts(setting.protocol, registry, Store(setting.store), torch.device(setting.device))
+    _artifacts = setting.artifacts(workers)
 
 
 def run_job(job: Job) -> Done:
@@ -221,7 +289,7 @@ def run_job(job: Job) -> Done:
     artifacts.store.made.clear()
     start = time.perf_counter()
     _reset_peak()
-    result, error = None, ""
+    result, failure = None, Done(job.id, 0.0)
     try:
         if job.kind == "scenario":
             result = _score(artifacts, setting, job)
@@ -229,14 +297,18 @@ def run_job(job: Job) -> Done:
         else:
             _prepare(artifacts, job)
     except (Exception, SystemExit) as problem:  # a submission that calls sys.exit() ends nothing but itself
-        error = f"{job.kind} of {job.defense}: {_one_line(problem)}"
-    return Done(job.id, time.perf_counter() - start, error, result, tuple(artifacts.store.made))
+        failure = _failed(job, problem)
+    finally:
+        artifacts.end_job()
+    seconds = time.perf_counter() - start
+    return replace(failure, seconds=seconds, result=result, made=tuple(artifacts.store.made))
 
 
-def _out_of_memory(problem: BaseException) -> bool:
-    """PyTorch's own allocators raise RuntimeErrors."""
-    texts = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(problem, MemoryError) or any(t in str(problem).lower() for t in texts)
+def _failed(job: Job, problem: BaseException) -> Done:
+    text = _one_line(problem) if job.kind == "scenario" else f"{job.kind} of {job.defense}: {_one_line(problem)}"
+    if isinstance(problem, Fault):
+        return Done(job.id, 0.0, text, problem.status, problem.log)
+    return Done(job.id, 0.0, text, "out-of-memory" if out_of_memory(problem) else "failed")
 
 
 def _prepare(artifacts: Artifacts, job: Job) -> None:
@@ -270,9 +342,6 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
             outcome = judge.utility(artifacts, chain, job.seed)
     except judge.Skip as reason:
         return _result(setting, artifacts.registry, job, "skipped", str(reason))
-    except (Exception, SystemExit) as problem:
-        status: Status = "out-of-memory" if _out_of_memory(problem) else "failed"
-        return _result(setting, artifacts.registry, job, status, _one_line(problem))
     outcome.cost["peak_mb"] = _peak_mb()
     fields = {k: v for k, v in vars(outcome).items() if v is not None}
     population = artifacts.population(job.seed)
@@ -285,17 +354,20 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
 
 def _result(setting: Setting, registry: Registry, job: Job, status: Status, reason: str, **fields: Any) -> Result:
     protocol = setting.protocol
+    isolation = Isolation(setting.isolation)
     entry = registry.attack(job.attack).entry if job.attack else None
     chain = registry.chain(job.defense, protocol.baseline)
     provenance = fields.pop("provenance", {}) | environment(setting.device)
     provenance |= {"defense_source": "+".join(p.entry.source[:12] for p in chain.parts)}
     if entry:
         provenance["attack_source"] = entry.source[:12]
+    parts = [*((registry.attack(job.attack),) if job.attack else ()), *chain.parts]
+    places: list[Where] = ["trusted", "reviewed", "bubblewrap"]
     nulls = [p.entry.card.null for p in chain.parts if p.entry.card]
     return Result(
         key=job.id,
         protocol=protocol.name,
-        protocol_digest=protocol.measures,
+        protocol_digest=official_measures(protocol, setting.secret),
         task=entry.task if entry else "utility",  # type: ignore[arg-type]
         attack=job.attack,
         defense=job.defense,
@@ -303,11 +375,13 @@ def _result(setting: Setting, registry: Registry, job: Job, status: Status, reas
         architecture=protocol.architecture,
         seed=job.seed,
         status=status,
-        reason=reason[:500],
+        reason=printable(reason),
         access=entry.access if entry else "",
         knowledge="+".join(sorted(entry.needs)) or "none" if entry else "",
         null_row=fields.pop("null_row", bool(entry.card and entry.card.null) if entry else any(nulls)),
         provenance=provenance,
+        isolation=min((isolation.where(p.entry) for p in parts), key=places.index),
+        trust="official" if setting.secret else "self-reported",
         finished=time.time(),
         **fields,
     )
@@ -349,15 +423,16 @@ def _registry(root: Path) -> Registry:
 
 
 def _pool(setting: Setting, workers: int) -> ProcessPoolExecutor:
+    """One process: then a death has one culprit."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(setting, os.getpid()))
+    return ProcessPoolExecutor(1, context, initializer=start_worker, initargs=(setting, os.getpid(), workers))
 
 
-def _stop(pool: ProcessPoolExecutor) -> None:
+def _stop(pool: ProcessPoolExecutor, *, kill: bool = False) -> None:
     processes = list((getattr(pool, "_processes", None) or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
-        process.terminate()
+        process.kill() if kill else process.terminate()
 
 
 def _environment() -> None:
@@ -376,7 +451,7 @@ def _end_with_parent(parent: int) -> None:
 
 def _one_line(problem: BaseException) -> str:
     text = " ".join(str(problem).split()) or "no message"
-    return text if isinstance(problem, UserError) else f"{type(problem).__name__}: {text}"
+    return text if isinstance(problem, UserError | Fault) else f"{type(problem).__name__}: {text}"
 
 
 def _reset_peak() -> None:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import architectures, metrics, reports
-from benchmark.access import Answers, GuardedTarget, raw
+from benchmark.access import Answers, GuardedTarget
 from benchmark.api import Bank, Candidates, Embeddings, Knowledge, World
 from benchmark.artifacts import Artifacts
+from benchmark.errors import printable
 from benchmark.metrics import Floats
 from benchmark.population import seed_of
 from benchmark.registry import Chain, Part
@@ -63,7 +64,7 @@ class Scenario:
         self._open()
         if entry.access == "white-box" and self._judges(("target", 0)) is None:
             raise Skip("only the defense's own code can build this network")
-        attack = self.attack.create()
+        attack = self.artifacts.attacker(self.attack, self.seed)
         judged = {
             "membership": self._membership,
             "inversion": self._inversion,
@@ -135,7 +136,7 @@ class Scenario:
     def fitted(self) -> tuple[Any, Candidates, Bank | None]:
         """A fitted membership attack, and what it is to score; for the contract checks."""
         self._open()
-        attack = self.attack.create()
+        attack = self.artifacts.attacker(self.attack, self.seed)
         candidates, bank, knowledge = self._prepare()
         attack.fit(knowledge)
         return attack, candidates, bank
@@ -219,7 +220,7 @@ class Scenario:
         train = self.artifacts.part(self.seed, "target-train")
         means = torch.stack([train.x[train.y == c].mean(0) for c in range(classes)])
         baseline = self.artifacts.chain(self.artifacts.protocol.baseline).training
-        evaluator = raw(self.artifacts.network(baseline, self.seed, ("evaluator", 0)), self.artifacts.device)
+        evaluator = self.artifacts.served(baseline, self.seed, ("evaluator", 0))
         found = reports.inversion_metrics(images, means)
         found["evaluator_accuracy"] = float((evaluator(images).argmax(1) == torch.arange(classes)).double().mean())
         return Outcome(found, {}, {"seconds": seconds})
@@ -229,7 +230,9 @@ class Scenario:
         if network is None:
             raise Skip("only the defense's own code can build this network")
         classes, shape = self.artifacts.shape(self.seed)
-        if attack.embedding == "untrained":
+        if (embedding := attack.embedding) not in ("target", "untrained"):
+            raise ValueError(f"expected an embedding of target or untrained, given {printable(embedding, 40)!r}")
+        if embedding == "untrained":
             protocol = self.artifacts.protocol
             network = architectures.build(protocol.architecture, classes, shape, seed_of("untrained", self.seed)).eval()
         shadow, test = (self._embed(network, p) for p in ("shadow-train", "target-test"))
@@ -242,7 +245,7 @@ class Scenario:
         found, intervals = reports.attribute_metrics(
             guess.cpu().numpy(), test.attribute.numpy(), np.random.default_rng(seed_of("bootstrap", self.seed))
         )
-        return Outcome(found, intervals, {"seconds": seconds}, null=attack.embedding == "untrained" or None)
+        return Outcome(found, intervals, {"seconds": seconds}, null=embedding == "untrained" or None)
 
     def _embed(self, network: nn.Module, part: str) -> Embeddings:
         samples = self.artifacts.part(self.seed, part)
@@ -255,22 +258,14 @@ class Scenario:
     def _stealing(self, attack: Any) -> Outcome:
         knowledge = self._knowledge()
         queries = self.artifacts.part(self.seed, "shadow-train")
-        classes, shape = self.artifacts.shape(self.seed)
-        architecture = self.artifacts.protocol.architecture
-
-        def build() -> nn.Module:
-            return architectures.build(architecture, classes, shape, seed_of("copy", self.seed)).to(
-                self.artifacts.device
-            )
-
+        classes, _ = self.artifacts.shape(self.seed)
         start = time.perf_counter()
         attack.fit(knowledge)
-        network = attack.steal(self.target, queries, build)
+        predict = attack.steal(self.target, queries, self.artifacts.builder(self.seed))
         seconds = time.perf_counter() - start
-        if not isinstance(network, nn.Module):
-            raise ValueError(f"expected a network from steal, given {type(network).__name__}")
+        self.target.close()  # the copy answers for itself
         test = self.artifacts.part(self.seed, "target-test")
-        copy = raw(network, self.artifacts.device)(test.x)
+        copy = predict(test.x)
         _expect(copy, (len(test), classes), "the copy's answers")
         truth = self.artifacts.answers(self.chain, self.seed, ("target", 0), "target-test")
         found, intervals = reports.stealing_metrics(
@@ -305,12 +300,12 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
 
 def _claims(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
     """What may be printed of epsilon (RULES 29)."""
-    task = artifacts.task(chain.training, seed, ("target", 0))
-    claims = chain.training.create().claims(task)
+    claims = artifacts.claims(chain, seed)
     printed: dict[str, str] = {}
     if claims.epsilon is not None:
-        parts = (claims.delta, claims.accountant, claims.adjacency, claims.sampling)
-        if any(p is None for p in parts) or claims.sampling != "Poisson" or claims.delta >= 1 / len(task.train):
+        n = len(artifacts.population(seed).parts["target-train"])
+        named = claims.accountant is not None and claims.adjacency is not None and claims.sampling == "Poisson"
+        if not named or claims.delta is None or claims.delta >= 1 / n:
             printed["epsilon"] = "not valid: needs delta below 1/n, accountant, adjacency and Poisson sampling"
         elif not all(g.entry.data_independent for g in chain.guards):
             printed["epsilon"] = "not valid for the cascade: a guard reads training data"

@@ -16,7 +16,9 @@ _HERE = Path(__file__).parent
 
 @lru_cache(maxsize=1)
 def judge_code() -> str:
-    names = ("access", "artifacts", "judge", "metrics", "perceptron", "population", "reports", "uncertainty")
+    names = (
+        "access", "artifacts", "judge", "metrics", "perceptron", "population", "reports", "submission", "uncertainty",
+    )  # fmt: skip
     return code_digest(*(_HERE / f"{n}.py" for n in names), _HERE / "datasets" / "attribute.py")
 
 
@@ -51,10 +53,10 @@ class Plan:
 def scenario_key(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: int) -> str:
     """Covers everything that makes the result of one scenario (or, without an attack, of one utility)."""
     return digest(
-        "scenario", artifacts.protocol.name, artifacts.protocol.measures, attack.key if attack else "utility",
+        "scenario", artifacts.protocol.name, artifacts.measures, artifacts.key(attack) if attack else "utility",
         [artifacts.stamp(seed, w) for w in ("target", "shadow")] if chain.guards else [],
-        artifacts.chain(artifacts.protocol.baseline).training.key if attack and attack.entry.task == "inversion" else "",
-        chain.training.key, [g.key for g in chain.guards], artifacts.bank_sizes(chain.training),
+        artifacts.key(artifacts.chain(artifacts.protocol.baseline).training) if attack and attack.entry.task == "inversion" else "",
+        artifacts.key(chain.training), [artifacts.key(g) for g in chain.guards], artifacts.bank_sizes(chain.training),
         seed, judge_code(), training_code(), artifacts.environment,
     )  # fmt: skip
 

@@ -7,7 +7,8 @@ ids that mean nothing. Everything here is drawn from the protocol's seed.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import hmac
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -24,9 +25,11 @@ from benchmark.protocol import Protocol
 Indices = NDArray[np.int64]
 
 
-def seed_of(*parts: object) -> int:
-    """63 bits from names and numbers: one independent stream for every purpose."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little") >> 1
+def seed_of(*parts: object, secret: bytes | None = None) -> int:
+    """63 bits from names and numbers: one independent stream for every purpose; with a secret, unforeseeable."""
+    text = "/".join(map(str, parts)).encode()
+    found = hashlib.sha256(text).digest() if secret is None else hmac.digest(secret, text, "sha256")
+    return int.from_bytes(found[:8], "little") >> 1
 
 
 def digest_of(indices: Indices) -> str:
@@ -41,9 +44,10 @@ class Population:
     seed: int
     data: Data
     parts: dict[str, Indices]
+    secret: bytes | None = field(default=None, repr=False)
 
     def _rng(self, name: str) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(seed_of(self.protocol.dataset, self.seed, name)))
+        return np.random.Generator(np.random.PCG64(seed_of(self.protocol.dataset, self.seed, name, secret=self.secret)))
 
     @cached_property
     def _known(self) -> dict[str, Indices]:
@@ -107,18 +111,19 @@ class Population:
         return Samples(self.data.x[rows].float() / 255, self.data.y[rows])
 
 
-def populate(protocol: Protocol, seed: int) -> Population:
-    """Load, split, and hold both to the digests that the protocol pins."""
+def populate(protocol: Protocol, seed: int, secret: bytes | None = None) -> Population:
+    """Load, split, and hold both to the digests that the protocol pins; a secret split has a digest of its own."""
     data = datasets.load(protocol.dataset)
     _pinned(protocol.name, "data_digest", protocol.data_digest, data.digest)
     if seed not in protocol.split.digests:
         raise UserError(f"{protocol.name}: seed: expected one of {sorted(protocol.split.digests)}, given {seed}")
     try:
-        parts = split(protocol.split.scheme, len(data), seed, protocol.split.size)
+        parts = split(protocol.split.scheme, len(data), seed, protocol.split.size, secret)
     except ValueError as error:
         raise UserError(f"{protocol.name}: split: {error}") from None
-    _pinned(protocol.name, f"split.digests.{seed}", protocol.split.digests[seed], indices_digest(parts))
-    return Population(protocol, seed, data, parts)
+    if secret is None:
+        _pinned(protocol.name, f"split.digests.{seed}", protocol.split.digests[seed], indices_digest(parts))
+    return Population(protocol, seed, data, parts, secret)
 
 
 def _pinned(protocol: str, field: str, pinned: str, found: str) -> None:

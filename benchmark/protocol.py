@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchmark.errors import UserError, suggest
+from benchmark.errors import UserError, printable, suggest
 from benchmark.store import digest
 
 FOLDER = Path(__file__).parent / "protocols"
+SIZE = 1 << 16
+"""Bytes of a protocol at most: the longest needs 2,000, and PyYAML is slow."""
 
 
 class _Strict(BaseModel):
@@ -66,10 +68,25 @@ class Costly(_Strict):
     defenses: tuple[str, ...]
 
 
+class Limits(_Strict):
+    """What one submission may use, in one piece of work; more is a status of that scenario. It moves no number."""
+
+    seconds: Annotated[int, Field(ge=1)] = 3600
+    """For which the judge waits for it; also its processor time."""
+    memory_mb: Annotated[int, Field(ge=1024)] = 6144
+    """Of all its processes together."""
+    processes: Annotated[int, Field(ge=1)] = 64
+    files: Annotated[int, Field(ge=32)] = 256
+    scratch_mb: Annotated[int, Field(ge=16)] = 512
+    output_mb: Annotated[int, Field(ge=1)] = 64
+    stored_mb: Annotated[int, Field(ge=1)] = 4096
+
+
 class Protocol(_Strict):
     """All axes. `measures` identifies the numbers; lists of entries only say what is required."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Also a folder, and an experiment of MLflow."""
     about: str
     leaves_out: str
     dataset: str
@@ -89,11 +106,12 @@ class Protocol(_Strict):
     baseline: str
     utility_floor: Annotated[float, Field(ge=0, le=1)]
     rank_by: tuple[Literal["tpr_at_fpr_0.01", "auc"], ...]
+    limits: Limits = Limits()
 
     @property
     def measures(self) -> str:
         """Digest of all that moves a number; results of two digests never meet in one table."""
-        apart = {"name", "about", "leaves_out", "attacks", "defenses", "utility_floor", "rank_by", "seeds"}
+        apart = {"name", "about", "leaves_out", "attacks", "defenses", "utility_floor", "rank_by", "seeds", "limits"}
         return digest(self.model_dump(mode="json", exclude=apart))
 
     def board(self) -> dict[str, Any]:
@@ -109,19 +127,25 @@ class Protocol(_Strict):
 
 
 def names() -> list[str]:
-    """The protocols that come with the package."""
-    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+    """The protocols that come with the package, without those (smoke-*) that serve the contract checks alone."""
+    return sorted(p.stem for p in FOLDER.glob("*.yaml") if not p.stem.startswith("smoke-"))
 
 
 def load(name: str) -> Protocol:
     """A protocol by name, or by the path of a YAML file. Raises UserError with file, field and cause."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"unknown protocol {name!r}{suggest(name, names())}")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        if not path.is_file():
+            raise UserError(f"unknown protocol {name[:200]!r}{suggest(name[:200], names())}")
+        if path.stat().st_size > SIZE:
+            raise UserError(f"{path}: expected a protocol of at most {SIZE} bytes, given {path.stat().st_size}")
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(printable(f"{path}: not YAML: {error}")) from None
+    try:
+        content = yaml.load(text, _Loader)
+    except Exception as error:  # a tagged value can be wrong in as many ways as Python has errors
+        raise UserError(printable(f"{path}: not YAML: {' '.join(str(error).split())}")) from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of fields, given {type(content).__name__}")
     try:
@@ -132,5 +156,14 @@ def load(name: str) -> Protocol:
         if first["type"] == "extra_forbidden":
             known = Protocol.model_fields if len(first["loc"]) == 1 else ()
             hint = suggest(where, known) if known else ""
-            raise UserError(f"{path}: {where}: unknown field, given {first['input']!r}{hint}") from None
-        raise UserError(f"{path}: {where}: {first['msg']}, given {first['input']!r}"[:400]) from None
+            raise UserError(printable(f"{path}: {where}: unknown field, given {first['input']!r}{hint}")) from None
+        raise UserError(printable(f"{path}: {where}: {first['msg']}, given {first['input']!r}")) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases: a few lines of them stand for more values than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("expected no aliases (*name); write the values out")
+        return super().compose_node(parent, index)

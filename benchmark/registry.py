@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
+import json
 import re
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal, cast
 
-import yaml
 from pydantic import Field, ValidationError, create_model
 
 from benchmark.api import Card, Hyper, Search
-from benchmark.errors import UserError, suggest
+from benchmark.errors import UserError, printable, suggest
 
 TASKS = {
     "Attack": "membership",
@@ -28,11 +29,19 @@ TASKS = {
     "StealingAttack": "stealing",
     "Defense": "defense",
 }
+REVIEWED = Path(__file__).parent / "reviewed.json"
 _NAMES: dict[str, Any] = {
     "int": int, "float": float, "str": str, "bool": bool,
     "Annotated": Annotated, "Literal": Literal, "Field": Field, "Search": Search, "Card": Card, "frozenset": frozenset,
 }  # fmt: skip
 _CALLABLE = {"Field", "Search", "Card", "frozenset"}
+_BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "allow_inf_nan", "description")
+"""What `Field` may say. An alias, or a field that is left out of dumps, would hide it from the store's keys."""
+SIZE = 1 << 18
+"""Bytes of a submission at most: reading one takes a bounded time."""
+SPEC = 1000
+"""Characters of an entry's name with its hyperparameters at most."""
+_WORDS: dict[str, Any] = {"null": None, "true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -56,23 +65,42 @@ class Entry:
     doc: str = ""
     source: str = ""
     """Digest of the code; comments, docstrings and layout don't count."""
+    text: str = field(default="", repr=False)
+    """The file as it was read: what runs is what was checked, whatever becomes of the file."""
+    class_name: str = ""
+    libraries: tuple[str, ...] = ()
+    """Modules that it imports, apart from the contract."""
+
+    @property
+    def reviewed(self) -> bool:
+        """Whether this very file is listed as reviewed, so that it may run in the judge's process."""
+        return _reviewed().get(f"{self.kind}s/{self.id}") == hashlib.sha256(self.text.encode()).hexdigest()
 
     def load(self) -> type:
-        """Import the file and return its one class."""
+        """Run the file in this process and return its one class."""
         name = f"submissions.{self.kind}s.{self.id}"
-        if name in sys.modules and getattr(sys.modules[name], "__leakboard_source__", None) == self.source:
-            module = sys.modules[name]
-        else:
-            spec = importlib.util.spec_from_file_location(name, self.path)
-            if spec is None or spec.loader is None:
-                raise UserError(f"{self.path}: expected a Python file")
-            if code_digest(self.path) != self.source:
-                raise UserError(f"{self.path}: changed while the run was going on; run again")
-            module = importlib.util.module_from_spec(spec)
+        module = sys.modules.get(name)
+        if module is None or getattr(module, "__leakboard_text__", None) != self.text:
+            module = ModuleType(name)
+            module.__file__ = str(self.path)
+            module.__leakboard_text__ = self.text  # type: ignore[attr-defined]
             sys.modules[name] = module
-            spec.loader.exec_module(module)
-            module.__leakboard_source__ = self.source  # type: ignore[attr-defined]
-        return cast(type, getattr(module, _the_class(ast.parse(self.path.read_text()), self.path).name))
+            exec(compile(self.text, str(self.path), "exec"), module.__dict__)
+        return cast(type, getattr(module, self.class_name))
+
+
+@cache
+def _reviewed() -> dict[str, str]:
+    """SHA-256 of the files that were read and found harmless, by kind and id."""
+    listed: dict[str, str] = json.loads(REVIEWED.read_text())
+    return listed
+
+
+def review(entries: list[Entry]) -> None:
+    """List files as reviewed, in the order of their names."""
+    listed = _reviewed() | {f"{e.kind}s/{e.id}": hashlib.sha256(e.text.encode()).hexdigest() for e in entries}
+    REVIEWED.write_text(json.dumps(dict(sorted(listed.items())), indent=1) + "\n")
+    _reviewed.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -197,20 +225,29 @@ def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
     try:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", id):
             raise UserError(f"{path}: expected a file name of a-z, 0-9 and _, given {path.name!r}")
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise UserError(f"{path}: expected a file, given a folder, a device or a link to nothing")
+        if path.stat().st_size > SIZE:
+            raise UserError(f"{path}: expected a file of at most {SIZE} bytes, given {path.stat().st_size}")
         return _read(path, kind, id)
     except UserError as error:
-        return Entry(id, kind, path, error=str(error))
+        text = str(error)
     except SyntaxError as error:
-        return Entry(id, kind, path, error=f"{path}: line {error.lineno}: syntax error: {error.msg}")
+        text = f"{path}: line {error.lineno}: syntax error: {error.msg}"
     except Exception as error:  # a literal can be wrong in as many ways as Python has errors
-        return Entry(id, kind, path, error=f"{path}: cannot be read: {type(error).__name__}: {error}".splitlines()[0])
+        text = f"{path}: cannot be read: {type(error).__name__}: {error}".splitlines()[0]
+    return Entry(id, kind, path, error=printable(text))
 
 
 def code_digest(*paths: Path) -> str:
     """Digest of Python files that ignores comments, docstrings and layout."""
+    return tree_digest(*(ast.parse(path.read_text()) for path in paths))
+
+
+def tree_digest(*trees: ast.Module) -> str:
+    """Digest of syntax trees, which lose their docstrings."""
     state = hashlib.sha256()
-    for path in paths:
-        tree = ast.parse(path.read_text())
+    for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 node.body = [s for s in node.body if not _is_text(s)]
@@ -219,7 +256,8 @@ def code_digest(*paths: Path) -> str:
 
 
 def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
-    tree = ast.parse(path.read_text())
+    text = path.read_text("utf-8")
+    tree = ast.parse(text)
     _check_imports(tree, path)
     cls = _the_class(tree, path)
     task = TASKS[_base(cls)]
@@ -237,8 +275,8 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     own = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)} | {_assignment(n)[0] for n in cls.body}
     plain = len(cls.bases) == 1 and not own & {"train", "network"}
     return Entry(
-        id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=code_digest(path),
-        plain_training=plain, **values,
+        id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=tree_digest(tree),
+        text=text, class_name=cls.name, libraries=_libraries(tree), plain_training=plain, **values,
     )  # fmt: skip
 
 
@@ -255,6 +293,9 @@ def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
     }
     if not isinstance(values["card"], Card):
         raise UserError(f"{path}: card: expected Card(...), given {type(values['card']).__name__}")
+    _check_card(values["card"], path)
+    if not isinstance(values.get("data_independent", False), bool):
+        raise UserError(f"{path}: data_independent: expected True or False, given {values['data_independent']!r}")
     for name, known in allowed.items():
         if name in values:
             given = values[name]
@@ -270,6 +311,19 @@ def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
     values["stages"] = tuple(values.get("stages", ()))
 
 
+def _check_card(card: Card, path: Path) -> None:
+    """It is shown in terminals and pages: texts are printable lines, and short."""
+    authors = card.authors if isinstance(card.authors, tuple) else (None,)
+    for name, text in (("title", card.title), ("reference", card.reference), *(("authors", a) for a in authors)):
+        if not isinstance(text, str) or not text.isprintable() or len(text) > 300:
+            expected = f"{'a tuple of texts' if name == 'authors' else 'a text'}, each a printable line of at most 300"
+            raise UserError(f"{path}: card: {name}: expected {expected} characters, given {getattr(card, name)!r}")
+    if card.year is not None and (type(card.year) is not int or not 1900 <= card.year <= 2200):
+        raise UserError(f"{path}: card: year: expected a year or None, given {card.year!r}")
+    if not isinstance(card.null, bool):
+        raise UserError(f"{path}: card: null: expected True or False, given {card.null!r}")
+
+
 def _check_imports(tree: ast.Module, path: Path) -> None:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Import | ast.ImportFrom):
@@ -282,6 +336,16 @@ def _check_imports(tree: ast.Module, path: Path) -> None:
                 raise UserError(
                     f"{path}: line {node.lineno}: expected imports from benchmark.api alone, given {name!r}"
                 )
+
+
+def _libraries(tree: ast.Module) -> tuple[str, ...]:
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return tuple(sorted(found - {"benchmark.api", "__future__"}))
 
 
 def _the_class(tree: ast.Module, path: Path) -> ast.ClassDef:
@@ -307,6 +371,11 @@ def _params(node: ast.ClassDef, path: Path) -> type[Hyper]:
             if statement.value is None:
                 raise UserError(
                     f"{path}: line {statement.lineno}: {statement.target.id}: expected a default, given none"
+                )
+            if statement.target.id.startswith("_") or hasattr(Hyper, statement.target.id):
+                raise UserError(
+                    f"{path}: line {statement.lineno}: expected a hyperparameter with another name (this one is taken), "
+                    f"given {statement.target.id!r}"
                 )
             fields[statement.target.id] = (
                 _literal(statement.annotation, path),
@@ -345,6 +414,10 @@ def _literal(node: ast.expr, path: Path) -> Any:
         case ast.Subscript(value=ast.Name(id="Annotated" | "Literal" | "tuple" as name)):
             return (_NAMES | {"tuple": tuple})[name][_literal(node.slice, path)]
         case ast.Call(func=ast.Name(id=name)) if name in _CALLABLE:
+            odd = [k.arg or "**" for k in node.keywords if k.arg not in _BOUNDS]
+            if name == "Field" and (odd or node.args):
+                given = odd[0] if odd else "a default"
+                raise UserError(f"{path}: line {node.lineno}: Field: expected {', '.join(_BOUNDS)}; given {given}")
             arguments = [_literal(a, path) for a in node.args]
             try:
                 return _NAMES[name](*arguments, **{str(k.arg): _literal(k.value, path) for k in node.keywords})
@@ -354,6 +427,8 @@ def _literal(node: ast.expr, path: Path) -> Any:
 
 
 def _split(spec: str) -> list[tuple[str, dict[str, Any]]]:
+    if len(spec) > SPEC:
+        raise UserError(f"{spec[:40]!r}...: expected an entry of at most {SPEC} characters, given {len(spec)}")
     parts = []
     for text in re.split(r"\+(?![^\[]*\])", spec.replace(" ", "")):
         match = re.fullmatch(r"([A-Za-z0-9_\-]+)(?:\[([^\[\]]*)\])?", text)
@@ -370,13 +445,19 @@ def _split(spec: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _value(text: str, spec: str) -> Any:
-    number = re.fullmatch(r"[-+.0-9eE]+", text)
+    """null, true, false, a number, or a word: what may stand in names, queries and pages as it is."""
+    if text in _WORDS:
+        return _WORDS[text]
+    number = re.fullmatch(r"[-+.0-9eE]*[0-9][-+.0-9eE]*", text)
     try:
-        if not number:
-            return yaml.safe_load(text)
-        return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
-    except (ValueError, yaml.YAMLError):
-        raise UserError(f"{spec!r}: expected {'a number' if number else 'a value'}, given {text!r}") from None
+        if number:
+            return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+        if re.fullmatch(r"[A-Za-z0-9_.\-]+", text):
+            return text
+    except ValueError:
+        pass
+    expected = "a number" if number else "a number, true, false, null, or a word of letters, digits, '.', '_' and '-'"
+    raise UserError(f"{spec!r}: expected {expected}, given {text!r}")
 
 
 def _text(value: Any) -> str:

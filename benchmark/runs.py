@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from benchmark import protocol as protocols
+from benchmark import secret
 from benchmark.artifacts import Artifacts
 from benchmark.errors import UserError
 from benchmark.execute import Done, Progress, Setting, execute
 from benchmark.plan import Job, Plan, make_plan, scenario_key
 from benchmark.protocol import Protocol
 from benchmark.registry import Chain, Part, Registry
+from benchmark.remote import Mode, require
 from benchmark.result import Result
-from benchmark.store import Store
 from benchmark.tracking import Tracker
 
 
@@ -48,17 +49,24 @@ class Outcome:
 
 
 def prepare(
-    entries: list[str], name: str, submissions: Path, store: Path, device: str, seeds: list[int] | None = None
+    entries: list[str],
+    name: str,
+    submissions: Path,
+    store: Path,
+    device: str,
+    seeds: list[int] | None = None,
+    isolation: Mode = "auto",
 ) -> Run:
-    """Resolve every name before any work starts. Raises UserError."""
+    """Resolve every name, and find a way to isolate, before any work starts. Raises UserError."""
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device: expected auto, cpu or cuda, given {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: expected a machine with CUDA, given one without; use --device cpu")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     loaded = protocols.load(name)
-    registry = Registry(submissions)
-    artifacts = Artifacts(loaded, registry, Store(store), torch.device(device))
+    setting = Setting(loaded, submissions.absolute(), store.absolute(), device, isolation, secret=secret.take())
+    artifacts = setting.artifacts()
+    registry = artifacts.registry
     _check_architectures(loaded)
     attacks, chains = _entries(loaded, registry, entries)
     wrong = [s for s in seeds or [] if s not in loaded.seeds]
@@ -70,7 +78,13 @@ def prepare(
         plan.jobs |= more.jobs
         plan.done += [k for k in more.done if k not in plan.done]
         plan.networks, plan.networks_stored = plan.networks + more.networks, plan.networks_stored + more.networks_stored
-    setting = Setting(loaded, submissions.absolute(), store.absolute(), device)
+    if plan.jobs:
+        parts = [
+            *attacks,
+            *(p for c in chains for p in c.parts),
+            registry.chain(loaded.baseline, loaded.baseline).training,
+        ]
+        setting = replace(setting, launcher=require([p.entry for p in parts], isolation))
     return Run(artifacts, plan, attacks, chains, setting, tuple(seeds or loaded.seeds))
 
 
@@ -131,6 +145,8 @@ def run(job: Run, workers: int, console: Console) -> Outcome:
 
     def report(done_job: Job, done: Done, progress: Progress) -> None:
         nonlocal shown
+        if done.error:
+            store.check_writable()  # else every later job would fail at its end, one by one
         for kind, seconds in done.made:
             outcome.seconds[kind] += seconds
         if any(kind == "networks" for kind, _ in done.made):
@@ -151,6 +167,7 @@ def run(job: Run, workers: int, console: Console) -> Outcome:
     for result in stored:
         outcome.tracker.log(result)
     if job.plan.jobs:
+        store.check_writable()
         for result in execute(job.plan, job.setting, workers, report):
             outcome.results.append(result)
             outcome.fresh += 1
@@ -158,6 +175,7 @@ def run(job: Run, workers: int, console: Console) -> Outcome:
             kind = "attacks" if result.task == "membership" else "other attacks"
             outcome.seconds[kind] += result.cost.get("seconds", 0.0)
             outcome.tracker.log(result)
+    outcome.tracker.retry()
     outcome.wall = time.perf_counter() - start
     return outcome
 

@@ -1,21 +1,25 @@
 """Content-addressed store: what was computed once is never computed again.
 
 `<root>/<kind>/<key[:2]>/<key>.safetensors` holds tensors, a `.json` beside it their SHA-256 and what
-they cost; results are JSON with their own digest. A key covers everything that made the content.
-Files appear whole or not at all (temporary file, then rename), the JSON last; a lock a key keeps two
-processes from the same work and dies with its holder. Nothing is pickled.
+they cost; results are JSON. Each JSON file starts with its own SHA-256, so that damage in any byte of the
+store is noticed. A key covers everything that made the content. Files appear whole or not at all
+(temporary file, then rename), the JSON last; a lock a key keeps two processes from the same work and dies
+with its holder. Nothing is pickled.
+
+A store that cannot be read or written is a UserError that names the folder, the cause and the way out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-import tempfile
+import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from benchmark.errors import UserError
 from benchmark.result import Result
 
 Tensors = dict[str, Tensor]
@@ -58,25 +63,28 @@ class Store:
         return self.root / kind / key[:2] / f"{key}{suffix}"
 
     def has(self, kind: str, key: str) -> bool:
-        return self.path(kind, key, ".json").exists()
+        """Whether it was made, by its note; the tensors are checked when they are loaded."""
+        return self._note(kind, key) is not None
 
     def info(self, kind: str, key: str) -> dict[str, Any]:
-        """What was noted when it was made: `sha256`, `seconds`, and the maker's own numbers."""
-        loaded: dict[str, Any] = json.loads(self.path(kind, key, ".json").read_text())
-        return loaded
+        """What was noted when it was made: `sha256`, `seconds`, and the maker's own numbers.
+
+        Raises UserError where there is no such note, or a damaged one.
+        """
+        note = self._note(kind, key)
+        if note is None:
+            path = self.path(kind, key, ".json")
+            raise UserError(f"{path}: expected a note of what was made, given none; run the same command again")
+        return note
 
     def load(self, kind: str, key: str) -> Tensors | None:
-        """The tensors, or None where there are none or the file is damaged (with a warning)."""
-        try:
-            info = self.info(kind, key)
-            content = self.path(kind, key, ".safetensors").read_bytes()
-        except FileNotFoundError:
+        """The tensors, or None where there are none or a file is damaged (with a warning)."""
+        path = self.path(kind, key, ".safetensors")
+        note, content = self._note(kind, key), self._read(path)
+        if note is None or content is None:
             return None
-        except (ValueError, UnicodeDecodeError):
-            info, content = {}, b""
-        if hashlib.sha256(content).hexdigest() != info.get("sha256"):
-            warnings.warn(f"{self.path(kind, key, '.safetensors')} is damaged; it will be made again", stacklevel=2)
-            self.path(kind, key, ".json").unlink(missing_ok=True)
+        if hashlib.sha256(content).hexdigest() != note["sha256"]:
+            warnings.warn(f"{path} is damaged; it will be made again", stacklevel=2)
             return None
         return tensors_from_bytes(content)
 
@@ -98,50 +106,111 @@ class Store:
 
     def save(self, kind: str, key: str, tensors: Tensors, **info: Any) -> None:
         content = tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-        _write(self.path(kind, key, ".safetensors"), content)
+        self._write(self.path(kind, key, ".safetensors"), content)
         note = {"sha256": hashlib.sha256(content).hexdigest(), **info}
-        _write(self.path(kind, key, ".json"), json.dumps(note, sort_keys=True).encode())
+        self._write(self.path(kind, key, ".json"), _sealed(json.dumps(note, sort_keys=True)))
 
-    def lock(self, kind: str, key: str) -> FileLock:
+    @contextlib.contextmanager
+    def lock(self, kind: str, key: str) -> Iterator[None]:
+        """Held by one process at a time; the kernel frees it when the holder dies."""
         path = self.path(kind, key, ".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path)
+        held = FileLock(path)
+        with self._told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.acquire()
+        try:
+            yield
+        finally:
+            held.release()
 
     def result(self, key: str) -> Result | None:
-        """A stored success, or None; a damaged record is dropped with a warning."""
+        """A stored success, or None; a damaged record counts as none (with a warning)."""
         path = self.path("result", key, ".json")
-        try:
-            text = path.read_text()
-        except FileNotFoundError:
+        content = self._read(path)
+        if content is None:
             return None
-        except UnicodeDecodeError:
-            text = ""
-        head, _, body = text.partition("\n")
-        if hashlib.sha256(body.encode()).hexdigest() == head:
-            with contextlib.suppress(ValueError):  # a record of another version
-                return Result.from_json(body)
+        with contextlib.suppress(ValueError):  # damaged, or a record of another version
+            return Result.from_json(_opened(content))
         warnings.warn(f"{path} is damaged; the scenario will be scored again", stacklevel=2)
-        path.unlink(missing_ok=True)
         return None
 
     def save_result(self, result: Result) -> None:
         """Only success is kept: a failure is tried again."""
         if result.status in ("ok", "skipped"):
-            body = result.to_json()
-            head = hashlib.sha256(body.encode()).hexdigest()
-            _write(self.path("result", result.key, ".json"), f"{head}\n{body}".encode())
+            with self.lock("result", result.key):
+                self._write(self.path("result", result.key, ".json"), _sealed(result.to_json()))
+
+    def check_writable(self) -> None:
+        """Raises UserError where a megabyte cannot be written: hours of work would be lost at their end."""
+        self._write(self.root / f".probe-{os.getpid()}", bytes(1 << 20))
+        with contextlib.suppress(OSError):
+            (self.root / f".probe-{os.getpid()}").unlink()
+
+    def _note(self, kind: str, key: str) -> dict[str, Any] | None:
+        path = self.path(kind, key, ".json")
+        content = self._read(path)
+        if content is None:
+            return None
+        with contextlib.suppress(ValueError):
+            note: dict[str, Any] = json.loads(_opened(content))
+            return note
+        warnings.warn(f"{path} is damaged; it will be made again", stacklevel=2)
+        return None
+
+    def _read(self, path: Path) -> bytes | None:
+        with self._told(), contextlib.suppress(FileNotFoundError):
+            return path.read_bytes()
+        return None
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """The caller holds the key's lock: what a killed writer has left is overwritten, never piled up."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        with self._told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                # For this user alone: other people's submissions may run on the machine.
+                with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                    file.write(content)
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                raise
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the system refuses becomes one line that says how to go on."""
+        try:
+            yield
+        except OSError as problem:
+            way = "then run the same command again: what is stored is kept"
+            if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+                free = shutil.disk_usage(_existing(self.root)).free / 1e6
+                what, mend = f"is full: {free:.1f} MB free", "make room"
+            else:
+                cause = f"{problem.strerror or problem}: {problem.filename or self.root}"
+                what, mend = f"cannot be used ({cause})", "give this user the right to read and write it"
+            folder = "or set LEAKBOARD_STORE to another folder"
+            raise UserError(f"the store {self.root} {what}; {mend}, {folder}, {way}") from None
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _sealed(body: str) -> bytes:
+    """The text behind its own SHA-256."""
+    content = body.encode()
+    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+def _opened(content: bytes) -> str:
+    """What `_sealed` has sealed. Raises ValueError where a byte has changed."""
+    head, _, body = content.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != head:
+        raise ValueError("damaged")
+    return body.decode()
+
+
+def _existing(path: Path) -> Path:
+    """The folder, or the nearest one above that is there."""
+    return next(p for p in (path, *path.absolute().parents) if p.exists())
 
 
 def _plain(value: Any) -> Any:

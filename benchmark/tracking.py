@@ -2,17 +2,20 @@
 
 A run carries the whole record in the tag `leakboard.record`, so that tables can be built from MLflow
 alone. A ledger in the store says what was logged where: nothing is logged twice, and what could not be
-logged, because no server answered, is logged by the next command.
+logged, because no server answered, is logged by the next command. One process at a time writes to MLflow
+and the ledger; whatever a killed one has left half done is done anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import os
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,36 +46,79 @@ class Tracker:
     def __init__(self, ledger: Path) -> None:
         self.uri = uri()
         self._ledger = ledger / digest(self.uri)[:16]
+        self._lock = FileLock(self._ledger / "lock")
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
         self._parents: dict[tuple[str, str], str] = {}
         self.pending: list[Result] = []
         self.down = self.reason = ""
-        # A ledger that has outlived its database knows of runs that are gone.
-        self._empty = self.uri.startswith("sqlite:///") and not Path(self.uri.removeprefix("sqlite:///")).exists()
+        self._outlived = self._database_is_gone()
+        if self._outlived:
+            with contextlib.suppress(OSError), self._locked():  # what cannot be mended here, `log` will tell
+                self._forget()
 
     def log(self, result: Result) -> None:
         """Log a result unless it is logged already. A server that does not answer is noted, not raised."""
         mark = self._ledger / f"{result.key}-{digest(result.status, result.reason)[:8]}.json"
-        if _run_id(mark) and not self._empty:
+        if _run_id(mark) and not self._outlived:
             return
         if self.down:
             self.pending.append(result)
             return
         try:
-            mark.parent.mkdir(parents=True, exist_ok=True)
             # Two commands at once must not take each other's unfinished run for one that was killed.
-            with FileLock(mark.with_suffix(".lock")):
-                if _run_id(mark) and not self._empty:
+            with self._locked():
+                self._forget()
+                if _run_id(mark):
                     return
                 run_id = self._interrupted(result) if mark.exists() else None
-                mark.write_text("{}")
-                mark.write_text(json.dumps({"run_id": run_id or self._create(result)}))
+                self._write(mark, {})
+                self._write(mark, {"run_id": run_id or self._create(result)})
         except Exception as problem:  # MLflow and its stores raise many kinds
             self.pending.append(result)
             self.reason = " ".join(str(problem).split())[:200]
             if not self._answers():  # else it was this record alone that MLflow refused
                 self.down = self.reason
+
+    def retry(self) -> None:
+        """Log what is pending, if MLflow answers again."""
+        if self.pending and self._answers():
+            waiting, self.pending, self.down, self.reason = self.pending, [], "", ""
+            for result in waiting:
+                self.log(result)
+
+    def _database_is_gone(self) -> bool:
+        local = self.uri.startswith("sqlite:///")
+        return local and self._ledger.exists() and not Path(self.uri.removeprefix("sqlite:///")).exists()
+
+    def _forget(self) -> None:
+        """A ledger that has outlived its database knows of runs that are gone; forget them before it is made anew."""
+        if self._outlived and self._database_is_gone():  # another process may have seen to it
+            for mark in self._ledger.glob("*.json"):
+                mark.unlink()
+        self._outlived = False
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._told():
+            self._ledger.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _write(self, mark: Path, content: dict[str, str]) -> None:
+        with self._told():
+            mark.write_text(json.dumps(content))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """The ledger's troubles, apart from MLflow's."""
+        try:
+            yield
+        except OSError as problem:
+            raise OSError(f"the ledger {self._ledger} cannot be written: {problem.strerror or problem}") from None
 
     def _answers(self) -> bool:
         try:
@@ -85,9 +131,11 @@ class Tracker:
         """A mark without a run id: the command was killed while it logged. Finish that run if it is there."""
         client, experiment = self._connect(), self._experiment(result.protocol)
         for run in client.search_runs([experiment], f"tags.`leakboard.key` = '{result.key}'"):
-            if run.info.status == "FINISHED" and run.data.tags.get(RECORD):
+            tags = run.data.tags
+            if run.info.status not in ("FINISHED", "FAILED") or RECORD not in tags:
+                client.delete_run(run.info.run_id)
+            elif (tags.get("status"), tags.get("reason", "")) == (result.status, result.reason):
                 return str(run.info.run_id)
-            client.delete_run(run.info.run_id)
         return None
 
     def _create(self, result: Result) -> str:
@@ -107,6 +155,8 @@ class Tracker:
             found = client.search_runs([experiment], query, max_results=1)
             if found:
                 self._parents[key] = found[0].info.run_id
+                if found[0].info.status == "RUNNING":  # the command was killed after it had made this
+                    client.set_terminated(found[0].info.run_id)
             else:
                 tags = {"leakboard.kind": "entry", "defense": result.defense, "protocol": result.protocol}
                 run = client.create_run(experiment, run_name=result.defense, tags=tags)
@@ -129,13 +179,16 @@ def _run_id(mark: Path) -> str | None:
     """Where the ledger says that a result is; None where it says nothing, or is damaged."""
     try:
         return str(json.loads(mark.read_text())["run_id"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def connect() -> MlflowClient:
-    """A client of `uri()`. A server gets one quick try, so that a dead one costs seconds, not minutes."""
-    for name, value in {"MAX_RETRIES": "1", "TIMEOUT": "10"}.items():
+    """A client of `uri()`. A server gets one quick try, so that a dead one costs seconds, not minutes.
+
+    And a run is created once: a request that is sent again because its answer was late would leave a second one.
+    """
+    for name, value in {"MAX_RETRIES": "0", "TIMEOUT": "10"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

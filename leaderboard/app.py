@@ -5,13 +5,14 @@ from __future__ import annotations
 import streamlit as st
 
 from leaderboard import tables
-from leaderboard.views import board, entry
+from leaderboard.ranking import TRUST
+from leaderboard.views import TRUST_HELP, board, entry
 
 REFRESH_SECONDS = 10
 
 
 def main() -> None:
-    """Both pages; what they share (protocol and edition) is chosen above them."""
+    """Both pages; what they share (protocol, edition and trust) is chosen above them."""
     st.set_page_config(page_title="Leakboard", page_icon="🔓", layout="wide")
     pages = {
         "board": st.Page(board.show, title="Board", icon=":material/leaderboard:", url_path="board", default=True),
@@ -19,7 +20,7 @@ def main() -> None:
     }
     st.session_state["pages"] = pages
     page = st.navigation(list(pages.values()), position="top")
-    left, middle, right = st.columns([2, 3, 3], vertical_alignment="bottom")
+    left, middle, trust, right = st.columns([2, 3, 3, 2], vertical_alignment="bottom")
     protocol = left.selectbox(
         "Protocol", tables.protocols(), key="protocol", bind="query-params", persist_state="session"
     )
@@ -28,6 +29,10 @@ def main() -> None:
         if len(editions) > 1:
             why = "Results of two versions or two splits never share a table."
             middle.selectbox("Edition", editions, key="edition", bind="query-params", persist_state="session", help=why)
+        trust.segmented_control(
+            "Rank what is at least", list(TRUST), default=tables.least_trust(), required=True, key="trust",
+            bind="query-params", persist_state="session", help=f"The others are listed below, unranked. {TRUST_HELP}",
+        )  # fmt: skip
         with right:
             _watch(protocol)
     page.run()

@@ -36,6 +36,8 @@ def leakage_against_accuracy(table: pd.DataFrame, metric: str, floor: float) -> 
         "accuracy": table.test_accuracy,
         "left": table.test_accuracy_low,
         "right": table.test_accuracy_high,
+        "trust": table.trust,
+        "isolation": table.isolation,
     }).dropna(subset=["leakage", "accuracy"])  # fmt: skip
     if np.isfinite(floor):  # a collapsed model would squeeze the others into a corner
         data = data[data.accuracy > 0.9 * floor]
@@ -56,6 +58,8 @@ def leakage_against_accuracy(table: pd.DataFrame, metric: str, floor: float) -> 
         alt.Tooltip("leakage:Q", title=label, format=".3f"),
         alt.Tooltip("decided:N", title="decided by"),
         alt.Tooltip("accuracy:Q", title="test accuracy", format=".3f"),
+        alt.Tooltip("trust:N"),
+        alt.Tooltip("isolation:N"),
     ]
     layers: list[alt.Chart | alt.LayerChart] = [
         whole.mark_rule(strokeWidth=1.5, opacity=0.5).encode(

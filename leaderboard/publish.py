@@ -4,39 +4,47 @@
     defenses.csv        `ranking.defense_table`
     attacks.csv         `ranking.attack_table` of every task
     provenance.json     counts, protocol, board, machines, hours, versions, SHA-256 of scenarios.parquet
+    official/           the same four files of the rows on a secret split
 
-The tables are computed from the records as they are stored, so anybody can recompute them.
+A row of the public split is published as self-reported, marked `reproduced` once a second scoring of it has given
+the same numbers (`mark`), and keeps the mark as long as its numbers stay as they are. The tables are computed from the records as they are stored, so anybody can recompute them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from benchmark.result import Result
-from leaderboard.ranking import TASK_METRICS, Board, attack_table, defense_table, scenarios
+from leaderboard.ranking import TASK_METRICS, Board, attack_table, defense_table, scenarios, split_of
 
 NESTED = ("metrics", "intervals", "roc", "null_auc", "null_tpr", "claims", "cost", "provenance")
 SCENARIOS, PROVENANCE = "scenarios.parquet", "provenance.json"
+OFFICIAL = "official"
+"""The folder, inside a protocol's, of the edition on a secret split: no edition takes the other's place."""
 
 
-def publish(results: Sequence[Result], board: Board, folder: Path) -> None:
-    """Write the folder. Each file replaces its predecessor in one step; the provenance comes last.
+def publish(results: Sequence[Result], board: Board, folder: Path) -> list[Result]:
+    """Write the folder and return what it holds, marks of the rows before it included.
 
-    Raises ValueError without results, or where they don't belong in one table (`ranking.scenarios`).
+    Each file replaces its predecessor in one step; the provenance comes last. Raises ValueError without
+    results, or where they don't belong in one table (`ranking.scenarios`).
     """
     if not results:
         raise ValueError("there is nothing to publish: no results")
+    with contextlib.suppress(ValueError):  # a damaged folder has no marks to keep; publishing is what mends it
+        results = _keep_marks(results, load(folder))
     records = [json.loads(r.to_json()) for r in sorted(results, key=lambda r: (r.task, r.attack, r.defense, r.seed))]
     frame = scenarios(map(Result.model_validate, records))
     tables = {"defenses.csv": defense_table(frame, board), "attacks.csv": all_attacks(frame, board)}
@@ -53,6 +61,12 @@ def publish(results: Sequence[Result], board: Board, folder: Path) -> None:
         "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
     }
     _replace(folder / PROVENANCE, json.dumps(provenance, indent=2, sort_keys=True).encode() + b"\n")
+    return list(results)
+
+
+def edition_folder(results: Sequence[Result], folder: Path) -> Path:
+    """Where in a protocol's folder these results are published."""
+    return folder / OFFICIAL if any(split_of(r) == "official" for r in results) else folder
 
 
 def load(folder: Path) -> list[Result]:
@@ -87,6 +101,114 @@ def provenance(folder: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+# --- Marks ------------------------------------------------------------------------------------------
+
+TOLERANCE = 1e-5
+"""Records hold 6 digits."""
+
+FACTS = ("protocol", "protocol_digest", "task", "attack", "defense", "dataset", "architecture", "seed", "status",
+         "access", "knowledge", "null_row", "claims")  # fmt: skip
+"""What two scorings of one scenario have in common to the letter, because its key covers all that makes it."""
+
+
+class Compared(NamedTuple):
+    """One number of a record beside that of a second scoring."""
+
+    name: str
+    before: float
+    interval: tuple[float, float] | None
+    now: float
+    verdict: str
+    """"inside" or "OUTSIDE" the interval; without one "equal" (to 1e-5) or "different"."""
+
+
+def compare(old: Result, new: Result) -> list[Compared]:
+    """Each metric of `old` beside that of `new`, NaN where `new` lacks it."""
+    found = []
+    for name, before in old.metrics.items():
+        interval, now = old.intervals.get(name), new.metrics.get(name, float("nan"))
+        low, high = interval or (before, before)
+        same = low - TOLERANCE <= now <= high + TOLERANCE
+        verdict = ("inside" if same else "OUTSIDE") if interval else ("equal" if same else "different")
+        found.append(Compared(name, before, interval, now, verdict))
+    return found
+
+
+@dataclass
+class Marking:
+    """What a comparison of published rows with one's own scorings found; every row is in exactly one count."""
+
+    results: list[Result] = field(default_factory=list)
+    """All the rows; those that agreed are at least `reproduced`."""
+    agreed: int = 0
+    marked: int = 0
+    """How many of those that agreed were self-reported before."""
+    differing: list[tuple[Result, str]] = field(default_factory=list)
+    """What did not agree, and how."""
+    same: int = 0
+    """The one's own scoring is the published one: it finished at the very same time."""
+    alone: int = 0
+    """Nothing of the same key is there to compare with."""
+
+
+def mark(published: Sequence[Result], own: Mapping[str, Result]) -> Marking:
+    """Compare published rows with one's own results, by key, and mark as `reproduced` those that agree."""
+    found = Marking()
+    for row in published:
+        mine = own.get(row.key)
+        if mine is None:
+            found.alone += 1
+        elif mine.finished == row.finished:
+            found.same += 1
+        elif difference := _difference(row, mine):
+            found.differing.append((row, difference))
+        else:
+            found.agreed += 1
+            if row.trust == "self-reported":
+                found.marked += 1
+                row = row.model_copy(update={"trust": "reproduced"})
+        found.results.append(row)
+    return found
+
+
+def _difference(published: Result, mine: Result) -> str:
+    """In what two scorings of one scenario differ, in words; "" where they agree.
+
+    Both ways, for a published interval may be as wide as its publisher likes, and a metric be left out.
+    """
+    parts = [
+        f"{n} {getattr(published, n)}, here {getattr(mine, n)}"
+        for n in FACTS
+        if getattr(published, n) != getattr(mine, n)
+    ]
+    bad = [c for c in compare(published, mine) if c.verdict in ("OUTSIDE", "different")]
+    parts += [f"{c.name} {_figure(c.before, c.interval)}, here {c.now:.6g}" for c in bad]
+    seen = {c.name for c in bad}
+    back = [c for c in compare(mine, published) if c.verdict in ("OUTSIDE", "different") and c.name not in seen]
+    parts += [f"{c.name} {c.now:.6g}, here {_figure(c.before, c.interval)}" for c in back]
+    return "; ".join(parts)
+
+
+def _figure(value: float, interval: tuple[float, float] | None) -> str:
+    return f"{value:.6g}" + (f" ({interval[0]:.6g} to {interval[1]:.6g})" if interval else "")
+
+
+def _keep_marks(results: Sequence[Result], before: Sequence[Result]) -> list[Result]:
+    """The results, those that stand there unchanged and reproduced marked as before."""
+    marked = {r.key: _numbers(r) for r in before if r.trust == "reproduced"}
+    again = {r.key for r in results if r.trust == "self-reported" and marked.get(r.key) == _numbers(r)}
+    return [r.model_copy(update={"trust": "reproduced"}) if r.key in again else r for r in results]
+
+
+def _numbers(result: Result) -> dict[str, Any]:
+    """What a mark vouches for, as it is stored: all but when, where and at what cost it was scored."""
+    record: dict[str, Any] = json.loads(result.to_json())
+    return {k: v for k, v in record.items() if k not in ("trust", "finished", "cost", "provenance", "isolation", "log")}
+
+
+# --- Tables -----------------------------------------------------------------------------------------
 
 
 def all_attacks(frame: pd.DataFrame, board: Board) -> pd.DataFrame:

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from benchmark.metrics import METRICS
-from benchmark.result import Result
+from benchmark.result import Result, Trust
+from benchmark.text import LINE, LOG, NAME, plain, plain_log
 from leaderboard.comparison import Floats, estimate, leave_one_out, nanmean, rank
 
 TPR, AUC = "tpr_at_fpr_0.01", "auc"
@@ -31,6 +32,21 @@ TASK_METRICS = {
 """The columns of each task's table of attacks; outside membership the first one ranks."""
 
 RANKS = ("rank", "rank_low", "rank_high", "tie")
+
+TRUST: dict[Trust, str] = {
+    "self-reported": "scored by whoever handed it in",
+    "reproduced": "scored again from the same code, data and seeds, with the same numbers",
+    "official": "scored on a secret split that no entry can be tuned to",
+}
+"""The levels of trust and what they mean, the weakest first."""
+
+ISOLATION = {
+    "trusted": "not isolated: run by --trust, with the judge's own rights",
+    "": "not recorded",
+    "reviewed": "in the judge's process: every file is listed as reviewed",
+    "bubblewrap": "isolated under bubblewrap, without network",
+}
+"""Where submissions ran and what it means, the weakest first: what doesn't say may be anything but --trust."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +71,37 @@ class Board:
 # --- Results as a frame -----------------------------------------------------------------------------
 
 
+def readable(result: Result) -> Result:
+    """The record with every text that is shown made plain and short (`benchmark.text`); itself where it is so."""
+    limits = {"attack": NAME, "defense": NAME, "dataset": NAME, "architecture": NAME, "access": NAME, "knowledge": NAME}
+    limits |= {"protocol": NAME, "protocol_digest": NAME, "reason": LINE}
+    texts: dict[str, object] = {name: plain(getattr(result, name), limit) for name, limit in limits.items()}
+    texts["log"] = plain_log(result.log, LOG)
+    texts["claims"] = {plain(k, NAME): plain(v, NAME) for k, v in result.claims.items()}
+    changed = {name: text for name, text in texts.items() if text != getattr(result, name)}
+    return result.model_copy(update=changed) if changed else result
+
+
 def split_of(result: Result) -> str:
     """Official rows lie on a secret split, all others on the public one (RULES 26)."""
     return "official" if result.trust == "official" else "public"
 
 
 def scenarios(results: Iterable[Result]) -> pd.DataFrame:
-    """One row a result, with one column a metric and a cost; a rate that can't be resolved is NaN.
+    """One row a result, with one column a metric and a cost; a rate that can't be resolved is NaN, texts are plain.
 
     Raises ValueError where results of two protocol versions or two splits meet, or one scenario is twice.
     """
-    results = list(results)
+    results = [readable(r) for r in results]
     for what, seen in (
         ("protocol versions", {f"{r.protocol} {r.protocol_digest}" for r in results}),
         ("splits", {split_of(r) for r in results}),
     ):
         if len(seen) > 1:
             raise ValueError(f"results of different {what} never share a table: {' and '.join(sorted(seen))}")
-    columns = ("task", "attack", "defense", "seed", "status", "reason", "track", "null_row")
-    rows = [{**{c: getattr(r, c) for c in columns}, **r.cost, **r.metrics, "result": r} for r in results]
+    columns = ("task", "attack", "defense", "seed", "status", "reason", "track", "null_row", "trust", "isolation")
+    # The record's own fields come last: no cost or metric of that name takes their place.
+    rows = [{**r.cost, **r.metrics, **{c: getattr(r, c) for c in columns}, "result": r} for r in results]
     wanted = [*columns, "result", "seconds", "queries", "train_seconds", "members", "nonmembers", *METRICS]
     frame = pd.DataFrame(rows).reindex(columns=list(dict.fromkeys(wanted)))
     twice = frame[frame.duplicated(["task", "attack", "defense", "seed"])]
@@ -123,24 +151,57 @@ def _missing(frame: pd.DataFrame, entry: str, wanted: Iterable[tuple[str, int]])
     return "; ".join(parts[:3]) + (f"; and {len(parts) - 3} more" if len(parts) > 3 else "")
 
 
+def _lacking(mine: pd.DataFrame, least: Trust, entry: str, wanted: Sequence[tuple[str, int]]) -> str:
+    """What an entry with these rows lacks: results, else trust in those that it has; "" where it is nothing."""
+    rows = _counted(mine, least)
+    less = mine.drop(rows.index).trust
+    return _missing(mine, entry, wanted) or (_missing(rows, entry, wanted) and min(less, key=list(TRUST).index))
+
+
+def _counted(frame: pd.DataFrame, least: Trust) -> pd.DataFrame:
+    """The rows that may rank an entry: of this level of trust or a higher one."""
+    levels = list(TRUST)
+    return frame[frame.trust.isin(levels[levels.index(least) :])]
+
+
+def _weakest(rows: pd.DataFrame) -> dict[str, object]:
+    """The columns `trust` and `isolation` of an entry that rests on these rows. What was skipped ran nowhere."""
+    ran = rows[rows.status != "skipped"]
+    return {
+        "trust": min(rows.trust, key=list(TRUST).index, default=""),
+        "isolation": min(ran.isolation, key=list(ISOLATION).index, default=""),
+    }
+
+
 # --- Defenses ---------------------------------------------------------------------------------------
 
 
-def defense_table(results: Iterable[Result] | pd.DataFrame, board: Board) -> pd.DataFrame:
+def defense_table(
+    results: Iterable[Result] | pd.DataFrame, board: Board, least: Trust = "self-reported"
+) -> pd.DataFrame:
     """One row a defense, ranked ones first; `attrs` holds the ranking `metric` and the `pool` of attacks.
 
     A defense is ranked if every required scenario is ok or skipped and it keeps its utility. The pool is
-    every membership attack, null rows apart, that is ok on each ranked defense and seed (RULES 12).
+    every membership attack, null rows apart, that is ok on each ranked defense and seed (RULES 12). Rows
+    that are trusted less than `least` count for nothing: not for a rank, the pool, the floor or the metric.
     """
     frame = results if isinstance(results, pd.DataFrame) else scenarios(results)
-    metric = rank_metric(frame, board)
+    counted = _counted(frame, least)
+    metric = rank_metric(counted, board)
     utility, membership = (frame[frame.task == task] for task in ("utility", "membership"))
     defenses = sorted(frame.defense.unique())
     kept = pd.DataFrame([_utility(utility, d, board.seeds) for d in defenses], index=defenses)
-    reasons = {d: _unranked(frame[frame.defense == d], d, kept, board) for d in defenses}
+    trusted = counted[(counted.task == "utility") & (counted.defense == board.baseline) & (counted.status == "ok")]
+    floor = board.utility_floor * trusted.test_accuracy[trusted.seed.isin(board.seeds)].mean()
+    wanted = [(a, s) for a in ("", *board.required_attacks) for s in board.seeds]
+    reasons = {
+        d: _lacking(frame[frame.defense == d], least, "attack", wanted)
+        or _collapsed(kept.test_accuracy[d], floor, board.baseline)
+        for d in defenses
+    }
     ranked = [d for d in defenses if not reasons[d]]
     attacks = sorted(membership[~membership.null_row.astype(bool)].attack.unique())
-    ran = np.isfinite(_cube(membership, AUC, ranked, attacks, board.seeds))
+    ran = np.isfinite(_cube(counted[counted.task == "membership"], AUC, ranked, attacks, board.seeds))
     pool = [a for i, a in enumerate(attacks) if ranked and ran[:, i].all()]
     if not pool:
         reasons |= dict.fromkeys(ranked, "no attack ran on every ranked defense")
@@ -150,11 +211,13 @@ def defense_table(results: Iterable[Result] | pd.DataFrame, board: Board) -> pd.
     for i, defense in enumerate(defenses):
         mine = membership[membership.defense == defense]
         row: dict[str, object] = {"defense": defense, "reason": reasons[defense]}
+        rests = frame if reasons[defense] else counted
+        row |= _weakest(rests[rests.defense == defense])
         for m in WORST:
             columns, by_seed[defense, m] = _worst_case(mine, m, worst[m][i], pool, board)
             row |= columns
         rows.append(row | kept.loc[defense].to_dict())
-    names = list(rows[0]) if rows else ["defense", "reason"]
+    names = list(rows[0]) if rows else ["defense", "reason", "trust", "isolation"]
     table = pd.DataFrame(rows, columns=names).set_index("defense", drop=False)
     values = np.array([by_seed[d, metric] for d in ranked]).reshape(len(ranked), 1, len(board.seeds))
     table = _with_ranks(table, rank(values, larger_is_better=False).set_index(pd.Index(ranked)))
@@ -162,18 +225,11 @@ def defense_table(results: Iterable[Result] | pd.DataFrame, board: Board) -> pd.
     return table
 
 
-def _unranked(mine: pd.DataFrame, defense: str, kept: pd.DataFrame, board: Board) -> str:
-    """Why a defense is not ranked; "" where it is."""
-    wanted = [(a, s) for a in ("", *board.required_attacks) for s in board.seeds]
-    if missing := _missing(mine, "attack", wanted):
-        return missing
-    accuracy = kept.test_accuracy.to_dict()
-    floor = board.utility_floor * accuracy.get(board.baseline, np.nan)
+def _collapsed(accuracy: float, floor: float, baseline: str) -> str:
+    """Why a defense with this test accuracy is not ranked; "" where it keeps its utility."""
     if np.isnan(floor):
-        return f"no test accuracy of the baseline {board.baseline}"
-    if accuracy[defense] < floor:
-        return f"below the utility floor ({accuracy[defense]:.2f} < {floor:.2f})"
-    return ""
+        return f"no test accuracy of the baseline {baseline}"
+    return f"below the utility floor ({accuracy:.2f} < {floor:.2f})" if accuracy < floor else ""
 
 
 def _utility(utility: pd.DataFrame, defense: str, seeds: Sequence[int]) -> dict[str, object]:
@@ -264,14 +320,17 @@ def _null_worst_case(mine: pd.DataFrame, metric: str, pool: Sequence[str], seeds
 # --- Attacks ----------------------------------------------------------------------------------------
 
 
-def attack_table(results: Iterable[Result] | pd.DataFrame, board: Board, task: str = "membership") -> pd.DataFrame:
+def attack_table(
+    results: Iterable[Result] | pd.DataFrame, board: Board, task: str = "membership", least: Trust = "self-reported"
+) -> pd.DataFrame:
     """One row an attack of a task, by track, ranked ones first; `attrs` holds the ranking `metric`.
 
     A metric is averaged over the required defenses, then over seeds. Targets on which an attack was
-    skipped don't count; two attacks are compared on the targets that both have.
+    skipped don't count; two attacks are compared on the targets that both have. An attack with required
+    rows that are trusted less than `least` is not ranked.
     """
     frame = results if isinstance(results, pd.DataFrame) else scenarios(results)
-    metric = rank_metric(frame, board) if task == "membership" else TASK_METRICS[task][0]
+    metric = rank_metric(_counted(frame, least), board) if task == "membership" else TASK_METRICS[task][0]
     frame = frame[(frame.task == task) & frame.defense.isin(board.required_defenses) & frame.seed.isin(board.seeds)]
     attacks = sorted(frame.attack.unique())
     cubes = {m: _cube(frame, m, board.required_defenses, attacks, board.seeds) for m in TASK_METRICS[task]}
@@ -283,13 +342,14 @@ def attack_table(results: Iterable[Result] | pd.DataFrame, board: Board, task: s
         null = bool(mine.null_row.any())
         nothing = "" if len(ok) else f"skipped everywhere: {mine.reason.iloc[0]}"
         row: dict[str, object] = {"attack": attack, "task": task, "track": next(filter(None, mine.track), "")}
-        row |= {"null_row": null, "reason": "null row" if null else _missing(mine, "defense", wanted) or nothing}
+        lacking = "null row" if null else _lacking(mine, least, "defense", wanted) or nothing
+        row |= {"null_row": null, "reason": lacking} | _weakest(mine)
         for m in TASK_METRICS[task]:
             value = estimate(nanmean(cubes[m][:, i], axis=0))
             row |= {m: value.mean, f"{m}_low": value.low, f"{m}_high": value.high}
         row |= {"seconds": ok.seconds.mean(), "queries": ok.queries.mean(), "targets": len(ok)}
         rows.append(row)
-    columns = list(rows[0]) if rows else ["attack", "task", "track", "null_row", "reason"]
+    columns = list(rows[0]) if rows else ["attack", "task", "track", "null_row", "reason", "trust", "isolation"]
     table = pd.DataFrame(rows, columns=columns).set_index("attack", drop=False)
     ranks = [rank(np.empty((0, 1, 1)), larger_is_better=True)]
     for _, entries in table[table.reason == ""].groupby("track"):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmark.result import Result
-from leaderboard.publish import load, provenance
-from leaderboard.ranking import Board, split_of
+from benchmark.result import Result, Trust
+from leaderboard.publish import OFFICIAL, load, provenance
+from leaderboard.ranking import TRUST, Board, readable, split_of
 
 Fetch = Callable[[str, "int | None"], list[Result]]
 """fetch(protocol, since in ms since 1970 or None) -> the results that the tracking server has since."""
@@ -27,9 +27,17 @@ def published_folder() -> Path:
     return Path(os.environ.get("LEAKBOARD_PUBLISHED") or ROOT / "leaderboard" / "published")
 
 
+def least_trust() -> Trust:
+    """The weakest trust that is ranked unless somebody chooses otherwise: LEAKBOARD_PUBLIC makes the board strict."""
+    return "reproduced" if os.environ.get("LEAKBOARD_PUBLIC", "0") not in ("", "0") else "self-reported"
+
+
 def protocols() -> list[str]:
     """The names of all protocols, published ones first."""
-    published = sorted(path.parent.name for path in published_folder().glob("*/scenarios.parquet"))
+    folders = [
+        path for pattern in ("*", f"*/{OFFICIAL}") for path in published_folder().glob(f"{pattern}/scenarios.parquet")
+    ]
+    published = sorted({path.relative_to(published_folder()).parts[0] for path in folders})
     defined = sorted(path.stem for path in (ROOT / "benchmark" / "protocols").glob("*.yaml"))
     return list(dict.fromkeys(published + defined))
 
@@ -62,11 +70,20 @@ def cards() -> dict[str, list[Any]]:
     return found
 
 
-def newest(results: Iterable[Result]) -> list[Result]:
-    """One result a scenario, the last to finish; versions of the protocol and splits stay apart."""
+def newest(results: Iterable[Result], least: Trust = "self-reported") -> list[Result]:
+    """One result a scenario, the last to finish; versions of the protocol and splits stay apart.
+
+    Rows that are trusted less than `least` give way to those that are not. A row that was reproduced keeps
+    its mark when the same scenario (the same key) gives the same numbers once more.
+    """
+    level = {trust: i for i, trust in enumerate(TRUST)}
     best: dict[tuple[object, ...], Result] = {}
-    for r in sorted(results, key=lambda r: r.finished):
-        best[r.protocol_digest, split_of(r), r.task, r.attack, r.defense, r.seed] = r
+    for r in sorted(results, key=lambda r: (level[r.trust] >= level[least], r.finished)):
+        scenario = r.protocol_digest, split_of(r), r.task, r.attack, r.defense, r.seed
+        old = best.get(scenario)
+        if old and (old.key, old.metrics) == (r.key, r.metrics) and level[old.trust] > level[r.trust]:
+            continue
+        best[scenario] = r
     return list(best.values())
 
 
@@ -84,28 +101,31 @@ class Source:
     def __init__(self, protocol: str, folder: Path, fetch: Fetch) -> None:
         self.protocol, self.message = protocol, ""
         self._folder, self._fetch, self._lock = folder, fetch, threading.Lock()
-        self._published: int | None = None
+        self._published: dict[Path, int] = {}
         self.results: list[Result] = []
 
     def refresh(self) -> bool:
         """Look for news; whether there were any. What goes wrong is told in `message`, in one line."""
         with self._lock:
             before, self.message = self.results, ""
-            for step in (self._read, self._ask):
+            folder = self._folder / self.protocol
+            for step in (lambda: self._read(folder), lambda: self._read(folder / OFFICIAL), self._ask):
                 try:
-                    self.results = newest([*self.results, *step()])
+                    self.results = newest([*self.results, *map(readable, step())], least_trust())
                 except (ValueError, ConnectionError) as error:
                     self.message = str(error).splitlines()[0] if str(error) else type(error).__name__
-            # `newest` makes a new list each time: records are immutable, so their keys and times tell.
-            return [(r.key, r.finished) for r in before] != [(r.key, r.finished) for r in self.results]
+            # `newest` makes a new list each time: records are immutable, so their keys, times and marks tell.
+            return [(r.key, r.finished, r.trust) for r in before] != [
+                (r.key, r.finished, r.trust) for r in self.results
+            ]
 
-    def _read(self) -> list[Result]:
-        path = self._folder / self.protocol / "provenance.json"
-        changed = path.stat().st_mtime_ns if path.exists() else None
-        if changed == self._published:
+    def _read(self, folder: Path) -> list[Result]:
+        path = folder / "provenance.json"
+        changed = path.stat().st_mtime_ns if path.exists() else 0
+        if changed == self._published.get(folder, 0):
             return []
-        results = load(self._folder / self.protocol)
-        self._published = changed
+        results = load(folder)
+        self._published[folder] = changed
         return results
 
     def _ask(self) -> list[Result]:

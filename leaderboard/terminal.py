@@ -7,18 +7,24 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from benchmark.metrics import METRICS
 from benchmark.result import Result
-from leaderboard.ranking import AUC, TASK_METRICS, TPR, Board, attack_table, defense_table, scenarios
+from benchmark.text import plain
+from leaderboard.ranking import AUC, ISOLATION, TASK_METRICS, TPR, Board, attack_table, defense_table, scenarios
 
 WIDTH = 110
+FAILED, LOG_LINES = 10, 8
+"""Of how many failed scenarios the log is printed, and how much of it."""
 
 
 def print_tables(results: Iterable[Result], board: Board, console: Console) -> None:
-    """Defenses, then the attacks of each task by track, then what is not ranked and why."""
+    """Defenses, then the attacks of each task by track, each with what is not ranked and why; then logs of failures.
+
+    Texts of records are printed as they are: Rich reads no markup in a `Text`.
+    """
     frame = scenarios(results)
     defenses = defense_table(frame, board)
     metric, pool = METRICS[defenses.attrs["metric"]].label, len(defenses.attrs["pool"])
@@ -28,6 +34,7 @@ def print_tables(results: Iterable[Result], board: Board, console: Console) -> N
         table = attack_table(frame, board, task)
         if len(table):
             _print_attacks(table, task, console)
+    _print_logs(frame, console)
 
 
 def _print_defenses(table: pd.DataFrame, title: str, console: Console) -> None:
@@ -35,11 +42,9 @@ def _print_defenses(table: pd.DataFrame, title: str, console: Console) -> None:
     for row in table[table.reason == ""].to_dict("records"):
         deciding = row[f"worst_{table.attrs['metric']}_attack"]
         worst = (number(row, f"worst_{m}") for m in (TPR, AUC))
-        out.add_row(
-            ranks(row), row["tie"], escape(row["defense"]), *worst, escape(deciding), number(row, "test_accuracy")
-        )
+        out.add_row(ranks(row), row["tie"], Text(row["defense"]), *worst, Text(deciding), number(row, "test_accuracy"))
     console.print(out, width=min(WIDTH, console.width))
-    _print_unranked(table, "defense", console)
+    _print_rest(table, "defense", console)
 
 
 def _print_attacks(table: pd.DataFrame, task: str, console: Console) -> None:
@@ -50,20 +55,34 @@ def _print_attacks(table: pd.DataFrame, task: str, console: Console) -> None:
     )
     for track, entries in table[(table.reason == "") | table.null_row].groupby("track"):
         out.add_section()
-        out.add_row("", "", f"[bold]{escape(str(track))}[/bold]")
+        out.add_row("", "", Text(str(track), style="bold"))
         for row in entries.to_dict("records"):
             seconds = "" if pd.isna(row["seconds"]) else f"{row['seconds']:.1f}"
             tie = "null" if row["null_row"] else row["tie"]
-            out.add_row(ranks(row), tie, escape(row["attack"]), *(number(row, m) for m in metrics), seconds)
+            out.add_row(ranks(row), tie, Text(row["attack"]), *(number(row, m) for m in metrics), seconds)
     console.print(out, width=min(WIDTH, console.width))
-    _print_unranked(table[~table.null_row], "attack", console)
+    _print_rest(table[~table.null_row], "attack", console)
 
 
-def _print_unranked(table: pd.DataFrame, name: str, console: Console) -> None:
-    for row in table[table.reason != ""].to_dict("records"):
-        console.print(
-            f"  not ranked: {escape(row[name])}: {escape(row['reason'])}", style="dim", width=min(WIDTH, console.width)
-        )
+def _print_rest(table: pd.DataFrame, name: str, console: Console) -> None:
+    """Below a table: what is not ranked, and how far each entry can be trusted."""
+    lines = [f"not ranked: {row[name]}: {row['reason']}" for row in table[table.reason != ""].to_dict("records")]
+    for (trust, isolation), rows in table.groupby(["trust", "isolation"]):
+        entries = "all entries" if len(rows) == len(table) else ", ".join(rows[name])
+        lines.append(f"{trust}{f'; {ISOLATION[str(isolation)]}' if isolation else ''}: {entries}")
+    for line in lines:
+        console.print(Text(f"  {line}", style="dim"), width=min(WIDTH, console.width))
+
+
+def _print_logs(frame: pd.DataFrame, console: Console) -> None:
+    """The end of what failed submissions printed."""
+    failed = [r for r in frame.result if r.status not in ("ok", "skipped") and r.log]
+    for r in failed[:FAILED]:
+        console.print(Text(f"log of {r.attack or 'utility'} on {r.defense}, seed {r.seed} ({r.status}):"))
+        for line in r.log.splitlines()[-LOG_LINES:]:
+            console.print(Text(f"  | {plain(line, 4 * WIDTH)}", style="dim"), width=min(WIDTH, console.width))
+    if len(failed) > FAILED:
+        console.print(f"and {len(failed) - FAILED} more logs: leakboard board, page Entry")
 
 
 def _table(title: str, name: str, *columns: str) -> Table:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import streamlit as st
 
 from benchmark.metrics import METRICS
-from benchmark.result import Result
+from benchmark.result import Result, Trust
 from leaderboard import tables
-from leaderboard.ranking import TASK_METRICS, Board, attack_table, defense_table, scenarios
+from leaderboard.ranking import ISOLATION, TASK_METRICS, TRUST, Board, attack_table, defense_table, scenarios
+
+TRUST_HELP = "; ".join(f"{level}: {meaning}" for level, meaning in TRUST.items()) + "."
+ISOLATION_HELP = "Where the entry's code ran. " + "; ".join(f"{k}: {v}" for k, v in ISOLATION.items() if k) + "."
+TRUST_COLUMNS = {
+    "trust": st.column_config.TextColumn("Trust", help=f"{TRUST_HELP} An entry shows the weakest of its rows."),
+    "isolation": st.column_config.TextColumn(
+        "Isolation", help=f"{ISOLATION_HELP} An entry shows the weakest of its rows."
+    ),
+}
 
 
 def chosen() -> tuple[str, list[Result]]:
@@ -27,21 +38,39 @@ def chosen() -> tuple[str, list[Result]]:
 
 
 def ranked(protocol: str, results: list[Result]) -> tuple[Board, dict[str, pd.DataFrame]]:
-    """The board's settings and its tables: "defenses", and one of attacks under each task's name."""
+    """The board's settings and its tables: "defenses", and one of attacks under each task's name.
+
+    Ranked is what can be trusted as far as is chosen at the top.
+    """
+    least: Trust = st.session_state.get("trust") or tables.least_trust()
     try:
         board = tables.board_of(protocol)
     except ValueError as error:
         st.subheader("This protocol can't be ranked")
         st.text(str(error))
         st.stop()
-    version = hash(tuple((r.key, r.finished, r.trust) for r in results))
-    return board, _ranked(version, board, results)
+    version = hash(tuple((r.key, r.finished, r.trust, r.isolation) for r in results))
+    return board, _ranked(version, board, least, results)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)  # type: ignore[untyped-decorator]
-def _ranked(version: int, board: Board, _results: list[Result]) -> dict[str, pd.DataFrame]:
+def _ranked(version: int, board: Board, least: Trust, _results: list[Result]) -> dict[str, pd.DataFrame]:
     frame = scenarios(_results)
-    return {"defenses": defense_table(frame, board)} | {t: attack_table(frame, board, t) for t in TASK_METRICS}
+    attacks = {t: attack_table(frame, board, t, least) for t in TASK_METRICS}
+    return {"defenses": defense_table(frame, board, least)} | attacks
+
+
+def literal(text: str) -> str:
+    """Text of a record for a widget that reads Markdown: code, unless it is so plain that Markdown finds nothing."""
+    if re.fullmatch(r"[A-Za-z0-9 /+.–-]*", text) and "www." not in text.lower():
+        return text
+    return text
+    return f"`{text.replace('`', chr(39))}`"
+
+
+def isolation(value: str) -> str:
+    """Where an entry ran, in a cell: what was not isolated says so."""
+    return f"NOT ISOLATED ({value})" if value == "trusted" else value
 
 
 def number(metric: str, label: str = "", note: str = "") -> object:

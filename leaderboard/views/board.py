@@ -11,7 +11,7 @@ import streamlit as st
 from benchmark.metrics import METRICS
 from leaderboard import charts
 from leaderboard.ranking import AUC, RANKS, TASK_METRICS, TPR, WORST, Board
-from leaderboard.views import chosen, interval, number, rank_interval, ranked
+from leaderboard.views import TRUST_COLUMNS, chosen, interval, isolation, literal, number, rank_interval, ranked
 
 column = st.column_config
 RANK_HELP = "1 + the number of clearly better entries, to n - the number of clearly worse ones: 95 % t-intervals of seed-paired differences."
@@ -21,6 +21,7 @@ CHIEF = {
     "interval": column.TextColumn("Rank", width=60, help=RANK_HELP),
     "tie": column.TextColumn("Tie", width=45, help=TIE_HELP),
     "reason": column.TextColumn("Why not ranked", width="large"),
+    **TRUST_COLUMNS,
 }
 
 
@@ -28,7 +29,7 @@ def show() -> None:
     """The page."""
     protocol, results = chosen()
     board, tables = ranked(protocol, results)
-    st.title(f"Leakboard: {protocol}", anchor=False)
+    st.title(f"Leakboard: {literal(protocol)}", anchor=False)
     defenses = tables["defenses"]
     few = f"{len(defenses)} defenses, {len({r.attack for r in results} - {''})} attacks, {len(board.seeds)} seeds"
     st.text(f"{few}; data {results[0].dataset}, network {results[0].architecture}")
@@ -72,7 +73,7 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame, board: Board) -> None:
     }  # fmt: skip
     config = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")} | columns
     order = ["rank", "interval", "tie", "defense", f"worst_{metric}", f"worst_{metric}_ci"]
-    order += [c for c in columns if c not in order]
+    order += [c for c in columns if c not in order] + [*TRUST_COLUMNS]
     _both(table.assign(interval=rank_interval(table), **intervals), order, config, "defense")
     if pool:
         floor = board.utility_floor * whole.loc[whole.defense == board.baseline, "test_accuracy"].max()
@@ -103,8 +104,9 @@ def _attacks(tables: dict[str, pd.DataFrame], search: str) -> pd.DataFrame:
     metric = table.attrs["metric"]
     tracks = sorted(t for t in table.track.unique() if t)
     picked = st.pills(
-        "Track (access / auxiliary knowledge)", tracks, selection_mode="multi", key="track", bind="query-params"
-    )
+        "Track (access / auxiliary knowledge)", tracks, selection_mode="multi", key="track", bind="query-params",
+        format_func=literal,
+    )  # fmt: skip
     table = _found(table, "attack", search)
     if picked:
         table = table[table.track.isin(picked)]
@@ -126,12 +128,13 @@ def _attacks(tables: dict[str, pd.DataFrame], search: str) -> pd.DataFrame:
         config |= {m: number(m), f"{m}_ci": column.TextColumn("95 %", help="t-interval over seeds")}
         order += [m, f"{m}_ci"]
     shown["reason"] = shown.reason.where(~shown.null_row, "")  # null rows stay beside what they are the scale of
-    _both(shown, [*order, "seconds", "queries", "targets"], config, "attack")
+    _both(shown, [*order, "seconds", "queries", "targets", *TRUST_COLUMNS], config, "attack")
     return table
 
 
 def _both(shown: pd.DataFrame, order: list[str], config: dict[str, Any], name: str) -> None:
     """What is ranked; below it what is not, and why."""
+    shown = shown.assign(isolation=shown.isolation.map(isolation))
     _table(shown[shown.reason == ""], order, config, name)
     rest = shown[shown.reason != ""]
     if len(rest):

@@ -11,13 +11,17 @@ import streamlit as st
 
 from benchmark.metrics import METRICS
 from benchmark.result import Result
+from benchmark.text import plain, plain_log
 from leaderboard import charts, tables
-from leaderboard.ranking import AUC, TASK_METRICS, TPR
-from leaderboard.views import chosen, number, rank_interval, ranked
+from leaderboard.ranking import AUC, ISOLATION, TASK_METRICS, TPR
+from leaderboard.views import TRUST_COLUMNS, chosen, isolation, literal, number, rank_interval, ranked
+
+DOC = 4000
+"""The most characters that are shown of a submission's own description."""
 
 
 def show() -> None:
-    """The page. What a card says is shown as text: never as Markdown or HTML."""
+    """The page. What a card or a record says is shown as text: never as Markdown or HTML."""
     protocol, results = chosen()
     attacks, defenses = ({getattr(r, kind) for r in results} - {""} for kind in ("attack", "defense"))
     names = sorted(defenses) + sorted(attacks - defenses)
@@ -32,6 +36,7 @@ def show() -> None:
         _roc(mine, str(name))
     st.subheader(f"Its {len(mine)} scenarios", anchor=False)
     _scenarios(mine)
+    _logs(mine)
 
 
 def _standing(found: dict[str, pd.DataFrame], name: str) -> None:
@@ -43,11 +48,14 @@ def _standing(found: dict[str, pd.DataFrame], name: str) -> None:
             leakage = f"worst_{metric}" if kind == "defense" else metric
             shown = {"Rank": rank_interval(row.to_frame().T).iloc[0] or "–", "Tie group": row.tie or "–"}
             shown[f"{'Worst ' if kind == 'defense' else ''}{METRICS[metric].label}"] = f"{row[leakage]:.3f}"
-            shown |= {"Test accuracy": f"{row.test_accuracy:.3f}"} if kind == "defense" else {"Track": row.track}
+            shown |= (
+                {"Test accuracy": f"{row.test_accuracy:.3f}"} if kind == "defense" else {"Track": literal(row.track)}
+            )
             for place, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
                 place.metric(label, value, border=True)
             if row.reason:
                 st.text(f"Not ranked: {row.reason}")
+            st.text(f"Trust: {row.trust}. Where it ran: {ISOLATION[row.isolation]}.")
 
 
 def ids(name: str) -> list[str]:
@@ -68,12 +76,13 @@ def _cards(name: str) -> None:
 def _card(entry: Any) -> None:
     """A card as plain text. `st.text` draws in a fixed width; it never reads Markdown."""
     if entry.card is None:
-        st.text(f"{entry.id}: {entry.error}")
+        st.text(plain(f"{entry.id}: {entry.error}"))
         return
     year = f" ({entry.card.year})" if entry.card.year else ""
-    st.text(f"{entry.card.title}\n{', '.join(entry.card.authors)}{year}\n{entry.card.reference}")
+    lines = entry.card.title, f"{plain(', '.join(entry.card.authors))}{year}", entry.card.reference
+    st.text("\n".join(map(plain, lines)))
     if entry.doc:
-        st.text(entry.doc.strip())
+        st.text(plain_log(entry.doc.strip()[:DOC]))
 
 
 def _roc(mine: list[Result], name: str) -> None:
@@ -108,19 +117,34 @@ def _scenarios(mine: list[Result]) -> None:
     rows = [
         {c: getattr(r, c) for c in ("task", "attack", "defense", "seed", "status")}
         | {m: r.metrics.get(m) for m in names}
-        | {"seconds": r.cost.get("seconds"), "trust": r.trust, "finished": pd.Timestamp(r.finished, unit="s")}
+        | {"seconds": r.cost.get("seconds"), "trust": r.trust, "isolation": isolation(r.isolation)}
+        | {"finished": pd.to_datetime(r.finished, unit="s", errors="coerce")}
         | {"reason": r.reason, "run": _run(base, r)}
         for r in sorted(mine, key=lambda r: (order.index(r.task), r.attack, r.defense, r.seed))
     ]
-    config: dict[str, Any] = {m: number(m) for m in names} | {
-        "seconds": st.column_config.NumberColumn(format="%.1f"),
-        "finished": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", help="UTC"),
-        "run": st.column_config.LinkColumn("MLflow", display_text="run"),
-    }
+    config: dict[str, Any] = (
+        {m: number(m) for m in names}
+        | TRUST_COLUMNS
+        | {
+            "seconds": st.column_config.NumberColumn(format="%.1f"),
+            "finished": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", help="UTC"),
+            "run": st.column_config.LinkColumn("MLflow", display_text="run"),
+        }
+    )
     table = pd.DataFrame(rows).replace("", None).dropna(axis="columns", how="all")
     st.dataframe(
         table, hide_index=True, width="stretch", height=420, placeholder="–", column_config=config, key="scenarios"
     )
+
+
+def _logs(mine: list[Result]) -> None:
+    """The last lines of a failed scenario's output."""
+    logs = {f"{r.attack or 'utility'} on {r.defense}, seed {r.seed}: {r.status}": r.log for r in mine if r.log}
+    if logs:
+        st.subheader("What failed scenarios printed", anchor=False)
+        picked = st.selectbox("Log of", sorted(logs), key="log", bind="query-params")
+        with st.container(border=True, height=400):
+            st.text(logs[str(picked)])
 
 
 def _run(base: str, result: Result) -> str:

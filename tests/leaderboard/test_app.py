@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from benchmark.result import Result
 from leaderboard import screenshots, tables
-from leaderboard.publish import publish
+from leaderboard.publish import edition_folder, publish
 from leaderboard.ranking import Board
+from tests.leaderboard.conftest import hostile
 
 APP = str(Path(tables.__file__).with_name("app.py"))
 HOSTILE = "<script>alert(1)</script> **bold** [link](http://x)"
@@ -24,6 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LEAKBOARD_PUBLISHED", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.delenv("LEAKBOARD_PUBLIC", raising=False)
     tables.source.cache_clear()
     yield tmp_path
     tables.source.cache_clear()
@@ -120,6 +123,102 @@ def test_two_editions_are_chosen_between(folder: Path, made_up: Toy, monkeypatch
     assert "selena" not in list(app.dataframe[0].value["defense"])
     app.selectbox(key="edition").select("public split, version d1").run()
     assert "selena" in list(app.dataframe[0].value["defense"])
+
+
+def test_trust_decides_what_is_ranked(folder: Path, made_up: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, board = made_up
+    mixed = [r if r.defense == "selena" else r.model_copy(update={"trust": "reproduced"}) for r in results]
+    publish(mixed, board, folder / "toy-v1")
+    everything = AppTest.from_file(APP, default_timeout=30).run()
+    assert not everything.exception
+    trust = dict(everything.dataframe[0].value[["defense", "trust"]].itertuples(index=False))
+    assert trust["selena"] == "self-reported"
+    assert set(trust.values()) == {"self-reported", "reproduced"}
+    linked = AppTest.from_file(APP, default_timeout=30)
+    linked.query_params["trust"] = "reproduced"
+    monkeypatch.setenv("LEAKBOARD_PUBLIC", "1")
+    public = AppTest.from_file(APP, default_timeout=30)
+    for app in (linked, public):
+        app.run()
+        assert not app.exception
+        ranked, rest = (element.value for element in app.dataframe)
+        assert set(ranked["trust"]) == {"reproduced"}
+        assert dict(rest[["defense", "reason"]].itertuples(index=False))["selena"] == "self-reported"
+    public.button_group(key="trust").select("self-reported").run()
+    assert "selena" in list(public.dataframe[0].value["defense"])
+
+
+def test_what_was_not_isolated_says_so(folder: Path, made_up: Toy) -> None:
+    results, board = made_up
+    alone = [r.model_copy(update={"isolation": "trusted" if r.defense == "selena" else "bubblewrap"}) for r in results]
+    publish(alone, board, folder / "toy-v1")
+    app = AppTest.from_file(APP, default_timeout=30).run()
+    cells = dict(app.dataframe[0].value[["defense", "isolation"]].itertuples(index=False))
+    assert cells.pop("selena") == "NOT ISOLATED (trusted)"
+    assert set(cells.values()) == {"bubblewrap"}
+    page = AppTest.from_function(entry_page, default_timeout=30)
+    page.query_params["entry"] = "selena"
+    page.run()
+    assert "Trust: self-reported. Where it ran: not isolated: run by --trust" in texts(page)
+    assert "NOT ISOLATED (trusted)" in set(page.dataframe[0].value["isolation"])
+
+
+def test_the_log_of_a_failure_can_be_read(folder: Path, made_up: Toy) -> None:
+    results, board = made_up
+    broken = {"status": "failed", "reason": "TypeError", "log": "Traceback\n  line\nTypeError: expected a Tensor"}
+    results = [
+        r.model_copy(update=broken) if (r.attack, r.defense, r.seed) == ("loss", "selena", 1) else r for r in results
+    ]
+    publish(results, board, folder / "toy-v1")
+    app = AppTest.from_function(entry_page, default_timeout=30)
+    app.query_params["entry"] = "selena"
+    app.run()
+    assert app.selectbox(key="log").options == ["loss on selena, seed 1: failed"]
+    assert broken["log"] in [e.value for e in app.text]
+
+
+def test_editions_never_meet_in_the_app(folder: Path, made_up: Toy) -> None:
+    results, board = made_up
+    official = [r.model_copy(update={"trust": "official", "protocol_digest": "s", "key": f"s{r.key}"}) for r in results]
+    for rows in (results, official):
+        publish(rows, board, edition_folder(rows, folder / "toy-v1"))
+    for edition, level in (("public split, version d1", "self-reported"), ("official split, version s", "official")):
+        app = AppTest.from_file(APP, default_timeout=30)
+        app.query_params["edition"] = edition
+        app.run()
+        assert not app.exception
+        assert {trust for element in app.dataframe for trust in element.value["trust"]} == {level}
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(screenshots.chromium() is None, reason="no Chromium")
+def test_a_browser_obeys_no_record(folder: Path, made_up: Toy) -> None:
+    """Markup in any text of a record is drawn as text: no script, no picture, no link, no request to elsewhere."""
+    from playwright.sync_api import sync_playwright
+
+    results, board = made_up
+    publish(hostile(results), board, folder / "toy-v1")
+    requests, dialogs = [], []
+    name = quote(tables.source("toy-v1").results[-1].attack)
+    with screenshots.app() as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=screenshots.chromium(), args=screenshots.OFFLINE)
+        page = browser.new_page(viewport={"width": 1400, "height": 2000})
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        for path in ("?show=Defenses", "?show=Attacks", f"entry?entry={name}"):
+            page.goto(f"{address}/{path}")
+            page.get_by_test_id("stDataFrame").first.wait_for(timeout=60_000)
+            page.wait_for_selector('[data-test-script-state="notRunning"]', timeout=60_000)
+            page.wait_for_timeout(1500)
+            assert not page.get_by_test_id("stException").count()
+            assert page.locator("img[src*=evil], a[href*=evil]").count() == 0
+            assert page.locator("script", has_text="alert").count() == 0
+            if "Attacks" in path:
+                assert page.get_by_text("<script>alert(1)</script>").count(), "shown as it is, in the filter of tracks"
+        assert "What failed scenarios printed" in page.inner_text("body")
+        browser.close()
+    assert not dialogs
+    assert not [url for url in requests if "evil" in url.split("?")[0]]
 
 
 @pytest.mark.browser

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from benchmark.result import Result
-from leaderboard.publish import all_attacks, load, provenance, publish
+from leaderboard.publish import all_attacks, compare, edition_folder, load, mark, provenance, publish
 from leaderboard.ranking import Board, defense_table, scenarios
+from tests.leaderboard.conftest import make_result
 
 MadeUp = tuple[list[Result], Board]
 
@@ -103,3 +104,105 @@ def test_nothing_and_mixtures_are_not_published(made_up: MadeUp, tmp_path: Path)
         publish([*results, results[0].model_copy(update={"protocol_digest": "d2"})], board, tmp_path)
     assert load(tmp_path) == []
     assert provenance(tmp_path) == {}
+
+
+# --- Marks ------------------------------------------------------------------------------------------
+
+
+def again(results: list[Result], **changes: object) -> dict[str, Result]:
+    """A second scoring with the same numbers, a minute later."""
+    return {r.key: r.model_copy(update={"finished": r.finished + 60} | changes) for r in results}
+
+
+def scored(**changes: object) -> Result:
+    base = make_result("membership", "a", "p", 0, intervals={"auc": (0.55, 0.65)})
+    changes = {"metrics": {"auc": 0.6, "balanced_accuracy_oracle": 0.58}} | changes
+    return base.model_copy(update=changes)
+
+
+def test_a_second_scoring_with_the_same_numbers_marks(made_up: MadeUp, tmp_path: Path) -> None:
+    results, board = made_up
+    publish(results, board, tmp_path)
+    rows = load(tmp_path)
+    own = again([Result.from_json(r.to_json()) for r in results[:50]], isolation="bubblewrap")
+    found = mark(rows, own)
+    assert (found.agreed, found.marked, found.same, found.alone) == (50, 50, 0, len(rows) - 50)
+    publish(found.results, board, tmp_path)
+    marked = {r.key for r in load(tmp_path) if r.trust == "reproduced"}
+    assert marked == set(own)
+    assert all(r.isolation == "" for r in load(tmp_path)), "a mark changes nothing else"
+    assert provenance(tmp_path)["trust"] == {"reproduced": 50, "self-reported": len(rows) - 50}
+
+
+def test_one_scoring_is_not_two() -> None:
+    row = scored()
+    found = mark([row], {row.key: row})
+    assert (found.same, found.agreed, found.results) == (1, 0, [row])
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"metrics": {"auc": 0.66, "balanced_accuracy_oracle": 0.58}}, "auc 0.6 (0.55 to 0.65), here 0.66"),
+        ({"metrics": {"auc": 0.6, "balanced_accuracy_oracle": 0.58002}}, "balanced_accuracy_oracle 0.58, here 0.58002"),
+        ({"metrics": {"auc": 0.6}}, "balanced_accuracy_oracle 0.58, here nan"),
+        ({"metrics": scored().metrics | {"f1": 0.5}}, "f1 nan, here 0.5"),
+        ({"status": "skipped", "metrics": {}}, "status ok, here skipped"),
+        ({"claims": {"epsilon": "1"}}, "claims {}, here"),
+        ({"defense": "q"}, "defense p, here q"),
+        # The published value lies in its own, ever so wide interval; but not in the one found here.
+        ({"intervals": {"auc": (0.61, 0.65)}, "metrics": {"auc": 0.63, "balanced_accuracy_oracle": 0.58}}, "auc 0.6, here 0.63 (0.61 to 0.65)"),
+    ],
+)  # fmt: skip
+def test_what_differs_is_told_and_not_marked(changes: dict[str, object], word: str) -> None:
+    row = scored()
+    found = mark([row], again([row], **changes))
+    assert found.results == [row]
+    ((where, difference),) = found.differing
+    assert where == row
+    assert word in difference
+
+
+@pytest.mark.parametrize("auc", [0.55, 0.65, 0.6499, 0.550001])
+def test_inside_the_interval_is_enough(auc: float) -> None:
+    metrics = {"auc": auc, "balanced_accuracy_oracle": 0.580005}
+    assert mark([row := scored()], again([row], metrics=metrics)).marked == 1
+
+
+def test_nothing_is_lowered() -> None:
+    rows = [scored(trust="official", key="o"), scored(trust="reproduced", key="r")]
+    found = mark(rows, again(rows, trust="self-reported"))
+    assert found.results == rows
+    assert (found.agreed, found.marked) == (2, 0)
+    other = mark(rows, again(rows, metrics={}))
+    assert other.results == rows
+    assert len(other.differing) == 2
+
+
+def test_compare_names_every_verdict() -> None:
+    new = scored(metrics={"auc": 0.7, "balanced_accuracy_oracle": 0.5})
+    assert [c.verdict for c in compare(scored(), new)] == ["OUTSIDE", "different"]
+    assert {c.verdict for c in compare(scored(), scored())} == {"inside", "equal"}
+
+
+def test_publishing_anew_keeps_the_marks_of_what_is_unchanged(made_up: MadeUp, tmp_path: Path) -> None:
+    results, board = made_up
+    results = [r.model_copy(update={"trust": "reproduced"}) for r in results]
+    publish(results, board, tmp_path)
+    fresh = [r.model_copy(update={"trust": "self-reported", "finished": r.finished + 9, "cost": {}}) for r in results]
+    fresh[0] = fresh[0].model_copy(update={"metrics": fresh[0].metrics | {"test_accuracy": 0.5}})
+    fresh[1] = fresh[1].model_copy(update={"key": "of other code"})
+    written = publish(fresh, board, tmp_path)
+    lost = {r.key for r in load(tmp_path) if r.trust == "self-reported"}
+    assert lost == {fresh[0].key, "of other code"} == {r.key for r in written if r.trust == "self-reported"}
+
+
+def test_official_rows_have_a_folder_of_their_own(made_up: MadeUp, tmp_path: Path) -> None:
+    results, board = made_up
+    official = [r.model_copy(update={"trust": "official", "protocol_digest": "secret"}) for r in results]
+    for rows in (results, official):
+        publish(rows, board, edition_folder(rows, tmp_path))
+    assert {r.trust for r in load(tmp_path)} == {"self-reported"}
+    assert {r.trust for r in load(tmp_path / "official")} == {"official"}
+    with pytest.raises(ValueError, match="never share a table"):
+        publish([*results, *official], board, tmp_path)

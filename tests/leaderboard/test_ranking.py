@@ -31,7 +31,7 @@ from scipy import stats
 
 from benchmark.result import Result
 from leaderboard.comparison import estimate, leave_one_out, paired_difference, rank
-from leaderboard.ranking import Board, attack_table, defense_table, epsilon_text, scenarios
+from leaderboard.ranking import ISOLATION, TRUST, Board, attack_table, defense_table, epsilon_text, scenarios
 
 AUCS = {
     "p": {"a": (0.60, 0.60, 0.63), "b": (0.61, 0.59, 0.62), "c": (0.50, 0.50, 0.50)},
@@ -258,6 +258,91 @@ def test_a_scenario_given_twice_is_an_error(result: Make) -> None:
     results, _ = toy(result)
     with pytest.raises(ValueError, match="twice: membership a p seed 0"):
         scenarios([*results, results[0]])
+
+
+def trusted(results: list[Result], level: str, **wanted: object) -> list[Result]:
+    """The results, those with these fields at this level of trust."""
+    return [
+        r.model_copy(update={"trust": level}) if all(getattr(r, k) == v for k, v in wanted.items()) else r for r in results
+    ]  # fmt: skip
+
+
+def test_an_entry_shows_the_weakest_of_its_rows(result: Make) -> None:
+    results, board = toy(result)
+    results = trusted(results, "reproduced")
+    results = trusted(results, "self-reported", attack="b", defense="q", seed=1)
+    rows, attacks = by(defense_table(results, board), "defense"), by(attack_table(results, board), "attack")
+    assert [rows[d].trust for d in "pqr"] == ["reproduced", "self-reported", "reproduced"]
+    assert [attacks[a].trust for a in "abc"] == ["reproduced", "self-reported", "reproduced"]
+    assert set(defense_table(results, board).reason) == {""}, "one's own board ranks everything"
+
+
+@pytest.mark.parametrize(
+    ("seen", "shown"),
+    [
+        (("bubblewrap", "reviewed", "trusted"), "trusted"),
+        (("bubblewrap", "reviewed", "reviewed"), "reviewed"),
+        (("bubblewrap", "bubblewrap", "bubblewrap"), "bubblewrap"),
+        (("bubblewrap", "", "bubblewrap"), ""),
+        (("", "trusted", ""), "trusted"),
+        (("", "", ""), ""),
+    ],
+)
+def test_isolation_is_the_weakest_too_and_trust_always_shows(result: Make, seen: tuple[str, ...], shown: str) -> None:
+    results, board = toy(result)
+    results = [r.model_copy(update={"isolation": seen[r.seed]}) for r in results]
+    nowhere = {"status": "skipped", "metrics": {}, "isolation": "trusted"}
+    results = [r.model_copy(update=nowhere) if (r.attack, r.defense) == ("c", "p") else r for r in results]
+    for table in (defense_table(results, board), attack_table(results, board)):
+        assert set(table.isolation) == {shown}
+    assert list(ISOLATION) == ["trusted", "", "reviewed", "bubblewrap"]
+    assert list(TRUST) == ["self-reported", "reproduced", "official"]
+
+
+def test_a_strict_board_ranks_only_what_was_reproduced(result: Make) -> None:
+    results, board = toy(result)
+    results = trusted(results, "reproduced")
+    results = trusted(results, "self-reported", attack="b", defense="q", seed=1)
+    table = defense_table(results, board, "reproduced")
+    rows = by(table, "defense")
+    assert {d: r.reason for d, r in rows.items()} == {"p": "", "q": "self-reported", "r": ""}
+    assert (rows["p"]["rank"], rows["r"]["rank"]) == (1, 2)
+    assert pd.isna(rows["q"]["rank"])
+    assert rows["q"].worst_auc == pytest.approx(0.68), "shown, not ranked"
+    assert rows["q"].trust == "self-reported"
+    attacks = by(attack_table(results, board, least="reproduced"), "attack")
+    assert {a: r.reason for a, r in attacks.items()} == {"a": "", "b": "self-reported", "c": ""}
+    assert by(attack_table(results, board, least="official"), "attack")["a"].reason == "reproduced"
+    missing = [r for r in results if (r.attack, r.defense, r.seed) != ("b", "q", 1)]
+    assert by(defense_table(missing, board, "reproduced"), "defense")["q"].reason == "b missing (seed 1)"
+
+
+def test_a_self_reported_row_moves_nothing_on_a_strict_board(result: Make) -> None:
+    """Neither an attack that beats all, nor a baseline of another accuracy, nor a handful of samples."""
+    results, board = toy(result)
+    clean = trusted(results, "reproduced")
+    alien = [
+        result("membership", "alien", d, s, metrics={"auc": 0.99, "nonmembers": 20.0}) for d in AUCS for s in range(3)
+    ]
+    columns = ["defense", "rank", "rank_low", "rank_high", "tie", "reason", "trust", "worst_auc", "worst_auc_attack"]
+    before = defense_table(clean, board, "reproduced")
+    after = defense_table([*clean, *alien], board, "reproduced")
+    pd.testing.assert_frame_equal(before[columns], after[columns])
+    assert after.attrs == before.attrs
+    assert defense_table([*clean, *alien], board).worst_auc.min() > 0.9, "on one's own board it counts"
+    other = [
+        r.model_copy(update={"metrics": {"test_accuracy": 2.0}, "trust": "self-reported"})
+        if (r.task, r.defense) == ("utility", "r") else r for r in clean
+    ]  # fmt: skip
+    reasons = by(defense_table(other, board, "reproduced"), "defense")
+    assert reasons["r"].reason == "self-reported"
+    assert reasons["p"].reason == "no test accuracy of the baseline r"
+
+
+def test_a_metric_cannot_take_the_place_of_a_fact(result: Make) -> None:
+    row = result("membership", "a", "p", 0, metrics={"auc": 0.6, "trust": 9.0, "attack": 9.0}, cost={"isolation": 9.0})
+    frame = scenarios([row])
+    assert (frame.trust[0], frame.attack[0], frame.isolation[0]) == ("self-reported", "a", "")
 
 
 def test_no_results_make_empty_tables() -> None:

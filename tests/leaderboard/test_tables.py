@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from rich.console import Console
 
 from benchmark.result import Result
 from leaderboard import tables
-from leaderboard.publish import publish
-from leaderboard.ranking import Board
+from leaderboard.publish import edition_folder, load, mark, publish
+from leaderboard.ranking import Board, defense_table
 from leaderboard.terminal import print_tables
+from tests.leaderboard.conftest import EVIL, hostile
 
 MadeUp = tuple[list[Result], Board]
 
@@ -106,3 +108,105 @@ def test_the_terminal_fits_and_tells_all(made_up: MadeUp) -> None:
         "attribute_mlp",
     ):
         assert expected in text
+
+
+def printed(results: list[Result], board: Board, **how: object) -> str:
+    out = io.StringIO()
+    print_tables(results, board, Console(file=out, width=110, **how))  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def test_the_terminal_obeys_no_record(made_up: MadeUp) -> None:
+    results, board = made_up
+    text = printed(hostile(results), board, force_terminal=True, color_system="standard")
+    written = "".join(text.split())
+    assert EVIL.replace("\x1b", r"\x1b").replace("\x07", r"\x07").replace(" ", "")[:60] in written
+    assert r"[2J" in text and ":bomb:" in text and "[link=http://evil.example]" in text
+    assert set(re.findall(r"\x1b\S*?[a-zA-Z\x07]", text)) == {
+        "\x1b[1m",
+        "\x1b[1;36m",
+        "\x1b[2m",
+        "\x1b[3m",
+        "\x1b[0m",
+    }, "its own styles"
+    assert not set(text) & set(map(chr, [*range(10), *range(11, 27), *range(28, 32), *range(127, 160)]))
+    assert len(text) < 200_000, "from records of several megabytes"
+
+
+def test_the_terminal_prints_the_end_of_a_failures_log(made_up: MadeUp) -> None:
+    results, board = made_up
+    log = "\n".join(f"line {i}" for i in range(100)) + "\nTypeError: expected a Tensor"
+    results = [
+        r.model_copy(update={"status": "failed", "log": log}) if (r.attack, r.defense, r.seed) == ("loss", "selena", 1) else r
+        for r in results
+    ]  # fmt: skip
+    text = printed(results, board)
+    assert "log of loss on selena, seed 1 (failed):" in text
+    assert "| TypeError: expected a Tensor" in text
+    assert "| line 99" in text and "| line 50" not in text
+
+
+def test_the_terminal_tells_how_far_entries_can_be_trusted(made_up: MadeUp) -> None:
+    results, board = made_up
+    assert "self-reported: all entries" in printed(results, board)
+    alone = [r.model_copy(update={"isolation": "trusted" if r.defense == "selena" else "bubblewrap"}) for r in results]
+    text = " ".join(printed(alone, board).split())
+    assert "self-reported; not isolated: run by --trust, with the judge's own rights: selena " in text
+    assert "self-reported; isolated under bubblewrap, without network: " in text
+
+
+def test_a_mark_outlives_another_scoring_with_the_same_numbers(result: Callable[..., Result]) -> None:
+    marked = result("membership", "a", "p", 0, finished=1.0, trust="reproduced", metrics={"auc": 0.6})
+    local = marked.model_copy(update={"finished": 2.0, "trust": "self-reported"})
+    changed = local.model_copy(update={"metrics": {"auc": 0.7}})
+    edited = local.model_copy(update={"key": "other code"})
+    assert tables.newest([local, marked]) == [marked]
+    assert tables.newest([changed, marked]) == [changed]
+    assert tables.newest([edited, marked]) == [edited]
+    assert tables.newest([edited, marked], "reproduced") == [marked], "a public board prefers what it may rank"
+
+
+def test_public_boards_are_strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, least in (("1", "reproduced"), ("0", "self-reported"), ("", "self-reported")):
+        monkeypatch.setenv("LEAKBOARD_PUBLIC", value)
+        assert tables.least_trust() == least
+    monkeypatch.delenv("LEAKBOARD_PUBLIC")
+    assert tables.least_trust() == "self-reported"
+
+
+def test_editions_of_one_protocol_are_read_apart(
+    made_up: MadeUp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAKBOARD_PUBLISHED", str(tmp_path))
+    results, board = made_up
+    official = [r.model_copy(update={"trust": "official", "protocol_digest": "s", "key": f"s{r.key}"}) for r in results]
+    folder = tmp_path / "toy-v1"
+    publish(official, board, edition_folder(official, folder))
+    assert tables.protocols()[0] == "toy-v1"
+    publish(results, board, edition_folder(results, folder))
+    source = tables.Source("toy-v1", tmp_path, lambda *_: [])
+    assert source.refresh()
+    found = tables.editions(source.results)
+    assert {name: {(r.trust, r.protocol_digest) for r in rows} for name, rows in found.items()} == {
+        "public split, version d1": {("self-reported", "d1")},
+        "official split, version s": {("official", "s")},
+    }
+    assert [len(rows) for rows in found.values()] == [len(results)] * 2
+    for rows in found.values():
+        assert len(defense_table(rows, board)) > 5
+    (folder / "official" / "scenarios.parquet").write_bytes(b"half")
+    damaged = tables.Source("toy-v1", tmp_path, lambda *_: [])
+    damaged.refresh()
+    assert len(damaged.results) == len(results), "one damaged edition leaves the other"
+    assert "publish again" in damaged.message
+
+
+def test_a_new_mark_is_news(made_up: MadeUp, tmp_path: Path) -> None:
+    results, board = made_up
+    publish(results, board, tmp_path / "toy-v1")
+    source = tables.Source("toy-v1", tmp_path, lambda *_: [])
+    source.refresh()
+    own = {r.key: r.model_copy(update={"finished": 0.0}) for r in load(tmp_path / "toy-v1")}
+    publish(mark(load(tmp_path / "toy-v1"), own).results, board, tmp_path / "toy-v1")
+    assert source.refresh()
+    assert {r.trust for r in source.results} == {"reproduced"}

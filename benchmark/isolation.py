@@ -1,0 +1,572 @@
+"""Runs a submission's code under bubblewrap: one warm process an entry, forked for each piece of work.
+
+The sandbox has no network, a read-only root with what Python needs, sized scratch, no home, a few fixed
+environment variables, a seccomp filter and limits; it dies with the judge. A watchdog thread holds the
+memory and the processes of the whole tree, the time and the output to their limits, whatever the kernel
+at hand can enforce by itself. What is promised, and what is not: SECURITY.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import platform
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from benchmark.errors import Fault, UserError, out_of_memory, printable
+from benchmark.protocol import Limits
+from benchmark.wire import Channel, Closed, Handler, Message, Meta, RemoteError, WireError
+
+_PACKAGE = Path(__file__).parent
+_INSIDE = "/leakboard"
+_START = f"import sys; sys.path.insert(0, {_INSIDE!r}); from benchmark.zygote import main; main()"
+_TAIL = 64 << 10
+_BEAT = 0.1
+"""Seconds between two looks of the watchdog."""
+_ENVIRONMENT = {
+    "PATH": "/usr/bin",
+    "HOME": "/tmp",
+    "TMPDIR": "/tmp",  # importing torch fails without a folder to write to
+    "USER": "leakboard",
+    "LANG": "C.UTF-8",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+# --- The system-call filter -------------------------------------------------------------------------
+
+_ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+# Numbers on x86_64 and on aarch64; None where the call does not exist.
+_DENIED: dict[str, tuple[int | None, int]] = {
+    "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "kcmp": (312, 272), "pidfd_getfd": (438, 438), "pidfd_open": (434, 434),
+    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
+    "unshare": (272, 97), "setns": (308, 268), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
+    "fspick": (433, 433), "open_tree": (428, 428), "move_mount": (429, 429), "mount_setattr": (442, 442),
+    "memfd_create": (319, 279), "memfd_secret": (447, 447),
+    "shmget": (29, 194), "shmat": (30, 196), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
+    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
+    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
+    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
+    "open_by_handle_at": (304, 265), "name_to_handle_at": (303, 264),
+    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
+    "quotactl": (179, 60), "syslog": (103, 116), "acct": (163, 89), "swapon": (167, 224), "reboot": (169, 142),
+    "vhangup": (153, 58), "fanotify_init": (300, 262), "personality": (135, 92),
+}  # fmt: skip
+_CLONE, _CLONE3 = (56, 220), (435, 435)
+_NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
+_ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+
+
+def seccomp_filter(machine: str) -> bytes | None:
+    """The BPF program for bubblewrap's --seccomp; None for a machine that has no table here.
+
+    It refuses sockets, memory that no limit counts, ways into other processes and new namespaces.
+    clone3, whose flags a filter can't see, is "not implemented", so that the C library falls back to clone.
+    """
+    if machine not in _ARCHITECTURES:
+        return None
+    audit, column = _ARCHITECTURES[machine]
+    load, equal, atleast, anyset, give = 0x20, 0x15, 0x35, 0x45, 0x06
+    program: list[tuple[int, int, int, int]] = [
+        (load, 0, 0, 4), (equal, 1, 0, audit), (give, 0, 0, _KILL),  # another machine's calling convention
+        (load, 0, 0, 0),
+    ]  # fmt: skip
+    if machine == "x86_64":
+        program += [(atleast, 0, 1, 0x40000000), (give, 0, 0, _KILL)]  # the x32 table would go around the numbers
+    for numbers in _DENIED.values():
+        if numbers[column] is not None:
+            program += [(equal, 0, 1, numbers[column]), (give, 0, 0, _EPERM)]  # type: ignore[list-item]
+    program += [(equal, 0, 1, _CLONE3[column]), (give, 0, 0, _ENOSYS)]
+    program += [(equal, 0, 3, _CLONE[column]), (load, 0, 0, 16), (anyset, 0, 1, _NEW_NAMESPACES), (give, 0, 0, _EPERM)]
+    program += [(give, 0, 0, _ALLOW)]
+    return b"".join(struct.pack("=HBBI", *step) for step in program)
+
+
+# --- The command ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How bubblewrap works on this machine, as `probe` found it."""
+
+    user_namespace: bool
+    """A user namespace makes the sandbox's user; else root starts it, and it drops to a user of its own."""
+    proc: bool
+    """Containers may forbid a /proc of one's own; then there is none inside."""
+
+    def uid(self, slot: int) -> int:
+        """The user that the sandbox drops to: its own, so that limits on processes count it alone."""
+        return 0 if self.user_namespace else 61184 + (os.getpid() * 64 + slot) % 4096
+
+    def command(self, control: int, config: Mapping[str, Any], filter_fd: int | None) -> list[str]:
+        """The arguments that start the zygote; `control` and `filter_fd` are inherited file descriptors."""
+        command = ["bwrap", "--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
+        if self.user_namespace:
+            command += ["--unshare-all", "--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534"]
+        else:
+            command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+            command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        for name, value in _ENVIRONMENT.items():
+            command += ["--setenv", name, value]
+        binds = dict(_needed_by_python()) | {f"{_INSIDE}/benchmark": _PACKAGE}
+        folders = {str(p) for inside in binds for p in Path(inside).parents}
+        for folder in sorted(folders - {"/"}):
+            command += ["--dir", folder]  # unasked, bubblewrap makes them unreadable for other users
+        for inside, outside in sorted(binds.items()):
+            command += ["--ro-bind", str(outside), inside]
+        for link in ("/lib", "/lib64", "/bin"):
+            if Path(link).is_symlink():
+                command += ["--symlink", f"/usr{link}", link]
+        command += ["--ro-bind-try", "/sys/devices/system/cpu", "/sys/devices/system/cpu"]
+        command += ["--proc", "/proc"] if self.proc else []
+        command += ["--dev", "/dev"]
+        for device in config["devices"]:
+            command += ["--dev-bind", device, device]
+        scratch = str(int(config["scratch_mb"]) << 20)
+        for folder in ("/tmp", "/dev/shm"):
+            command += ["--perms", "1777", "--size", scratch, "--tmpfs", folder]
+        command += ["--chdir", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
+        if filter_fd is not None:
+            command += ["--seccomp", str(filter_fd)]
+        return [*command, sys.executable, "-I", "-c", _START, str(control), json.dumps(config)]
+
+
+def _needed_by_python() -> Iterator[tuple[str, Path]]:
+    """Where the interpreter, its packages and the C library lie; nothing else of the machine."""
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    libraries = Path("/usr/lib") / multiarch
+    found = [libraries if multiarch and libraries.is_dir() else Path("/usr/lib"), Path("/usr/lib64")]
+    base = Path(sys.base_prefix)
+    if base == Path("/usr"):
+        version = f"python{sys.version_info.major}"
+        found += [*Path("/usr/lib").glob(f"{version}*"), *Path("/usr/bin").glob(f"{version}*")]
+    else:
+        found.append(base)
+    found.append(Path(sys.prefix))
+    real = Path(sys.executable).resolve()
+    if not any(real.is_relative_to(p) for p in found):
+        found.append(real)
+    for path in found:
+        if path.exists() and not any(path != other and path.is_relative_to(other) for other in found):
+            yield str(path), path
+
+
+@cache
+def probe() -> Launcher | str:
+    """Start a sandbox as it will be started, in every way that may work here; or the reason why none does."""
+    if sys.platform != "linux" or shutil.which("bwrap") is None:
+        return "bubblewrap is not installed"
+    if seccomp_filter(platform.machine()) is None:
+        return f"there is no system-call filter for {platform.machine()}"
+    ways = [(True, True), (True, False)]
+    if os.geteuid() == 0:  # as root, a user of its own binds what a user namespace does not: the number of processes
+        ways = [(False, True), *ways[:1], (False, False), *ways[1:]]
+    reasons = []
+    for user_namespace, proc in ways:
+        launcher = Launcher(user_namespace, proc)
+        problem = _try(launcher)
+        if not problem:
+            return launcher
+        reasons.append(problem)
+    return reasons[0]
+
+
+def _try(launcher: Launcher) -> str:
+    with tempfile.TemporaryFile() as errors:
+        process, control = _start(launcher, _config(Limits(), launcher.uid(0), [], [], probe=True), errors.fileno())
+        with control:
+            control.settimeout(20)
+            try:
+                answer = control.recv(1000)
+            except TimeoutError:
+                answer = b""
+        process.kill()
+        process.wait()
+        errors.seek(0)
+        said = " ".join(errors.read().decode(errors="replace").split())
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        return printable(said[-300:]) or "bubblewrap gave no answer"
+    if not found["torch"]:
+        return "the sandbox's user can't read the installed packages"
+    return "" if found["uid"] != 0 else "the sandbox would run as root"
+
+
+def _config(limits: Limits, uid: int, libraries: list[str], devices: list[str], *, probe: bool) -> dict[str, Any]:
+    numbers = ("memory_mb", "processes", "files", "scratch_mb", "seconds")
+    own = {name: int(getattr(limits, name)) for name in numbers}
+    return {**own, "uid": uid, "libraries": libraries, "devices": devices, "probe": probe}
+
+
+def _start(launcher: Launcher, config: dict[str, Any], log: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a zygote; it must be the main thread that does, for the sandbox dies with the thread."""
+    mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program = seccomp_filter(platform.machine())
+    assert program is not None
+    with its, tempfile.TemporaryFile() as filter_file:
+        filter_file.write(program)
+        filter_file.flush()
+        filter_file.seek(0)
+        fds = (its.fileno(), filter_file.fileno())
+        command = launcher.command(fds[0], config, fds[1])
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds, start_new_session=True, env={}
+            | {"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
+        )  # fmt: skip
+    return process, mine
+
+
+# --- One sandbox, one piece of work -----------------------------------------------------------------
+
+
+class Sandbox:
+    """A warm process for one entry. Its watchdog kills all of it when a limit is broken."""
+
+    _slots = itertools.count(1)
+
+    def __init__(self, launcher: Launcher, limits: Limits, libraries: list[str], device: str) -> None:
+        self.limits = limits
+        self.cause: Fault | None = None
+        self.ended: dict[int, int] = {}
+        self.open: dict[int, Session] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        devices = [str(p) for p in sorted(Path("/dev").glob("nvidia*")) if not p.is_dir()] if device != "cpu" else []
+        config = _config(limits, launcher.uid(next(self._slots)), libraries, devices, probe=False)
+        reader, log = os.pipe()
+        self.log = Tail(reader)
+        self.process, self.control = _start(launcher, config, log)
+        os.close(log)
+        self._watchdog = threading.Thread(target=self._watch, daemon=True)
+        self._watchdog.start()
+
+    @property
+    def alive(self) -> bool:
+        return self.cause is None and self.process.poll() is None
+
+    def session(self) -> Session:
+        """Fork for one piece of work."""
+        mine, its = socket.socketpair()
+        reader, log = os.pipe()
+        session = Session(self, next(self._numbers), mine, reader)
+        with its, self._lock:
+            self.open[session.number] = session
+            try:
+                socket.send_fds(self.control, [b"F%d" % session.number], [its.fileno(), log])
+            except OSError:
+                pass  # it is dead; the first call says of what
+            finally:
+                os.close(log)
+        return session
+
+    def end(self, session: Session) -> None:
+        with self._lock:
+            if self.open.pop(session.number, None) is not None:
+                with contextlib.suppress(OSError):
+                    self.control.send(b"E%d" % session.number)
+
+    def kill(self, cause: Fault | None = None) -> None:
+        """End the sandbox and everything in it."""
+        self.cause = self.cause or cause or Fault("failed", "the sandbox was closed")
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
+    def close(self) -> None:
+        self.kill()
+        self.process.wait()
+        self._watchdog.join(5)
+        self.control.close()
+        self.log.close()
+
+    def why(self, session: Session) -> Fault:
+        """Why a session's process is gone."""
+        for _ in range(20):
+            if self.cause is not None or session.number in self.ended or self.process.poll() is not None:
+                break
+            time.sleep(_BEAT)
+        if self.cause is not None:
+            return Fault(self.cause.status, str(self.cause))
+        status = self.ended.get(session.number)
+        if status is None:
+            return Fault("failed", "the sandbox ended")
+        if os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name
+            if name in ("SIGXCPU",):
+                return Fault("timeout", f"more than {self.limits.seconds} s of processor time")
+            return Fault("failed", f"its process was killed by {name}")
+        return Fault("failed", f"its process ended with exit code {os.waitstatus_to_exitcode(status)}")
+
+    def _watch(self) -> None:
+        """The watchdog: drains what is printed, and looks at time and memory every beat."""
+        looked = 0.0
+        while self.process.poll() is None:
+            with self._lock:
+                tails = [self.log, *(s.log for s in self.open.values())]
+            watched: list[Any] = [self.control, *(t for t in tails if not t.done)]
+            try:
+                ready, _, _ = select.select(watched, [], [], _BEAT)
+            except (OSError, ValueError):  # a session was closed between two lines
+                continue
+            for tail in ready:
+                if isinstance(tail, Tail):
+                    tail.drain()
+                    if tail.total > self.limits.output_mb << 20:
+                        self.kill(Fault("failed", f"printed more than {self.limits.output_mb} MB"))
+                else:
+                    self._report()
+            if time.monotonic() - looked > _BEAT:
+                self._look()
+                looked = time.monotonic()
+
+    def _report(self) -> None:
+        try:
+            text = self.control.recv(1000, socket.MSG_DONTWAIT)
+            report = json.loads(text)
+            self.ended[int(report["ended"])] = int(report["status"])
+        except BlockingIOError:
+            return
+        except (OSError, ValueError, KeyError, TypeError):  # closed, or not the zygote's own words any more
+            self.kill(Fault("failed", "the sandbox ended"))
+
+    def _look(self) -> None:
+        with self._lock:
+            sessions = list(self.open.values())
+        for session in sessions:
+            if session.busy > self.limits.seconds:
+                self.kill(Fault("timeout", f"more than {self.limits.seconds} s"))
+        tree = list(_tree(self.process.pid))
+        if len(tree) > self.limits.processes + 3:  # bubblewrap twice, and the zygote
+            self.kill(Fault("failed", f"more than {self.limits.processes} processes"))
+        sizes = [_own_memory(pid) for pid in tree]
+        # A fork shares its libraries' memory with the zygote: only what it has beyond that is its own.
+        zygote = max(sizes[:3], default=0)
+        used = zygote + sum(max(0, s - zygote) for s in sizes[3:])
+        if used > self.limits.memory_mb << 20:
+            self.kill(Fault("out-of-memory", f"more than {self.limits.memory_mb} MB"))
+
+
+class Session:
+    """One piece of work in a fork of a sandbox. Whatever goes wrong on the other side is a `Fault`."""
+
+    def __init__(self, sandbox: Sandbox, number: int, stream: socket.socket, log: int) -> None:
+        self.sandbox, self.number, self.log = sandbox, number, Tail(log)
+        self._spent, self._since = 0.0, 0.0
+        self._channel = _Timed(stream, self)
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """What answers the other side's calls, by name."""
+        return self._channel.handlers
+
+    @handlers.setter
+    def handlers(self, handlers: dict[str, Handler]) -> None:
+        self._channel.handlers = handlers
+
+    @property
+    def busy(self) -> float:
+        """Seconds that the judge has waited for it, so far."""
+        since = self._since
+        return self._spent + (time.monotonic() - since if since else 0.0)
+
+    def call(self, do: str, meta: Meta | None = None, tensors: Mapping[str, Tensor] | None = None) -> Message:
+        """Raises Fault; what our own handlers raise passes through."""
+        try:
+            return self._channel.call(do, meta, tensors)
+        except RemoteError as error:
+            text = printable(str(error))
+            if self.sandbox.cause is not None:
+                raise self._blame(self.sandbox.why(self)) from None
+            if error.kind == "MemoryError" or out_of_memory(RuntimeError(error.text)):
+                raise self._blame(Fault("out-of-memory", text)) from None
+            raise self._blame(Fault("failed", text)) from None
+        except WireError as error:
+            self.sandbox.kill(Fault("failed", f"broke the protocol: {printable(str(error))}"))
+            raise self._blame(self.sandbox.why(self)) from None
+        except Closed:
+            raise self._blame(self.sandbox.why(self)) from None
+
+    def close(self) -> None:
+        self._channel.stream.close()
+        self.sandbox.end(self)
+        self.log.close()
+
+    def waiting(self, on: bool) -> None:
+        now = time.monotonic()
+        if on:
+            self._since = now
+        else:
+            self._spent += now - self._since
+            self._since = 0.0
+
+    def _blame(self, fault: Fault) -> Fault:
+        time.sleep(_BEAT / 2)  # the last words may still be in the pipe
+        self.log.drain()
+        return Fault(fault.status, str(fault), self.log.text())
+
+
+class _Timed(Channel):
+    """A channel that counts the time for which the other side keeps the judge waiting."""
+
+    def __init__(self, stream: socket.socket, session: Session) -> None:
+        super().__init__(stream)
+        self._session = session
+
+    def receive(self) -> Message:
+        self._session.waiting(True)
+        try:
+            return super().receive()
+        finally:
+            self._session.waiting(False)
+
+    def _send(self, message: Meta, tensors: Mapping[str, Tensor]) -> None:
+        self._session.waiting(True)
+        try:
+            super()._send(message, tensors)
+        finally:
+            self._session.waiting(False)
+
+
+class Tail:
+    """The last of what was printed into a pipe, and how much it was."""
+
+    def __init__(self, reader: int) -> None:
+        self.total, self.done = 0, False
+        self._reader, self._last = reader, b""
+        self._lock = threading.Lock()
+        os.set_blocking(reader, False)
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def drain(self) -> None:
+        with self._lock:
+            for _ in range(64):  # a flood must not hold the watchdog
+                if self.done:
+                    return
+                try:
+                    more = os.read(self._reader, 1 << 16)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    more = b""
+                self.done = not more
+                self.total += len(more)
+                self._last = (self._last + more)[-_TAIL:]
+
+    def text(self, lines: int = 20, characters: int = 2000) -> str:
+        """The last lines, escaped."""
+        last = self._last.decode(errors="replace").splitlines()[-lines:]
+        return "\n".join(printable(line, 500) for line in last)[-characters:]
+
+    def close(self) -> None:
+        with self._lock:
+            if self._reader >= 0:
+                os.close(self._reader)
+            self.done = True
+            self._reader = -1
+
+
+def _tree(pid: int) -> Iterator[int]:
+    """A process and all that descend from it."""
+    yield pid
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
+                yield from _tree(int(child))
+
+
+def _own_memory(pid: int) -> int:
+    """Bytes of a process that no file backs."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    sizes = [line.split()[1] for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]
+    return sum(int(s) for s in sizes) * 1024
+
+
+# --- All sandboxes of a worker ----------------------------------------------------------------------
+
+
+@dataclass
+class Sandboxes:
+    """The sandboxes of one process, one for each entry; the one that rested longest makes room for another."""
+
+    launcher: Launcher
+    limits: Limits
+    device: str
+    most: int = 24
+    _warm: dict[str, Sandbox] = field(default_factory=dict)
+    _sessions: list[Session] = field(default_factory=list)
+
+    def session(self, entry: str, libraries: list[str]) -> Session:
+        """Fork the sandbox of `entry` (its id and source), which is started where there is none."""
+        sandbox = self._warm.pop(entry, None)
+        if sandbox is not None and not sandbox.alive:
+            sandbox.close()
+            sandbox = None
+        if sandbox is None:
+            for name in [n for n, s in self._warm.items() if not s.open][: max(0, len(self._warm) - self.most + 1)]:
+                self._warm.pop(name).close()
+            sandbox = Sandbox(self.launcher, self.limits, libraries, self.device)
+        self._warm[entry] = sandbox
+        session = sandbox.session()
+        self._sessions.append(session)
+        return session
+
+    def end_sessions(self) -> None:
+        """At the end of a job nothing of a submission runs on."""
+        for session in self._sessions:
+            session.close()
+        self._sessions.clear()
+
+    def close(self) -> None:
+        self.end_sessions()
+        for sandbox in self._warm.values():
+            sandbox.close()
+        self._warm.clear()
+
+
+def launcher() -> Launcher:
+    """The way that works here. Raises UserError."""
+    found = probe()
+    if isinstance(found, str):
+        raise UserError(
+            f"isolation: expected a working bubblewrap, given: {found}; install it (apt-get install bubblewrap), "
+            "or, for files that you have read yourself, add --trust"
+        )
+    return found
+
+
+def most_warm(workers: int) -> int:
+    """How many sandboxes a worker may keep warm: a third of the machine's memory for all of them."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        total = 8 << 30
+    return max(2, min(24, total // 3 // workers // (350 << 20)))
