@@ -1,6 +1,6 @@
 # Two stages: `score` runs the judge, `app` shows the board.
 FROM python:3.11-slim AS score
-RUN apt-get update && apt-get install -y --no-install-recommends dataset-fashion-mnist git && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends bubblewrap dataset-fashion-mnist git && rm -rf /var/lib/apt/lists/*
 WORKDIR /leakboard
 COPY pyproject.toml README.md LICENSE ./
 COPY benchmark benchmark

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test setup lint screenshots speed clean
+.PHONY: soak fuzz quickstart test setup lint screenshots speed clean
 
 quickstart: .venv/.run
 	$(BIN)/leakboard run --protocol digits-v1
@@ -24,6 +24,13 @@ screenshots: .venv/.test
 speed: .venv/.run
 	$(BIN)/python speed/training.py
 	$(BIN)/python speed/bank.py
+
+# A random fault every few seconds for ten minutes, and ten minutes of odd input for every reader.
+soak: .venv/.test
+	$(BIN)/python -m tests.faults.soak --protocol digits-v1 --seconds 600
+
+fuzz: .venv/.test
+	LEAKBOARD_FUZZ_MINUTES=10 $(BIN)/python -m pytest tests/fuzz --timeout 0
 
 .venv/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -14,7 +14,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from benchmark.errors import UserError, printable
 from benchmark.judge import Scenario, checked_scores, utility
 from benchmark.lookup import lookup_gap
 from benchmark.registry import Chain, Entry, Part, Registry
+from benchmark.remote import Isolation, Mode, require
 from benchmark.store import Store
 
 TOLERANCE = 1e-4
@@ -72,19 +73,41 @@ class Check:
 
 @dataclass(frozen=True)
 class Bench:
-    """Makes what the checks run on: one `Artifacts` for each protocol and store."""
+    """Makes what the checks run on: one `Artifacts` for each protocol, store and mode of isolation."""
 
     registry: Registry
     store: Path
+    mode: Mode = "auto"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    _made: dict[tuple[str, Path], Artifacts] = field(default_factory=dict)
+    _isolations: dict[Mode, Isolation] = field(default_factory=dict)
+    _made: dict[tuple[str, Path, Mode], Artifacts] = field(default_factory=dict)
 
-    def artifacts(self, protocol: str = "smoke", store: Path | None = None) -> Artifacts:
-        """Those of `protocol`, in this bench's store or in another one."""
-        key = protocol, store or self.store
+    def isolation(self, mode: Mode | None = None) -> Isolation:
+        """One for each mode, so that an entry's sandbox is started once."""
+        mode = mode or self.mode
+        if mode not in self._isolations:
+            self._isolations[mode] = Isolation(mode, limits=protocols.load("smoke").limits)
+        return self._isolations[mode]
+
+    def artifacts(self, protocol: str = "smoke", store: Path | None = None, mode: Mode | None = None) -> Artifacts:
+        """Those of `protocol`; in this bench's store and mode, or in others."""
+        key = protocol, store or self.store, mode or self.mode
         if key not in self._made:
-            self._made[key] = Artifacts(protocols.load(protocol), self.registry, Store(key[1]), self.device)
+            isolation = self.isolation(mode)
+            self._made[key] = Artifacts(
+                protocols.load(protocol), self.registry, Store(key[1]), self.device, isolation=isolation
+            )
         return self._made[key]
+
+    def rest(self) -> None:
+        """Let go of what one rule had at hand."""
+        for artifacts in self._made.values():
+            artifacts.end_job()
+
+    def close(self) -> None:
+        """End the sandboxes."""
+        for isolation in self._isolations.values():
+            isolation.close()
 
 
 @dataclass(frozen=True)
@@ -114,8 +137,8 @@ class Subject:
         """The defense itself; for an attack, what it attacks."""
         return artifacts.chain((part or self.part).name if self.defends else artifacts.protocol.baseline)
 
-    def scenario(self, protocol: str = "smoke", part: Part | None = None) -> Scenario:
-        artifacts = self.bench.artifacts(protocol)
+    def scenario(self, protocol: str = "smoke", part: Part | None = None, mode: Mode | None = None) -> Scenario:
+        artifacts = self.bench.artifacts(protocol, mode=mode)
         return Scenario(artifacts, part or self.part, self.chain(artifacts), 0)
 
     def memorised(self) -> tuple[Artifacts, Predict]:
@@ -124,11 +147,11 @@ class Subject:
         part = Part(self.entry, self.entry.params(**_cheapest(self.entry.params)))
         return artifacts, artifacts.predictor(self.chain(artifacts, part), 0, _TARGET, stored=False)
 
-    def run(self, protocol: str = "smoke", part: Part | None = None) -> dict[str, float]:
+    def run(self, protocol: str = "smoke", part: Part | None = None, mode: Mode | None = None) -> dict[str, float]:
         """Score the attack, or have the defense answer; returns the attack's metrics. Raises what goes wrong."""
         if not self.defends:
-            return self.scenario(protocol, part).score().metrics
-        artifacts = self.bench.artifacts(protocol)
+            return self.scenario(protocol, part, mode).score().metrics
+        artifacts = self.bench.artifacts(protocol, mode=mode)
         x = artifacts.part(0, "target-test").x
         answer = artifacts.predictor(self.chain(artifacts, part), 0, _TARGET, stored=False)(x)
         check_log_posteriors(answer, len(x), artifacts.shape(0)[0], self.entry.id)
@@ -148,13 +171,23 @@ class Rule:
     after: tuple[str, ...] = ()
 
 
-def check_file(path: Path, submissions: Path, store: Path) -> list[Check]:
-    """All rules on one file, which may lie anywhere. Raises UserError where there is no such file."""
+def check_file(path: Path, submissions: Path, store: Path, mode: Mode = "auto") -> list[Check]:
+    """All rules on one file, which may lie anywhere; with mode "never" (trust) its code runs in this process.
+
+    Raises UserError where there is no such file, and where its code must be isolated and can't be.
+    """
     if not path.is_file():
         raise UserError(f"{path}: expected a submission's Python file, given none")
     registry = Registry(submissions)
     kind: Literal["attack", "defense"] = "defense" if _is_defense(path, registry) else "attack"
-    return check_entry(Bench(registry, store), registry.add(path, kind))
+    entry = registry.add(path, kind)
+    if not entry.error:
+        require([entry], mode)
+    bench = Bench(registry, store, mode)
+    try:
+        return check_entry(bench, entry)
+    finally:
+        bench.close()
 
 
 def check_entry(bench: Bench, entry: Entry) -> list[Check]:
@@ -168,6 +201,7 @@ def check_entry(bench: Bench, entry: Entry) -> list[Check]:
             failed = [c.name for c in checks if not c.ok]
             blocker = next((name for name in rule.after if name in failed), "")
             checks.append(Check(rule.name, False, "not tried", blocker) if blocker else _try(rule, subject))
+            bench.rest()
     return checks
 
 
@@ -338,6 +372,32 @@ def _resident_mb() -> float:
     return sum(n for process, n in pages.items() if ours(process)) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def _isolated_same(subject: Subject) -> str:
+    """In this process and in a sandbox: the same scores, or the same weights and answers, bit for bit."""
+    if not subject.defends:
+        moved = _differing(_result(subject), _result(subject, "always"))
+    else:
+        with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
+            outside = subject.bench.artifacts()
+            inside = subject.bench.artifacts(store=Path(folder), mode="always")
+            moved = _differing(_made(subject, outside), _made(subject, inside))
+            x = outside.part(0, "target-test").x
+            answers = [a.predictor(subject.chain(a), 0, _TARGET, stored=False)(x) for a in (outside, inside)]
+            moved += [] if torch.equal(*answers) else ["answers"]
+            subject.bench.rest()  # before the store goes
+    if moved:
+        raise Broken(
+            f"{moved[0]} and {len(moved) - 1} more differ between this process and a sandbox; "
+            "use nothing but what the contract hands over: no files, no environment, no global state"
+        )
+    return ""
+
+
+def _in_process(subject: Subject) -> bool:
+    """Whether this bench runs the entry's code in its own process; other code is checked in a sandbox throughout."""
+    return subject.bench.isolation().where(subject.entry) != "bubblewrap"
+
+
 # --- Attacks ----------------------------------------------------------------------------------------
 
 
@@ -365,19 +425,30 @@ def _returns(subject: Subject) -> str:
 
 
 def _same_result(subject: Subject) -> str:
-    if subject.entry.task == "membership":
-        moved = [] if np.array_equal(_scores(subject, None), _scores(subject, None)) else ["scores"]
-    else:
-        first, second = subject.run(), subject.run()
-        moved = [name for name, value in first.items() if second.get(name) != value]
-    if moved:
-        raise Broken(f"{', '.join(moved)} differ between two runs; draw from knowledge.generator(name)")
+    if moved := _differing(_result(subject), _result(subject)):
+        raise Broken(
+            f"{moved[0]} and {len(moved) - 1} more differ between two runs; draw from knowledge.generator(name)"
+        )
     return ""
 
 
-def _scores(subject: Subject, rows: Tensor | None) -> NDArray[np.float64]:
+def _result(subject: Subject, mode: Mode | None = None) -> dict[str, Any]:
+    """What an attack made of `smoke`, to the last digit."""
+    return {"scores": _scores(subject, None, mode)} if _membership(subject) else subject.run(mode=mode)
+
+
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Names of the numbers, arrays or tensors that are not the same, or not in both."""
+    return [
+        name
+        for name in sorted(first.keys() | second.keys())
+        if name not in first or name not in second or not np.array_equal(first[name], second[name])
+    ]
+
+
+def _scores(subject: Subject, rows: Tensor | None, mode: Mode | None = None) -> NDArray[np.float64]:
     """Scores (s, n) of all candidates, or of these rows."""
-    scenario = subject.scenario()
+    scenario = subject.scenario(mode=mode)
     attack, candidates, bank = scenario.fitted()
     if rows is not None:
         candidates = Candidates(candidates.x[rows], candidates.y[rows], candidates.id[rows])
@@ -455,14 +526,9 @@ def _same_weights(subject: Subject) -> str:
     first = _made(subject, subject.bench.artifacts())
     with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
         second = _made(subject, subject.bench.artifacts(store=Path(folder)))
-    moved = [name for name in first.keys() | second.keys() if not _equal(first.get(name), second.get(name))]
-    if moved:
-        raise Broken(f"{min(moved)} and {len(moved) - 1} more differ between two runs; draw from task.generator(name)")
+    if moved := _differing(first, second):
+        raise Broken(f"{moved[0]} and {len(moved) - 1} more differ between two runs; draw from task.generator(name)")
     return ""
-
-
-def _equal(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is not None and other is not None and torch.equal(one, other)
 
 
 def _same_answer(subject: Subject) -> str:
@@ -511,11 +577,19 @@ def _no_lookup(subject: Subject) -> str:
 
 def _claims(subject: Subject) -> str:
     artifacts = subject.bench.artifacts()
-    printed = utility(artifacts, subject.chain(artifacts), 0).claims or {}
-    epsilon = printed.get("epsilon", "no epsilon")
-    if epsilon.startswith("not valid"):
-        raise Broken(f"epsilon: {epsilon}")
-    return epsilon
+    claims = artifacts.claims(subject.chain(artifacts), 0)
+    if claims.epsilon is None:
+        return "no epsilon"
+    n = len(artifacts.population(0).parts["target-train"])
+    needed = {
+        f"delta below 1/n = {1 / n:.2g}": claims.delta is not None and claims.delta < 1 / n,
+        "accountant": claims.accountant,
+        "adjacency": claims.adjacency,
+        'sampling="Poisson"': claims.sampling == "Poisson",
+    }
+    if missing := [name for name, given in needed.items() if not given]:
+        raise Broken(f"expected beside epsilon = {claims.epsilon:.3g}: {', '.join(missing)}")
+    return f"epsilon {claims.epsilon:.3g}"
 
 
 # --- The list ---------------------------------------------------------------------------------------
@@ -528,7 +602,10 @@ _SAME = "the same seed gives the same result"
 _MAKES = "trains, or prepares its guard"
 _RELOADS = "the trained weights reload"
 _POSTERIORS = "answers with posteriors"
+_WEIGHTS = "the same seed gives the same weights"
 _ANSWER = "one query gets one answer, in any batch"
+_CLAIMS = "claims are complete"
+_LIMITS = "keeps within the time and memory of smoke"
 _RUNS = (_ACCESS, _RETURNS, _MAKES, _RELOADS, _POSTERIORS)
 
 
@@ -556,14 +633,16 @@ RULES: tuple[Rule, ...] = (
     Rule(_MAKES, lambda s: s.defends, _makes),
     Rule(_RELOADS, lambda s: s.trains, _reloads, after=(_MAKES,)),
     Rule(_POSTERIORS, lambda s: s.defends, _answers, after=(_MAKES, _RELOADS)),
-    Rule("the same seed gives the same weights", lambda s: s.defends, _same_weights, after=(_MAKES,)),
+    Rule(_WEIGHTS, lambda s: s.defends, _same_weights, after=(_MAKES,)),
     Rule(_ANSWER, lambda s: s.defends, _same_answer, after=_RUNS),
     Rule("noise depends on the 8-bit query", lambda s: s.guards, _keyed, after=(*_RUNS, _ANSWER)),
     Rule("members are not looked up", lambda s: s.defends, _no_lookup, after=_RUNS),
-    Rule("claims are complete", lambda s: s.trains, _claims, after=_RUNS),
+    Rule(_CLAIMS, lambda s: s.trains, _claims, after=_RUNS),
     Rule("works on 2 classes and 1 channel", _any, _works_on("smoke-2x1"), after=_RUNS),
     Rule("works on 100 classes and 3 channels", _any, _works_on("smoke-100x3"), after=_RUNS),
     Rule("runs with every end of its search ranges", lambda s: bool([*_choices(s.entry.params)]), _hyperparameters,
          after=(_RANGES, *_RUNS)),
-    Rule("keeps within the time and memory of smoke", _any, _limits, after=_RUNS),
+    Rule(_LIMITS, _any, _limits, after=(*_RUNS, _CLAIMS)),  # its cost is measured as the judge takes it, with its claims
+    Rule("works the same in a sandbox", _in_process, _isolated_same,
+         after=(*_RUNS, _SAME, _WEIGHTS, _ANSWER, _LIMITS)),
 )  # fmt: skip

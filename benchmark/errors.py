@@ -40,6 +40,6 @@ def printable(text: str, most: int = 500) -> str:
 
 
 def out_of_memory(problem: BaseException) -> bool:
-    """Whether memory ran out: PyTorch's own allocators raise RuntimeErrors."""
-    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    """Whether memory ran out: PyTorch's own allocators raise RuntimeErrors, the kernel an OSError."""
+    texts = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
     return isinstance(problem, MemoryError) or any(t in str(problem).lower() for t in texts)

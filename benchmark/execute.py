@@ -32,7 +32,7 @@ from benchmark import __version__, judge
 from benchmark.artifacts import Artifacts, official_measures
 from benchmark.datasets.splits import indices_digest
 from benchmark.errors import Fault, UserError, out_of_memory, printable
-from benchmark.isolation import Launcher
+from benchmark.isolation import MALLOC, Launcher
 from benchmark.plan import Job, Plan, scenario_key
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
@@ -145,7 +145,7 @@ def execute(
     team = [_Worker(_pool(setting, workers)) for _ in range(workers)]
     try:
         while waiting or any(w.jobs for w in team):
-            _hand_out(team, waiting)
+            _hand_out(team, waiting, setting)
             running = {f: w for w in team for f in w.jobs}
             finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
             ended: list[tuple[Job, Done]] = []
@@ -176,7 +176,7 @@ def execute(
             _stop(worker.pool)
 
 
-def _hand_out(team: list[_Worker], waiting: dict[str, Job]) -> None:
+def _hand_out(team: list[_Worker], waiting: dict[str, Job], setting: Setting) -> None:
     """Give every worker what it can do next. Training comes in the plan's order; a scenario goes where its entry is."""
     for depth in range(_AHEAD):
         for worker in team:
@@ -188,11 +188,12 @@ def _hand_out(team: list[_Worker], waiting: dict[str, Job]) -> None:
                 return
             try:
                 worker.submit(job)
-            except BrokenProcessPool:  # it died since the last look; what it was doing tells
-                worker.warm.pop(_entry(job), None)
-                if worker.jobs:
-                    continue
-                raise
+            except BrokenProcessPool:  # it died since the last look; what it was doing, if anything, tells
+                worker.warm.clear()
+                if not worker.jobs:
+                    _stop(worker.pool, kill=True)
+                    worker.pool = _pool(setting, len(team))
+                continue
             del waiting[job.id]
 
 
@@ -436,11 +437,11 @@ def _stop(pool: ProcessPoolExecutor, *, kill: bool = False) -> None:
 
 
 def _environment() -> None:
-    """Read by the workers when they start. The malloc settings save page faults (a quarter of the time)."""
+    """Read by the workers when they start."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
-    os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
+    for name, value in MALLOC.items():
+        os.environ.setdefault(name, value)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from benchmark import architectures, metrics, reports
 from benchmark.access import Answers, GuardedTarget
-from benchmark.api import Bank, Candidates, Embeddings, Knowledge, World
+from benchmark.api import Bank, Candidates, Embeddings, Knowledge, Predict, World
 from benchmark.artifacts import Artifacts
 from benchmark.errors import printable
+from benchmark.lookup import IMAGES, LookupGap, lookup_gap
 from benchmark.metrics import Floats
 from benchmark.population import seed_of
 from benchmark.registry import Chain, Part
@@ -295,7 +296,22 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     predict(x)
     milliseconds = (time.perf_counter() - start) * 1000 / len(x)
     cost = {"train_seconds": info["seconds"] / len(group), "ms_per_query": milliseconds}
-    return Outcome(found, intervals, cost, claims=_claims(artifacts, chain, seed))
+    claims = _claims(artifacts, chain, seed)
+    near = _lookup(artifacts, predict, seed)
+    found |= near.metrics
+    intervals["near_duplicate_gap"] = near.interval
+    if near.looks_up:
+        claims["lookup"] = f"members get answers that their near-duplicates don't get (gap {near.gap:.2g})"
+    return Outcome(found, intervals, cost, claims=claims)
+
+
+def _lookup(artifacts: Artifacts, predict: Predict, seed: int) -> LookupGap:
+    """Near-duplicates of members and non-members, drawn from all: a defense knows the order of its training set."""
+    own = seed_of("lookup", seed, secret=artifacts.secret)
+    rng = np.random.default_rng(own)
+    parts = [artifacts.part(seed, p).x for p in ("target-train", "target-test")]
+    members, nonmembers = (x[torch.from_numpy(rng.permutation(len(x))[:IMAGES])] for x in parts)
+    return lookup_gap(predict, members, nonmembers, torch.Generator().manual_seed(own))
 
 
 def _claims(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
@@ -313,8 +329,9 @@ def _claims(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
             printed["epsilon"] = "no meaningful guarantee"
         else:
             printed["epsilon"] = f"{claims.epsilon:.3g}"
-        printed |= {"delta": f"{claims.delta:g}", "accountant": str(claims.accountant)}
-        printed |= {"adjacency": str(claims.adjacency), "sampling": str(claims.sampling)}
+        parts = {"delta": claims.delta, "accountant": claims.accountant, "adjacency": claims.adjacency}
+        given = {**parts, "sampling": claims.sampling}
+        printed |= {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in given.items() if v is not None}
     if claims.certificate is not None:
         printed["certificate"] = f"{claims.certificate:g}"
     return printed

@@ -34,7 +34,7 @@ IMAGES = 100
 """Most images a side. The target answers 2 * IMAGES * (1 + 2 * WALKS) queries: 1,400."""
 
 THRESHOLD = 0.02
-"""The gap that is let pass: one posterior in fifty moved. Honest targets on digits-v1 stay below 0.016."""
+"""The gap that is let pass: one posterior in fifty moved. The baselines on digits-v1 stay within 0.011."""
 
 DEVIATIONS = 4
 """Standard errors by which a gap must exceed the threshold: 3e-5 is the chance of a false alarm at it."""
@@ -58,6 +58,15 @@ class LookupGap:
     def interval(self) -> tuple[float, float]:
         """95 %, by the normal law of a difference of two means."""
         return self.gap - 1.96 * self.error, self.gap + 1.96 * self.error
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Under the names of `METRICS`; `interval` is that of the gap."""
+        return {
+            "near_duplicate_gap": self.gap,
+            "near_duplicate_members": self.members,
+            "near_duplicate_nonmembers": self.nonmembers,
+        }
 
     @property
     def looks_up(self) -> bool:

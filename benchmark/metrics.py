@@ -80,6 +80,14 @@ def _registry() -> dict[str, Metric]:
         Metric("test_accuracy", "Test accuracy", "none", 0, 1, "Accuracy of the served target on target-test.", True),
         Metric("ece", "ECE", "none", 0, 1,
                "Expected calibration error, 10 equal bins of the largest posterior, on target-test."),
+        Metric("near_duplicate_gap", "Near-duplicate gap", "none", -2, 2,
+               "How much more an answer moves (total variation) between an image and a near-duplicate, one grey level "
+               "away, than between two near-duplicates: at members less at non-members. 0 is honest, also with keyed "
+               "noise; a defense that looks its members up jumps at them alone."),
+        Metric("near_duplicate_members", "Near-duplicates of members", "none", 0, 1,
+               "How far the answer moves (total variation) from a member to its near-duplicate."),
+        Metric("near_duplicate_nonmembers", "Near-duplicates of non-members", "none", 0, 1,
+               "How far the answer moves (total variation) from a non-member to its near-duplicate."),
         Metric("members", "Members", "none", 0, math.inf, "Members scored."),
         Metric("nonmembers", "Non-members", "none", 0, math.inf, "Non-members scored."),
         Metric("ms_per_query", "ms per query", "none", 0, math.inf,

@@ -140,7 +140,9 @@ def load(name: str) -> Protocol:
         if path.stat().st_size > SIZE:
             raise UserError(f"{path}: expected a protocol of at most {SIZE} bytes, given {path.stat().st_size}")
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(printable(f"{name[:200]!r}: expected a protocol that can be read: {error.strerror}")) from None
+    except UnicodeDecodeError as error:
         raise UserError(printable(f"{path}: not YAML: {error}")) from None
     try:
         content = yaml.load(text, _Loader)
@@ -156,8 +158,17 @@ def load(name: str) -> Protocol:
         if first["type"] == "extra_forbidden":
             known = Protocol.model_fields if len(first["loc"]) == 1 else ()
             hint = suggest(where, known) if known else ""
-            raise UserError(printable(f"{path}: {where}: unknown field, given {first['input']!r}{hint}")) from None
-        raise UserError(printable(f"{path}: {where}: {first['msg']}, given {first['input']!r}")) from None
+            raise UserError(
+                printable(f"{path}: {where}: unknown field, given {_shown(first['input'])}{hint}")
+            ) from None
+        raise UserError(printable(f"{path}: {where}: {first['msg']}, given {_shown(first['input'])}")) from None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits, but reads it in hexadecimal
+        return "a number of too many digits"
 
 
 class _Loader(yaml.SafeLoader):

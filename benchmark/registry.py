@@ -383,9 +383,14 @@ def _params(node: ast.ClassDef, path: Path) -> type[Hyper]:
             )
     try:
         model = create_model("Params", __base__=Hyper, **fields)
-        model()
+        defaults = model().model_dump()
     except Exception as error:  # pydantic raises several kinds for a bad field
         raise UserError(f"{path}: Params: {' '.join(str(error).split())}") from None
+    for name, (_, given) in fields.items():
+        if defaults[name] != given:  # else the entry's plain name would not stand for its defaults
+            raise UserError(
+                f"{path}: Params: {name}: expected a default that stays as it is, given {given!r}, which is read as {defaults[name]!r}"
+            )
     return model
 
 
@@ -448,7 +453,7 @@ def _value(text: str, spec: str) -> Any:
     """null, true, false, a number, or a word: what may stand in names, queries and pages as it is."""
     if text in _WORDS:
         return _WORDS[text]
-    number = re.fullmatch(r"[-+.0-9eE]*[0-9][-+.0-9eE]*", text)
+    number = re.fullmatch(r"[-+]?[.0-9]+([eE][-+]?[0-9]+)?", text)
     try:
         if number:
             return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)

@@ -122,7 +122,8 @@ def _preloaded(entry: Entry) -> list[str]:
     PyTorch imports its compiler, which takes a second, at the first step of an optimizer and in `torch.func`.
     """
     trains = "training" in entry.stages or re.search(r"\boptim\b|torch\.func|Perceptron|\.fit\(", entry.text)
-    return [*entry.libraries, *(["torch._dynamo"] if trains else [])]
+    few = [n for n in entry.libraries if len(n) <= 100][:100]  # a command line does not hold any number
+    return [*few, *(["torch._dynamo"] if trains else [])]
 
 
 def require(entries: Sequence[Entry], mode: Mode) -> Launcher | None:

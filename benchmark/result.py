@@ -73,7 +73,8 @@ class Result(BaseModel):
 
     def to_json(self) -> str:
         """Compact JSON, numbers to 6 significant digits: enough for any table, small enough for a tag."""
-        return json.dumps(_rounded(self.model_dump(mode="json")), separators=(",", ":"), sort_keys=True)
+        unknown: dict[str, Any] = {"roc": None, "null_auc": [], "null_tpr": [], "finished": 0.0}
+        return json.dumps(unknown | _rounded(self.model_dump(mode="json")), separators=(",", ":"), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Result:
@@ -82,12 +83,17 @@ class Result(BaseModel):
 
 
 def _rounded(value: Any) -> Any:
+    """What JSON can hold and `from_json` reads: a number that is none is left out, with the interval it is in."""
     if isinstance(value, float):
         if not math.isfinite(value):
             return None
         return value if value > 1e8 else float(f"{value:.6g}")
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()  # half a surrogate pair is no text
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
+        rounded = {_rounded(k): _rounded(v) for k, v in value.items()}
+        return {k: v for k, v in rounded.items() if v is not None}
     if isinstance(value, list | tuple):
-        return [_rounded(v) for v in value]
+        items = [_rounded(v) for v in value]
+        return None if None in items else items
     return value

@@ -6,12 +6,14 @@ judge checks: nothing here is trusted by the other side.
 
 from __future__ import annotations
 
+import random
 import socket
 import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,8 @@ from benchmark.wire import Channel, Closed, Message, Meta, RemoteError, Tensors
 
 def serve(stream: socket.socket) -> None:
     """Answer the judge's calls until it hangs up."""
+    torch.seed()  # forks inherit one state: what is drawn without a seed must not look as if it had one
+    random.seed()
     work = _Work(Channel(stream))
     channel = work.channel
     while True:
@@ -52,10 +56,10 @@ class RemoteTarget(Target):
         self._work, self._name = work, name
 
     def labels(self, x: Tensor) -> Tensor:
-        return self._work.ask("labels", {"target": self._name}, {"x": x})["value"]
+        return self._work.ask("labels", {"target": self._name}, {"x": _images(x)})["value"]
 
     def log_posteriors(self, x: Tensor) -> Tensor:
-        return self._work.ask("log_posteriors", {"target": self._name}, {"x": x})["value"]
+        return self._work.ask("log_posteriors", {"target": self._name}, {"x": _images(x)})["value"]
 
     def white_box(self) -> nn.Module:
         state = self._work.ask("white_box", {"target": self._name})
@@ -135,16 +139,16 @@ class _Work:
     def _score(self, meta: Meta, tensors: Tensors) -> Message:
         candidates = Candidates(tensors["x"], tensors["y"], tensors["id"])
         bank = Bank(tensors["members"], tensors["log_posteriors"]) if "members" in tensors else None
-        return {}, {"value": self.attacker.score(RemoteTarget(self, meta["target"]), candidates, bank)}
+        return _answer("scores", self.attacker.score(RemoteTarget(self, meta["target"]), candidates, bank))
 
     def _reconstruct(self, meta: Meta, _: Tensors) -> Message:
-        return {}, {"value": self.attacker.reconstruct(RemoteTarget(self, meta["target"]), meta["classes"])}
+        return _answer("images", self.attacker.reconstruct(RemoteTarget(self, meta["target"]), meta["classes"]))
 
     def _embedding(self, meta: Meta, _: Tensors) -> Message:
         return {"embedding": self.attacker.embedding[:100]}, {}
 
     def _predict(self, _: Meta, tensors: Tensors) -> Message:
-        return {}, {"value": self.attacker.predict(tensors["x"])}
+        return _answer("attribute labels", self.attacker.predict(tensors["x"]))
 
     def _steal(self, meta: Meta, tensors: Tensors) -> Message:
         def build() -> nn.Module:
@@ -180,7 +184,7 @@ class _Work:
 
     def _query(self, _: Meta, tensors: Tensors) -> Message:
         assert self.queried is not None
-        return {}, {"value": self.queried(tensors["x"])}
+        return _answer("log-posteriors", self.queried(tensors["x"]))
 
     def _make(self, _: Meta, __: Tensors) -> Message:
         return {}, self.makers[-1]()
@@ -217,3 +221,16 @@ class _Work:
             return self.ask(do, {"name": name, **meta}, tensors)
         finally:
             self.makers.pop()
+
+
+def _images(x: Any) -> Tensor:
+    """As a target in the judge's process takes them."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"expected images (n, c, h, w), given {type(x).__name__}")
+    return x.detach().to("cpu", torch.float32)
+
+
+def _answer(what: str, value: Any) -> Message:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"expected {what} as a tensor, given {type(value).__name__}")
+    return {}, {"value": value}

@@ -20,9 +20,14 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-META_BYTES = 1 << 16
+META_BYTES = 1 << 21
+"""A submission's text crosses in it, of which one character may take six."""
 HEADER_BYTES = 1 << 20
 PAYLOAD_BYTES = 1 << 30
+QUERY_BYTES = 1 << 28
+"""An attack's messages: the judge holds several copies of what it is asked."""
+QUERY_IMAGES = 100_000
+"""In one question: each costs the judge far more than its pixels."""
 TENSORS = 10_000
 """A payload of 200,000 empty tensors takes seconds to load."""
 NAME_LENGTH = 200
@@ -140,8 +145,9 @@ def _counts(value: Any) -> bool:
 class Channel:
     """One end of a stream socket. `handlers` answer the other side's calls by name."""
 
-    def __init__(self, stream: socket.socket) -> None:
-        self.stream = stream
+    def __init__(self, stream: socket.socket, most: int = PAYLOAD_BYTES) -> None:
+        """`most`: bytes of arrays that are taken in one message."""
+        self.stream, self.most = stream, most
         self.handlers: dict[str, Handler] = {}
         self._depth = 0
 
@@ -185,8 +191,8 @@ class Channel:
     def receive(self) -> Message:
         """The next frame. Raises Closed, WireError."""
         text_length, payload_length = _LENGTHS.unpack(self._read(_LENGTHS.size))
-        if text_length > META_BYTES or payload_length > PAYLOAD_BYTES:
-            raise WireError(f"expected a message of at most {PAYLOAD_BYTES >> 20} MiB")
+        if text_length > META_BYTES or payload_length > self.most:
+            raise WireError(f"expected a message of at most {self.most >> 20} MiB")
         text = self._read(text_length)
         return unpack(bytes(text), bytes(self._read(payload_length)))
 
@@ -202,8 +208,9 @@ class Channel:
         return done, tensors
 
     def _send(self, message: Meta, tensors: Mapping[str, Tensor]) -> None:
+        frame = pack(message, tensors)
         try:
-            self.stream.sendall(pack(message, tensors))
+            self.stream.sendall(frame)
         except OSError as error:
             raise Closed(str(error)) from None
 

@@ -18,6 +18,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 
 SCRATCH = ("/tmp", "/dev/shm")
 _PR_SET_DUMPABLE = 4
@@ -56,12 +57,13 @@ def _confine(config: dict[str, int]) -> None:
         (resource.RLIMIT_NPROC, config["processes"]),
         (resource.RLIMIT_NOFILE, config["files"]),
         (resource.RLIMIT_FSIZE, config["scratch_mb"] * megabyte),
-        (resource.RLIMIT_CPU, config["seconds"]),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
     ):
         resource.setrlimit(limit, (value, value))
+    # At the soft limit SIGXCPU says of what it died; whoever ignores that is killed.
+    resource.setrlimit(resource.RLIMIT_CPU, (config["seconds"], config["seconds"] + 5))
 
 
 class _Forks:
@@ -85,12 +87,16 @@ class _Forks:
 
     def _fork(self, number: int, stream: int, log: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # a fork can die before it is on the list
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # last words, also of a sudden death
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             self.control.close()
             os.setsid()
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)  # its own: on a shared one, flags would stay for the next fork
+            os.close(null)
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.close(log)
@@ -100,41 +106,69 @@ class _Forks:
         os.close(stream)
         os.close(log)
         self.pids[number] = pid
+        self._tell({"forked": number})
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
     def _end(self, number: int) -> None:
+        """End a fork and wait for it: what is asked next must find nothing of it."""
         pid = self.pids.get(number)
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        elif not self.pids:
-            self._clean()
+        if pid is None:
+            self._clean_if_alone()
+            return
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # `_reap` may have been faster
+            os.kill(pid, signal.SIGKILL)
+            self._ended(pid, os.waitpid(pid, 0)[1])
 
     def _reap(self, *_: object) -> None:
-        while True:
-            try:
+        with contextlib.suppress(ChildProcessError):
+            while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            for number in [n for n, p in self.pids.items() if p == pid]:
-                del self.pids[number]
-                with contextlib.suppress(OSError):
-                    self.control.send(json.dumps({"ended": number, "status": status}).encode())
-        if not self.pids:
-            self._clean()
+                if pid == 0:
+                    break
+                self._ended(pid, status)
 
-    def _clean(self) -> None:
+    def _ended(self, pid: int, status: int) -> None:
+        for number in [n for n, p in self.pids.items() if p == pid]:
+            del self.pids[number]
+            self._tell({"ended": number, "status": status})
+        self._clean_if_alone()
+
+    def _tell(self, report: dict[str, int]) -> None:
+        with contextlib.suppress(OSError):  # the judge is gone, and so will be this
+            self.control.send(json.dumps(report).encode())
+
+    def _clean_if_alone(self) -> None:
         """Nothing of one piece of work reaches the next: neither processes nor files."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        if self.pids:
+            return
+        try:
+            _end_all()
+            for folder in SCRATCH:
+                _empty(folder)
+        except Exception:
+            os._exit(1)  # what can't be cleaned goes with the sandbox
+
+
+def _end_all() -> None:
+    """Kill every other process, and wait until none is left. Raises TimeoutError."""
+    for _ in range(1000):
+        try:
             os.kill(-1, signal.SIGKILL)
-        for folder in SCRATCH:
-            for item in os.scandir(folder):
-                if item.is_dir(follow_symlinks=False):
-                    shutil.rmtree(item.path, ignore_errors=True)
-                else:
-                    with contextlib.suppress(OSError):
-                        os.unlink(item.path)
-            if os.listdir(folder):
-                os._exit(1)  # what can't be wiped goes with the sandbox
+        except ProcessLookupError:
+            return
+        time.sleep(0.002)
+    raise TimeoutError("processes that can't be killed")
+
+
+def _empty(folder: str) -> None:
+    """Wipe a folder, and what can be written on the folder itself where it is the sandbox's own. Raises OSError."""
+    for item in os.scandir(folder):
+        if item.is_dir(follow_symlinks=False):
+            shutil.rmtree(item.path)
+        else:
+            os.unlink(item.path)
+    if os.stat(folder).st_uid == os.getuid():
+        for name in os.listxattr(folder):
+            os.removexattr(folder, name)
+        os.chmod(folder, 0o1777)
+        os.utime(folder, (0, 0))

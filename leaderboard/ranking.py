@@ -41,10 +41,10 @@ TRUST: dict[Trust, str] = {
 """The levels of trust and what they mean, the weakest first."""
 
 ISOLATION = {
-    "trusted": "not isolated: run by --trust, with the judge's own rights",
+    "trusted": "not isolated (--trust)",
     "": "not recorded",
-    "reviewed": "in the judge's process: every file is listed as reviewed",
-    "bubblewrap": "isolated under bubblewrap, without network",
+    "reviewed": "reviewed code, in the judge's process",
+    "bubblewrap": "isolated by bubblewrap",
 }
 """Where submissions ran and what it means, the weakest first: what doesn't say may be anything but --trust."""
 
@@ -196,6 +196,7 @@ def defense_table(
     wanted = [(a, s) for a in ("", *board.required_attacks) for s in board.seeds]
     reasons = {
         d: _lacking(frame[frame.defense == d], least, "attack", wanted)
+        or _looks_up(utility[(utility.defense == d) & utility.seed.isin(board.seeds)])
         or _collapsed(kept.test_accuracy[d], floor, board.baseline)
         for d in defenses
     }
@@ -223,6 +224,11 @@ def defense_table(
     table = _with_ranks(table, rank(values, larger_is_better=False).set_index(pd.Index(ranked)))
     table.attrs = {"metric": metric, "pool": pool}
     return table
+
+
+def _looks_up(utility: pd.DataFrame) -> str:
+    """Why a defense that keeps a table of its members is not ranked; "" for an honest one."""
+    return next((plain(r.claims["lookup"]) for r in utility.result if "lookup" in r.claims), "")
 
 
 def _collapsed(accuracy: float, floor: float, baseline: str) -> str:

@@ -16,9 +16,8 @@ import pytest
 import torch
 import yaml
 
-from benchmark import cli, execute, protocol, tracking
-from benchmark.artifacts import Artifacts
-from benchmark.registry import Registry
+from benchmark import cli, execute, protocol, secret, tracking
+from benchmark.isolation import Launcher, probe
 from benchmark.result import Result
 from benchmark.store import Store
 
@@ -69,8 +68,7 @@ class Inline:
 
     def __init__(self, setting: execute.Setting) -> None:
         execute._setting = setting
-        device = torch.device(setting.device)
-        execute._artifacts = Artifacts(setting.protocol, Registry(setting.submissions), Store(setting.store), device)
+        execute._artifacts = self.artifacts = setting.artifacts()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -79,6 +77,7 @@ class Inline:
 
     def shutdown(self, **_: Any) -> None:
         """Nothing runs any more."""
+        self.artifacts.isolation.close()
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,26 @@ def numbers(results: dict[str, Result]) -> dict[str, Any]:
     return {name: r.model_dump(exclude={"cost", "finished", "provenance"}) for name, r in results.items()}
 
 
+def descendants(pid: int) -> list[int]:
+    """Every process below this one, in whatever session; Linux."""
+    found = [pid]
+    for each in found:
+        for children in Path(f"/proc/{each}/task").glob("*/children"):
+            try:
+                found += [int(p) for p in children.read_text().split()]
+            except OSError:
+                continue
+    return found[1:]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; Linux."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty, migrated MLflow database: making one takes seconds."""
@@ -160,8 +179,9 @@ def home(
         (tmp_path / "submissions" / kind).mkdir(parents=True, exist_ok=True)
         shutil.copy(SUBMISSIONS / kind / f"{name}.py", tmp_path / "submissions" / kind)
     shutil.copy(mlflow_template, tmp_path / "mlflow.db")
-    for name in ("PROTOCOL", "WORKERS", "DEVICE", "SPLIT_SECRET", "DATA"):
+    for name in ("PROTOCOL", "WORKERS", "DEVICE", "SPLIT_SECRET", "SPLIT_SECRET_FILE", "DATA"):
         monkeypatch.delenv(f"LEAKBOARD_{name}", raising=False)
+    secret.take.cache_clear()
     monkeypatch.setenv("LEAKBOARD_SUBMISSIONS", str(tmp_path / "submissions"))
     monkeypatch.setenv("LEAKBOARD_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("LEAKBOARD_PUBLISHED", str(tmp_path / "published"))
@@ -175,6 +195,16 @@ def home(
     torch.set_num_threads(1)
     yield Home(tmp_path, capsys, monkeypatch)
     torch.set_num_threads(threads)
+    secret.take.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Launcher:
+    """The way to isolate here; without one, the test is skipped (CI has bubblewrap)."""
+    found = probe()
+    if isinstance(found, str):
+        pytest.skip(f"no isolation here: {found}")
+    return found
 
 
 @pytest.fixture

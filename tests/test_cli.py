@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,11 @@ import yaml
 
 from benchmark import cli, execute, protocol
 from benchmark.result import Result
+from benchmark.store import Store
 from benchmark.tracking import fetch_results
+from leaderboard.publish import load
+from leaderboard.publish import publish as write
+from leaderboard.ranking import Board
 from tests.conftest import SUBMISSIONS, Ended, Home
 
 SMOKE = yaml.safe_load((protocol.FOLDER / "smoke.yaml").read_text())
@@ -58,6 +63,10 @@ def mistake(ended: Ended) -> str:
         (["check", "none.py"], "none.py: expected a submission's Python file, given none"),
         (["publish", "--protocol", "smoke"], "smoke: nothing is scored yet; run: leakboard run --protocol smoke"),
         (["reproduce", "0123"], "run '0123': expected the id of a scenario's run"),
+        (["reproduce"], "reproduce: expected the id of a run or --protocol NAME, given neither"),
+        (["reproduce", "0123", "--protocol", "smoke"], "expected the id of a run or --protocol NAME, given '0123' and 'smoke'"),
+        (["reproduce", "--protocol", "smoke"], "published/smoke: expected a published board, given none; run: leakboard publish --protocol smoke"),
+        (["reproduce", "--protocol", "smok"], "unknown protocol 'smok'; did you mean 'smoke'?"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(home: Home, inline: None, arguments: list[str], message: str) -> None:
@@ -207,7 +216,7 @@ def test_a_new_submission_works_as_it_is(scored: Home, kind: str) -> None:
 
 
 def test_a_failed_check_is_a_failure(scored: Home) -> None:
-    path = scored.attack("mine", "torch.rand(len(candidates)).double()")
+    path = scored.attack("mine", "confidence + int.from_bytes(os.urandom(1), 'big')")
     ended = scored.call("check", str(path))
     assert ended.code == 2
     assert "failed  mine: the same seed gives the same result" in ended.out
@@ -237,6 +246,87 @@ def test_reproduce_compares_every_number(scored: Home, monkeypatch: pytest.Monke
     ended = scored.call("reproduce", run_id)
     assert ended.code == 1
     assert "OUTSIDE" in ended.out and "1 number(s) outside" in ended.out
+
+
+def rescore(home: Home, **changes: Any) -> None:
+    """Another store with the same results, scored a minute later."""
+    rows = home.results()
+    home.patch.setenv("LEAKBOARD_STORE", str(home.folder / "elsewhere"))
+    for row in rows.values():
+        changed = changes if row.task == "utility" else {}
+        Store(home.folder / "elsewhere").save_result(row.model_copy(update={"finished": row.finished + 60} | changed))
+
+
+def published(home: Home) -> list[Result]:
+    return load(home.folder / "published" / "smoke")
+
+
+def test_a_second_scoring_marks_the_board_and_publishing_keeps_the_marks(scored: Home) -> None:
+    assert "(3 self-reported)" in scored.call("publish", "--protocol", "smoke").out
+    same = scored.call("reproduce", "--protocol", "smoke")
+    assert same.code == 0, same
+    assert "0 of 3 published rows compared" in same.out
+    assert "3 rows were published from this very scoring" in same.out
+    assert "next: LEAKBOARD_STORE=another/folder leakboard run --protocol smoke" in same.out
+    assert {r.trust for r in published(scored)} == {"self-reported"}
+    rescore(scored)
+    ended = scored.call("reproduce", "--protocol", "smoke")
+    assert ended.code == 0, ended
+    assert "3 of 3 published rows compared" in ended.out and "3 agree, 0 differ" in ended.out
+    assert "3 rows newly marked as reproduced" in ended.out
+    assert ended.out.splitlines()[-1] == "next: leakboard board --public"
+    assert {r.trust for r in published(scored)} == {"reproduced"}
+    assert "0 rows newly marked" in scored.call("reproduce", "--protocol", "smoke").out
+    scored.patch.setenv("LEAKBOARD_STORE", str(scored.store))
+    assert "(3 reproduced)" in scored.call("publish", "--protocol", "smoke").out
+    assert "trust" in (scored.folder / "published" / "smoke" / "defenses.csv").read_text().splitlines()[0]
+
+
+def test_what_differs_is_printed_and_not_marked(scored: Home) -> None:
+    scored.call("publish", "--protocol", "smoke")
+    rescore(scored, metrics={"test_accuracy": 0.99})
+    ended = scored.call("reproduce", "--protocol", "smoke")
+    assert ended.code == 1
+    assert "2 agree, 1 differ" in ended.out
+    assert "differs: utility on undefended, seed 0: " in ended.out and "here 0.99" in ended.out
+    assert {r.task: r.trust for r in published(scored)} == {"membership": "reproduced", "utility": "self-reported"}
+
+
+def test_rows_without_a_counterpart_stay_and_a_key_is_no_path(scored: Home) -> None:
+    scored.call("publish", "--protocol", "smoke")
+    rows = published(scored)
+    board = Board(**protocol.load("smoke").board())
+    precious = scored.store / "precious.json"
+    precious.write_text("no result")
+    rows[0] = rows[0].model_copy(update={"key": "../../precious"})
+    rows[1] = rows[1].model_copy(update={"key": "0" * 40, "defense": "\x1b[2J"})
+    write(rows, board, scored.folder / "published" / "smoke")
+    rescore(scored)
+    shutil.copy(precious, scored.folder / "elsewhere" / "precious.json")
+    ended = scored.call("reproduce", "--protocol", "smoke")
+    assert ended.code == 0
+    assert "2 rows have no counterpart" in ended.out and "1 rows newly marked" in ended.out
+    assert sorted(r.trust for r in published(scored)) == ["reproduced", "self-reported", "self-reported"]
+    assert (scored.folder / "elsewhere" / "precious.json").read_text() == "no result"
+
+
+def test_a_run_that_was_reproduced_says_how_to_mark_a_board(scored: Home) -> None:
+    assert scored.call("run", "--protocol", "smoke").code == 0
+    run_id = next(r.provenance["run_id"] for r in fetch_results("smoke") if r.task == "utility")
+    ended = scored.call("reproduce", run_id)
+    assert ended.code == 0, ended
+    assert "next: leakboard run --protocol smoke && leakboard reproduce --protocol smoke" in ended.out
+    assert "equal" in ended.out and "inside" in ended.out
+
+
+@pytest.mark.parametrize(("arguments", "variable"), [((), "0"), (("--public",), "1")])
+def test_a_public_board_tells_the_app(home: Home, arguments: tuple[str, ...], variable: str) -> None:
+    home.patch.setenv("LEAKBOARD_PUBLIC", "")  # restored after the test, whatever the command sets
+    home.patch.delenv("LEAKBOARD_PUBLIC")
+    seen: list[str] = []
+    home.patch.setattr(os, "execv", lambda *_: seen.append(os.environ["LEAKBOARD_PUBLIC"]))
+    assert home.call("board", *arguments).code == 0
+    assert seen == [variable]
 
 
 @pytest.mark.slow

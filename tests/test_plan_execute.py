@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark import execute, protocol
+from benchmark import execute, isolation, protocol
 from benchmark.artifacts import Artifacts
 from benchmark.plan import Job, Plan, make_plan, scenario_key
 from benchmark.population import populate
@@ -27,7 +29,7 @@ from benchmark.registry import Registry
 from benchmark.result import Result
 from benchmark.store import Store
 from benchmark.templates import TEMPLATES
-from tests.conftest import SUBMISSIONS, Home, Inline, numbers
+from tests.conftest import SUBMISSIONS, Home, Inline, alive, descendants, numbers
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -176,7 +178,7 @@ def test_an_oracle_scores_one(scored: Home) -> None:
     body = f"torch.tensor([float((torch.load({str(scored.folder / 'members.pt')!r}) == x).flatten(1).all(1).any()) for x in candidates.x]).double()"
     scored.attack("oracle", body)
     scored.attack("inverted", "-" + body)
-    code, said, results = run(scored, "oracle", "inverted")
+    code, said, results = run(scored, "oracle", "inverted", "--trust")  # a sandbox could not read the file
     assert code == 0, said
     assert results["oracle on undefended, 0"].metrics["auc"] == 1
     assert results["inverted on undefended, 0"].metrics["auc"] == 0
@@ -200,7 +202,7 @@ def test_sick_scores_fail_alone_in_one_line(scored: Home) -> None:
     for name, (body, _) in SICK.items():
         scored.attack(name, body)
     scored.attack("healthy")
-    ended = scored.call("run", *SICK, "healthy", "--protocol", "smoke", "--workers", "1", "--json")
+    ended = scored.call("run", *SICK, "healthy", "--protocol", "smoke", "--workers", "1", "--json", "--trust")
     assert ended.code == 1
     lines = {line.split()[1]: line for line in ended.err.splitlines() if line.startswith("failed ")}
     assert lines.keys() == SICK.keys()
@@ -212,7 +214,7 @@ def test_sick_scores_fail_alone_in_one_line(scored: Home) -> None:
     (scored.submissions / "attacks" / "short.py").write_text(
         (scored.submissions / "attacks" / "healthy.py").read_text()
     )
-    assert run(scored, "short")[0] == 0, "mended"
+    assert run(scored, "short", "--trust")[0] == 0, "mended"
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_sick_scores_fail_alone_in_one_line(scored: Home) -> None:
 def test_a_sick_defense_fails_alone(scored: Home, old: str, new: str, reason: str) -> None:
     path = scored.submissions / "defenses" / "mine.py"
     path.write_text(TEMPLATES["defense"].replace(old, new))
-    code, said, results = run(scored, "mine")
+    code, said, results = run(scored, "mine", "--trust")
     assert code == 1, said
     assert said.count("failed ") >= 3 and reason in said
     assert "Traceback" not in said
@@ -250,11 +252,216 @@ def test_a_file_cut_in_half_is_made_again(scored: Home, kind: str) -> None:
     assert numbers(after) == numbers(before)
 
 
-def test_a_job_that_loses_its_worker_is_tried_again_three_times() -> None:
-    jobs = [Job(name, "scenario", "undefended", 0) for name in "ab"]
-    losses, waiting = {"a": execute._LOSSES - 1, "b": 0}, {"c": jobs[0]}
-    assert execute._retry(jobs, losses, waiting) == jobs[:1]
-    assert list(waiting) == ["c", "b"], "at the end of the queue"
+# --- Where and how it ran ---------------------------------------------------------------------------
+
+LAST_WORDS = """
+    def train(self, task):
+        \"\"\"What the test puts here.\"\"\"
+        print("\\x1b[31mlast words")
+        ENDS
+
+    def guard("""
+ENDS = {
+    "os._exit(3)": ("failed", "its process ended with exit code 3"),
+    "raise MemoryError": ("out-of-memory", "MemoryError"),
+    "raise KeyError('no')": ("failed", "KeyError: 'no'"),
+}
+
+
+@pytest.mark.usefixtures("launcher")
+@pytest.mark.parametrize("ends", ENDS)
+def test_what_training_died_of_is_on_every_row_that_waited_for_it(scored: Home, ends: str) -> None:
+    text = TEMPLATES["defense"].replace("    def guard(", LAST_WORDS.strip("\n").replace("ENDS", ends))
+    text = text.replace('("post-inference",)', '("training",)').replace("from torch", "import os\n\nfrom torch")
+    (scored.submissions / "defenses" / "mine.py").write_text(text)
+    ended = scored.call("run", "mine", "--protocol", "smoke", "--workers", "1", "--json")
+    assert ended.code == 1
+    rows = [r for r in map(Result.model_validate, json.loads(ended.out)) if r.defense == "mine"]
+    assert {r.attack for r in rows} == {"", "random_scores", "loss"}
+    status, reason = ENDS[ends]
+    for row in rows:
+        assert (row.status, row.isolation) == (status, "reviewed" if row.attack else "bubblewrap")
+        assert row.reason.startswith("networks of mine: ") and reason in row.reason
+        assert "\\x1b[31mlast words" in row.log and "\x1b" not in row.log
+    assert ended.err.count(f"{status} ") >= 3
+
+
+def test_memory_that_ran_out_in_the_judges_process_is_a_status_too(scored: Home) -> None:
+    scored.attack("hungry", "(_ for _ in ()).throw(RuntimeError('CUDA out of memory. Tried to allocate 2 GiB'))")
+    ended = scored.call("run", "hungry", "--protocol", "smoke", "--workers", "1", "--json", "--trust")
+    (row,) = (r for r in map(Result.model_validate, json.loads(ended.out)) if r.attack == "hungry")
+    assert (row.status, row.isolation, row.log) == ("out-of-memory", "trusted", "")
+
+
+@pytest.mark.usefixtures("launcher")
+def test_a_row_says_where_the_weakest_of_its_parts_ran(scored: Home) -> None:
+    scored.attack("mine")
+    assert {r.isolation for r in scored.results().values()} == {"reviewed"}
+    shutil.rmtree(scored.store / "result")
+    ended = scored.call("run", "--protocol", "smoke", "--workers", "1", "--isolation", "always")
+    assert ended.code == 0 and {r.isolation for r in scored.results().values()} == {"bubblewrap"}
+    where = {}
+    for arguments in ([], ["--trust"]):
+        ended = scored.call("run", "mine", "--protocol", "smoke", "--workers", "1", "--json", *arguments)
+        assert ended.code == 0, ended.err
+        (row,) = (r for r in map(Result.model_validate, json.loads(ended.out)) if r.attack == "mine")
+        where[row.isolation] = row
+    assert set(where) == {"reviewed", "trusted"}, "the target's training is reviewed"
+    assert where["reviewed"].key != where["trusted"].key, "what ran unwatched is scored again"
+    assert where["reviewed"].metrics == where["trusted"].metrics
+    assert {r.trust for r in scored.results().values()} == {"self-reported"}
+
+
+def test_without_bubblewrap_nothing_starts_and_the_way_out_is_named(
+    scored: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "probe", lambda: "bubblewrap is not installed")
+    assert run(scored)[0] == 0, "reviewed files need none"
+    scored.attack("mine")
+    code, said, results = run(scored, "mine")
+    assert code == 2 and "add --trust" in said
+    assert "mine on undefended, 0" not in results
+    assert run(scored, "mine", "--trust")[0] == 0
+    assert run(scored, "--isolation", "always")[0] == 0, "all is stored"
+    shutil.rmtree(scored.store / "result")
+    assert run(scored, "--isolation", "always")[0] == 2
+
+
+# --- Workers ----------------------------------------------------------------------------------------
+
+
+class Pool:
+    """Takes jobs and does nothing, or is broken."""
+
+    def __init__(self, broken: bool = False) -> None:
+        self.broken, self.stopped = broken, False
+
+    def submit(self, _: object, job: Job) -> Future[Any]:
+        if self.broken:
+            raise BrokenProcessPool
+        return Future()
+
+    def shutdown(self, **_: object) -> None:
+        self.stopped = True
+
+
+def job(name: str, attack: str = "", defense: str = "undefended", kind: str = "scenario", needs: str = "") -> Job:
+    return Job(name, kind, defense, 0, attack, needs=frozenset(needs))
+
+
+def worker(*warm: str) -> execute._Worker:
+    return execute._Worker(Pool(), warm=dict.fromkeys(warm))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> execute.Setting:
+    monkeypatch.setattr(execute, "_pool", lambda setting, workers: Pool())
+    return execute.Setting(protocol.load("smoke"), SUBMISSIONS, tmp_path / "store", "cpu")
+
+
+def test_training_comes_in_the_order_of_the_plan() -> None:
+    one, two = worker("loss"), worker()
+    ready = [job("a", kind="networks"), job("b", "loss"), job("c", kind="answers")]
+    assert execute._choose(one, [one, two], ready) is ready[0]
+    assert execute._choose(one, [one, two], []) is None
+
+
+def test_a_scenario_goes_where_its_entry_is_warm() -> None:
+    one, two = worker("loss"), worker("lira")
+    ready = [job("a", "nn_sorted"), job("b", "lira[variance=auto]"), job("c", "loss"), job("d", "lira")]
+    assert execute._choose(one, [one, two], ready) is ready[2]
+    assert execute._choose(two, [one, two], ready) is ready[1], "whatever its hyperparameters"
+    assert execute._choose(worker(), [one, two], ready) is ready[0], "one that nobody has met"
+    assert execute._choose(worker(), [one, two], ready[1:]) is ready[1], "rather than to rest"
+    utility = [job("e", defense="memguard[budget=1]+diffence")]
+    assert execute._choose(worker("memguard"), [one], [*ready, *utility]) is utility[0]
+
+
+def test_two_workers_share_the_entries(setting: execute.Setting) -> None:
+    """Each entry's scenarios end up with one worker, as long as there is other work."""
+    attacks = ["loss", "lira", "nn_sorted", "grad_norm"]
+    waiting = {f"{a}{d}": job(f"{a}{d}", a, d) for d in "xyz" for a in attacks}
+    team = [worker(), worker()]
+    met: dict[str, set[int]] = {a: set() for a in attacks}
+    while waiting or any(w.jobs for w in team):
+        execute._hand_out(team, waiting, setting)
+        assert all(len(w.jobs) <= execute._AHEAD for w in team)
+        for i, w in enumerate(team):
+            if w.jobs:
+                met[w.finished(next(iter(w.jobs))).attack].add(i)
+    assert {len(who) for who in met.values()} <= {1, 2} and sum(len(who) for who in met.values()) <= 5
+
+
+def test_no_job_is_handed_out_before_what_it_needs(setting: execute.Setting) -> None:
+    waiting = {"a": job("a", kind="networks"), "b": job("b", "loss", needs="a"), "c": job("c", "lira", needs="a")}
+    team = [worker(), worker()]
+    execute._hand_out(team, waiting, setting)
+    assert [j.id for w in team for j in w.jobs.values()] == ["a"] and list(waiting) == ["b", "c"]
+    execute._hand_out(team, waiting, setting)
+    assert list(waiting) == ["b", "c"], "it is not finished"
+    team[0].finished(next(iter(team[0].jobs)))
+    execute._hand_out(team, waiting, setting)
+    assert not waiting
+
+
+def test_a_worker_that_died_at_rest_is_replaced(setting: execute.Setting) -> None:
+    dead, busy = worker("loss"), worker("lira")
+    dead.pool = broken = Pool(broken=True)  # type: ignore[assignment]
+    waiting = {"a": job("a", "loss"), "b": job("b", "lira")}
+    execute._hand_out([dead, busy], waiting, setting)
+    execute._hand_out([dead, busy], waiting, setting)
+    assert broken.stopped and not waiting
+    assert [j.id for w in (dead, busy) for j in w.jobs.values()] in (["a", "b"], ["b", "a"])
+
+
+def test_a_job_that_loses_its_worker_is_tried_again_three_times(setting: execute.Setting) -> None:
+    one, waiting = worker(), {"c": job("c", "loss")}
+    losses: dict[str, int] = defaultdict(int)
+    for attempt in range(execute._LOSSES):
+        one.warm["loss"] = None
+        before = one.pool
+        for name in "ab":
+            one.submit(waiting.pop(name, job(name, "loss")))
+        ended = execute._replace(one, setting, 1, waiting, losses)
+        assert before.stopped and not one.jobs and not one.warm  # type: ignore[attr-defined]
+        if attempt < execute._LOSSES - 1:
+            assert not ended and list(waiting) == ["c", "a", "b"], "at the end of the queue"
+    ((culprit, done),) = ended
+    assert (culprit.id, done.status, done.error) == ("a", "failed", execute._DIED)
+    assert done.result is not None and done.result.status == "failed"
+    assert list(waiting) == ["c", "b"] and losses["b"] == 0, "who stood behind it is not blamed"
+
+
+def test_a_job_that_hangs_is_not_tried_again(setting: execute.Setting) -> None:
+    one = worker()
+    waiting: dict[str, Job] = {}
+    for name in "ab":
+        one.submit(job(name, "loss"))
+    ((culprit, done),) = execute._replace(one, setting, 1, waiting, defaultdict(int), hung=True)
+    assert (culprit.id, done.status, done.error) == ("a", "timeout", "more than 120 s")
+    assert list(waiting) == ["b"]
+
+
+class Hanging(Inline):
+    """A pool in which some jobs never end."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        if arguments[0].attack == "endless":
+            return Future()
+        return super().submit(function, *arguments)
+
+
+def test_a_hang_in_the_judges_process_ends_as_a_timeout(scored: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored.attack("endless")
+    scored.attack("healthy")
+    monkeypatch.setattr(execute, "_pool", lambda setting, workers: Hanging(setting))
+    monkeypatch.setattr(execute, "_GRACE", 0.5 - protocol.load("smoke").limits.seconds)
+    ended = scored.call(
+        "run", "endless", "healthy", "--protocol", "smoke", "--workers", "1", "--json", "--trust"
+    )  # fmt: skip
+    rows = {r.attack: r for r in map(Result.model_validate, json.loads(ended.out))}
+    assert (rows["endless"].status, rows["endless"].reason) == ("timeout", "more than 120 s")
+    assert rows["healthy"].status == "ok"
 
 
 class Breaking(Inline):
@@ -414,11 +621,36 @@ def test_ctrl_c_stops_everything_and_says_how_to_go_on(home: Home, longer: str) 
 
 @linux
 @pytest.mark.slow
+@pytest.mark.usefixtures("launcher")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_no_sandbox_outlives_the_command(home: Home, smoke_store: Path, how: signal.Signals) -> None:
+    shutil.copytree(smoke_store, home.store)
+    home.attack("sleepy", "__import__('time').sleep(600)")
+    process = home.start("run", "sleepy", "--protocol", "smoke", "--workers", "1")
+
+    def below_workers() -> int:
+        return max((len(descendants(pid)) for pid in workers_of(process.pid)), default=0)
+
+    wait_for(below_workers, process, more_than=3)  # bubblewrap twice, the zygote, its fork
+    everything = descendants(process.pid)
+    assert len(everything) >= 5
+    os.kill(process.pid, how)
+    code, _, err = finish(process)
+    assert code == (130 if how == signal.SIGINT else -signal.SIGKILL), err
+    end = time.monotonic() + 5
+    while any(map(alive, everything)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not [pid for pid in everything if alive(pid)]
+
+
+@linux
+@pytest.mark.slow
 def test_an_attack_that_kills_its_worker_fails_alone(home: Home, smoke_store: Path) -> None:
     shutil.copytree(smoke_store, home.store)
     home.attack("deadly", "os.kill(os.getpid(), signal.SIGKILL)")
     home.attack("healthy")
-    code, _, err = finish(home.start("run", "deadly", "healthy", "--protocol", "smoke", "--workers", "1"))
+    arguments = ["run", "deadly", "healthy", "--protocol", "smoke", "--workers", "1", "--json"]
+    code, _, err = finish(home.start(*arguments, "--trust"))
     assert code == 1, err
     assert "failed deadly on undefended, seed 0: " in err and "the worker died" in err
     assert "failed healthy" not in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmark import registry
 from benchmark.errors import UserError
 from benchmark.registry import Registry, code_digest, read
 from benchmark.templates import TEMPLATES
@@ -118,7 +120,7 @@ def test_cascades(shipped: Registry, write: Callable[..., Path], tmp_path: Path)
     ("spec", "message"),
     [
         ("nn_sortd", "unknown attack 'nn_sortd'; did you mean 'nn_sorted'?"),
-        ("zzz", "unknown attack 'zzz'; known: attribute_mlp, "),
+        ("zzz", "unknown attack 'zzz'; known: "),
         ("nn_sorted[epoch=3]", "nn_sorted: unknown hyperparameter 'epoch'; did you mean 'epochs'?"),
         (
             "nn_sorted[epochs=0]",
@@ -240,6 +242,47 @@ def test_a_changed_file_is_loaded_again(write: Callable[..., Path], tmp_path: Pa
     assert first.entry.load() is first.entry.load()
     write("mine", TEMPLATES["attack"].replace("= 1.0", "= 3.0"))
     assert Registry(tmp_path).attack("mine").create().params.power == 3
+
+
+def test_what_runs_is_what_was_read(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write("mine", TEMPLATES["attack"])
+    entry = Registry(tmp_path).entry("attack", "mine")
+    path.write_text("raise SystemExit('another file by now')\n")
+    assert entry.text == TEMPLATES["attack"]
+    assert entry.load().__name__ == entry.class_name == "Submission"
+
+
+def test_libraries_are_what_it_imports_beside_the_contract(write: Callable[..., Path], tmp_path: Path) -> None:
+    text = "from __future__ import annotations\nimport os.path, numpy as np\nfrom torch.nn import functional\n"
+    write("mine", text + TEMPLATES["attack"].replace("from __future__ import annotations\n", ""))
+    assert Registry(tmp_path).entry("attack", "mine").libraries == ("numpy", "os.path", "torch", "torch.nn")
+
+
+def test_a_file_counts_as_reviewed_by_its_name_and_every_byte(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = tmp_path / "reviewed.json"
+    listed.write_text("{}")
+    monkeypatch.setattr(registry, "REVIEWED", listed)
+    registry._reviewed.cache_clear()
+    try:
+        for name in ("beta", "alpha"):
+            write(name, TEMPLATES["attack"])
+        first = Registry(tmp_path)
+        assert not any(e.reviewed for e in first.entries.values())
+        registry.review([first.entry("attack", "beta")])
+        registry.review([first.entry("attack", "alpha")])
+        assert list(json.loads(listed.read_text())) == ["attacks/alpha", "attacks/beta"]
+        assert all(e.reviewed for e in first.entries.values())
+        write("beta", TEMPLATES["attack"] + "\n")
+        write("gamma", TEMPLATES["attack"])
+        again = Registry(tmp_path)
+        assert {i: e.reviewed for (_, i), e in again.entries.items()} == {"alpha": True, "beta": False, "gamma": False}
+        assert again.entry("attack", "beta").source == first.entry("attack", "beta").source, (
+            "scores stay; trust does not"
+        )
+    finally:
+        registry._reviewed.cache_clear()
 
 
 def test_what_a_bank_may_train_as_one(write: Callable[..., Path], tmp_path: Path) -> None:

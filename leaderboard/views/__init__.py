@@ -64,13 +64,12 @@ def literal(text: str) -> str:
     """Text of a record for a widget that reads Markdown: code, unless it is so plain that Markdown finds nothing."""
     if re.fullmatch(r"[A-Za-z0-9 /+.–-]*", text) and "www." not in text.lower():
         return text
-    return text
     return f"`{text.replace('`', chr(39))}`"
 
 
 def isolation(value: str) -> str:
     """Where an entry ran, in a cell: what was not isolated says so."""
-    return f"NOT ISOLATED ({value})" if value == "trusted" else value
+    return "NOT ISOLATED (--trust)" if value == "trusted" else value
 
 
 def number(metric: str, label: str = "", note: str = "") -> object:

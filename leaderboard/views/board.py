@@ -72,8 +72,8 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame, board: Board) -> None:
         "worst_auc_oracle": number(AUC, "Worst AUC, as in papers", "Best attack on the data it is reported on: too high. "),
     }  # fmt: skip
     config = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")} | columns
-    order = ["rank", "interval", "tie", "defense", f"worst_{metric}", f"worst_{metric}_ci"]
-    order += [c for c in columns if c not in order] + [*TRUST_COLUMNS]
+    order = ["rank", "interval", "tie", "defense", f"worst_{metric}", f"worst_{metric}_ci", *TRUST_COLUMNS]
+    order += [c for c in columns if c not in order]
     _both(table.assign(interval=rank_interval(table), **intervals), order, config, "defense")
     if pool:
         floor = board.utility_floor * whole.loc[whole.defense == board.baseline, "test_accuracy"].max()
@@ -122,13 +122,13 @@ def _attacks(tables: dict[str, pd.DataFrame], search: str) -> pd.DataFrame:
         "queries": column.NumberColumn("Queries", format="localized", help="Mean queries to a target"),
         "targets": column.NumberColumn("Targets", help="Targets that count: required defenses x seeds, without skipped ones"),
     }  # fmt: skip
-    order = ["track", "rank", "interval", "tie", "attack"]
+    order = ["track", "rank", "interval", "tie", "attack", *TRUST_COLUMNS]
     for m in TASK_METRICS[str(task)] if tasks else ():
         shown[f"{m}_ci"] = interval(table, m)
         config |= {m: number(m), f"{m}_ci": column.TextColumn("95 %", help="t-interval over seeds")}
         order += [m, f"{m}_ci"]
     shown["reason"] = shown.reason.where(~shown.null_row, "")  # null rows stay beside what they are the scale of
-    _both(shown, [*order, "seconds", "queries", "targets", *TRUST_COLUMNS], config, "attack")
+    _both(shown, [*order, "seconds", "queries", "targets"], config, "attack")
     return table
 
 

@@ -1,7 +1,7 @@
 """LiRA, offline: how unusual the target's confidence is among models that never saw the sample.
 
-Carlini et al. 2022, section V-C: one minus the upper tail of the OUT law, not its density as in the
-released code, which also flags samples of unusually low confidence.
+Carlini et al. 2022, section V-C: one minus the upper tail of the OUT law. The released code takes its
+density, `law = "density"`, which also flags samples of unusually low confidence.
 """
 
 import torch
@@ -34,18 +34,23 @@ class LiRAOffline(Attack):
     calibrate = "none"
 
     class Params(Hyper):
-        """The deviation of each sample, or one for all; auto: fixed under 32 models."""
+        """The deviation of each sample, or one for all (auto: fixed under 32 models); the tail, or the density."""
 
         variance: Literal["auto", "per-sample", "fixed"] = "auto"
+        law: Literal["tail", "density"] = "tail"
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
-        """-log(1 - Phi((margin - mean) / deviation)) (n,): Phi itself would round strong members to 1."""
+        """-log(1 - Phi((margin - mean) / deviation)) (n,), or minus the log-density up to a constant."""
         assert bank is not None
         own = logit_margin(target.log_posteriors(candidates.x), candidates.y)
         margins = logit_margin(bank.log_posteriors, candidates.y)
         excess = own - margins.mean(0)
         few = len(margins) < 32
         # A deviation that all samples share does not change their ranking: with fixed variance it is 1.
+        deviation = torch.ones_like(excess)
         if self.params.variance == "per-sample" or (self.params.variance == "auto" and not few):
-            excess = excess / margins.std(0).clamp_min(DEVIATION_FLOOR)
-        return -torch.special.log_ndtr(-excess)
+            deviation = margins.std(0).clamp_min(DEVIATION_FLOOR)
+        excess = excess / deviation
+        if self.params.law == "density":
+            return excess.square() / 2 + deviation.log()
+        return -torch.special.log_ndtr(-excess)  # Phi itself would round strong members to 1

@@ -87,7 +87,7 @@ def _membership(random: np.random.Generator, attack: str, defense: str, seed: in
     )  # fmt: skip
 
 
-EVIL = "<script>alert(1)</script>![x](http://evil.example/x.png)[link=http://evil.example]y[/link]:bomb:\x1b[2J\x1b]0;z\x07"
+EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>[link=http://evil.example]y[/link]:bomb:\x1b[2J\x1b]0;z\x07"
 """What a terminal, Rich, Markdown and a browser would each obey."""
 
 

@@ -151,8 +151,8 @@ def test_the_terminal_tells_how_far_entries_can_be_trusted(made_up: MadeUp) -> N
     assert "self-reported: all entries" in printed(results, board)
     alone = [r.model_copy(update={"isolation": "trusted" if r.defense == "selena" else "bubblewrap"}) for r in results]
     text = " ".join(printed(alone, board).split())
-    assert "self-reported; not isolated: run by --trust, with the judge's own rights: selena " in text
-    assert "self-reported; isolated under bubblewrap, without network: " in text
+    assert "self-reported; not isolated (--trust): selena " in text
+    assert "self-reported; isolated by bubblewrap: " in text
 
 
 def test_a_mark_outlives_another_scoring_with_the_same_numbers(result: Callable[..., Result]) -> None:

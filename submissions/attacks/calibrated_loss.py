@@ -1,0 +1,30 @@
+"""Calibrated loss: how much smaller the target's loss is than that of models which never saw the sample.
+
+Watson et al. 2022: what is easy has a small loss under every model, and says nothing.
+"""
+
+from torch import Tensor
+from torch.nn import functional
+
+from benchmark.api import Attack, Bank, Candidates, Card, Target, logit_margin
+
+
+class CalibratedLoss(Attack):
+    """Membership from posteriors and a bank of shadow models alone."""
+
+    card = Card(
+        title="Calibrated loss",
+        authors=("Lauren Watson", "Chuan Guo", "Graham Cormode", "Alexandre Sablayrolles"),
+        reference="On the Importance of Difficulty Calibration in Membership Inference, ICLR 2022, arXiv:2111.08440",
+        year=2022,
+    )
+    access = "posterior"
+    needs = frozenset({"bank-offline"})
+    calibrate = "none"
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        """log p_y minus its mean over the references (n,)."""
+        assert bank is not None
+        # By way of the margin, log p_y is finite where p_y = 0.
+        own = functional.logsigmoid(logit_margin(target.log_posteriors(candidates.x), candidates.y))
+        return own - functional.logsigmoid(logit_margin(bank.log_posteriors, candidates.y)).mean(0)

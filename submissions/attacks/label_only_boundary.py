@@ -1,0 +1,158 @@
+"""Label-only boundary attack: members lie far from the decision boundary.
+
+Choquette-Choo et al. 2021 (section 3.4) and MEMBERSHIP-DOCTOR (He et al. 2022, section 3.1) measure the distance
+by HopSkipJump (Chen et al. 2020, algorithm 2). The walk is that of the Adversarial Robustness Toolbox, which
+MEMBERSHIP-DOCTOR runs: as many probes of the boundary, as wide, the same steps. Four things differ:
+
+- All samples walk at once, and all are probed in the same random directions: a distance depends on its sample alone.
+- A walk starts from the nearest of 1,000 noise images of several grains, whose labels are asked for once. The
+  toolbox takes the first uniform noise with another label; where all noise has the sample's own, it returns a
+  distance of 0, the mark of a non-member. Here such a sample gets the largest distance in the box, with a warning.
+- Eight step sizes are asked for together, and the last step is followed by a bisection.
+- The distance is the least along the walk, within a number of queries a sample.
+"""
+
+import itertools
+import math
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Knowledge, Literal, Search, Target
+
+STARTS = 1000
+PROBES = 100
+"""Probes of the first step; step t has sqrt(t) times as many."""
+STEP_SIZES = 8
+BATCH = 500
+"""Images a query is filled up to, and samples that walk together. A network's last digits depend on the size of its
+batch, and beside the boundary they decide labels: without full batches a distance would depend on its company."""
+BUDGET = 2**23
+"""Pixels of the probes held at once: 32 MiB of float32."""
+
+
+class LabelOnlyBoundary(Attack):
+    """Membership from labels alone: the distance to the nearest known image with another label."""
+
+    card = Card(
+        title="Label-only boundary",
+        authors=("Christopher A. Choquette-Choo", "Florian Tramer", "Nicholas Carlini", "Nicolas Papernot"),
+        reference="Label-Only Membership Inference Attacks, ICML 2021, arXiv:2007.14321",
+        year=2021,
+    )
+    access = "label"
+    needs = frozenset()
+    calibrate = "shadow"
+
+    class Params(Hyper):
+        """The norm of the distance, and the queries for each sample; the toolbox's 50 steps take 25,000."""
+
+        norm: Literal["l2", "linf"] = "l2"
+        queries: Annotated[int, Field(ge=200), Search(250, 25000, log=True)] = 1000
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Draw the noise images from which walks start."""
+        self.knowledge = knowledge
+        c, h, w = self.shape = knowledge.shape
+        pixels = c * h * w
+        # The toolbox's precision: 0.01 / sqrt(d) of the bracket in L2, 0.01 / d in Linf.
+        self.bisections = math.ceil(math.log2(100 * (math.sqrt(pixels) if self.params.norm == "l2" else pixels)))
+        generator = knowledge.generator("label_only_boundary starts")
+        grains = [g for g in (1, 2, 3, 4, 7) if g < min(h, w)] + [max(h, w)]
+        starts = [
+            functional.interpolate(torch.rand(-(-STARTS // len(grains)), c, min(g, h), min(g, w), generator=generator), (h, w))
+            for g in grains
+        ]  # fmt: skip
+        self.starts = torch.cat(starts)[:STARTS].flatten(1)
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        """Distances (n,): 0 where the label is wrong already."""
+        x, y = candidates.x.flatten(1), candidates.y
+        right = self._labels(target, x) == y
+        labels = self._labels(target, self.starts)
+        stuck = right & ~(labels != y.unsqueeze(1)).any(1)
+        if stuck.any():
+            warnings.warn(
+                f"label_only_boundary: no start for {int(stuck.sum())} of {len(y)} samples, which get the largest "
+                f"distance: the target gives all {STARTS} noise images their label",
+                stacklevel=2,
+            )
+        largest = math.sqrt(x.shape[1]) if self.params.norm == "l2" else 1.0
+        distance = largest * stuck.double()
+        for rows in (right & ~stuck).nonzero().squeeze(1).split(BATCH):
+            if len(rows):  # nothing splits into one empty part
+                distance[rows] = self._walk(target, x[rows], y[rows], labels)
+        return distance
+
+    def _walk(self, target: Target, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
+        """Least distances (n,) float64 from images x (n, d) to images that are not labelled y (n,)."""
+        generator = self.knowledge.generator("label_only_boundary probes")
+        away = torch.stack([self._norm(self.starts - image) for image in x])
+        nearest = away.masked_fill(labels == y.unsqueeze(1), math.inf).argmin(1)
+        at = self._bisect(target, x, y, self.starts[nearest])
+        distance = self._norm(at - x)
+        least = distance
+        left = self.params.queries - 1 - self.bisections
+        for step in itertools.count(1):
+            probes = min(int(PROBES * math.sqrt(step)), left - STEP_SIZES - self.bisections)
+            if probes < 1:
+                return least.double()
+            left -= probes + STEP_SIZES + self.bisections
+            direction = self._direction(target, at, y, 0.01 * distance, self._noise(probes, x.shape[1], generator))
+            sizes = distance.unsqueeze(1) / math.sqrt(step) / 2.0 ** torch.arange(STEP_SIZES)
+            tried = (at.unsqueeze(1) + sizes.unsqueeze(2) * direction.unsqueeze(1)).clamp_(0, 1)
+            outside = self._labels(target, tried.flatten(0, 1)).view(-1, STEP_SIZES) != y.unsqueeze(1)
+            longest = tried[torch.arange(len(x)), outside.byte().argmax(1)]  # the first of equals
+            at = self._bisect(target, x, y, torch.where(outside.any(1, keepdim=True), longest, at))
+            distance = self._norm(at - x)
+            least = torch.minimum(least, distance)
+        raise AssertionError("a walk ends with its queries")
+
+    def _direction(self, target: Target, at: Tensor, y: Tensor, size: Tensor, noise: Tensor) -> Tensor:
+        """Where labels other than y (n,) lie, seen from `at` (n, d): unit vectors, or signs, (n, d)."""
+        found = []
+        for rows in torch.arange(len(at)).split(max(1, BUDGET // noise.numel())):
+            probes = (at[rows].unsqueeze(1) + size[rows].view(-1, 1, 1) * noise).clamp_(0, 1)
+            outside = self._labels(target, probes.flatten(0, 1)).view(len(rows), -1) != y[rows].unsqueeze(1)
+            vote = 2 * outside.float() - 1
+            mean = vote.mean(1, keepdim=True)
+            vote = torch.where(mean.abs() < 1, vote - mean, vote)
+            probes -= at[rows].unsqueeze(1)
+            # One product a sample, for those of a batch round as the batch is large.
+            found += [v @ p for v, p in zip(vote, probes, strict=True)]
+        direction = torch.stack(found)
+        return functional.normalize(direction) if self.params.norm == "l2" else direction.sign()
+
+    def _bisect(self, target: Target, x: Tensor, y: Tensor, far: Tensor) -> Tensor:
+        """Images (n, d) just beyond the boundary between x (n, d), labelled y (n,), and `far` (n, d)."""
+        low = torch.zeros(len(x), 1)
+        high = torch.ones(len(x), 1) if self.params.norm == "l2" else self._norm(far - x).unsqueeze(1)
+        for _ in range(self.bisections):
+            middle = (low + high) / 2
+            outside = (self._labels(target, self._between(x, far, middle)) != y).unsqueeze(1)
+            low, high = torch.where(outside, low, middle), torch.where(outside, middle, high)
+        return self._between(x, far, high)
+
+    def _between(self, x: Tensor, far: Tensor, share: Tensor) -> Tensor:
+        if self.params.norm == "l2":
+            return torch.lerp(x, far, share)
+        return torch.clamp(far, x - share, x + share)
+
+    def _norm(self, difference: Tensor) -> Tensor:
+        return difference.norm(dim=1) if self.params.norm == "l2" else difference.abs().amax(1)
+
+    def _noise(self, n: int, pixels: int, generator: torch.Generator) -> Tensor:
+        noise = torch.empty(n, pixels)
+        noise = (
+            noise.normal_(generator=generator)
+            if self.params.norm == "l2"
+            else noise.uniform_(-1, 1, generator=generator)
+        )
+        return functional.normalize(noise)
+
+    def _labels(self, target: Target, x: Tensor) -> Tensor:
+        """Labels (n,) of images (n, d), asked for in full batches."""
+        filled = torch.cat([x, x[:1].expand(-len(x) % BATCH, -1)])
+        return target.labels(filled.view(-1, *self.shape))[: len(x)]

@@ -1,0 +1,71 @@
+"""Entropy with class-wise thresholds (Song & Mittal 2021).
+
+The entropy of the posteriors is small for members. The label only chooses the threshold.
+"""
+
+import torch
+from torch import Tensor
+
+from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Knowledge, Literal, Target
+
+FLOOR = -1e3
+"""Least logarithm: it keeps answers of exactly 0 and 1 finite, and no positive float64 has a smaller one."""
+
+
+def log_entropy(log_posteriors: Tensor) -> Tensor:
+    """Logarithm of the entropy (n,) of log-posteriors (n, k), exact however near a posterior is to 1."""
+    top = log_posteriors.argmax(1, keepdim=True)
+    others = log_posteriors.scatter(1, top, float("-inf")).logsumexp(1, keepdim=True)
+    # Only the largest posterior can round to 1: it comes from the sum of the others.
+    log_p = log_posteriors.scatter(1, top, torch.log1p(-others.exp())).clamp_min(FLOOR)
+    return (log_p + (-log_p).log()).logsumexp(1).clamp_min(FLOOR)
+
+
+def best_threshold(signal: Tensor, member: Tensor) -> Tensor:
+    """The () at which "signal > threshold means member" has the best balanced accuracy on signal (n,), member (n,)."""
+    signal, order = signal.sort(descending=True)
+    found = member[order].double()
+    gain = found.cumsum(0) / found.sum() - (1 - found).cumsum(0) / (1 - found).sum()
+    below = torch.cat([signal[1:], signal[-1:]])
+    gain[signal == below] = -1  # equal signals cannot be parted; the last row, which parts nothing, is one of them
+    return ((signal + below) / 2)[gain.argmax()]
+
+
+class MetricEntropy(Attack):
+    """Membership from posteriors, thresholds from the shadow world."""
+
+    card = Card(
+        title="Metric-ent",
+        authors=("Liwei Song", "Prateek Mittal"),
+        reference="Systematic Evaluation of Privacy Risks of ML Models, USENIX Security 2021, arXiv:2003.10595",
+        year=2021,
+    )
+    access = "posterior"
+    needs = frozenset({"shadow"})
+    calibrate = "own"
+
+    class Params(Hyper):
+        """One threshold for each class, or one for all."""
+
+        thresholds: Literal["class-wise", "global"] = "class-wise"
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Find the thresholds on the shadow world; a class of members or non-members alone gets the global one."""
+        world = knowledge.shadow
+        assert world is not None
+        parts = (world.members, world.nonmembers)
+        signal = torch.cat([-log_entropy(world.target.log_posteriors(part.x)) for part in parts])
+        y, member = torch.cat([part.y for part in parts]), torch.arange(len(signal)) < len(world.members)
+        self.thresholds = best_threshold(signal, member).repeat(knowledge.classes)
+        if self.params.thresholds == "class-wise":
+            for c in range(knowledge.classes):
+                rows = y == c
+                if member[rows].any() and not member[rows].all():
+                    self.thresholds[c] = best_threshold(signal[rows], member[rows])
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        """log threshold - log entropy (n,): the sign decides as in the paper.
+
+        The difference of logarithms, not of entropies: beside a threshold, a member's 1e-40 rounds away.
+        """
+        return -log_entropy(target.log_posteriors(candidates.x)) - self.thresholds[candidates.y]

@@ -1,0 +1,62 @@
+"""NN-normal+label: a perceptron on the posteriors and whether the label is right (MEMBERSHIP-DOCTOR, sections 3.1 and 4.1).
+
+The label enters as the paper has it, by one bit that says whether the prediction is correct. The released code
+has no such attack.
+"""
+
+import torch
+from torch import Tensor
+
+from benchmark.api import (
+    Annotated,
+    Attack,
+    Bank,
+    Candidates,
+    Card,
+    Field,
+    Hyper,
+    Knowledge,
+    Perceptron,
+    Search,
+    Target,
+)
+
+
+class NNNormalLabel(Attack):
+    """Membership from posteriors and the label, learnt on the shadow world; 64-32-2, three attack seeds."""
+
+    card = Card(
+        title="NN-normal+label",
+        authors=("Xinlei He", "Zheng Li", "Weilin Xu", "Cory Cornelius", "Yang Zhang"),
+        reference="MEMBERSHIP-DOCTOR, arXiv:2208.10445",
+        year=2022,
+    )
+    access = "posterior"
+    needs = frozenset({"shadow"})
+    calibrate = "own"
+
+    class Params(Hyper):
+        """The paper's recipe: SGD, momentum 0.9, cosine schedule, batches of 128."""
+
+        epochs: Annotated[int, Field(ge=1), Search(20, 200)] = 100
+        learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 1e-1, log=True)] = 1e-2
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Train on the shadow target's answers to its members and non-members."""
+        world = knowledge.shadow
+        assert world is not None
+        x = torch.cat([self._features(world.target, part.x, part.y) for part in (world.members, world.nonmembers)])
+        member = (torch.arange(len(x)) < len(world.members)).long()
+        network = Perceptron(x.shape[1], (64, 32), 2, generator=knowledge.generator("nn_normal_label"))
+        self.network = network.fit(x, member, epochs=self.params.epochs, learning_rate=self.params.learning_rate)
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        """Log-odds of membership (3, n)."""
+        answer = self.network.log_posteriors(self._features(target, candidates.x, candidates.y))
+        return answer[..., 1] - answer[..., 0]
+
+    @staticmethod
+    def _features(target: Target, x: Tensor, y: Tensor) -> Tensor:
+        answer = target.log_posteriors(x)
+        correct = answer.argmax(1, keepdim=True) == y.unsqueeze(1)
+        return torch.cat([answer.exp(), correct.to(answer)], 1)

@@ -1,0 +1,125 @@
+"""Quantile regression: a confidence that is high for this image, judged by images outside the training set.
+
+Bertran et al. 2023: one network predicts from the image alone how the target's hinge score z_y - max z_j is
+distributed where the image is no member; what lies above a high quantile is a member. No model like the
+target is trained. This is the paper's Gaussian variant (mean and deviation of the score), which ranks at
+every rate at once, and a small convolutional network from scratch instead of ConvNeXt at 224 pixels, so that
+the learning rate and the batch are larger. The public data is the shadow world's, the answers the target's own.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.api import (
+    Annotated,
+    Attack,
+    Bank,
+    Candidates,
+    Card,
+    Field,
+    Hyper,
+    Knowledge,
+    Search,
+    Target,
+)
+
+SEEDS = 3
+LARGEST_SCORE = 1e3
+"""A guard may answer with exact zeros."""
+
+
+def hinge(log_posteriors: Tensor, y: Tensor) -> Tensor:
+    """log p_y - the largest other log p (n,) of log-posteriors (n, k) and labels (n,)."""
+    index = y.unsqueeze(1)
+    others = log_posteriors.scatter(1, index, float("-inf")).amax(1)
+    return (log_posteriors.gather(1, index).squeeze(1) - others).clamp(-LARGEST_SCORE, LARGEST_SCORE)
+
+
+def regressor(shape: tuple[int, int, int]) -> nn.Module:
+    """Images (n, c, h, w) in [0, 1] -> mean and logarithm of the deviation (n, 2)."""
+    c, h, w = shape
+    return nn.Sequential(
+        *(nn.Conv2d(c, 16, 5, stride=2, padding=2), nn.ReLU()),
+        *(nn.Conv2d(16, 32, 5, stride=2, padding=2), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(32 * math.ceil(h / 4) * math.ceil(w / 4), 64), nn.ReLU(), nn.Linear(64, 2)),
+    )
+
+
+class QuantileRegression(Attack):
+    """Membership from posteriors and data of the same population; no shadow model; three attack seeds."""
+
+    card = Card(
+        title="Quantile regression",
+        authors=(
+            "Martin Bertran",
+            "Shuai Tang",
+            "Michael Kearns",
+            "Jamie Morgenstern",
+            "Aaron Roth",
+            "Zhiwei Steven Wu",
+        ),
+        reference="Scalable Membership Inference Attacks via Quantile Regression, NeurIPS 2023, arXiv:2307.03694",
+        year=2023,
+    )
+    access = "posterior"
+    needs = frozenset({"shadow"})
+    calibrate = "own"
+
+    class Params(Hyper):
+        """AdamW with weight decay 1e-4 and clipped gradients; `fpr` moves the threshold alone."""
+
+        epochs: Annotated[int, Field(ge=1), Search(5, 60)] = 30
+        learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 1e-3
+        fpr: Annotated[float, Field(gt=0, lt=1), Search(0.01, 0.5)] = 0.1
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Keep the public data: the target's answers to it are asked for when there is a target."""
+        assert knowledge.shadow is not None
+        members, nonmembers = knowledge.shadow.members, knowledge.shadow.nonmembers
+        self.x, self.y = torch.cat([members.x, nonmembers.x]), torch.cat([members.y, nonmembers.y])
+        self.knowledge = knowledge
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        """Deviations (3, n) of the score above its (1 - fpr)-quantile as a non-member."""
+        public = hinge(target.log_posteriors(self.x), self.y)
+        own = hinge(target.log_posteriors(candidates.x), candidates.y)
+        centre, scale = public.mean(), public.std().clamp_min(1e-6)
+        quantile = torch.special.ndtri(torch.tensor(1 - self.params.fpr, dtype=torch.float64))
+        generator, rows = self.knowledge.generator("quantile_regression"), []
+        for _ in range(SEEDS):
+            law = self._predict(self._train((public - centre) / scale, generator), candidates.x)
+            rows.append(((own - centre) / scale - law[:, 0]) / law[:, 1].exp() - quantile)
+        return torch.stack(rows)
+
+    def _train(self, score: Tensor, generator: torch.Generator) -> nn.Module:
+        """A network that predicts the law of the standardised scores (n,) of the public data."""
+        device = self.knowledge.device
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            network = regressor(self.knowledge.shape).to(device)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=self.params.learning_rate, weight_decay=1e-4)
+        x, score = self.x.to(device), score.float().to(device)
+        for _ in range(self.params.epochs):
+            order = torch.randperm(len(x), generator=generator).to(device)
+            for part in order.split(64):
+                mean, log_deviation = self._law(network, x[part])
+                loss = (log_deviation + (score[part] - mean).square() * (-2 * log_deviation).exp() / 2).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+        return network.eval()
+
+    def _predict(self, network: nn.Module, x: Tensor) -> Tensor:
+        """Mean and log-deviation (n, 2) float64."""
+        with torch.no_grad():
+            parts = [torch.stack(self._law(network, part.to(self.knowledge.device)), 1) for part in x.split(500)]
+        return torch.cat(parts).double().cpu()
+
+    @staticmethod
+    def _law(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_deviation = network((x - 0.5) / 0.5).unbind(1)
+        # Without bounds, answers that are all alike would drive the deviation to 0.
+        return mean, log_deviation.clamp(-5, 5)

@@ -1,0 +1,1 @@
+"""Hostile submissions, and what stops each of them: `make redteam`."""

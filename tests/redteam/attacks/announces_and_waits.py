@@ -1,0 +1,26 @@
+"""Announce a gigabyte and send nothing."""
+
+import struct
+import time
+
+from torch import Tensor
+
+from benchmark.api import Attack, Bank, Candidates, Card, Target
+
+STOPPED_BY = "memory grows with what arrives; the watchdog's clock"
+STATUS = ("timeout",)
+REASON = "more than"
+
+
+class Hostile(Attack):
+    """See above."""
+
+    card = Card(title="Announces and waits", authors=(), reference="tests/redteam", year=None)
+    access = "posterior"
+    needs = frozenset()
+    calibrate = "none"
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        stream = target._work.channel.stream
+        stream.sendall(struct.pack(">IQ", 10, 1 << 30))
+        time.sleep(60)

@@ -1,0 +1,26 @@
+"""Announce a frame of 2^63 bytes, so that the judge makes room for it."""
+
+import struct
+import time
+
+from torch import Tensor
+
+from benchmark.api import Attack, Bank, Candidates, Card, Target
+
+STOPPED_BY = "the checks of each frame before it is used"
+STATUS = ("failed",)
+REASON = "broke the protocol"
+
+
+class Hostile(Attack):
+    """See above."""
+
+    card = Card(title="Announces too much", authors=(), reference="tests/redteam", year=None)
+    access = "posterior"
+    needs = frozenset()
+    calibrate = "none"
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        stream = target._work.channel.stream
+        stream.sendall(struct.pack(">IQ", 10, 1 << 63))
+        time.sleep(60)

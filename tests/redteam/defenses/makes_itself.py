@@ -1,0 +1,23 @@
+"""Make an artifact from itself, so that the judge waits for its own lock."""
+
+from torch import Tensor, nn
+
+from benchmark.api import Card, Defense, Task
+
+STOPPED_BY = "the judge refuses a name that is being made: the lock knows its holder"
+STATUS = ("failed",)
+REASON = "Deadlock|already"
+
+
+class Hostile(Defense):
+    """See above."""
+
+    card = Card(title="Makes itself", authors=(), reference="tests/redteam", year=None)
+    stages = ("training",)
+
+    def train(self, task: Task) -> nn.Module:
+        def make() -> dict[str, Tensor]:
+            return task.artifact("same", make)
+
+        make()
+        return task.fit(self.network(task))

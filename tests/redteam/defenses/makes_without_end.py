@@ -1,0 +1,23 @@
+"""Nest artifacts in artifacts without end."""
+
+from torch import Tensor, nn
+
+from benchmark.api import Card, Defense, Task
+
+STOPPED_BY = "the limit on calls within calls"
+STATUS = ("failed",)
+REASON = "calls within calls"
+
+
+class Hostile(Defense):
+    """See above."""
+
+    card = Card(title="Makes without end", authors=(), reference="tests/redteam", year=None)
+    stages = ("training",)
+
+    def train(self, task: Task) -> nn.Module:
+        def make(depth: int) -> dict[str, Tensor]:
+            return task.artifact(f"level {depth}", lambda: make(depth + 1))
+
+        make(0)
+        return task.fit(self.network(task))
