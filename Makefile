@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: soak fuzz quickstart test setup lint screenshots speed clean
+.PHONY: soak fuzz quickstart test setup lint screenshots speed redteam clean
 
 quickstart: .venv/.run
 	$(BIN)/leakboard run --protocol digits-v1
@@ -31,6 +31,9 @@ soak: .venv/.test
 
 fuzz: .venv/.test
 	LEAKBOARD_FUZZ_MINUTES=10 $(BIN)/python -m pytest tests/fuzz --timeout 0
+
+redteam: .venv/.test
+	$(BIN)/python -m tests.redteam.run
 
 .venv/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

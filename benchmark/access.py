@@ -81,7 +81,7 @@ class GuardedTarget(Target):
     def _ask(self, x: Tensor) -> Tensor:
         if self._closed:
             raise PermissionError("the target answers no more: the attack has handed in its result")
-        if not isinstance(x, Tensor) or x.ndim != 4:
+        if not isinstance(x, Tensor) or x.ndim != 4 or len(x) == 0:
             raise ValueError(f"expected images (n, c, h, w), given {tuple(getattr(x, 'shape', ()))}")
         x = x.detach().to("cpu", torch.float32).contiguous()
         self.queries += len(x)

@@ -39,7 +39,7 @@ from benchmark.registry import Registry
 from benchmark.remote import Isolation, Mode
 from benchmark.result import Isolation as Where
 from benchmark.result import Result, Status
-from benchmark.store import Store
+from benchmark.store import Store, StoreError
 
 _LOSSES = 3
 """How often a job may lose its worker before it counts as failed: memory may have run out for another's sake."""
@@ -79,6 +79,8 @@ class Done:
     status: Status = "failed"
     """What the error is."""
     log: str = ""
+    ends_run: bool = False
+    """The store can't be used: every later job would fail the same way."""
     result: Result | None = None
     made: tuple[tuple[str, float], ...] = ()
 
@@ -165,6 +167,8 @@ def execute(
                     ended += _replace(worker, setting, workers, waiting, losses, hung=True)
             for job, done in ended:
                 progress.advance(job.kind, done.seconds)
+                if done.ends_run:
+                    raise StoreError(done.error)
                 if done.error:
                     failed[job.id] = done
                 report(job, done, progress)
@@ -293,8 +297,10 @@ def run_job(job: Job) -> Done:
     result, failure = None, Done(job.id, 0.0)
     try:
         if job.kind == "scenario":
-            result = _score(artifacts, setting, job)
-            artifacts.store.save_result(result)
+            result = artifacts.store.result(job.id)  # another run may have been faster
+            if result is None:
+                result = _score(artifacts, setting, job)
+                artifacts.store.save_result(result)
         else:
             _prepare(artifacts, job)
     except (Exception, SystemExit) as problem:  # a submission that calls sys.exit() ends nothing but itself
@@ -307,6 +313,8 @@ def run_job(job: Job) -> Done:
 
 def _failed(job: Job, problem: BaseException) -> Done:
     text = _one_line(problem) if job.kind == "scenario" else f"{job.kind} of {job.defense}: {_one_line(problem)}"
+    if isinstance(problem, StoreError):
+        return Done(job.id, 0.0, str(problem), ends_run=True)
     if isinstance(problem, Fault):
         return Done(job.id, 0.0, text, problem.status, problem.log)
     return Done(job.id, 0.0, text, "out-of-memory" if out_of_memory(problem) else "failed")

@@ -84,7 +84,8 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27),
 }  # fmt: skip
 _PRLIMIT, _FCNTL = (302, 261), (72, 25)
-_FCNTL_ALLOWED = (0, 1, 2, 3, 4, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC: no locks, no hints
+_FCNTL_ALLOWED = (0, 1, 2, 3, 4, 1030)
+"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC: neither locks nor hints."""
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
@@ -112,7 +113,13 @@ def seccomp_filter(machine: str) -> bytes | None:
             program += [(equal, 0, 1, numbers[column]), (give, 0, 0, _EPERM)]  # type: ignore[list-item]
     program += [(equal, 0, 1, _CLONE3[column]), (give, 0, 0, _ENOSYS)]
     # Only its own limits: those of the zygote are those of all later forks.
-    program += [(equal, 0, 4, _PRLIMIT[column]), (load, 0, 0, 16), (equal, 0, 1, 0), (give, 0, 0, _ALLOW), (give, 0, 0, _EPERM)]
+    program += [
+        (equal, 0, 4, _PRLIMIT[column]),
+        (load, 0, 0, 16),
+        (equal, 0, 1, 0),
+        (give, 0, 0, _ALLOW),
+        (give, 0, 0, _EPERM),
+    ]
     commands = [(equal, len(_FCNTL_ALLOWED) - i, 0, c) for i, c in enumerate(_FCNTL_ALLOWED)]
     program += [(equal, 0, len(commands) + 3, _FCNTL[column]), (load, 0, 0, 24), *commands]
     program += [(give, 0, 0, _EPERM), (give, 0, 0, _ALLOW)]

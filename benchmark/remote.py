@@ -25,7 +25,10 @@ from benchmark.registry import Entry, Part
 from benchmark.result import Isolation as Where
 from benchmark.submission import Attacker, Defender
 from benchmark.training import TrainingTask
-from benchmark.wire import Message, Meta, Tensors, tensor
+from benchmark.wire import QUERY_BYTES, QUERY_IMAGES, Message, Meta, Tensors, tensor
+
+ATTACK_SEEDS = 100
+"""Rows of scores: the judge resamples each of them."""
 
 Mode = Literal["auto", "always", "never"]
 """Isolate what is not reviewed; everything; or nothing (`--trust`)."""
@@ -283,6 +286,7 @@ class RemoteAttacker:
         self._classes = setup.classes
         self._targets: dict[str, Target] = {}
         self._session = isolation.open(part, setup)
+        self._session.accept(QUERY_BYTES)
         self._session.handlers |= {
             "labels": self._labels, "log_posteriors": self._log_posteriors, "white_box": self._white_box
         }  # fmt: skip
@@ -308,7 +312,10 @@ class RemoteAttacker:
         tensors = {"x": candidates.x, "y": candidates.y, "id": candidates.id}
         if bank is not None:
             tensors |= {"members": bank.members, "log_posteriors": bank.log_posteriors}
-        return self._value("score", {"target": self._hold(target)}, tensors)
+        scores = self._value("score", {"target": self._hold(target)}, tensors)
+        if isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) > ATTACK_SEEDS:
+            raise ValueError(f"expected scores of at most {ATTACK_SEEDS} attack seeds, given {len(scores)}")
+        return scores
 
     def reconstruct(self, target: Target, classes: Sequence[int]) -> Any:
         return self._value("reconstruct", {"target": self._hold(target), "classes": list(classes)}, {})
@@ -343,7 +350,10 @@ class RemoteAttacker:
         return target
 
     def _images(self, tensors: Tensors) -> Tensor:
-        return tensor(tensors, "x", torch.float32, (None, *self._shape))
+        x = tensor(tensors, "x", torch.float32, (None, *self._shape))
+        if not 0 < len(x) <= QUERY_IMAGES:
+            raise ValueError(f"expected 1 to {QUERY_IMAGES} images at once, given {len(x)}")
+        return x
 
     def _labels(self, meta: Meta, tensors: Tensors) -> Message:
         return {}, {"value": self._asked(meta).labels(self._images(tensors))}

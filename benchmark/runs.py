@@ -65,6 +65,8 @@ def prepare(
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     loaded = protocols.load(name)
     setting = Setting(loaded, submissions.absolute(), store.absolute(), device, isolation, secret=secret.take())
+    if setting.secret and isolation == "never":
+        raise UserError("--trust: expected isolation with a split secret, given none: official rows are watched")
     artifacts = setting.artifacts()
     registry = artifacts.registry
     _check_architectures(loaded)

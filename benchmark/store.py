@@ -51,6 +51,10 @@ def tensor_digest(*tensors: Tensor) -> str:
     return state.hexdigest()[:40]
 
 
+class StoreError(UserError):
+    """The store can't be read or written: no job can go on."""
+
+
 class Store:
     """A folder of tensors and results. `made` and `reused` count what this process did."""
 
@@ -191,7 +195,7 @@ class Store:
                 cause = f"{problem.strerror or problem}: {problem.filename or self.root}"
                 what, mend = f"cannot be used ({cause})", "give this user the right to read and write it"
             folder = "or set LEAKBOARD_STORE to another folder"
-            raise UserError(f"the store {self.root} {what}; {mend}, {folder}, {way}") from None
+            raise StoreError(f"the store {self.root} {what}; {mend}, {folder}, {way}") from None
 
 
 def _sealed(body: str) -> bytes:

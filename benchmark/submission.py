@@ -29,6 +29,9 @@ class Defender:
         """The trained weights of each task; several tasks train as one ensemble."""
         defense = self.defense
         if len(tasks) > 1:
+            cls = type(defense)
+            if cls.train is not Defense.train or cls.network is not Defense.network:
+                raise ValueError("expected train and network as plain methods of the class, given hidden ones")
             networks = fit_ensemble(tasks, [defense.network(t) for t in tasks], defense.loss)
         else:
             networks = [defense.train(tasks[0])]

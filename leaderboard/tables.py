@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ class Source:
         self.protocol, self.message = protocol, ""
         self._folder, self._fetch, self._lock = folder, fetch, threading.Lock()
         self._published: dict[Path, int] = {}
+        self._last: float | None = None
+        """When the newest result that MLflow gave was finished; what is published says nothing of that."""
         self.results: list[Result] = []
 
     def refresh(self) -> bool:
@@ -129,8 +132,11 @@ class Source:
         return results
 
     def _ask(self) -> list[Result]:
-        last = max((r.finished for r in self.results), default=None)
-        return self._fetch(self.protocol, None if last is None else int((last - OVERLAP_SECONDS) * 1000))
+        # A clock that once ran ahead must not hide what came after it was set back.
+        last = None if self._last is None else min(self._last, time.time())
+        found = self._fetch(self.protocol, None if last is None else int((last - OVERLAP_SECONDS) * 1000))
+        self._last = max((r.finished for r in found), default=self._last)
+        return found
 
 
 @functools.cache

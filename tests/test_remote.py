@@ -166,6 +166,8 @@ WRONG: dict[str, tuple[str, str]] = {
     "short": ("return scores[1:]", "expected scores of shape"),
     "square": ("return scores.expand(2, 3, -1)", "expected scores of shape"),
     "none_at_all": ("return scores.expand(0, -1)", "expected scores of shape"),
+    "seeds": ("return scores.expand(101, -1)", "expected scores of at most 100 attack seeds, given 101"),
+    "no_query": ("target.labels(x[:0])", "expected 1 to 100000 images at once, given 0"),
     "nan": ("return scores / 0 * 0", "expected finite scores, given 60 that are NaN or infinite"),
     "infinite": ("return scores / 0", "expected finite scores"),
 }  # fmt: skip
@@ -174,7 +176,7 @@ FINE = {
     "double": "assert torch.equal(target.labels(x.double()), target.labels(x))",
     "caught": "import contextlib\nwith contextlib.suppress(PermissionError):\n    target.log_posteriors(x)",
     "requires_grad": "target.labels(x.clone().requires_grad_())",
-    "seeds": "return scores.expand(3, -1)",
+    "three": "return scores.expand(3, -1)",
 }
 
 

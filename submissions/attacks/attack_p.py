@@ -43,7 +43,7 @@ class AttackP(Attack):
     class Params(Hyper):
         """The share of non-members that may be called members. The paper sweeps it; it moves the threshold alone."""
 
-        fpr: Annotated[float, Field(gt=0, lt=1), Search(0.01, 0.5)] = 0.1
+        fpr: Annotated[float, Field(gt=0, lt=1), Search(0.01, 0.9)] = 0.5
 
     def fit(self, knowledge: Knowledge) -> None:
         """Keep the population."""

@@ -1,11 +1,14 @@
 """ML-DOCTOR's white-box attack with partial knowledge (Liu et al. 2022, section 5.2; after Nasr et al. 2019).
 
-A perceptron reads the posteriors, the loss, the loss's gradient at the last layer's weights and the label.
+A perceptron reads the posteriors, the label, the loss and the loss's gradient at the last layer's weights.
 That gradient is the outer product of (posteriors - label) and the embedding, so that nothing is
-differentiated. It learns from samples known to be, and not to be, in the target's training set.
-The paper gives each input a network of its own before four common layers; here all
-enter one perceptron (128-64-2), and its learning rate of 1e-5, which suits tens of thousands of samples,
-is 1e-3. The released code reads each sample's gradient without clearing the ones before; this does not.
+differentiated. The released code convolves all k x d entries of it (`gradient = "full"`); by default each
+class's weights count by the logarithm of their gradient's norm, for k d
+heavy-tailed inputs overfit the known samples.
+Losses differ by factors, and enter by their logarithm too. The paper gives each input a network of its own
+before four common layers; here all enter one perceptron (128-64-2), and its learning rate of 1e-5, which suits
+tens of thousands of samples, is 1e-3. The released code reads each sample's gradient without clearing those of
+the samples before; this does not.
 """
 
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from benchmark.api import (
     Field,
     Hyper,
     Knowledge,
+    Literal,
     Perceptron,
     Search,
     Target,
@@ -30,7 +34,10 @@ from benchmark.api import (
 )
 
 CHUNK = 500
-"""Samples at a time: with k classes and width d each has k d gradient entries."""
+"""Samples at a time: a full gradient has k d entries a sample."""
+
+TINY = 1e-300
+"""Keeps the logarithm finite where a loss or an embedding is 0."""
 
 
 class MLDoctorWhiteBoxPartial(Attack):
@@ -61,14 +68,16 @@ class MLDoctorWhiteBoxPartial(Attack):
 
         epochs: Annotated[int, Field(ge=1), Search(20, 200)] = 50
         learning_rate: Annotated[float, Field(gt=0), Search(1e-5, 1e-2, log=True)] = 1e-3
+        gradient: Literal["norms", "full"] = "norms"
 
     def fit(self, knowledge: Knowledge) -> None:
         """Train on the known members and non-members of the target."""
         world, self.device = knowledge.partial, knowledge.device
         assert world is not None
         network = world.target.white_box().to(self.device).eval()
-        parts = [p for part in (world.members, world.nonmembers) for p in self._features(network, part.x, part.y)]
-        x = torch.cat(parts)
+        x = torch.cat(
+            [p for part in (world.members, world.nonmembers) for p in self._features(network, part.x, part.y)]
+        )
         member = (torch.arange(len(x)) < len(world.members)).long()
         generator = knowledge.generator("ml_doctor_white_box_partial")
         self.perceptron = Perceptron(x.shape[1], (128, 64), 2, generator=generator).fit(
@@ -89,12 +98,18 @@ class MLDoctorWhiteBoxPartial(Attack):
         return answer[..., 1] - answer[..., 0]
 
     def _features(self, network: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-        """Posteriors, label, loss and gradient: (<= CHUNK, 2 k + 1 + k d) float32, a chunk at a time."""
+        """Posteriors (k), label (k), loss (1) and gradient (k or k d) of at most CHUNK samples at a time, float32."""
         for images, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
             with torch.no_grad():
                 embedding = network.embed(images.to(self.device))
                 answer = network.head(embedding).double().log_softmax(1).cpu()
+            embedding, margin = embedding.double().cpu(), logit_margin(answer, labels).unsqueeze(1)
             label = functional.one_hot(labels, answer.shape[1])
-            loss = -functional.logsigmoid(logit_margin(answer, labels)).unsqueeze(1)
-            gradient = (answer.exp() - label).unsqueeze(2) * embedding.cpu().unsqueeze(1)
-            yield torch.cat([answer.exp(), label, loss, gradient.flatten(1)], 1).float()
+            loss = -functional.logsigmoid(margin)
+            if self.params.gradient == "full":
+                gradient = ((answer.exp() - label).unsqueeze(2) * embedding.unsqueeze(1)).flatten(1)
+            else:
+                # log |posterior - label| keeps the digits that 1 - p_y loses.
+                residual = answer.scatter(1, labels.unsqueeze(1), functional.logsigmoid(-margin))
+                gradient = residual + embedding.norm(dim=1, keepdim=True).clamp_min(TINY).log()
+            yield torch.cat([answer.exp(), label, loss.clamp_min(TINY).log(), gradient], 1).float()

@@ -1,12 +1,14 @@
 """ML-DOCTOR's white-box attack with a shadow model (Liu et al. 2022, section 5.2; after Nasr et al. 2019).
 
-A perceptron reads the posteriors, the loss, the loss's gradient at the last layer's weights and the label.
+A perceptron reads the posteriors, the label, the loss and the loss's gradient at the last layer's weights.
 That gradient is the outer product of (posteriors - label) and the embedding, so that nothing is
-differentiated. The hidden units of two networks have no common order, so that
-a sample's are sorted by their activation before shadow and target meet in one perceptron.
-The paper gives each input a network of its own before four common layers; here all
-enter one perceptron (128-64-2), and its learning rate of 1e-5, which suits tens of thousands of samples,
-is 1e-3. The released code reads each sample's gradient without clearing the ones before; this does not.
+differentiated. The released code convolves all k x d entries of it (`gradient = "full"`); by default each
+class's weights count by the logarithm of their gradient's norm, for unit 7 of the shadow
+network is not unit 7 of the target, and k d heavy-tailed inputs overfit.
+Losses differ by factors, and enter by their logarithm too. The paper gives each input a network of its own
+before four common layers; here all enter one perceptron (128-64-2), and its learning rate of 1e-5, which suits
+tens of thousands of samples, is 1e-3. The released code reads each sample's gradient without clearing those of
+the samples before; this does not.
 """
 
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from benchmark.api import (
     Field,
     Hyper,
     Knowledge,
+    Literal,
     Perceptron,
     Search,
     Target,
@@ -31,7 +34,10 @@ from benchmark.api import (
 )
 
 CHUNK = 500
-"""Samples at a time: with k classes and width d each has k d gradient entries."""
+"""Samples at a time: a full gradient has k d entries a sample."""
+
+TINY = 1e-300
+"""Keeps the logarithm finite where a loss or an embedding is 0."""
 
 
 class MLDoctorWhiteBoxShadow(Attack):
@@ -62,14 +68,16 @@ class MLDoctorWhiteBoxShadow(Attack):
 
         epochs: Annotated[int, Field(ge=1), Search(20, 200)] = 50
         learning_rate: Annotated[float, Field(gt=0), Search(1e-5, 1e-2, log=True)] = 1e-3
+        gradient: Literal["norms", "full"] = "norms"
 
     def fit(self, knowledge: Knowledge) -> None:
         """Train on the shadow network's members and non-members."""
         world, self.device = knowledge.shadow, knowledge.device
         assert world is not None
         network = world.target.white_box().to(self.device).eval()
-        parts = [p for part in (world.members, world.nonmembers) for p in self._features(network, part.x, part.y)]
-        x = torch.cat(parts)
+        x = torch.cat(
+            [p for part in (world.members, world.nonmembers) for p in self._features(network, part.x, part.y)]
+        )
         member = (torch.arange(len(x)) < len(world.members)).long()
         generator = knowledge.generator("ml_doctor_white_box_shadow")
         self.perceptron = Perceptron(x.shape[1], (128, 64), 2, generator=generator).fit(
@@ -90,14 +98,18 @@ class MLDoctorWhiteBoxShadow(Attack):
         return answer[..., 1] - answer[..., 0]
 
     def _features(self, network: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-        """Posteriors, label, loss and gradient: (<= CHUNK, 2 k + 1 + k d) float32, a chunk at a time."""
+        """Posteriors (k), label (k), loss (1) and gradient (k or k d) of at most CHUNK samples at a time, float32."""
         for images, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
             with torch.no_grad():
                 embedding = network.embed(images.to(self.device))
                 answer = network.head(embedding).double().log_softmax(1).cpu()
-                # Unit 7 of the shadow network is not unit 7 of the target: only their sizes can be compared.
-                activation = embedding.sort(1, descending=True).values.cpu()
+            embedding, margin = embedding.double().cpu(), logit_margin(answer, labels).unsqueeze(1)
             label = functional.one_hot(labels, answer.shape[1])
-            loss = -functional.logsigmoid(logit_margin(answer, labels)).unsqueeze(1)
-            gradient = (answer.exp() - label).unsqueeze(2) * activation.unsqueeze(1)
-            yield torch.cat([answer.exp(), label, loss, gradient.flatten(1)], 1).float()
+            loss = -functional.logsigmoid(margin)
+            if self.params.gradient == "full":
+                gradient = ((answer.exp() - label).unsqueeze(2) * embedding.unsqueeze(1)).flatten(1)
+            else:
+                # log |posterior - label| keeps the digits that 1 - p_y loses.
+                residual = answer.scatter(1, labels.unsqueeze(1), functional.logsigmoid(-margin))
+                gradient = residual + embedding.norm(dim=1, keepdim=True).clamp_min(TINY).log()
+            yield torch.cat([answer.exp(), label, loss.clamp_min(TINY).log(), gradient], 1).float()

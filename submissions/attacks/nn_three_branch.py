@@ -75,7 +75,7 @@ class NNThreeBranch(Attack):
         """The released recipe, with a tenth of the learning rate after half of the epochs."""
 
         epochs: Annotated[int, Field(ge=1), Search(20, 200)] = 200
-        patience: Annotated[int, Field(ge=1), Search(5, 50)] = 20
+        patience: Annotated[int, Field(ge=1), Search(5, 50)] = 10
         learning_rate: Annotated[float, Field(gt=0), Search(5e-5, 5e-3, log=True)] = 5e-4
 
     def fit(self, knowledge: Knowledge) -> None:
@@ -104,7 +104,7 @@ class NNThreeBranch(Attack):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             network = Branches(classes).to(self.device)
-        optimizer = torch.optim.Adam(network.parameters(), lr=self.params.learning_rate)
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.params.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [math.ceil(self.params.epochs / 2)])
         orders = [torch.randperm(len(side[0]), generator=generator) for side in sides]
         held = [order[: max(1, len(order) // 5)] for order in orders]

@@ -4,7 +4,8 @@ Bertran et al. 2023: one network predicts from the image alone how the target's 
 distributed where the image is no member; what lies above a high quantile is a member. No model like the
 target is trained. This is the paper's Gaussian variant (mean and deviation of the score), which ranks at
 every rate at once, and a small convolutional network from scratch instead of ConvNeXt at 224 pixels, so that
-the learning rate and the batch are larger. The public data is the shadow world's, the answers the target's own.
+the learning rate and the batch are larger. The public data is the shadow world's non-members, the answers are
+the target's own.
 """
 
 import math
@@ -41,9 +42,9 @@ def regressor(shape: tuple[int, int, int]) -> nn.Module:
     """Images (n, c, h, w) in [0, 1] -> mean and logarithm of the deviation (n, 2)."""
     c, h, w = shape
     return nn.Sequential(
-        *(nn.Conv2d(c, 16, 5, stride=2, padding=2), nn.ReLU()),
-        *(nn.Conv2d(16, 32, 5, stride=2, padding=2), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(32 * math.ceil(h / 4) * math.ceil(w / 4), 64), nn.ReLU(), nn.Linear(64, 2)),
+        *(nn.Conv2d(c, 8, 5, stride=2, padding=2), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 5, stride=2, padding=2), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(16 * math.ceil(h / 4) * math.ceil(w / 4), 64), nn.ReLU(), nn.Linear(64, 2)),
     )
 
 
@@ -72,18 +73,17 @@ class QuantileRegression(Attack):
 
         epochs: Annotated[int, Field(ge=1), Search(5, 60)] = 30
         learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 1e-3
-        fpr: Annotated[float, Field(gt=0, lt=1), Search(0.01, 0.5)] = 0.1
+        fpr: Annotated[float, Field(gt=0, lt=1), Search(0.01, 0.9)] = 0.5
 
     def fit(self, knowledge: Knowledge) -> None:
         """Keep the public data: the target's answers to it are asked for when there is a target."""
         assert knowledge.shadow is not None
-        members, nonmembers = knowledge.shadow.members, knowledge.shadow.nonmembers
-        self.x, self.y = torch.cat([members.x, nonmembers.x]), torch.cat([members.y, nonmembers.y])
+        self.public = knowledge.shadow.nonmembers
         self.knowledge = knowledge
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
         """Deviations (3, n) of the score above its (1 - fpr)-quantile as a non-member."""
-        public = hinge(target.log_posteriors(self.x), self.y)
+        public = hinge(target.log_posteriors(self.public.x), self.public.y)
         own = hinge(target.log_posteriors(candidates.x), candidates.y)
         centre, scale = public.mean(), public.std().clamp_min(1e-6)
         quantile = torch.special.ndtri(torch.tensor(1 - self.params.fpr, dtype=torch.float64))
@@ -100,7 +100,7 @@ class QuantileRegression(Attack):
             torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             network = regressor(self.knowledge.shape).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.params.learning_rate, weight_decay=1e-4)
-        x, score = self.x.to(device), score.float().to(device)
+        x, score = self.public.x.to(device), score.float().to(device)
         for _ in range(self.params.epochs):
             order = torch.randperm(len(x), generator=generator).to(device)
             for part in order.split(64):

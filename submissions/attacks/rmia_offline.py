@@ -1,11 +1,10 @@
 """RMIA, offline: how many samples of the population are less surprisingly likely (Zarifzadeh et al. 2024).
 
-r(x) = p(x | target) / p(x), where p(x) is found from models that never saw x.
-The population is the shadow world's non-members, and p(z) comes from the one model that can be asked about
-them, the shadow model, by the paper's offline formula. The share is the law of r(z) at r(x) / gamma: by
-sorting it costs n log |Z|, not n |Z|, and it ranks as r(x) does but for ties, so that neither the population
-nor gamma moves the ROC by more. The authors' code scores by a Taylor softmax with a soft margin, which needs
-logits, and votes over 18 views; here it is a softmax and one view.
+r(x) = p(x | target) / p(x), where p(x) is found from models that never saw x. The population is the shadow
+world's non-members, and their p(z) comes from the one model that can be asked about them, the shadow model.
+The share of z with r(x) / r(z) > gamma is the law of r(z) at r(x) / gamma: by sorting it costs n log |Z|, not
+n |Z|. It ranks as r(x) does but for ties. The authors' code scores by a Taylor softmax with a soft margin,
+which needs logits, and votes over 18 views; here it is a softmax and one view.
 """
 
 import math

@@ -68,6 +68,6 @@ def pgd(network: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
         image = image.detach().requires_grad_()
         # The cross-entropy falls as the margin grows, so both have the same sign steps; where p_y rounds to 1, the
         # gradient of the cross-entropy is 0 and that of the margin is not.
-        (gradient,) = torch.autograd.grad(logit_margin(network(image).double(), y).sum(), image)
+        (gradient,) = torch.autograd.grad(logit_margin(network(image), y).sum(), image)
         image = (image - 2.5 * epsilon / STEPS * gradient.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)
     return image.detach()

@@ -94,17 +94,15 @@ class SongTargeted(Attack):
     def _answers(self, target: Target, samples: Samples) -> Tensor:
         """Log-posteriors (n, k - 1, k) float64 at the images made for each wrong label, in the order of the labels."""
         network = target.white_box().to(self.device).eval()
+        labels = torch.arange(self.classes).expand(len(samples), -1)
+        wrong = labels[labels != samples.y.unsqueeze(1)].view(len(samples), self.classes - 1)
+        at_once = max(1, BATCH // (self.classes - 1))
         answers = []
-        for shift in range(1, self.classes):
-            wrong = (samples.y + shift) % self.classes
-            batches = zip(samples.x.split(BATCH), wrong.split(BATCH), strict=True)
-            x = [
-                pgd_towards(network, x.to(self.device), t.to(self.device), self.params.epsilon).cpu()
-                for x, t in batches
-            ]
-            answers.append(target.log_posteriors(torch.cat(x)))
-        order = ((samples.y.unsqueeze(1) + torch.arange(1, self.classes)) % self.classes).argsort(1)
-        return torch.stack(answers, 1)[torch.arange(len(order)).unsqueeze(1), order]
+        for x, towards in zip(samples.x.split(at_once), wrong.split(at_once), strict=True):
+            copies = x.repeat_interleave(self.classes - 1, 0).to(self.device)
+            images = pgd_towards(network, copies, towards.flatten().to(self.device), self.params.epsilon)
+            answers.append(target.log_posteriors(images.cpu()).view(len(x), self.classes - 1, self.classes))
+        return torch.cat(answers)
 
     def _features(self, answers: Tensor, y: Tensor) -> Tensor:
         x = answers.exp().flatten(1)
@@ -123,7 +121,7 @@ def pgd_towards(network: nn.Module, x: Tensor, wrong: Tensor, epsilon: float) ->
     for _ in range(STEPS):
         image = image.detach().requires_grad_()
         # The margin's sign steps are those of the cross-entropy, and they do not vanish where a posterior rounds to 1.
-        (gradient,) = torch.autograd.grad(logit_margin(network(image).double(), wrong).sum(), image)
+        (gradient,) = torch.autograd.grad(logit_margin(network(image), wrong).sum(), image)
         image = (image + 2.5 * epsilon / STEPS * gradient.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)
     return image.detach()
 

@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark import execute, protocol, registry
+from benchmark import execute, judge, protocol, registry
 from benchmark.artifacts import Artifacts
 from benchmark.errors import UserError
 from benchmark.execute import Setting
@@ -51,7 +51,7 @@ from benchmark.result import Result
 HERE = Path(__file__).parent
 SUBMISSIONS = HERE.parent.parent / "submissions"
 LIMITS = {
-    "seconds": 6, "memory_mb": 1024, "processes": 48, "files": 128, "scratch_mb": 24, "output_mb": 4, "stored_mb": 24,
+    "seconds": 8, "memory_mb": 1024, "processes": 48, "files": 128, "scratch_mb": 24, "output_mb": 4, "stored_mb": 24,
 }  # fmt: skip
 SLACK = 20
 """Seconds that the judge may need beyond the limit: starting sandboxes, training, a busy machine."""
@@ -61,8 +61,8 @@ CHANCE = 0.9
 """An AUC that nobody reaches by chance on 30 members and 30 non-members: over 5 standard deviations."""
 MARKER = "redteam-was-here"
 CONSTANTS = {
-    "STOPPED_BY": "", "STATUS": (), "REASON": "", "CONTROL": False, "OFFICIAL": False, "TWICE": False, "LISTED": False,
-    "COMMAND": False, "SWAPPED": False, "LONG": False, "METRIC": "auc", "DEFENSE": "constant_output", "LOOKUP": False,
+    "STOPPED_BY": "", "STATUS": (), "REASON": "", "CONTROL": False, "OFFICIAL": False, "TWICE": False,
+    "SWAPPED": False, "LONG": False, "METRIC": "auc", "DEFENSE": "constant_output", "LOOKUP": False,
     "RECOUNT": False, "UTILITY": False,
 }  # fmt: skip
 
@@ -201,7 +201,16 @@ class Range:
         loaded = protocol.Protocol(**content | {"limits": LIMITS, "seeds": [0, 1]})
         self.public = Setting(loaded, self.submissions, folder / "store", "cpu", "auto", launcher())
         self.official = replace(self.public, secret=host.canaries["secret"].encode())
+        self._warm_up()
         self.memory = [host.canaries["memory"] + str(time.time())]  # what reading this process's memory would find
+
+    def _warm_up(self) -> None:
+        """Train what all scenarios stand on, so that no attempt is charged with it."""
+        for setting in (self.public, self.official):
+            artifacts = setting.artifacts()
+            chain, part = artifacts.chain("constant_output"), artifacts.registry.attack("loss")
+            for seed in (0, 1):
+                judge.Scenario(artifacts, part, chain, seed).score()
 
     def place(self, hostile: Hostile) -> Path:
         """The file as it is submitted: it knows where the host keeps what."""

@@ -32,7 +32,7 @@ def module(name: str) -> Any:
 def entry(name: str, **params: Any) -> Any:
     loaded = module(name)
     kind: Any
-    (kind,) = [v for v in vars(loaded).values() if isinstance(v, type) and v.__module__ == loaded.__name__]
+    (kind,) = [v for v in vars(loaded).values() if hasattr(v, "card")]
     return kind(kind.Params(**params))
 
 

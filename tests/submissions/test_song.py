@@ -118,10 +118,11 @@ def test_images_stay_in_the_ball_and_the_box(name: str, params: dict[str, Any], 
     attack = fitted(name, target, epsilon=epsilon, **params)
     target.seen.clear()
     attack.score(target, c, None)
-    assert len(target.seen) == (1 if name == "song_adversarial" else CLASSES - 1)
-    for x in target.seen:
-        assert float((x - c.x).abs().max()) <= epsilon + 1e-6 and float(x.min()) >= 0 and float(x.max()) <= 1
-        assert float((x - c.x).abs().max()) > 0.9 * min(epsilon, 0.5)
+    asked = torch.cat(target.seen)
+    assert len(asked) == 40 * (1 if name == "song_adversarial" else CLASSES - 1)
+    change = (asked - c.x.repeat_interleave(len(asked) // 40, 0)).abs()
+    assert float(change.max()) <= epsilon + 1e-6 and float(asked.min()) >= 0 and float(asked.max()) <= 1
+    assert float(change.max()) > 0.9 * min(epsilon, 0.5)
 
 
 def test_confidence_under_attack_of_a_linear_network() -> None:

@@ -1,4 +1,4 @@
-"""Announce a gigabyte and send nothing."""
+"""Announce as much as is allowed and send nothing."""
 
 import struct
 import time
@@ -22,5 +22,5 @@ class Hostile(Attack):
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
         stream = target._work.channel.stream
-        stream.sendall(struct.pack(">IQ", 10, 1 << 30))
+        stream.sendall(struct.pack(">IQ", 10, 1 << 28))
         time.sleep(60)

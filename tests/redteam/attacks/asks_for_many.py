@@ -1,4 +1,4 @@
-"""Ask for half a million small images at once, each of which costs the judge more than its pixels."""
+"""Ask for 150,000 images at once, each of which costs the judge more than its pixels."""
 
 from torch import Tensor
 
@@ -18,5 +18,5 @@ class Hostile(Attack):
     calibrate = "none"
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
-        many = candidates.x[:1].repeat(500_000, 1, 1, 1)
+        many = candidates.x[:1].repeat(150_000, 1, 1, 1)
         return target._work.ask("log_posteriors", {"target": "0"}, {"x": many})["value"][: len(candidates), 0]

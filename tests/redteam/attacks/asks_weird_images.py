@@ -6,7 +6,7 @@ from benchmark.api import Attack, Bank, Candidates, Card, Target
 
 STOPPED_BY = "checks on every query; an error ends this scenario alone"
 STATUS = ("failed",)
-REASON = r"'refused', 'refused', 'refused'\]"
+REASON = "'refused', 'refused'"
 
 
 class Hostile(Attack):

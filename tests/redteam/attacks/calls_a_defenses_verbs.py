@@ -18,5 +18,5 @@ class Hostile(Attack):
     calibrate = "none"
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
-        stream = target._work.channel.stream
+        stream = target._work.channel.stream  # noqa: F841
         return target._work.ask("before", {}, {"x": candidates.x})["value"][:, 0]

@@ -6,7 +6,6 @@ from benchmark.api import Attack, Bank, Candidates, Card, Target
 
 STOPPED_BY = "escaped wherever it is shown"
 STATUS = ("ok",)
-LISTED = True
 
 
 class Hostile(Attack):

@@ -18,7 +18,7 @@ class Hostile(Attack):
     calibrate = "none"
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
-        stream = target._work.channel.stream
+        stream = target._work.channel.stream  # noqa: F841
         said = []
         for name in ("1", "2", "shadow", "-1", "None", "0/../1"):
             try:

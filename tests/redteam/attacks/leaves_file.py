@@ -24,7 +24,7 @@ class Hostile(Attack):
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
         left = [
-            open(f"{folder}/.deep/er/scores").read()
+            open(f"{folder}/.deep/er/scores").read()  # noqa: SIM115
             for folder in ("/tmp", "/dev/shm")
             if os.path.exists(f"{folder}/.deep")
         ]

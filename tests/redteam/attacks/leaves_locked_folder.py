@@ -25,7 +25,7 @@ class Hostile(Attack):
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
         if os.path.exists("/tmp/locked"):
             os.chmod("/tmp/locked", 0o700)
-            raise RuntimeError("carried over: " + open("/tmp/locked/scores").read())
+            raise RuntimeError("carried over: " + open("/tmp/locked/scores").read())  # noqa: SIM115
         os.makedirs("/tmp/locked")
         with open("/tmp/locked/scores", "w") as file:
             file.write(str(self.seed))

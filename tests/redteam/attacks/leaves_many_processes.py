@@ -25,7 +25,7 @@ class Hostile(Attack):
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
         if os.path.exists("/tmp/scores"):
-            raise RuntimeError("carried over: " + open("/tmp/scores").read())
+            raise RuntimeError("carried over: " + open("/tmp/scores").read())  # noqa: SIM115
         for _ in range(8):
             if os.fork() == 0:
                 ctypes.CDLL(None).prctl(15, b"redteam")

@@ -27,7 +27,7 @@ class Hostile(Attack):
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
         time.sleep(0.2)
         if os.path.exists("/tmp/scores"):
-            raise RuntimeError("carried over: " + open("/tmp/scores").read())
+            raise RuntimeError("carried over: " + open("/tmp/scores").read())  # noqa: SIM115
         if os.fork() == 0:
             os.setsid()
             ctypes.CDLL(None).prctl(15, b"redteam")

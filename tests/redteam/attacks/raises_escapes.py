@@ -7,7 +7,6 @@ from benchmark.api import Attack, Bank, Candidates, Card, Target
 STOPPED_BY = "texts are escaped on their way to terminal, record and app"
 STATUS = ("failed",)
 REASON = "RuntimeError"
-COMMAND = True
 
 
 class Hostile(Attack):

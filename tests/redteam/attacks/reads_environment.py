@@ -1,5 +1,6 @@
 """Look for secrets in the environment and among the inherited file descriptors."""
 
+import contextlib
 import os
 import re
 
@@ -32,5 +33,6 @@ class Hostile(Attack):
         files = {name: os.readlink(f"/proc/self/fd/{name}") for name in names}
         for name, link in files.items():
             if link.startswith("/") and os.path.isfile(link):
-                text += os.pread(int(name), 1 << 20, 0)
+                with contextlib.suppress(OSError):
+                    text += os.pread(int(name), 1 << 20, 0)
         raise RuntimeError(f"{found(text)} {sorted(files.values())}")

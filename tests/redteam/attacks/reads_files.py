@@ -35,5 +35,5 @@ class Hostile(Attack):
                 for name in names[:1000] if top == HOST else names[:20]:
                     path = os.path.join(folder, name)
                     if os.path.isfile(path):
-                        seen += found(open(path, "rb").read(1 << 20)) or [path][: top != HOST]
+                        seen += found(open(path, "rb").read(1 << 20)) or [path][: top != HOST]  # noqa: SIM115
         raise RuntimeError(f"{seen[:20]} {sorted(os.listdir('/'))}")

@@ -30,8 +30,8 @@ class Hostile(Attack):
         seen, refused = [], []
         for pid in {os.getpid(), os.getppid(), 1}:
             try:
-                maps = open(f"/proc/{pid}/maps").read().splitlines()
-                memory = open(f"/proc/{pid}/mem", "rb", 0)
+                maps = open(f"/proc/{pid}/maps").read().splitlines()  # noqa: SIM115
+                memory = open(f"/proc/{pid}/mem", "rb", 0)  # noqa: SIM115
             except OSError as error:
                 refused.append(repr(error))
                 continue

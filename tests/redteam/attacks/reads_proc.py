@@ -31,7 +31,7 @@ class Hostile(Attack):
         seen = []
         for name in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline"):
             try:
-                seen += found(open(name, "rb").read())
+                seen += found(open(name, "rb").read())  # noqa: SIM115
             except OSError as error:
                 seen.append(type(error).__name__)
         raise RuntimeError(f"{sorted(set(seen))} in {sorted(os.listdir('/proc'))[:6]} {sorted(os.environ)}")

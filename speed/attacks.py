@@ -1,0 +1,316 @@
+"""What the attacks cost beside the plain way of doing the same, and how their memory grows with the candidates.
+
+The boundary walk is timed on a target of fashion-mini-v1 beside HopSkipJump of the Adversarial Robustness Toolbox: one
+thread, the same network and images, as many queries a sample as the toolbox took on average, filled batches and noise
+images included. The toolbox ends on a step, not on the boundary: its distances are also shown after a bisection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark import architectures, protocol
+from benchmark.access import Answers, GuardedTarget, raw
+from benchmark.api import Bank, Candidates, Knowledge, Samples, Target, World
+from benchmark.artifacts import Artifacts
+from benchmark.registry import Registry
+from benchmark.store import Store
+
+SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
+CPU = torch.device("cpu")
+CLASSES = 10
+
+
+def promise(what: str, kept: bool, promised: str, measured: str) -> None:
+    print(f"{'kept  ' if kept else 'MISSED'} {what}: promised {promised}; {measured}", flush=True)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    begin = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - begin
+
+
+def fastest(work: Callable[[], Any], rounds: int = 5) -> tuple[Any, float]:
+    runs = [timed(work) for _ in range(rounds)]
+    return runs[0][0], min(seconds for _, seconds in runs)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def made_up(n: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> Samples:
+    g = generator(seed)
+    return Samples(torch.rand(n, *shape, generator=g), torch.randint(CLASSES, (n,), generator=g))
+
+
+# --- The boundary -----------------------------------------------------------------------------------
+
+
+def trained(epochs: int | None) -> tuple[nn.Module, Samples]:
+    """The undefended target of fashion-mini-v1, seed 0, and its candidates."""
+    setting = protocol.load("fashion-mini-v1")
+    if epochs:
+        setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
+    with tempfile.TemporaryDirectory() as folder:
+        artifacts = Artifacts(setting, Registry(SUBMISSIONS), Store(Path(folder)), CPU)
+        network = artifacts.judges_network(artifacts.chain(setting.baseline).training, 0, ("target", 0))
+        population = artifacts.population(0)
+        assert network is not None
+        return network, population.samples(population.candidates)
+
+
+def boundary(samples: int, steps: int, epochs: int | None) -> None:
+    from art.attacks.evasion import HopSkipJump  # it takes seconds to import
+    from art.estimators.classification import PyTorchClassifier
+
+    network, pool = trained(epochs)
+    target = GuardedTarget("label", raw(network, CPU), Answers())
+    right = (target.labels(pool.x) == pool.y).nonzero().squeeze(1)[:samples]
+    x, y = pool.x[right], pool.y[right]
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    peer = PyTorchClassifier(network, nn.CrossEntropyLoss(), shape, CLASSES, clip_values=(0.0, 1.0), device_type="cpu")
+    asked, predict = 0, peer.predict
+
+    def counted(images: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += len(images)
+        return predict(images.astype(np.float32), **options)  # under NumPy 2 its own sums make them float64
+
+    peer.predict = counted
+    registry = Registry(SUBMISSIONS)
+    for norm, order in (("l2", 2), ("linf", np.inf)):
+        asked = 0
+        walk = HopSkipJump(peer, norm=order, max_iter=steps, verbose=False)
+        found, slow = timed(lambda walk=walk: walk.generate(x.numpy()))  # type: ignore[misc]
+        queries = asked / len(x)
+        theirs = distances(torch.tensor(found) - x, norm)
+        reached = theirs > 0  # it returns the image itself where its noise has no other label
+        bisected = bisect(target, x, y, torch.tensor(found), norm)
+        # Of the same budget: the noise images are asked for once, for all samples.
+        share = int(queries - 1000 / len(x))
+        attack = registry.attack(f"label_only_boundary[norm={norm},queries={share}]").create()
+        attack.fit(Knowledge(CLASSES, shape, 0, CPU))
+        target.queries = 0
+        ours, fast = timed(lambda attack=attack: attack.score(target, Candidates(x, y, right), None))  # type: ignore[misc]
+        medians = [float(d[reached].median()) for d in (ours, theirs, bisected)]
+        print(
+            f"  {norm}: {len(x)} samples, the toolbox {queries:.0f} queries each in {slow:.1f} s, "
+            f"here {target.queries / len(x):.0f} in {fast:.1f} s; the toolbox found no start for {int((~reached).sum())}"
+        )
+        promise(f"boundary {norm}, speed", slow / fast >= 5, "5 times as fast", f"{slow / fast:.1f} times")
+        promise(
+            f"boundary {norm}, median distance", medians[0] <= medians[1], "no larger",
+            f"{medians[0]:.4f}, the toolbox {medians[1]:.4f}, after a bisection {medians[2]:.4f}",
+        )  # fmt: skip
+
+
+def distances(difference: Tensor, norm: str) -> Tensor:
+    flat = difference.flatten(1).double()
+    return flat.norm(dim=1) if norm == "l2" else flat.abs().amax(1)
+
+
+def bisect(target: Target, x: Tensor, y: Tensor, far: Tensor, norm: str) -> Tensor:
+    """Distances after 20 halvings of the line to the toolbox's images."""
+    low, high = torch.zeros(len(x), 1, 1, 1), torch.ones(len(x), 1, 1, 1)
+    for _ in range(20):
+        middle = (low + high) / 2
+        outside = (target.labels(torch.lerp(x, far, middle)) != y).view(-1, 1, 1, 1)
+        low, high = torch.where(outside, low, middle), torch.where(outside, middle, high)
+    return distances(torch.lerp(x, far, high) - x, norm)
+
+
+# --- Thresholds, RMIA, LiRA -------------------------------------------------------------------------
+
+
+def thresholds(n: int) -> None:
+    """Against the search of Song & Mittal's released code: every value of a class is tried on all of its values."""
+    registry = Registry(SUBMISSIONS)
+
+    def functions(name: str) -> Any:
+        return sys.modules[registry.entry("attack", name).load().__module__]
+
+    conf, ment = functions("metric_conf").best_threshold, functions("metric_ment").best_thresholds
+    g = generator()
+    y, member = torch.randint(CLASSES, (n,), generator=g), torch.rand(n, generator=g) < 0.5
+    signal = torch.randn(n, generator=g, dtype=torch.float64) + member
+
+    def naive() -> list[float]:
+        best = []
+        for label in range(CLASSES):
+            inside, outside = (signal[(y == label) & side].numpy() for side in (member, ~member))
+            values = np.concatenate([inside, outside])
+            gains = [(inside >= v).mean() - (outside >= v).mean() for v in values]
+            best.append(values[int(np.argmax(gains))])
+        return best
+
+    ways: dict[str, Callable[[], Any]] = {
+        "metric_conf": lambda: [conf(signal[y == c], member[y == c]) for c in range(CLASSES)],
+        "metric_ment": lambda: ment(signal, y, member, CLASSES)[0],
+    }
+    slow, long = timed(naive)
+    for name, way in ways.items():
+        fast, quick = fastest(way)
+        rows = [(signal > fast[c], signal >= slow[c], y == c) for c in range(CLASSES)]
+        same = all(bool((a == b)[here].all()) for a, b, here in rows)
+        promise(
+            f"class-wise thresholds of {name}, {n:,} samples", long / quick >= 100 and same,
+            "100 times as fast, equal decisions",
+            f"{long / quick:.0f} times ({long:.2f} s, {1e3 * quick:.1f} ms), decisions {'equal' if same else 'DIFFER'}",
+        )  # fmt: skip
+
+
+class Table(Target):
+    """Answers an image by its first pixel, which is the number of its row."""
+
+    def __init__(self, answers: Tensor):
+        self.answers = answers
+
+    def log_posteriors(self, x: Tensor) -> Tensor:
+        return self.answers[x[:, 0, 0, 0].long()]
+
+
+def answers(*size: int, seed: int = 0) -> Tensor:
+    return (3 * torch.randn(*size, CLASSES, generator=generator(seed), dtype=torch.float64)).log_softmax(-1)
+
+
+def rmia(n: int) -> None:
+    """Against the whole n x |Z| matrix of ratios; n candidates, |Z| = n."""
+    x = torch.arange(2.0 * n).view(-1, 1, 1, 1)
+    y = torch.randint(CLASSES, (2 * n,), generator=generator())
+    target, shadow = Table(answers(2 * n, seed=1)), Table(answers(2 * n, seed=2))
+    population, candidates = Samples(x[n:], y[n:]), Candidates(x[:n], y[:n], torch.arange(n))
+    attack = Registry(SUBMISSIONS).attack("rmia").create()
+    attack.fit(Knowledge(CLASSES, (1, 1, 1), 0, CPU, shadow=World(shadow, population, population)))
+    bank = Bank(torch.rand(2, n, generator=generator()).argsort(0) == 0, answers(2, n, seed=3))
+
+    def matrix() -> Tensor:
+        evidence = attack._log_confidence(bank.log_posteriors, candidates.y).logsumexp(0) - math.log(2)
+        own = attack._log_confidence(target.log_posteriors(candidates.x), candidates.y) - evidence
+        others = attack._log_confidence(target.log_posteriors(population.x), population.y) - attack.log_evidence
+        own -= math.log(attack.params.gamma)
+        return torch.cat([(part.unsqueeze(1) > others).double().mean(1) for part in own.split(1000)])
+
+    fast, quick = fastest(lambda: attack.score(target, candidates, bank))
+    slow, long = timed(matrix)
+    apart = float((fast - slow).abs().max())
+    promise(
+        f"RMIA of {n:,} x {n:,}", long / quick >= 100 and apart < 1e-12, "100 times as fast, equal scores",
+        f"{long / quick:.0f} times ({long:.2f} s, {1e3 * quick:.1f} ms), scores at most {apart:.1e} apart",
+    )  # fmt: skip
+
+
+def lira() -> None:
+    n, m = 10_000, 64
+    x, y = torch.arange(float(n)).view(-1, 1, 1, 1), torch.randint(CLASSES, (n,), generator=generator())
+    bank = Bank(torch.rand(m, n, generator=generator()).argsort(0) < m // 2, answers(m, n))
+    attack = Registry(SUBMISSIONS).attack("lira").create()
+    target = Table(answers(n, seed=1))
+    _, seconds = fastest(lambda: attack.score(target, Candidates(x, y, torch.arange(n)), bank))
+    promise("LiRA, 10,000 candidates x 64 models", seconds < 0.5, "under 0.5 s", f"{seconds:.2f} s")
+
+
+# --- Memory -----------------------------------------------------------------------------------------
+
+
+def peak(name: str, n: int, answer: Connection) -> None:
+    """In a process of its own: how much `score` adds to the memory that was held before, in bytes."""
+    try:
+        torch.set_num_threads(1)
+        entry = Registry(SUBMISSIONS).entry("attack", name)
+        few = {"queries": 200, "copies": 25}  # what costs time but holds no more at once
+        params = {key: few[key] for key in few if key in entry.params.model_fields}
+        cls = entry.load()
+        attack = cls(cls.Params(**params))  # type: ignore[attr-defined]
+        network = architectures.build("small_cnn", CLASSES, (1, 8, 8), 0).eval()
+        target = GuardedTarget("white-box", raw(network, CPU), Answers(), lambda: network)
+        world = World(target, made_up(500, seed=1), made_up(500, seed=2))
+        attack.fit(Knowledge(CLASSES, (1, 8, 8), 0, CPU, shadow=world, partial=world))
+        s = made_up(n)
+        if "label" in entry.access:
+            s = Samples(s.x, target.labels(s.x))  # so that all of them are walked
+        bank = Bank(torch.rand(4, n, generator=generator()).argsort(0) < 2, answers(4, n))
+        bank_given = bank if any("bank" in need for need in entry.needs) else None
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        attack.score(target, Candidates(s.x, s.y, torch.arange(n)), bank_given)
+        answer.send(resident("VmHWM") - before)
+    except Exception as error:  # it is printed, and the other attacks go on
+        answer.send(f"{type(error).__name__}: {error}")
+
+
+def resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def memory(only: list[str], sizes: tuple[int, int, int]) -> None:
+    """A straight line has one slope; n squared has 5.5 times the slope from 10,000 to 50,000 as before."""
+    registry = Registry(SUBMISSIONS)
+    chosen = [e for e in registry.entries.values() if e.kind == "attack" and e.task == "membership" and not e.error]
+    # A fresh process each: what one attack has freed would serve the next one.
+    context = get_context("spawn")
+    for entry in chosen:
+        if only and entry.id not in only:
+            continue
+        peaks: list[Any] = []
+        for n in sizes:
+            here, there = context.Pipe(False)
+            process = context.Process(target=peak, args=(entry.id, n, there))
+            process.start()
+            there.close()
+            try:
+                peaks.append(here.recv())
+            except EOFError:
+                peaks.append("the process died")
+            process.join()
+        failed = [p for p in peaks if isinstance(p, str)]
+        if failed:
+            promise(f"memory of {entry.id}", False, "linear", failed[0])
+            continue
+        # Beside a slope of 1 kB a candidate lie the buffers of fixed size, which a first call of a library takes.
+        first, second = ((peaks[i + 1] - peaks[i]) / (sizes[i + 1] - sizes[i]) for i in (0, 1))
+        kept = second <= 2 * max(first, 1000)
+        figures = ", ".join(f"{p / 2**20:.0f} MB at {n:,}" for p, n in zip(peaks, sizes, strict=True))
+        promise(f"memory of {entry.id}", kept, "linear", f"{figures}; {first:.0f} then {second:.0f} bytes a candidate")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--only", nargs="*", choices=("boundary", "thresholds", "rmia", "lira", "memory"))
+    parser.add_argument("--attack", nargs="*", default=[], help="memory of these alone")
+    parser.add_argument("--quick", action="store_true", help="little of everything: does it run?")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    quick = options.quick
+    parts: dict[str, Callable[[], None]] = {
+        "boundary": lambda: boundary(20 if quick else 200, 2 if quick else 5, 2 if quick else None),
+        "thresholds": lambda: thresholds(2000 if quick else 100_000),
+        "rmia": lambda: rmia(1000 if quick else 20_000),
+        "lira": lira,
+        "memory": lambda: memory(options.attack, (100, 200, 400) if quick else (1000, 10_000, 50_000)),
+    }
+    for name, part in parts.items():
+        if not options.only or name in options.only:
+            part()
+
+
+if __name__ == "__main__":
+    main()
