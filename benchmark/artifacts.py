@@ -27,6 +27,9 @@ from benchmark.store import Store, digest, tensor_digest
 from benchmark.submission import Attacker
 from benchmark.training import TrainingTask
 
+_TOGETHER = (("target-train", "target-test"), ("shadow-train", "shadow-test"))
+"""Parts that a target is asked in one shuffle: a guard that counts its calls must not learn who was trained on."""
+
 World = Literal["target", "shadow"]
 Model = tuple[str, int]
 """Role (target, shadow, online, offline, evaluator) and number."""
@@ -296,13 +299,20 @@ class Artifacts:
         networks = self.networks_key(chain.training, seed, group)
         guards = [self.guard_key(chain, i, seed, world_of(model[0])) for i in range(len(chain.guards))]
         noise = self.stamp(seed, world_of(model[0])) if guards else ""
-        where = [part, digest_of(self._indices(seed, part))]
+        together = next((g for g in _TOGETHER if part in g), (part,))
+        where = [[name, digest_of(self._indices(seed, name))] for name in together]
         key = digest("answers", networks, group.index(model), guards, noise, where, serving_code())
 
         def make() -> dict[str, Tensor]:
-            return {"log_posteriors": self.predictor(chain, seed, model)(self.part(seed, part).x)}
+            x = torch.cat([self.part(seed, name).x for name in together])
+            order = torch.from_numpy(
+                np.random.default_rng(seed_of("asked", seed, secret=self.secret)).permutation(len(x))
+            )
+            answered = self.predictor(chain, seed, model)(x[order])[order.argsort()]
+            parts = answered.split([len(self._indices(seed, name)) for name in together])
+            return dict(zip(together, parts, strict=True))
 
-        return self.store.get("answers", key, make)["log_posteriors"]
+        return self.store.get("answers", key, make)[part]
 
     def known_answers(self, chain: Chain, seed: int, model: Model, parts: list[str]) -> Answers:
         known = Answers()

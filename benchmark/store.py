@@ -62,6 +62,7 @@ class Store:
         self.root = Path(root)
         self.made: list[tuple[str, float]] = []
         self.reused: list[str] = []
+        self._making: set[tuple[str, str]] = set()
 
     def path(self, kind: str, key: str, suffix: str) -> Path:
         return self.root / kind / key[:2] / f"{key}{suffix}"
@@ -96,11 +97,17 @@ class Store:
         """The stored tensors, made now if they are not there."""
         found = self.load(kind, key)
         if found is None:
+            if (kind, key) in self._making:
+                raise ValueError(f"expected {kind} to be made from other things, given one that is made from itself")
             with self.lock(kind, key):
                 found = self.load(kind, key)
                 if found is None:
                     start = time.perf_counter()
-                    made = make()
+                    self._making.add((kind, key))
+                    try:
+                        made = make()
+                    finally:
+                        self._making.discard((kind, key))
                     seconds = time.perf_counter() - start
                     self.save(kind, key, made, seconds=seconds)
                     self.made.append((kind, seconds))

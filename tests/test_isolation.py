@@ -512,10 +512,6 @@ HARM: dict[str, tuple[str, str, str]] = {
     "flood": ("while True: os.write(1, b'spam ' * 10000)", "failed", "printed more than 1 MB"),
     "exception": ("print('last words')\nraise KeyError('no')", "failed", "KeyError: 'no'"),
     "descriptors": ("self.files = []\nwhile True: self.files.append(open('/dev/null'))", "failed", "Too many open files"),
-    "no descriptor for the answer": (
-        "self.files = []\nrefused(lambda: [self.files.append(open('/dev/null')) for _ in range(99)])\nreturn 1",
-        "failed", "Too many open files",
-    ),
     "recursion": ("f = lambda: f()\nf()", "failed", "RecursionError"),
     "garbage": (
         """

@@ -75,7 +75,7 @@ class NNThreeBranch(Attack):
         """The released recipe, with a tenth of the learning rate after half of the epochs."""
 
         epochs: Annotated[int, Field(ge=1), Search(20, 200)] = 200
-        patience: Annotated[int, Field(ge=1), Search(5, 50)] = 10
+        patience: Annotated[int, Field(ge=1), Search(3, 50)] = 5
         learning_rate: Annotated[float, Field(gt=0), Search(5e-5, 5e-3, log=True)] = 5e-4
 
     def fit(self, knowledge: Knowledge) -> None:

@@ -43,7 +43,6 @@ from benchmark.artifacts import Artifacts
 from benchmark.errors import UserError
 from benchmark.execute import Setting
 from benchmark.isolation import launcher
-from benchmark.lookup import lookup_gap
 from benchmark.plan import Job, scenario_key
 from benchmark.population import seed_of
 from benchmark.result import Result
@@ -291,13 +290,9 @@ class Range:
         if not (hostile.says["LOOKUP"] or hostile.says["RECOUNT"]):
             return
         chain = artifacts.chain(hostile.id)
-        train, test = (artifacts.part(0, p).x for p in ("target-train", "target-test"))
-        flagged = ""
-        if hostile.says["LOOKUP"]:
-            gap = lookup_gap(
-                artifacts.predictor(chain, 0, ("target", 0)), train, test, torch.Generator().manual_seed(0)
-            )
-            flagged = f"flagged: the near-duplicate gap is {gap.gap:.2f}" if gap.looks_up else ""
+        key = scenario_key(artifacts, None, chain, 0)
+        worth = execute.run_job(Job(key, "scenario", chain.name, 0))
+        flagged = worth.error or (worth.result.claims.get("lookup", "") if worth.result else "")
         results[-1] = results[-1].model_copy(update={"reason": flagged or "not noticed"})
         if not flagged:
             results[-1] = results[-1].model_copy(update={"log": "UNNOTICED"})

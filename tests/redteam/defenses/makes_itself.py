@@ -6,7 +6,7 @@ from benchmark.api import Card, Defense, Task
 
 STOPPED_BY = "the judge refuses a name that is being made: the lock knows its holder"
 STATUS = ("failed",)
-REASON = "Deadlock|already"
+REASON = "made from itself"
 
 
 class Hostile(Defense):
