@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, printable
 
 if TYPE_CHECKING:
     from benchmark.remote import Mode
@@ -162,7 +162,7 @@ def run(
     failed = [r for r in outcome.results if r.status not in ("ok", "skipped")]
     for result in failed[:10]:
         where = f"{result.attack or 'utility'} on {result.defense}, seed {result.seed}"
-        err.print(f"[red]{result.status}[/red] {escape(f'{where}: {result.reason}')}", soft_wrap=True)
+        err.print(f"[red]{result.status}[/red] {escape(printable(f'{where}: {result.reason}', 1000))}", soft_wrap=True)
     runs.print_summary(job, outcome, console)
     if failed:
         console.print(f"{len(failed)} scenario(s) failed; they are tried again by the next call")
@@ -231,8 +231,9 @@ def board(
 @app.command()
 def ui(port: int = 5000) -> None:
     """Open MLflow on Leakboard's runs."""
-    from benchmark import tracking
+    from benchmark import secret, tracking
 
+    secret.take()  # it must not stay in the environment of what is started here
     address = tracking.uri()
     if address.startswith("http"):
         out.print(f"MLflow runs at {address}")
@@ -369,5 +370,5 @@ def main() -> NoReturn:
 
 
 def _mistake(message: str) -> int:
-    err.print(f"[red]error:[/red] {escape(' '.join(message.split()))}", soft_wrap=True)
+    err.print(f"[red]error:[/red] {escape(printable(message, 2000))}", soft_wrap=True)
     return 2

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Literal
 
+from benchmark.text import plain
+
 
 class UserError(Exception):
     """A mistake in what was given; the message says where, what was expected and what was given.
@@ -30,13 +32,8 @@ def suggest(given: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str, most: int = 500) -> str:
-    """One line of at most `most` characters in which control characters are written out as escapes.
-
-    For whatever a submission wrote: it reaches terminals, MLflow and the app.
-    """
-    kept = text[: most + 1]
-    line = "".join(c if c.isprintable() else " " if c in "\n\t" else ascii(c)[1:-1] for c in kept)
-    return line if len(line) <= most else line[: most - 1] + "…"
+    """What a submission or a file said, as one line of at most `most` characters that obeys nothing (`text.plain`)."""
+    return plain(" ".join(text[: 4 * most].split()), most)
 
 
 def out_of_memory(problem: BaseException) -> bool:

@@ -301,7 +301,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     quick = options.quick
     parts: dict[str, Callable[[], None]] = {
-        "boundary": lambda: boundary(20 if quick else 200, 2 if quick else 5, 2 if quick else None),
+        "boundary": lambda: boundary(20 if quick else 500, 2 if quick else 5, 2 if quick else None),
         "thresholds": lambda: thresholds(2000 if quick else 100_000),
         "rmia": lambda: rmia(1000 if quick else 20_000),
         "lira": lira,

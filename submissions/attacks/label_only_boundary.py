@@ -47,7 +47,10 @@ class LabelOnlyBoundary(Attack):
     calibrate = "shadow"
 
     class Params(Hyper):
-        """The norm of the distance, and the queries for each sample; the toolbox's 50 steps take 25,000."""
+        """The norm of the distance, and the queries for each sample; the toolbox's 50 steps take 25,000.
+
+        The noise images, asked for once, and what fills batches up come on top.
+        """
 
         norm: Literal["l2", "linf"] = "l2"
         queries: Annotated[int, Field(ge=200), Search(250, 25000, log=True)] = 1000

@@ -119,7 +119,7 @@ def test_quantile_regression_knows_what_is_easy() -> None:
     c = Candidates(c.x, torch.zeros(400).long(), c.id)
     target = Graded(c.x[:200])
     world = World(Linear(1), images(9), public)
-    scores = fitted("quantile_regression", knowledge(shadow=world), fpr=0.1).score(target, c, None)
+    scores = fitted("quantile_regression", knowledge(shadow=world), fpr=0.1, epochs=40).score(target, c, None)
     margin = logit_margin(target.log_posteriors(c.x), c.y)
 
     def auc(v: Tensor) -> float:
