@@ -24,6 +24,7 @@ screenshots: .venv/.test
 speed: .venv/.run
 	$(BIN)/python speed/training.py
 	$(BIN)/python speed/bank.py
+	$(BIN)/python speed/isolation.py
 
 # A random fault every few seconds for ten minutes, and ten minutes of odd input for every reader.
 soak: .venv/.test

@@ -436,10 +436,12 @@ class Session:
         return self._spent + (time.monotonic() - since if since else 0.0)
 
     def call(self, do: str, meta: Meta | None = None, tensors: Mapping[str, Tensor] | None = None) -> Message:
-        """Raises Fault; what our own handlers raise passes through."""
+        """Raises Fault, or PermissionError where it was refused what it asked; our own handlers' errors pass through."""
         try:
             return self._channel.call(do, meta, tensors)
         except RemoteError as error:
+            if error.kind == "PermissionError":  # as in the judge's process: an attack may be asked for less
+                raise PermissionError(printable(error.text)) from None
             text = printable(str(error))
             if self.sandbox.cause is not None:
                 raise self._blame(self.sandbox.why(self)) from None

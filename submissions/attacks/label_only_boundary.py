@@ -26,11 +26,11 @@ STARTS = 1000
 PROBES = 100
 """Probes of the first step; step t has sqrt(t) times as many."""
 STEP_SIZES = 8
-BATCH = 500
-"""Images a query is filled up to, and samples that walk together. A network's last digits depend on the size of its
+BATCH = 250
+"""Images asked for at a time, filled up where fewer are left, and samples that walk together. A network's last digits depend on the size of its
 batch, and beside the boundary they decide labels: without full batches a distance would depend on its company."""
-BUDGET = 2**23
-"""Pixels of the probes held at once: 32 MiB of float32."""
+BUDGET = 2**22
+"""Pixels of the probes held at once: 16 MiB of float32."""
 
 
 class LabelOnlyBoundary(Attack):
@@ -117,7 +117,7 @@ class LabelOnlyBoundary(Attack):
         """Where labels other than y (n,) lie, seen from `at` (n, d): unit vectors, or signs, (n, d)."""
         found = []
         for rows in torch.arange(len(at)).split(max(1, BUDGET // noise.numel())):
-            probes = (at[rows].unsqueeze(1) + size[rows].view(-1, 1, 1) * noise).clamp_(0, 1)
+            probes = torch.addcmul(at[rows].unsqueeze(1), size[rows].view(-1, 1, 1), noise).clamp_(0, 1)
             outside = self._labels(target, probes.flatten(0, 1)).view(len(rows), -1) != y[rows].unsqueeze(1)
             vote = 2 * outside.float() - 1
             mean = vote.mean(1, keepdim=True)
@@ -157,5 +157,5 @@ class LabelOnlyBoundary(Attack):
 
     def _labels(self, target: Target, x: Tensor) -> Tensor:
         """Labels (n,) of images (n, d), asked for in full batches."""
-        filled = torch.cat([x, x[:1].expand(-len(x) % BATCH, -1)])
-        return target.labels(filled.view(-1, *self.shape))[: len(x)]
+        filled = torch.cat([x, x[:1].expand(-len(x) % BATCH, -1)]).view(-1, *self.shape)
+        return torch.cat([target.labels(part) for part in filled.split(BATCH)])[: len(x)]
