@@ -17,11 +17,21 @@ class UserError(Exception):
 
 
 class Fault(Exception):
-    """What ended a submission's piece of work: a status for its row, and the last lines that it printed."""
+    """What ended a submission's piece of work: a status for its row, and the last lines that it printed.
 
-    def __init__(self, status: Literal["failed", "timeout", "out-of-memory"], reason: str, log: str = "") -> None:
+    `refused`: it asked for more than it may, which in the judge's process is a PermissionError.
+    """
+
+    def __init__(
+        self,
+        status: Literal["failed", "timeout", "out-of-memory"],
+        reason: str,
+        log: str = "",
+        *,
+        refused: bool = False,
+    ) -> None:
         super().__init__(reason)
-        self.status, self.log = status, log
+        self.status, self.log, self.refused = status, log, refused
 
 
 def suggest(given: str, known: Iterable[str]) -> str:

@@ -436,18 +436,16 @@ class Session:
         return self._spent + (time.monotonic() - since if since else 0.0)
 
     def call(self, do: str, meta: Meta | None = None, tensors: Mapping[str, Tensor] | None = None) -> Message:
-        """Raises Fault, or PermissionError where it was refused what it asked; our own handlers' errors pass through."""
+        """Raises Fault; what our own handlers raise passes through."""
         try:
             return self._channel.call(do, meta, tensors)
         except RemoteError as error:
-            if error.kind == "PermissionError":  # as in the judge's process: an attack may be asked for less
-                raise PermissionError(printable(error.text)) from None
             text = printable(str(error))
             if self.sandbox.cause is not None:
                 raise self._blame(self.sandbox.why(self)) from None
             if error.kind == "MemoryError" or out_of_memory(RuntimeError(error.text)):
                 raise self._blame(Fault("out-of-memory", text)) from None
-            raise self._blame(Fault("failed", text)) from None
+            raise self._blame(Fault("failed", text, refused=error.kind == "PermissionError")) from None
         except WireError as error:
             self.sandbox.kill(Fault("failed", f"broke the protocol: {printable(str(error))}"))
             raise self._blame(self.sandbox.why(self)) from None
@@ -470,7 +468,7 @@ class Session:
     def _blame(self, fault: Fault) -> Fault:
         time.sleep(_BEAT / 2)  # the last words may still be in the pipe
         self.log.drain()
-        return Fault(fault.status, str(fault), self.log.text())
+        return Fault(fault.status, str(fault), self.log.text(), refused=fault.refused)
 
 
 class _Timed(Channel):

@@ -19,7 +19,7 @@ from benchmark import architectures, metrics, reports
 from benchmark.access import Answers, GuardedTarget
 from benchmark.api import Bank, Candidates, Embeddings, Knowledge, Predict, World
 from benchmark.artifacts import Artifacts
-from benchmark.errors import printable
+from benchmark.errors import Fault, printable
 from benchmark.lookup import IMAGES, LookupGap, lookup_gap
 from benchmark.metrics import Floats
 from benchmark.population import seed_of
@@ -208,7 +208,10 @@ class Scenario:
             rest = Bank(bank.members[others], bank.log_posteriors[others])
             try:
                 rows.append(checked_scores(attack.score(target, candidates, rest), len(candidates)))
-            except PermissionError:  # the attack asks for more than the candidates: the bank has not answered that
+            except (PermissionError, Fault) as problem:
+                # The attack asks for more than the candidates: the bank has not answered that.
+                if isinstance(problem, Fault) and not problem.refused:
+                    raise
                 return
         rng = np.random.default_rng(seed_of("bank", self.seed))
         of_seeds = [bank_auc(s, bank.members.numpy(), rng, resamples=200) for s in np.stack(rows, axis=1)]

@@ -5,7 +5,7 @@ by HopSkipJump (Chen et al. 2020, algorithm 2). The walk is that of the Adversar
 MEMBERSHIP-DOCTOR runs: as many probes of the boundary, as wide, the same steps. Four things differ:
 
 - All samples walk at once, and all are probed in the same random directions: a distance depends on its sample alone.
-- A walk starts from the nearest of 1,000 noise images of several grains, whose labels are asked for once. The
+- A walk starts from the nearest of 250 noise images of several grains, whose labels are asked for once. The
   toolbox takes the first uniform noise with another label; where all noise has the sample's own, it returns a
   distance of 0, the mark of a non-member. Here such a sample gets the largest distance in the box, with a warning.
 - Eight step sizes are asked for together, and the last step is followed by a bisection.
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Knowledge, Literal, Search, Target
 
-STARTS = 1000
+STARTS = 250
 PROBES = 100
 """Probes of the first step; step t has sqrt(t) times as many."""
 STEP_SIZES = 8
