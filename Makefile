@@ -8,7 +8,7 @@ quickstart: .venv/.run
 	$(BIN)/leakboard run --protocol digits-v1
 
 test: .venv/.test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations 15
 
 setup: .venv/.test
 

@@ -642,7 +642,7 @@ RULES: tuple[Rule, ...] = (
     Rule("works on 100 classes and 3 channels", _any, _works_on("smoke-100x3"), after=_RUNS),
     Rule("runs with every end of its search ranges", lambda s: bool([*_choices(s.entry.params)]), _hyperparameters,
          after=(_RANGES, *_RUNS)),
-    Rule(_LIMITS, _any, _limits, after=(*_RUNS, _CLAIMS)),  # its cost is measured as the judge takes it, with its claims
+    Rule(_LIMITS, _any, _limits, after=(*_RUNS, _CLAIMS, _ANSWER)),  # its cost is measured as the judge takes it, with its claims
     Rule("works the same in a sandbox", _in_process, _isolated_same,
          after=(*_RUNS, _SAME, _WEIGHTS, _ANSWER, _LIMITS)),
 )  # fmt: skip
