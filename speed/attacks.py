@@ -9,6 +9,7 @@ distances are also shown after a bisection.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import platform
 import sys
@@ -266,6 +267,7 @@ def peak(name: str, n: int, answer: Connection) -> None:
             s = Samples(s.x, target.labels(s.x))  # so that all of them are walked
         bank = Bank(torch.rand(4, n, generator=generator()).argsort(0) < 2, answers(4, n))
         bank_given = bank if any("bank" in need for need in entry.needs) else None
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed so far would serve the attack unseen
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         attack.score(target, Candidates(s.x, s.y, torch.arange(n)), bank_given)
