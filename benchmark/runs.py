@@ -147,8 +147,6 @@ def run(job: Run, workers: int, console: Console) -> Outcome:
 
     def report(done_job: Job, done: Done, progress: Progress) -> None:
         nonlocal shown
-        if done.error:
-            store.check_writable()  # else every later job would fail at its end, one by one
         for kind, seconds in done.made:
             outcome.seconds[kind] += seconds
         if any(kind == "networks" for kind, _ in done.made):

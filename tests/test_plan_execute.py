@@ -221,8 +221,8 @@ def test_sick_scores_fail_alone_in_one_line(scored: Home) -> None:
     ("old", "new", "reason"),
     [
         ("(predict(x) / self.params.temperature).log_softmax(1)", "predict(x) * 2", "mine: expected posteriors that sum to 1"),
-        ("(predict(x) / self.params.temperature).log_softmax(1)", "predict(x).float()", "float64, given (60, 10) torch.float32"),
-        ("(predict(x) / self.params.temperature).log_softmax(1)", "predict(x)[:, :3]", "given (60, 3)"),
+        ("(predict(x) / self.params.temperature).log_softmax(1)", "predict(x).float()", "float64, given (120, 10) torch.float32"),
+        ("(predict(x) / self.params.temperature).log_softmax(1)", "predict(x)[:, :3]", "given (120, 3)"),
         ("return lambda", "raise KeyError('no')\n        return lambda", "KeyError"),
     ],
 )  # fmt: skip

@@ -99,17 +99,9 @@ def test_an_error_of_what_makes_the_tensors_is_its_own(tmp_path: Path) -> None:
 def test_a_full_disk(home: Home, inline: None, disk: Callable[[str], Disk], when: str) -> None:
     small = disk("300k")  # the networks need more
     if when == "middle":
-        real, asked = Store.check_writable, []
-
-        def only_later(self: Store) -> None:
-            asked.append(1)
-            if len(asked) > 1:
-                real(self)
-
-        home.patch.setattr(Store, "check_writable", only_later)
+        # It fills up after the look before the first job: the first job that can't store its work ends the run.
+        home.patch.setattr(Store, "check_writable", lambda self: None)
     one_line(home.call("run", "--protocol", "smoke"), "is full: 0.")
-    if when == "middle":
-        assert len(asked) == 2, "the disk is looked at before the first job, and when one has failed"
     assert not list(small.folder.rglob("*.tmp")) and not list(small.folder.glob(".*"))
     assert not fetch_results("smoke"), "a full disk is no result"
     small.remount("size=64m")
