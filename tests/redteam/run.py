@@ -50,7 +50,7 @@ from benchmark.result import Result
 HERE = Path(__file__).parent
 SUBMISSIONS = HERE.parent.parent / "submissions"
 LIMITS = {
-    "seconds": 8, "memory_mb": 1024, "processes": 48, "files": 128, "scratch_mb": 24, "output_mb": 4, "stored_mb": 24,
+    "seconds": 12, "memory_mb": 1024, "processes": 48, "files": 128, "scratch_mb": 24, "output_mb": 4, "stored_mb": 24,
 }  # fmt: skip
 SLACK = 20
 """Seconds that the judge may need beyond the limit: starting sandboxes, training, a busy machine."""
