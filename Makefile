@@ -7,9 +7,8 @@ BIN := .venv/bin
 quickstart: .venv/.run
 	$(BIN)/leakboard run --protocol digits-v1
 
-# The hostile submissions run one after another, under limits that other load would break: `make redteam`.
 test: .venv/.test lint
-	$(BIN)/python -m pytest -n auto --dist worksteal --durations 15 --ignore tests/redteam
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations 15
 
 setup: .venv/.test
 

@@ -86,6 +86,8 @@ class GuardedTarget(Target):
         x = x.detach().to("cpu", torch.float32).contiguous()
         self.queries += len(x)
         rows, missing = self._answers.find(x)
+        if len(missing) == len(x):
+            return self._predict(x)
         if missing:
             fresh = self._predict(x[missing])
             for i, row in zip(missing, fresh, strict=True):

@@ -13,7 +13,7 @@ their last digits. Normalisation belongs to the network, not to the data.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,13 +21,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from benchmark.augmentation import views
 from benchmark.perceptron import Perceptron
 
 __all__ = [
     "Access", "Annotated", "Attack", "AttributeAttack", "Bank", "Calibrate", "Candidates", "Card", "Claims",
     "Context", "Defense", "Embeddings", "Field", "Hyper", "InversionAttack", "Knowledge", "Literal", "Need",
     "Perceptron", "Predict", "Samples", "Search", "Stage", "StealingAttack", "Target", "Task", "World",
-    "logit_margin",
+    "best_thresholds", "logit_margin",
 ]  # fmt: skip
 
 Access = Literal["label", "posterior", "white-box"]
@@ -140,6 +141,10 @@ class Candidates:
         return len(self.y)
 
 
+def _no_more(x: Tensor) -> Tensor:
+    raise PermissionError("this bank answers for its candidates alone")
+
+
 @dataclass(frozen=True)
 class Bank:
     """Models trained like the target on other halves of the data, queried on the candidates.
@@ -150,6 +155,8 @@ class Bank:
 
     members: Tensor
     log_posteriors: Tensor
+    ask: Predict = field(default=_no_more, repr=False)
+    """What all models say of other images, such as views of the candidates: (n, c, h, w) -> (m, n, k)."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +167,8 @@ class Knowledge:
     shape: tuple[int, int, int]
     seed: int
     device: torch.device
+    simple: Mapping[str, Any] = field(default_factory=lambda: {"pad": 0, "flip": False})
+    """The data set's simple augmentation: {"pad": pixels, "flip": bool}."""
     shadow: World | None = None
     partial: World | None = None
     embeddings: Embeddings | None = None
@@ -169,6 +178,13 @@ class Knowledge:
     def generator(self, name: str) -> torch.Generator:
         """A generator on the CPU that depends on this scenario's seed and on `name` alone."""
         return _generator(self.seed, name)
+
+    def views(self, x: Tensor, count: int) -> Tensor:
+        """`count` simply augmented views (count, n, c, h, w) of images, drawn for each from its own pixels.
+
+        A sample has the same views wherever and whenever it is asked about.
+        """
+        return views(x, self.simple, count)
 
 
 # --- Attacks ----------------------------------------------------------------------------------------
@@ -387,6 +403,33 @@ def logit_margin(log_posteriors: Tensor, y: Tensor) -> Tensor:
     others = log_posteriors.scatter(-1, index, float("-inf")).logsumexp(-1)
     # A guard may return exact zeros and ones: the clamp keeps the margin finite.
     return (log_posteriors.gather(-1, index).squeeze(-1) - others).clamp(-1e3, 1e3)
+
+
+def best_thresholds(signal: Tensor, y: Tensor, member: Tensor, classes: int) -> Tensor:
+    """Thresholds (classes + 1,): of each class, and at the end the one of all classes together.
+
+    "signal > threshold means member" has the best balanced accuracy there, on signal (n,), labels y (n,) and
+    member (n,) bool; of equally good thresholds, the largest. A class without members, or without others, gets
+    the threshold of all together (Song and Mittal 2021, section 3.2.2; one sort for all classes).
+    """
+    order = signal.argsort(descending=True, stable=True)
+    overall = _best_threshold(signal[order], member[order])
+    found = overall.repeat(classes + 1)
+    order = order[y[order].argsort(stable=True)]
+    sizes = y.bincount(minlength=classes).tolist()
+    for c, (s, m) in enumerate(zip(signal[order].split(sizes), member[order].split(sizes), strict=True)):
+        if m.any() and not m.all():
+            found[c] = _best_threshold(s, m)
+    return found
+
+
+def _best_threshold(signal: Tensor, member: Tensor) -> Tensor:
+    """The best threshold () of a signal (n,) in descending order, halfway between two of its values."""
+    hits, alarms = member.cumsum(0), (~member).cumsum(0)
+    below = torch.cat([signal[1:], signal[-1:]])
+    gain = hits / hits[-1].double() - alarms / alarms[-1].double()
+    gain[signal == below] = -1  # equal signals cannot be parted; the last row, which parts nothing, is one of them
+    return ((signal + below) / 2)[gain.argmax()]
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

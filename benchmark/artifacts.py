@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import architectures
-from benchmark.access import Answers, check_log_posteriors, raw
+from benchmark.access import Answers, GuardedTarget, check_log_posteriors, raw
 from benchmark.api import Bank, Claims, Context, Predict, Samples
 from benchmark.population import Population, digest_of, populate, seed_of
-from benchmark.protocol import BankSizes, Protocol
+from benchmark.protocol import BankSizes, Protocol, Recipe
 from benchmark.registry import Chain, Part, Registry, code_digest
 from benchmark.remote import Builder, Isolation, RemoteAttacker, Setup
 from benchmark.store import Store, digest, tensor_digest
@@ -36,7 +36,7 @@ Model = tuple[str, int]
 
 _HERE = Path(__file__).parent
 _TRAINING_CODE = (
-    _HERE / "api.py", _HERE / "training.py", *sorted((_HERE / "architectures").glob("*.py")),
+    _HERE / "api.py", _HERE / "augmentation.py", _HERE / "training.py", *sorted((_HERE / "architectures").glob("*.py")),
 )  # fmt: skip
 
 
@@ -53,6 +53,11 @@ def training_code() -> str:
 def world_of(role: str) -> World:
     """Banks belong to the adversary: they live behind the shadow world's secrets (RULES 3)."""
     return "target" if role == "target" else "shadow"
+
+
+def data_of(role: str) -> World:
+    """The world whose data a network is trained on: the online bank's is the target's own population."""
+    return "target" if role in ("target", "online") else "shadow"
 
 
 def official_measures(protocol: Protocol, secret: bytes | None) -> str:
@@ -112,11 +117,13 @@ class Artifacts:
     def groups(self, training: Part) -> list[list[Model]]:
         """Which networks of one training defense and seed train together, in a fixed order."""
         sizes = self.bank_sizes(training)
-        online = [("online", k) for k in range(sizes.online)]
-        offline = [("offline", k) for k in range(sizes.offline)]
-        models: list[Model] = [("target", 0), ("shadow", 0), *online, *offline]
+        online: list[Model] = [("online", k) for k in range(sizes.online)]
+        offline: list[Model] = [("offline", k) for k in range(sizes.offline)]
+        alike: list[list[Model]] = [[("target", 0), ("shadow", 0), *online, *offline]]
+        if self.protocol.adversary:  # an ensemble has one network and one recipe
+            alike = [[("target", 0), *online], [("shadow", 0), *offline]]
         size = self.protocol.recipe.ensemble if training.entry.plain_training else 1
-        return [models[i : i + size] for i in range(0, len(models), size)]
+        return [models[i : i + size] for models in alike for i in range(0, len(models), size)]
 
     def group_of(self, training: Part, model: Model) -> list[Model]:
         if model[0] == "evaluator":
@@ -125,9 +132,9 @@ class Artifacts:
 
     def networks_key(self, training: Part, seed: int, group: list[Model]) -> str:
         population = self.population(seed)
-        architecture = self._architecture(group[0])
+        architecture, recipe = self._architecture(group[0]), self._recipe(group[0])
         return digest(
-            "networks", self.key(training), training_code(), self.protocol.data_digest, architecture, self.protocol.recipe,
+            "networks", self.key(training), training_code(), self._data(seed, group[0]), architecture, recipe,
             [[role, k, digest_of(population.indices(role, k))] for role, k in group],
             [digest_of(i) for w in ("target", "shadow") for i in population.reference(w)], seed, self.environment,
             *([population.data.simple] if self.protocol.recipe.augmentation != "none" else []),
@@ -149,7 +156,19 @@ class Artifacts:
         return Setup(self._architecture(model), classes, shape, self.population(seed).data.simple, self.device)
 
     def _architecture(self, model: Model) -> str:
-        return self.protocol.evaluator if model[0] == "evaluator" else self.protocol.architecture
+        return self.protocol.evaluator if model[0] == "evaluator" else self.protocol.architecture_of(data_of(model[0]))
+
+    def _recipe(self, model: Model) -> Recipe:
+        return self.protocol.recipe if model[0] == "evaluator" else self.protocol.recipe_of(data_of(model[0]))
+
+    def _data(self, seed: int, model: Model) -> object:
+        """What identifies the data and the labels that a network is trained on."""
+        protocol, population = self.protocol, self.population(seed)
+        if protocol.canaries:
+            return [protocol.data_digest, digest_of(population.labels[population.canaries].numpy())]
+        if protocol.adversary and protocol.adversary.dataset and data_of(model[0]) == "shadow":
+            return [protocol.data_digest, protocol.adversary.data_digest]
+        return protocol.data_digest
 
     def task(self, part: Part, seed: int, model: Model, *, samples: bool = True) -> TrainingTask:
         """What `part` works with in the world of this model; without samples, what it is served with."""
@@ -161,7 +180,7 @@ class Artifacts:
         none = members[:0]
 
         def artifact(name: str, make: object) -> dict[str, Tensor]:
-            made_from = [role, k, digest_of(members), seed, self.protocol.data_digest, self.protocol.recipe]
+            made_from = [role, k, digest_of(members), seed, self._data(seed, model), self._recipe(model)]
             if self.secret:
                 made_from.append(self.stamp(seed, world))
             key = digest("artifact", name, self._source(part), made_from, training_code(), self.environment)
@@ -172,7 +191,7 @@ class Artifacts:
             reference=population.samples(reference if samples else none),
             validation=population.samples(validation if samples else none),
             classes=population.data.classes,
-            recipe=self.protocol.recipe,
+            recipe=self._recipe(model),
             architecture=self._architecture(model),
             simple=population.data.simple,
             seed=seed_of("network", self.protocol.dataset, seed, role, k, secret=self.secret),
@@ -191,7 +210,7 @@ class Artifacts:
         """The same weights in the judge's own architecture; None where they don't fit it."""
         group = self.group_of(training, model)
         states = self.make_networks(training, seed, group)
-        network = architectures.build(self.protocol.architecture, *self.shape(seed), 0)
+        network = architectures.build(self._architecture(model), *self.shape(seed), 0)
         try:
             network.load_state_dict(_of(states, f"{group.index(model)}."))
         except RuntimeError:
@@ -237,9 +256,11 @@ class Artifacts:
         if at_hand in self._predictors:
             return self._predictors[at_hand]
         classes = self.population(seed).data.classes
-        predict = _checked(self.served(chain.training, seed, model), classes, chain.training.name)
+        guarded = chain.guards[:guards]
+        first = self._first(chain, seed, model) if stored and guarded else self.served(chain.training, seed, model)
+        predict = _checked(first, classes, chain.training.name)
         world = world_of(model[0])
-        for i, part in enumerate(chain.guards[:guards]):
+        for i, part in enumerate(guarded):
             state = self.guard_state(chain, i, seed, world)
             context = self._context(part, state, seed, world)
             if not stored:
@@ -249,6 +270,18 @@ class Artifacts:
         if model[0] in ("target", "shadow"):  # the models of a bank are many, and each is asked once
             self._predictors[at_hand] = predict
         return predict
+
+    def _first(self, chain: Chain, seed: int, model: Model) -> Predict:
+        """What the first guard asks: the network, and what it has said already as a target without guards."""
+        bare = self.chain(chain.training.name)
+        parts = {"target": ("target-train", "target-test"), "shadow": ("shadow-train", "shadow-test")}
+        known = self.known_answers(bare, seed, model, list(parts.get(model[0], ("candidates",))))
+
+        @lru_cache(maxsize=1)
+        def served() -> Predict:
+            return self.served(chain.training, seed, model)
+
+        return GuardedTarget("posterior", lambda x: served()(x), known).log_posteriors
 
     def claims(self, chain: Chain, seed: int) -> Claims:
         """What the training defense says of itself."""
@@ -295,13 +328,9 @@ class Artifacts:
 
     def answers(self, chain: Chain, seed: int, model: Model, part: str) -> Tensor:
         """Log-posteriors (n, k) of a model behind its guards on a part, computed once for all attacks."""
-        group = self.group_of(chain.training, model)
-        networks = self.networks_key(chain.training, seed, group)
-        guards = [self.guard_key(chain, i, seed, world_of(model[0])) for i in range(len(chain.guards))]
-        noise = self.stamp(seed, world_of(model[0])) if guards else ""
         together = next((g for g in _TOGETHER if part in g), (part,))
         where = [[name, digest_of(self._indices(seed, name))] for name in together]
-        key = digest("answers", networks, group.index(model), guards, noise, where, serving_code())
+        key = digest("answers", *self._answering(chain, seed, model), where, serving_code())
 
         def make() -> dict[str, Tensor]:
             x = torch.cat([self.part(seed, name).x for name in together])
@@ -313,6 +342,13 @@ class Artifacts:
             return dict(zip(together, parts, strict=True))
 
         return self.store.get("answers", key, make)[part]
+
+    def _answering(self, chain: Chain, seed: int, model: Model) -> list[object]:
+        """What identifies a model behind its guards."""
+        group = self.group_of(chain.training, model)
+        networks = self.networks_key(chain.training, seed, group)
+        guards = [self.guard_key(chain, i, seed, world_of(model[0])) for i in range(len(chain.guards))]
+        return [networks, group.index(model), guards, self.stamp(seed, world_of(model[0])) if guards else ""]
 
     def known_answers(self, chain: Chain, seed: int, model: Model, parts: list[str]) -> Answers:
         known = Answers()
@@ -326,7 +362,20 @@ class Artifacts:
         sizes = self.bank_sizes(chain.training)
         m = sizes.online if role == "online" else sizes.offline
         rows = [self.answers(chain, seed, (role, k), "candidates") for k in range(m)]
-        return Bank(torch.from_numpy(population.bank_members(role, m)), torch.stack(rows))
+        known: dict[str, int] = {}
+
+        def ask(x: Tensor) -> Tensor:
+            known[tensor_digest(x)] = 8 * m * len(x) * population.data.classes
+            if sum(known.values()) > self.isolation.limits.stored_mb << 20:
+                raise PermissionError(f"a bank answers {self.isolation.limits.stored_mb} MB, and was asked for more")
+            return torch.stack([self.asked(chain, seed, (role, k), x) for k in range(m)])
+
+        return Bank(torch.from_numpy(population.bank_members(role, m)), torch.stack(rows), ask)
+
+    def asked(self, chain: Chain, seed: int, model: Model, x: Tensor) -> Tensor:
+        """Log-posteriors (n, k) of a bank's model behind its guards on any images, computed once for all attacks."""
+        key = digest("asked", *self._answering(chain, seed, model), tensor_digest(x), serving_code())
+        return self.store.get("answers", key, lambda: {"value": self.predictor(chain, seed, model)(x)})["value"]
 
     def _indices(self, seed: int, part: str) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         population = self.population(seed)

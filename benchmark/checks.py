@@ -452,7 +452,7 @@ def _scores(subject: Subject, rows: Tensor | None, mode: Mode | None = None) -> 
     attack, candidates, bank = scenario.fitted()
     if rows is not None:
         candidates = Candidates(candidates.x[rows], candidates.y[rows], candidates.id[rows])
-        bank = bank and Bank(bank.members[:, rows], bank.log_posteriors[:, rows])
+        bank = bank and Bank(bank.members[:, rows], bank.log_posteriors[:, rows], bank.ask)
     return checked_scores(attack.score(scenario.target, candidates, bank), len(candidates))
 
 

@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -48,6 +48,8 @@ _GRACE = 600
 """Seconds beyond the limits after which a job is stopped from outside; sandboxes are stopped by their watchdog."""
 _AHEAD = 2
 """Jobs that a worker has at hand: the one that it does, and the next."""
+_WORTH = 5.0
+"""Seconds of work on an entry for which it starts in one more worker: twice what importing PyTorch takes."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,11 @@ def execute(
     progress = Progress(plan, workers)
     failed: dict[str, Done] = {}
     losses: dict[str, int] = defaultdict(int)
+    mean: dict[str, float] = {}
     team = [_Worker(_pool(setting, workers)) for _ in range(workers)]
     try:
         while waiting or any(w.jobs for w in team):
-            _hand_out(team, waiting, setting)
+            _hand_out(team, waiting, setting, mean)
             running = {f: w for w in team for f in w.jobs}
             finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
             ended: list[tuple[Job, Done]] = []
@@ -167,6 +170,7 @@ def execute(
                     ended += _replace(worker, setting, workers, waiting, losses, hung=True)
             for job, done in ended:
                 progress.advance(job.kind, done.seconds)
+                mean[_entry(job)] = (mean.get(_entry(job), done.seconds) + done.seconds) / 2
                 if done.ends_run:
                     raise StoreError(done.error)
                 if done.error:
@@ -180,16 +184,16 @@ def execute(
             _stop(worker.pool)
 
 
-def _hand_out(team: list[_Worker], waiting: dict[str, Job], setting: Setting) -> None:
+def _hand_out(team: list[_Worker], waiting: dict[str, Job], setting: Setting, mean: Mapping[str, float]) -> None:
     """Give every worker what it can do next. Training comes in the plan's order; a scenario goes where its entry is."""
     for depth in range(_AHEAD):
         for worker in team:
             if len(worker.jobs) > depth:
                 continue
             unfinished = waiting.keys() | {j.id for w in team for j in w.jobs.values()}
-            job = _choose(worker, team, [j for j in waiting.values() if not (j.needs & unfinished)])
+            job = _choose(worker, team, [j for j in waiting.values() if not (j.needs & unfinished)], mean)
             if job is None:
-                return
+                continue
             try:
                 worker.submit(job)
             except BrokenProcessPool:  # it died since the last look; what it was doing, if anything, tells
@@ -201,14 +205,22 @@ def _hand_out(team: list[_Worker], waiting: dict[str, Job], setting: Setting) ->
             del waiting[job.id]
 
 
-def _choose(worker: _Worker, team: list[_Worker], ready: list[Job]) -> Job | None:
-    if not ready or ready[0].kind != "scenario":
-        return ready[0] if ready else None
-    scenarios = [j for j in ready if j.kind == "scenario"]
+def _choose(worker: _Worker, team: list[_Worker], ready: list[Job], mean: Mapping[str, float]) -> Job | None:
+    """Scenarios last; and what this worker has met, or nobody has, before what others have met.
+
+    An entry starts in one more worker only where what is left of it, by the mean seconds of its jobs, is worth that.
+    """
+    alike = [j for j in ready if (j.kind == "scenario") == (ready[0].kind == "scenario")]
     elsewhere = {e for w in team if w is not worker for e in w.warm}
-    mine = (j for j in scenarios if _entry(j) in worker.warm)
-    new = (j for j in scenarios if _entry(j) not in elsewhere)
-    return next(mine, None) or next(new, None) or scenarios[0]
+    mine = (j for j in alike if _entry(j) in worker.warm)
+    new = (j for j in alike if _entry(j) not in elsewhere)
+    if found := next(mine, None) or next(new, None):
+        return found
+    left: dict[str, float] = defaultdict(float)
+    for job in alike:
+        left[_entry(job)] += mean.get(_entry(job), 1.0)
+    most = max(left, key=lambda e: left[e], default="")
+    return next(j for j in alike if _entry(j) == most) if most and left[most] >= _WORTH else None
 
 
 def _replace(

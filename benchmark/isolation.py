@@ -624,9 +624,9 @@ def launcher() -> Launcher:
 
 
 def most_warm(workers: int) -> int:
-    """How many sandboxes a worker may keep warm: a third of the machine's memory for all of them."""
+    """How many sandboxes a worker may keep warm: half of the machine's memory for all of them."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         total = 8 << 30
-    return max(2, min(24, total // 3 // workers // (350 << 20)))
+    return max(2, min(24, total // 2 // workers // (350 << 20)))

@@ -24,7 +24,7 @@ from benchmark.lookup import IMAGES, LookupGap, lookup_gap
 from benchmark.metrics import Floats
 from benchmark.population import seed_of
 from benchmark.registry import Chain, Part
-from benchmark.uncertainty import bank_auc, membership_report
+from benchmark.uncertainty import bank_auc, epsilon_lower_bound, membership_report
 
 OUT_OF_MODEL = "a guard is outside the threat model: the attack reads the raw network"
 
@@ -69,6 +69,9 @@ class Scenario:
         self._open()
         if entry.access == "white-box" and self._judges(("target", 0)) is None:
             raise Skip("only the defense's own code can build this network")
+        adversary = self.artifacts.protocol.adversary
+        if entry.access == "white-box" and adversary and adversary.architecture:
+            raise Skip("the shadow's network is not the target's: its weights say nothing of the target's")
         attack = self.artifacts.attacker(self.attack, self.seed)
         judged = {
             "membership": self._membership,
@@ -84,7 +87,8 @@ class Scenario:
 
     def _open(self) -> None:
         self.population = self.artifacts.population(self.seed)
-        self.target = self._target(("target", 0), ["target-train", "target-test", "shadow-train"])
+        canaries = ["candidates"] if self.artifacts.protocol.canaries else []
+        self.target = self._target(("target", 0), ["target-train", "target-test", "shadow-train", *canaries])
 
     def _judges(self, model: tuple[str, int]) -> nn.Module | None:
         return self.artifacts.judges_network(self.chain.training, self.seed, model)
@@ -92,7 +96,7 @@ class Scenario:
     def _target(self, model: tuple[str, int], parts: list[str]) -> GuardedTarget:
         # Stealing and partial knowledge ask outside the parts that every target has answered: those load on demand.
         if self.attack.entry.task != "stealing" and model[0] == "target":
-            parts = [p for p in parts if p.startswith("target")]
+            parts = [p for p in parts if p != "shadow-train"]
         known = self.artifacts.known_answers(self.chain, self.seed, model, parts)
 
         def predict(x: Tensor) -> Tensor:
@@ -123,6 +127,7 @@ class Scenario:
             shape=shape,
             seed=seed_of("attack", self.seed, self.attack.name, self.chain.name),
             device=self.artifacts.device,
+            simple=self.population.data.simple,
             shadow=self._shadow() if membership and "shadow" in needs else None,
             partial=known if "partial" in needs else None,
             auxiliary=self.artifacts.part(self.seed, "shadow-train") if not membership and "shadow" in needs else None,
@@ -136,7 +141,10 @@ class Scenario:
         ids = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(part)))
         role = next((n.removeprefix("bank-") for n in sorted(self.attack.entry.needs) if n.startswith("bank-")), None)
         bank = self.artifacts.bank(self.chain, self.seed, role) if role else None
-        return Candidates(part.x, part.y, ids), bank, self._knowledge()
+        rows = torch.from_numpy(self.population.scored(self.attack.entry.access))
+        if bank is not None:
+            bank = Bank(bank.members[:, rows], bank.log_posteriors[:, rows], bank.ask)
+        return Candidates(part.x[rows], part.y[rows], ids[rows]), bank, self._knowledge()
 
     def fitted(self) -> tuple[Any, Candidates, Bank | None]:
         """A fitted membership attack, and what it is to score; for the contract checks."""
@@ -157,7 +165,7 @@ class Scenario:
         threshold = None if thresholds is None else float(thresholds[0])
         if thresholds is not None and len(thresholds) > 1:  # each attack seed has a scale of its own
             scores, threshold = scores - thresholds[:, None], 0.0
-        members = self.population.members
+        members = self.population.members[self.population.scored(self.attack.entry.access)]
         report = membership_report(
             scores,
             members,
@@ -170,6 +178,8 @@ class Scenario:
         outcome = Outcome(
             report.metrics, report.intervals, {"seconds": seconds}, report.roc, report.null_auc, report.null_tpr
         )
+        if self.artifacts.protocol.canaries:
+            outcome.metrics["epsilon_lower"] = float(np.mean([epsilon_lower_bound(row, members) for row in scores]))
         self._every_bank_model(candidates, bank, outcome)
         return outcome
 
@@ -178,8 +188,8 @@ class Scenario:
         calibrate = self.attack.entry.calibrate
         if calibrate == "own":
             return np.array([np.nextafter(0.0, 1.0)])  # the rule is score > 0
-        if calibrate == "none" or bank is not None:
-            return None
+        if calibrate == "none" or bank is not None or self.artifacts.protocol.canaries:
+            return None  # the shadow world knows nothing of mislabelled samples
         shadow = self._shadow()
         x = torch.cat([shadow.members.x, shadow.nonmembers.x])
         y = torch.cat([shadow.members.y, shadow.nonmembers.y])
@@ -200,16 +210,15 @@ class Scenario:
             self.artifacts.end_job()
             attack = self.artifacts.attacker(self.attack, self.seed)
             attack.fit(self._knowledge())
-            # Its other half goes too: it would tell by its absence who is in this one.
-            others = torch.arange(m) // 2 != i // 2
+            others = torch.from_numpy(self.population.apart(i, m))
             answers = Answers()
             answers.add(candidates.x, bank.log_posteriors[i])
-            target = GuardedTarget(self.attack.entry.access, _refuse, answers)  # type: ignore[arg-type]
-            rest = Bank(bank.members[others], bank.log_posteriors[others])
+            target = GuardedTarget(self.attack.entry.access, self._bank_model(i), answers)  # type: ignore[arg-type]
+            rest = Bank(bank.members[others], bank.log_posteriors[others], _some(bank.ask, others))
             try:
                 rows.append(checked_scores(attack.score(target, candidates, rest), len(candidates)))
             except (PermissionError, Fault) as problem:
-                # The attack asks for more than the candidates: the bank has not answered that.
+                # No bank model gives its network away.
                 if isinstance(problem, Fault) and not problem.refused:
                     raise
                 return
@@ -217,6 +226,9 @@ class Scenario:
         of_seeds = [bank_auc(s, bank.members.numpy(), rng, resamples=200) for s in np.stack(rows, axis=1)]
         auc, low, high = np.mean(of_seeds, axis=0)
         outcome.metrics["auc_bank"], outcome.intervals["auc_bank"] = float(auc), (float(low), float(high))
+
+    def _bank_model(self, k: int) -> Predict:
+        return lambda x: self.artifacts.asked(self.chain, self.seed, ("online", k), x)
 
     def _inversion(self, attack: Any) -> Outcome:
         classes, shape = self.artifacts.shape(self.seed)
@@ -385,5 +397,6 @@ def _expect(value: Any, shape: tuple[int, ...], what: str) -> None:
         raise ValueError(f"expected finite {what}, given NaN or infinite values")
 
 
-def _refuse(x: Tensor) -> Tensor:
-    raise PermissionError(f"a bank model was asked for {len(x)} images that are not candidates")
+def _some(ask: Predict, models: Tensor) -> Predict:
+    """What some models of a bank answer."""
+    return lambda x: ask(x)[models]

@@ -59,6 +59,9 @@ def _registry() -> dict[str, Metric]:
         Metric("auc_bank", "AUC over the bank", "up", 0, 1,
                "Mean AUC with every bank model as the target in turn; interval by a two-way bootstrap "
                "over models and samples."),
+        Metric("epsilon_lower", "Epsilon at least", "up", 0, math.inf,
+               "Lower bound (95 %, delta 1e-5) on the epsilon of the training, from canaries of one run "
+               "(Steinke et al. 2023): a claimed epsilon below it is wrong. 0 says nothing."),
         Metric("mse_to_class_mean", "MSE to the class mean", "down", 0, 1,
                "Pixel error in [0, 1] between a reconstruction and its class's mean image, averaged "
                "over classes.", True),

@@ -129,6 +129,8 @@ def _answers(
         parts = {"target": ("target-train", "target-test"), "shadow": ("shadow-train", "shadow-test")}.get(
             role, ("candidates",)
         )
+        if role == "target" and artifacts.protocol.canaries:
+            parts = (*parts, "candidates")
         if attack and attack.entry.task == "stealing":
             parts = (*parts, "shadow-train")
         guards = [g for i in range(len(chain.guards)) if (g := _guard(plan, artifacts, chain, i, seed, role))]

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmark import datasets
 from benchmark.api import Samples
@@ -44,6 +45,8 @@ class Population:
     seed: int
     data: Data
     parts: dict[str, Indices]
+    own: int
+    """How many samples of `data` are the target's; those after them are another data set's, for the shadow world."""
     secret: bytes | None = field(default=None, repr=False)
 
     def _rng(self, name: str) -> np.random.Generator:
@@ -68,7 +71,9 @@ class Population:
 
     @cached_property
     def candidates(self) -> Indices:
-        """What is scored: the rest of target-train and of target-test, shuffled."""
+        """What is scored: the rest of target-train and of target-test, shuffled; or the canaries."""
+        if self.protocol.canaries:
+            return self.canaries
         size = self._known["size"][0]
         pool = np.concatenate([self._known["target-train"][size:], self._known["target-test"][size:]])
         return pool[self._rng("candidates").permutation(len(pool))]
@@ -76,14 +81,59 @@ class Population:
     @cached_property
     def members(self) -> NDArray[np.bool_]:
         """Membership of the candidates. It stays with the judge."""
-        return np.isin(self.candidates, self.parts["target-train"])
+        return np.isin(self.candidates, self.indices("target", 0))
+
+    def scored(self, access: str) -> NDArray[np.int64]:
+        """Positions among the candidates that an attack of this access is scored on, ascending.
+
+        All of them; for label access the protocol may take as many members as non-members, the first ones (RULES 15).
+        """
+        n = len(self.candidates)
+        if self.protocol.label_only is None or access != "label":
+            return np.arange(n)
+        half = self.protocol.label_only // 2
+        sides = [np.flatnonzero(self.members == side)[:half] for side in (True, False)]
+        return np.sort(np.concatenate(sides))
+
+    @cached_property
+    def canaries(self) -> Indices:
+        """Samples of no part, shuffled: planted mislabelled in the training sets of the target and the online bank."""
+        assert self.protocol.canaries is not None
+        return self.outside[self._rng("canaries").permutation(len(self.outside))][: self.protocol.canaries.count]
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Labels of all data (n,), the canaries' wrong ones among them."""
+        y = self.data.y.clone()
+        if self.protocol.canaries:
+            rows = torch.from_numpy(self.canaries)
+            shift = self._rng("wrong labels").integers(1, self.data.classes, len(rows))
+            y[rows] = (y[rows] + torch.from_numpy(shift)) % self.data.classes
+        return y
+
+    @property
+    def outside(self) -> Indices:
+        """Samples of the target's data that are in no part, ascending."""
+        return np.setdiff1d(np.arange(self.own), np.concatenate(list(self.parts.values())))
+
+    def apart(self, i: int, m: int) -> NDArray[np.bool_]:
+        """(m,): which of m online models tell nothing of who is in model i but by what they learnt.
+
+        Pairs are complementary, so the other half goes with its model; canaries are planted independently.
+        """
+        models: Indices = np.arange(m)
+        size = 1 if self.protocol.canaries else 2
+        return np.not_equal(models // size, i // size)
 
     def indices(self, role: str, k: int) -> Indices:
         """The training set of a network: role target, shadow, online, offline or evaluator.
 
-        Bank models come in pairs, a random half of the pool and the other half: each is as large as the
+        With canaries, the target and the online bank share target-train, and each draws canaries of its own. Otherwise bank models come in pairs, a random half of the pool and the other half: each is as large as the
         target's training set, and every sample is in exactly half of them.
         """
+        if self.protocol.canaries and role in ("target", "online"):
+            planted = self._rng(f"planted/{role}/{k}").random(len(self.canaries)) < 0.5
+            return np.concatenate([self.parts["target-train"], self.canaries[planted]])
         if role == "target":
             return self.parts["target-train"]
         if role == "shadow":
@@ -108,7 +158,7 @@ class Population:
 
     def samples(self, indices: Indices) -> Samples:
         rows = torch.from_numpy(indices)
-        return Samples(self.data.x[rows].float() / 255, self.data.y[rows])
+        return Samples(self.data.x[rows].float() / 255, self.labels[rows])
 
 
 def populate(protocol: Protocol, seed: int, secret: bytes | None = None) -> Population:
@@ -123,7 +173,33 @@ def populate(protocol: Protocol, seed: int, secret: bytes | None = None) -> Popu
         raise UserError(f"{protocol.name}: split: {error}") from None
     if secret is None:
         _pinned(protocol.name, f"split.digests.{seed}", protocol.split.digests[seed], indices_digest(parts))
-    return Population(protocol, seed, data, parts, secret)
+    own = len(data)
+    if protocol.adversary and protocol.adversary.dataset:
+        data, parts = _with_other_shadow(protocol, seed, data, parts, secret)
+    found = Population(protocol, seed, data, parts, own, secret)
+    if protocol.canaries and len(found.outside) < protocol.canaries.count:
+        raise UserError(
+            f"{protocol.name}: canaries.count: expected at most {len(found.outside)}, the samples that are in no part, "
+            f"given {protocol.canaries.count}"
+        )
+    return found
+
+
+def _with_other_shadow(
+    protocol: Protocol, seed: int, data: Data, parts: dict[str, Indices], secret: bytes | None
+) -> tuple[Data, dict[str, Indices]]:
+    """The target's data with the adversary's after it, from which the shadow world's parts now come."""
+    assert protocol.adversary and protocol.adversary.dataset and protocol.adversary.data_digest
+    other = datasets.load(protocol.adversary.dataset)
+    _pinned(protocol.name, "adversary.data_digest", protocol.adversary.data_digest, other.digest)
+    if other.classes > data.classes:
+        raise UserError(
+            f"{protocol.name}: adversary.dataset: expected at most {data.classes} classes, given {other.classes}"
+        )
+    theirs = split(protocol.split.scheme, len(other), seed, None, secret)
+    size = min(len(parts["shadow-train"]), len(theirs["shadow-train"]))
+    shadow = {name: rows[:size] + len(data) for name, rows in theirs.items() if name.startswith("shadow")}
+    return data.followed_by(other), parts | shadow
 
 
 def _pinned(protocol: str, field: str, pinned: str, found: str) -> None:

@@ -61,6 +61,31 @@ class BankSizes(_Strict):
     offline: Annotated[int, Field(ge=2, multiple_of=2)]
 
 
+class Canaries(_Strict):
+    """A worst-case track (Aerni et al. 2024): what is scored are mislabelled samples planted in the training set."""
+
+    count: Annotated[int, Field(ge=20)]
+    """Samples from outside the split under a wrong label; each is in a training set with probability one half,
+    independently (RULES 13)."""
+
+
+class Adversary(_Strict):
+    """Where the shadow world differs from the target's (MEMBERSHIP-DOCTOR, section 4.3); None is the target's own."""
+
+    dataset: str | None = None
+    data_digest: str | None = None
+    architecture: str | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    epochs: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Adversary:
+        if (self.dataset is None) != (self.data_digest is None):
+            raise ValueError("dataset and data_digest: expected both or neither")
+        return self
+
+
 class Costly(_Strict):
     """Smaller banks for training defenses, by id, that cost several times the plain training."""
 
@@ -99,6 +124,10 @@ class Protocol(_Strict):
     recipe: Recipe
     bank: BankSizes
     costly: Costly | None = None
+    canaries: Canaries | None = None
+    adversary: Adversary | None = None
+    label_only: Annotated[int, Field(ge=20, multiple_of=2)] | None = None
+    """Candidates, half of them members, on which attacks that ask many labels of each are scored; None: all."""
     resamples: Annotated[int, Field(ge=100)] = 1000
     nulls: Annotated[int, Field(ge=1)] = 20
     attacks: tuple[str, ...]
@@ -112,7 +141,26 @@ class Protocol(_Strict):
     def measures(self) -> str:
         """Digest of all that moves a number; results of two digests never meet in one table."""
         apart = {"name", "about", "leaves_out", "attacks", "defenses", "utility_floor", "rank_by", "seeds", "limits"}
+        apart |= {name for name in ("canaries", "adversary", "label_only") if getattr(self, name) is None}
         return digest(self.model_dump(mode="json", exclude=apart))
+
+    @model_validator(mode="after")
+    def _canaries_alone(self) -> Protocol:
+        if self.canaries and self.recipe.ensemble > 1:
+            raise ValueError("canaries: expected recipe.ensemble 1, for training sets of different sizes")
+        return self
+
+    def recipe_of(self, world: str) -> Recipe:
+        """How networks of the world "target" or "shadow" are trained."""
+        if world == "target" or self.adversary is None:
+            return self.recipe
+        names = ("learning_rate", "batch_size", "epochs")
+        return self.recipe.model_copy(update={n: v for n in names if (v := getattr(self.adversary, n)) is not None})
+
+    def architecture_of(self, world: str) -> str:
+        """The network of the world "target" or "shadow"."""
+        other = self.adversary.architecture if self.adversary and world == "shadow" else None
+        return other or self.architecture
 
     def board(self) -> dict[str, Any]:
         """What ranking needs of a protocol."""

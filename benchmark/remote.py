@@ -285,10 +285,12 @@ class RemoteAttacker:
         self._shape = setup.shape
         self._classes = setup.classes
         self._targets: dict[str, Target] = {}
+        self._bank: Bank | None = None
         self._session = isolation.open(part, setup)
         self._session.accept(QUERY_BYTES)
         self._session.handlers |= {
-            "labels": self._labels, "log_posteriors": self._log_posteriors, "white_box": self._white_box
+            "labels": self._labels, "log_posteriors": self._log_posteriors, "white_box": self._white_box,
+            "bank": self._ask_bank,
         }  # fmt: skip
 
     def fit(self, knowledge: Knowledge) -> None:
@@ -312,6 +314,7 @@ class RemoteAttacker:
         tensors = {"x": candidates.x, "y": candidates.y, "id": candidates.id}
         if bank is not None:
             tensors |= {"members": bank.members, "log_posteriors": bank.log_posteriors}
+        self._bank = bank
         scores = self._value("score", {"target": self._hold(target)}, tensors)
         if isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) > ATTACK_SEEDS:
             raise ValueError(f"expected scores of at most {ATTACK_SEEDS} attack seeds, given {len(scores)}")
@@ -360,6 +363,16 @@ class RemoteAttacker:
 
     def _log_posteriors(self, meta: Meta, tensors: Tensors) -> Message:
         return {}, {"value": self._asked(meta).log_posteriors(self._images(tensors))}
+
+    def _ask_bank(self, _: Meta, tensors: Tensors) -> Message:
+        if self._bank is None:
+            raise PermissionError("expected a bank that the judge has given")
+        x = self._images(tensors)
+        if 8 * len(self._bank.members) * len(x) * self._classes > QUERY_BYTES:
+            raise ValueError(
+                f"expected a question whose answer is at most {QUERY_BYTES >> 20} MB, given {len(x)} images"
+            )
+        return {}, {"value": self._bank.ask(x)}
 
     def _white_box(self, meta: Meta, _: Tensors) -> Message:
         return {}, dict(self._asked(meta).white_box().state_dict())

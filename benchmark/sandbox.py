@@ -136,6 +136,7 @@ class _Work:
                 shape=self.shape,
                 seed=meta["seed"],
                 device=self.device,
+                simple=self.simple,
                 shadow=world("shadow"),
                 partial=world("partial"),
                 embeddings=Embeddings(*embeddings) if embeddings else None,
@@ -146,8 +147,17 @@ class _Work:
 
     def _score(self, meta: Meta, tensors: Tensors) -> Message:
         candidates = Candidates(tensors["x"], tensors["y"], tensors["id"])
-        bank = Bank(tensors["members"], tensors["log_posteriors"]) if "members" in tensors else None
+        bank = None
+        if "members" in tensors:
+            bank = Bank(tensors["members"], tensors["log_posteriors"], partial(self._bank, len(tensors["members"])))
         return _answer("scores", self.attacker.score(RemoteTarget(self, meta["target"]), candidates, bank))
+
+    def _bank(self, models: int, x: Tensor) -> Tensor:
+        """In pieces whose answers the judge sends."""
+        x = _images(x)
+        size = min(QUERY_BYTES // 2 // max(1, x[:1].numel() * 4), QUERY_BYTES // (8 * models * self.classes))
+        pieces = x.split(max(1, min(QUERY_IMAGES, size))) if x.ndim else (x,)
+        return torch.cat([self.ask("bank", {}, {"x": piece})["value"] for piece in pieces], 1)
 
     def _reconstruct(self, meta: Meta, _: Tensors) -> Message:
         return _answer("images", self.attacker.reconstruct(RemoteTarget(self, meta["target"]), meta["classes"]))

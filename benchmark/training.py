@@ -17,6 +17,7 @@ from torch.func import functional_call, stack_module_state
 
 from benchmark import architectures
 from benchmark.api import Samples, Task
+from benchmark.augmentation import augment
 from benchmark.protocol import Recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -131,25 +132,6 @@ def fit_ensemble(tasks: Sequence[TrainingTask], networks: Sequence[nn.Module], l
     for i, network in enumerate(networks):
         network.load_state_dict({name: value[i].detach() for name, value in stacked.items()})
     return [n.eval() for n in networks]
-
-
-def augment(x: Tensor, simple: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-    """He et al.'s simple augmentation of a batch (n, c, h, w): a crop after zero padding, and a flip.
-
-    `simple` is the data set's {"pad": pixels, "flip": bool}; every sample gets its own crop and flip.
-    """
-    n, _, h, w = x.shape
-    pad = simple["pad"]
-    dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=generator).to(x.device)
-    columns = torch.arange(w, device=x.device).expand(n, w)
-    if simple["flip"]:
-        flipped = torch.rand(n, generator=generator).to(x.device) < 0.5
-        columns = torch.where(flipped.unsqueeze(1), columns.flip(1), columns)
-    rows = torch.arange(h, device=x.device) + dy.unsqueeze(1)
-    columns = columns + dx.unsqueeze(1)
-    padded = nn.functional.pad(x, (pad, pad, pad, pad))
-    sample = torch.arange(n, device=x.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:

@@ -17,13 +17,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv
+from scipy.special import betaincinv, expit
+from scipy.stats import binom
 
 from benchmark.metrics import Bools, Curve, Floats, resolves, thin_roc
 
 LEVEL = 0.95
 _BLOCK = 2_000_000  # weights held at once: 16 MB an array
 _QUANTILES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+DELTA = 1e-5
+"""For which a lower bound on epsilon is claimed."""
+_GUESSED = 0.2
+"""Share of the canaries on whose inclusion a guess is made, fixed beforehand; on the others there is none."""
 _OF_MEMBERS = ("tpr_at_fpr_0.01", "tpr_at_fpr_0.001", "tpr_at_fpr_0.01_reversed", "recall")
 
 
@@ -182,3 +187,33 @@ def _at_least_binomial(interval: tuple[float, float], share: float, n: int) -> t
     low = betaincinv(hits, n - hits + 1, _QUANTILES[0]) if hits > 0 else 0.0
     high = betaincinv(hits + 1, n - hits, _QUANTILES[1]) if hits < n else 1.0
     return min(interval[0], float(low)), max(interval[1], float(high))
+
+
+def epsilon_lower_bound(scores: ArrayLike, members: ArrayLike, delta: float = DELTA) -> float:
+    """Epsilon that (epsilon, delta)-DP training exceeds with confidence 0.95, from canaries of one training run.
+
+    scores (n,), higher for the included; members (n,) bool must have been drawn independently with probability
+    one half. The tenth with the highest scores is guessed to be in, that with the lowest out: under DP the number
+    of right guesses is no larger than a binomial one (Steinke et al. 2023, theorem 5.2). 0 where chance may explain
+    them.
+    """
+    scores, inside = np.asarray(scores, np.float64), np.asarray(members, bool)
+    n = len(scores)
+    side = max(1, round(_GUESSED * n / 2))
+    order = np.argsort(scores, kind="stable")
+    right = int(inside[order[-side:]].sum() + (~inside[order[:side]]).sum())
+
+    def chance(epsilon: float) -> float:
+        """How probable so many right guesses are, at most."""
+        law = binom(2 * side, expit(epsilon))
+        i = np.arange(1, right + 1)
+        near = (law.cdf(right - 1) - law.cdf(right - 1 - i)) / i
+        return float(law.sf(right - 1) + 2 * n * delta * near.max(initial=0.0))
+
+    low, high = 0.0, 50.0
+    if chance(low) > 1 - LEVEL:
+        return 0.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if chance(middle) <= 1 - LEVEL else (low, middle)
+    return low

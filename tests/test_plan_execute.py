@@ -362,19 +362,21 @@ def setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> execute.Setting:
 def test_training_comes_in_the_order_of_the_plan() -> None:
     one, two = worker("loss"), worker()
     ready = [job("a", kind="networks"), job("b", "loss"), job("c", kind="answers")]
-    assert execute._choose(one, [one, two], ready) is ready[0]
-    assert execute._choose(one, [one, two], []) is None
+    assert execute._choose(one, [one, two], ready, {}) is ready[0]
+    assert execute._choose(one, [one, two], [], {}) is None
 
 
 def test_a_scenario_goes_where_its_entry_is_warm() -> None:
     one, two = worker("loss"), worker("lira")
     ready = [job("a", "nn_sorted"), job("b", "lira[variance=auto]"), job("c", "loss"), job("d", "lira")]
-    assert execute._choose(one, [one, two], ready) is ready[2]
-    assert execute._choose(two, [one, two], ready) is ready[1], "whatever its hyperparameters"
-    assert execute._choose(worker(), [one, two], ready) is ready[0], "one that nobody has met"
-    assert execute._choose(worker(), [one, two], ready[1:]) is ready[1], "rather than to rest"
+    assert execute._choose(one, [one, two], ready, {}) is ready[2]
+    assert execute._choose(two, [one, two], ready, {}) is ready[1], "whatever its hyperparameters"
+    assert execute._choose(worker(), [one, two], ready, {}) is ready[0], "one that nobody has met"
+    assert execute._choose(worker(), [one, two], ready[1:], {}) is None, "three short jobs are not worth a start"
+    assert execute._choose(worker(), [one, two], ready[1:], {"loss": 5.0}) is ready[2], "a long one is"
+    assert execute._choose(worker(), [one, two], ready[1:], {"lira": 2.5}) is ready[1], "as are two"
     utility = [job("e", defense="memguard[budget=1]+diffence")]
-    assert execute._choose(worker("memguard"), [one], [*ready, *utility]) is utility[0]
+    assert execute._choose(worker("memguard"), [one], [*ready, *utility], {}) is utility[0]
 
 
 def test_two_workers_share_the_entries(setting: execute.Setting) -> None:
@@ -384,7 +386,7 @@ def test_two_workers_share_the_entries(setting: execute.Setting) -> None:
     team = [worker(), worker()]
     met: dict[str, set[int]] = {a: set() for a in attacks}
     while waiting or any(w.jobs for w in team):
-        execute._hand_out(team, waiting, setting)
+        execute._hand_out(team, waiting, setting, {})
         assert all(len(w.jobs) <= execute._AHEAD for w in team)
         for i, w in enumerate(team):
             if w.jobs:
@@ -395,12 +397,12 @@ def test_two_workers_share_the_entries(setting: execute.Setting) -> None:
 def test_no_job_is_handed_out_before_what_it_needs(setting: execute.Setting) -> None:
     waiting = {"a": job("a", kind="networks"), "b": job("b", "loss", needs="a"), "c": job("c", "lira", needs="a")}
     team = [worker(), worker()]
-    execute._hand_out(team, waiting, setting)
+    execute._hand_out(team, waiting, setting, {})
     assert [j.id for w in team for j in w.jobs.values()] == ["a"] and list(waiting) == ["b", "c"]
-    execute._hand_out(team, waiting, setting)
+    execute._hand_out(team, waiting, setting, {})
     assert list(waiting) == ["b", "c"], "it is not finished"
     team[0].finished(next(iter(team[0].jobs)))
-    execute._hand_out(team, waiting, setting)
+    execute._hand_out(team, waiting, setting, {})
     assert not waiting
 
 
@@ -408,8 +410,8 @@ def test_a_worker_that_died_at_rest_is_replaced(setting: execute.Setting) -> Non
     dead, busy = worker("loss"), worker("lira")
     dead.pool = broken = Pool(broken=True)  # type: ignore[assignment]
     waiting = {"a": job("a", "loss"), "b": job("b", "lira")}
-    execute._hand_out([dead, busy], waiting, setting)
-    execute._hand_out([dead, busy], waiting, setting)
+    execute._hand_out([dead, busy], waiting, setting, {})
+    execute._hand_out([dead, busy], waiting, setting, {})
     assert broken.stopped and not waiting
     assert [j.id for w in (dead, busy) for j in w.jobs.values()] in (["a", "b"], ["b", "a"])
 

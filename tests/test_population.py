@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from benchmark import datasets, protocol
 from benchmark.datasets.splits import indices_digest, split
 from benchmark.errors import UserError
 from benchmark.population import Population, digest_of, populate, seed_of
+from benchmark.protocol import Adversary, Canaries
 
 DIGITS = protocol.load("digits-v1")
 
@@ -22,7 +24,7 @@ def draw(seed: int = 0, size: int | None = None, known: float = 0.33, scheme: st
     data = datasets.load("digits")
     cut = DIGITS.split.model_copy(update={"known_fraction": known, "size": size, "scheme": scheme})
     changed = DIGITS.model_copy(update={"split": cut})
-    return Population(changed, seed, data, split(scheme, len(data), seed, size))
+    return Population(changed, seed, data, split(scheme, len(data), seed, size), len(data))
 
 
 @given(seed=st.integers(0, 10**6), size=st.integers(10, 299), known=st.floats(0.05, 0.95))
@@ -133,3 +135,88 @@ def test_pins() -> None:
         populate(DIGITS.model_copy(update={"split": large}), 0)
     with pytest.raises(UserError, match="digit"):
         populate(DIGITS.model_copy(update={"dataset": "digit"}), 0)
+
+
+# --- Canaries, another adversary, fewer candidates --------------------------------------------------
+
+
+def with_canaries(seed: int = 0, count: int = 200) -> Population:
+    data = datasets.load("digits")
+    changed = DIGITS.model_copy(update={"canaries": Canaries(count=count)})
+    return Population(changed, seed, data, split("six-way", len(data), seed, 250), len(data))
+
+
+def test_canaries_are_outsiders_under_a_wrong_label() -> None:
+    population = with_canaries()
+    canaries = population.candidates
+    assert len(set(canaries)) == 200 and not set(canaries) & set(np.concatenate(list(population.parts.values())))
+    rows = torch.from_numpy(canaries)
+    seen, true = population.samples(canaries).y, population.data.y[rows]
+    assert (seen != true).all() and set(((seen - true) % 10).tolist()) == set(range(1, 10))
+    others = np.setdiff1d(np.arange(len(population.data)), canaries)
+    assert torch.equal(population.samples(others).y, population.data.y[torch.from_numpy(others)])
+
+
+def test_each_canary_is_planted_by_a_coin_of_its_own() -> None:
+    """Over 60 models a canary is in about half of them, and no two models share their draws."""
+    population = with_canaries()
+    inside = population.bank_members("online", 60)
+    assert not inside.all(0).any() and inside.any(0).all()
+    assert abs(inside.mean() - 0.5) < 4 * 0.5 / np.sqrt(inside.size)
+    agree = (inside[:, None] == inside[None]).mean(2)[np.triu_indices(60, 1)]
+    assert np.abs(agree - 0.5).max() < 5 * 0.5 / np.sqrt(200), "complementary pairs would agree nowhere"
+    assert not np.array_equal(population.members, inside[0])
+    assert np.array_equal(population.members, np.isin(population.candidates, population.indices("target", 0)))
+    for role, k in (("target", 0), ("online", 3)):
+        train = population.indices(role, k)
+        assert np.array_equal(train[:250], population.parts["target-train"]) and set(train[250:]) <= set(
+            population.candidates
+        )
+    assert not set(population.indices("shadow", 0)) & set(population.candidates)
+    assert population.apart(3, 6).tolist() == [True] * 3 + [False] + [True] * 2
+    assert draw().apart(3, 6).tolist() == [True] * 2 + [False] * 2 + [True] * 2
+
+
+def test_more_canaries_than_there_are_outsiders() -> None:
+    cut = DIGITS.split.model_copy(update={"size": 250, "digests": {0: "?"}})
+    data = datasets.load("digits")
+    cut = cut.model_copy(update={"digests": {0: indices_digest(split("six-way", len(data), 0, 250))}})
+    changed = DIGITS.model_copy(update={"split": cut, "canaries": Canaries(count=5000)})
+    with pytest.raises(UserError, match=r"canaries.count: expected at most 29\d, .* given 5000"):
+        populate(changed, 0)
+
+
+@pytest.mark.parametrize("label_only", [100, None])
+def test_label_only_attacks_may_be_scored_on_fewer(label_only: int | None) -> None:
+    population = replace(draw(), protocol=DIGITS.model_copy(update={"label_only": label_only}))
+    rows = population.scored("label")
+    assert len(population.scored("posterior")) == len(population.candidates)
+    assert len(rows) == (label_only or len(population.candidates))
+    assert population.members[rows].sum() * 2 == len(rows) and (np.diff(rows) > 0).all()
+
+
+def test_the_shadow_world_may_come_from_other_data() -> None:
+    """Its parts lie behind the target's data, in the target's shape, and no bank of theirs holds a candidate."""
+    other = datasets.load("synthetic-2x1")
+    changed = DIGITS.model_copy(
+        update={"adversary": Adversary(dataset="synthetic-2x1", data_digest=other.digest), "recipe": DIGITS.recipe}
+    )
+    population = populate(changed, 0)
+    own = populate(DIGITS, 0)
+    assert np.array_equal(population.candidates, own.candidates) and population.own == len(own.data)
+    shadow = population.samples(population.indices("shadow", 0))
+    assert shadow.x.shape[1:] == (1, 8, 8) and set(shadow.y.tolist()) <= {0, 1}
+    assert population.indices("shadow", 0).min() >= population.own
+    assert population.indices("offline", 1).min() >= population.own
+    assert not population.bank_members("offline", 4).any()
+    assert torch.equal(population.samples(own.candidates).x, own.samples(own.candidates).x)
+
+
+def test_other_data_is_pinned_and_has_no_more_classes() -> None:
+    def loaded(name: str, digest: str) -> Population:
+        return populate(DIGITS.model_copy(update={"adversary": Adversary(dataset=name, data_digest=digest)}), 0)
+
+    with pytest.raises(UserError, match=r"adversary.data_digest: expected 0000"):
+        loaded("synthetic-2x1", "0" * 64)
+    with pytest.raises(UserError, match=r"adversary.dataset: expected at most 10 classes, given 100"):
+        loaded("synthetic-100x3", datasets.load("synthetic-100x3").digest)

@@ -59,7 +59,7 @@ def both(everything: Isolation, tmp_path_factory: pytest.TempPathFactory) -> tup
 # --- The same here and there ------------------------------------------------------------------------
 
 ATTACKS = [
-    "loss", "metric_corr", "ml_doctor_partial[epochs=20]", "lira", "grad_norm", "fredrikson[steps=20]",
+    "loss", "metric_corr", "ml_doctor_partial[epochs=20]", "lira[views=3]", "nn_augmented[views=2,epochs=5]", "grad_norm", "fredrikson[steps=20]",
     "attribute_mlp[epochs=20]", "attribute_mlp[embedding=untrained,epochs=20]", "steal_mse[epochs=10]",
 ]  # fmt: skip
 """One of each access, knowledge and task; `leakboard check` does the same for every entry."""
@@ -156,10 +156,11 @@ WRONG: dict[str, tuple[str, str]] = {
     "other": ("channel.call('labels', {'target': '1'}, {'x': x})", "PermissionError: expected a target that the judge has given"),
     "private": ("channel.call('labels', {'target': '__class__'}, {'x': x})", "expected a target that the judge has given"),
     "no_target": ("channel.call('labels', {}, {'x': x})", "expected a target that the judge has given"),
+    "bank": ("channel.call('bank', {}, {'x': x})", "PermissionError: expected a bank that the judge has given"),
     "no_images": ("channel.call('labels', {'target': '0'})", "expected an array 'x', given none"),
     "odd_images": ("target.labels(x[:, :, :3])", "x: expected nx1x8x8 torch.float32, given 60x1x3x8"),
-    "store": ("channel.call('store', {})", "broke the protocol: expected one of labels, log_posteriors, white_box, given 'store'"),
-    "before": ("channel.call('before', {}, {'x': x})", "broke the protocol: expected one of labels"),
+    "store": ("channel.call('store', {})", "broke the protocol: expected one of bank, labels, log_posteriors, white_box, given 'store'"),
+    "before": ("channel.call('before', {}, {'x': x})", "broke the protocol: expected one of bank, labels"),
     "list": ("return scores.tolist()", "expected scores as a tensor, given list"),
     "half": ("return scores.half()", "expected scores of dtype float64, given float16"),
     "whole": ("return scores.long()", "expected scores of dtype float64, given int64"),

@@ -17,7 +17,7 @@ from benchmark import datasets
 from benchmark.access import raw
 from benchmark.api import Samples
 from benchmark.protocol import Recipe
-from benchmark.training import TrainingTask, augment, fit_ensemble, make_optimizer
+from benchmark.training import TrainingTask, fit_ensemble, make_optimizer
 
 CPU = torch.device("cpu")
 
@@ -111,31 +111,6 @@ def test_both_ways_give_the_same_law_of_scores() -> None:
     assert abs(np.mean(single_auc) - np.mean(together_auc)) < 0.01
     assert np.mean(single_auc) > 0.55, "there is something to compare"
     assert ks_2samp(single, other).pvalue < 1e-6
-
-
-@pytest.mark.parametrize("flip", [True, False])
-@pytest.mark.parametrize(("shape", "pad"), [((5, 1, 8, 8), 1), ((4, 3, 9, 7), 2), ((3, 1, 4, 4), 0)])
-def test_augmentation_against_a_loop_over_samples(shape: tuple[int, ...], pad: int, flip: bool) -> None:
-    x = torch.rand(shape, generator=torch.Generator().manual_seed(1)) + 1  # no zeros but the padding's
-    n, _, h, w = shape
-    seen = augment(x, {"pad": pad, "flip": flip}, torch.Generator().manual_seed(2))
-    draws = torch.Generator().manual_seed(2)
-    dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=draws)
-    mirrored = torch.rand(n, generator=draws) < 0.5 if flip else torch.zeros(n, dtype=torch.bool)
-    for i in range(n):
-        padded = np.pad(x[i].numpy(), ((0, 0), (pad, pad), (pad, pad)))
-        # A mirrored view is the mirror of the window, not the window of the mirror.
-        crop = padded[:, dy[i] : dy[i] + h, dx[i] : dx[i] + w]
-        assert np.array_equal(seen[i].numpy(), np.flip(crop, 2) if mirrored[i] else crop)
-
-
-def test_augmentation_covers_all_crops_and_flips_evenly() -> None:
-    x = torch.arange(1.0, 17).view(1, 1, 4, 4).expand(4000, 1, 4, 4)
-    views, counts = augment(x, {"pad": 1, "flip": True}, torch.Generator().manual_seed(0)).unique(
-        dim=0, return_counts=True
-    )
-    assert len(views) == 18, "9 crops, each also mirrored"
-    assert ((counts - 4000 / 18) ** 2 / (4000 / 18)).sum() < 45, "chi-squared, 17 degrees of freedom, p > 0.0002"
 
 
 def test_augmentation_is_off_unless_the_recipe_has_it() -> None:

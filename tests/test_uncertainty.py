@@ -287,3 +287,37 @@ def test_a_tiny_bank_has_finite_intervals():
 def test_a_model_without_members_is_an_error():
     with pytest.raises(ValueError, match="members and non-members"):
         bank_auc(np.zeros((2, 3)), np.zeros((2, 3), bool), np.random.default_rng(0), 10)
+
+
+# --- Epsilon from canaries --------------------------------------------------------------------------
+
+
+def test_a_lower_bound_on_epsilon_in_closed_form():
+    """All guesses right, delta 0: the least e with (e^eps / (1 + e^eps)) ^ r above 0.05."""
+    inside = np.arange(100) % 2 == 0
+    scores = inside + np.arange(100) / 1000
+    q = 0.05 ** (1 / 20)
+    assert uncertainty.epsilon_lower_bound(scores, inside, 0.0) == pytest.approx(np.log(q / (1 - q)), abs=1e-5)
+    assert 0 < uncertainty.epsilon_lower_bound(scores, inside, 1e-3) < np.log(q / (1 - q)), "delta is subtracted"
+    assert uncertainty.epsilon_lower_bound(-scores, inside, 0.0) == 0
+
+
+def test_a_lower_bound_counts_the_guesses_of_both_ends():
+    """20 guesses of which 15 are right: the bound against the binomial tail itself."""
+    inside = np.zeros(100, bool)
+    inside[-10:], inside[:5] = True, True
+    epsilon = uncertainty.epsilon_lower_bound(np.arange(100.0), inside, 0.0)
+    assert stats.binom.sf(14, 20, 1 / (1 + np.exp(-epsilon))) == pytest.approx(0.05, abs=1e-5)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0, 3.0])
+def test_a_lower_bound_is_below_the_truth(epsilon):
+    """Randomised response is exactly epsilon-DP: the bound is above epsilon in at most 5 % of runs, and not idle."""
+    rng = np.random.default_rng(1)
+    bounds = []
+    for _ in range(400):
+        inside = rng.random(500) < 0.5
+        told = inside ^ (rng.random(500) > 1 / (1 + np.exp(-epsilon)))
+        bounds.append(uncertainty.epsilon_lower_bound(told + rng.random(500) / 2, inside))
+    assert np.mean(np.array(bounds) > epsilon) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+    assert np.median(bounds) >= 0.6 * epsilon

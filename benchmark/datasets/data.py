@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.datasets.attribute import above_class_median, thickness
 from benchmark.errors import UserError
@@ -54,6 +54,18 @@ class Data:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+    def followed_by(self, other: Data) -> Data:
+        """These samples and, after them, another data set's, scaled to this one's size and channels."""
+        c, h, w = self.shape
+        x = other.x.float()
+        if other.shape[0] != c:
+            x = x.mean(1, keepdim=True).expand(-1, c, -1, -1)
+        if x.shape[2:] != (h, w):
+            x = nn.functional.interpolate(x, (h, w), mode="bilinear", antialias=True)
+        x = torch.cat([self.x, x.round().clamp(0, 255).to(torch.uint8)])
+        y, attribute = (torch.cat([getattr(d, n) for d in (self, other)]) for n in ("y", "attribute"))
+        return replace(self, x=x, y=y, attribute=attribute)
 
 
 def make(name: str, x: NDArray[np.uint8], y: NDArray[np.int64], simple: Mapping[str, Any]) -> Data:

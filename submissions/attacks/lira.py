@@ -2,12 +2,26 @@
 
 Carlini et al. 2022, section V, algorithm 1, on the logit margin: a normal law for each sample and
 side, centred on the mean. Where the bank is small the paper's fixed variance (section VI-C) takes over.
+With `views` every model is also asked about simply augmented views of each sample (section VI-C), each view
+having laws of its own.
 """
 
 import torch
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Literal, Target, logit_margin
+from benchmark.api import (
+    Annotated,
+    Attack,
+    Bank,
+    Candidates,
+    Card,
+    Field,
+    Hyper,
+    Knowledge,
+    Literal,
+    Target,
+    logit_margin,
+)
 
 VARIANCE_FLOOR = 1e-6
 """Keeps the law of a sample finite to which all models give the same answer."""
@@ -37,18 +51,31 @@ class LiRA(Attack):
     calibrate = "own"
 
     class Params(Hyper):
-        """Variances from each sample and side, or one fixed variance; auto: fixed under 32 models a side."""
+        """Variances from each sample and side, or one fixed variance; auto: fixed under 32 models a side.
+
+        views: how often each sample is asked about, once as it is.
+        """
 
         variance: Literal["auto", "per-sample", "fixed"] = "auto"
+        views: Annotated[int, Field(ge=1, le=64)] = 1
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Keep the way to make views."""
+        self.knowledge = knowledge
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
-        """log of the likelihood ratio of IN to OUT (n,); with fixed variance in units of 1 / variance."""
+        """log of the likelihood ratio of IN to OUT (n,), its mean over views; with fixed variance times the variance."""
         assert bank is not None
-        own = logit_margin(target.log_posteriors(candidates.x), candidates.y)
-        margins = logit_margin(bank.log_posteriors, candidates.y)
-        inside, outside = self._log_density(own, margins, bank.members), self._log_density(own, margins, ~bank.members)
-        known = bank.members.any(0) & ~bank.members.all(0)
-        return torch.where(known, inside - outside, 0.0)
+        score = self._ratio(target.log_posteriors(candidates.x), bank.log_posteriors, candidates.y, bank.members)
+        for x in self.knowledge.views(candidates.x, self.params.views - 1):
+            score = score + self._ratio(target.log_posteriors(x), bank.ask(x), candidates.y, bank.members)
+        return score / self.params.views
+
+    def _ratio(self, answer: Tensor, answers: Tensor, y: Tensor, members: Tensor) -> Tensor:
+        """The ratio (n,) of a target's answer (n, k) to a bank's answers (m, n, k)."""
+        own, margins = logit_margin(answer, y), logit_margin(answers, y)
+        inside, outside = self._log_density(own, margins, members), self._log_density(own, margins, ~members)
+        return torch.where(members.any(0) & ~members.all(0), inside - outside, 0.0)
 
     def _log_density(self, own: Tensor, margins: Tensor, side: Tensor) -> Tensor:
         """Log-density (n,), up to a constant, of own (n,) under the margins (m, n) of the models in side (m, n)."""

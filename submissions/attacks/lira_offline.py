@@ -1,13 +1,26 @@
 """LiRA, offline: how unusual the target's confidence is among models that never saw the sample.
 
 Carlini et al. 2022, section V-C: one minus the upper tail of the OUT law. The released code takes its
-density, `law = "density"`, which also flags samples of unusually low confidence.
+density, `law = "density"`, which also flags samples of unusually low confidence. With `views` every model is
+also asked about simply augmented views of each sample (section VI-C), each view having a law of its own.
 """
 
 import torch
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Literal, Target, logit_margin
+from benchmark.api import (
+    Annotated,
+    Attack,
+    Bank,
+    Candidates,
+    Card,
+    Field,
+    Hyper,
+    Knowledge,
+    Literal,
+    Target,
+    logit_margin,
+)
 
 DEVIATION_FLOOR = 1e-3
 """Keeps the law of a sample finite to which all models give the same answer."""
@@ -34,16 +47,30 @@ class LiRAOffline(Attack):
     calibrate = "none"
 
     class Params(Hyper):
-        """The deviation of each sample, or one for all (auto: fixed under 32 models); the tail, or the density."""
+        """The deviation of each sample, or one for all (auto: fixed under 32 models); the tail, or the density.
+
+        views: how often each sample is asked about, once as it is.
+        """
 
         variance: Literal["auto", "per-sample", "fixed"] = "auto"
         law: Literal["tail", "density"] = "tail"
+        views: Annotated[int, Field(ge=1, le=64)] = 1
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Keep the way to make views."""
+        self.knowledge = knowledge
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
-        """-log(1 - Phi((margin - mean) / deviation)) (n,), or minus the log-density up to a constant."""
+        """-log(1 - Phi((margin - mean) / deviation)) (n,), or minus the log-density up to a constant; mean over views."""
         assert bank is not None
-        own = logit_margin(target.log_posteriors(candidates.x), candidates.y)
-        margins = logit_margin(bank.log_posteriors, candidates.y)
+        score = self._unusual(target.log_posteriors(candidates.x), bank.log_posteriors, candidates.y)
+        for x in self.knowledge.views(candidates.x, self.params.views - 1):
+            score = score + self._unusual(target.log_posteriors(x), bank.ask(x), candidates.y)
+        return score / self.params.views
+
+    def _unusual(self, answer: Tensor, answers: Tensor, y: Tensor) -> Tensor:
+        """The score (n,) of a target's answer (n, k) beside a bank's answers (m, n, k)."""
+        own, margins = logit_margin(answer, y), logit_margin(answers, y)
         excess = own - margins.mean(0)
         few = len(margins) < 32
         # A deviation that all samples share does not change their ranking: with fixed variance it is 1.

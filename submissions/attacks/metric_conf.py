@@ -7,17 +7,18 @@ keeps its digits where p rounds to 1. DIFFENCE's table of attacks leaves the lab
 import torch
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Knowledge, Literal, Target, logit_margin
-
-
-def best_threshold(signal: Tensor, member: Tensor) -> Tensor:
-    """The () at which "signal > threshold means member" has the best balanced accuracy on signal (n,), member (n,)."""
-    signal, order = signal.sort(descending=True)
-    found = member[order].double()
-    gain = found.cumsum(0) / found.sum() - (1 - found).cumsum(0) / (1 - found).sum()
-    below = torch.cat([signal[1:], signal[-1:]])
-    gain[signal == below] = -1  # equal signals cannot be parted; the last row, which parts nothing, is one of them
-    return ((signal + below) / 2)[gain.argmax()]
+from benchmark.api import (
+    Attack,
+    Bank,
+    Candidates,
+    Card,
+    Hyper,
+    Knowledge,
+    Literal,
+    Target,
+    best_thresholds,
+    logit_margin,
+)
 
 
 class MetricConfidence(Attack):
@@ -40,18 +41,14 @@ class MetricConfidence(Attack):
         of: Literal["label", "prediction"] = "label"
 
     def fit(self, knowledge: Knowledge) -> None:
-        """Find the thresholds on the shadow world; a class of members or non-members alone gets the global one."""
+        """Find the thresholds on the shadow world."""
         world = knowledge.shadow
         assert world is not None
         parts = (world.members, world.nonmembers)
         signal = torch.cat([self._signal(world.target, part.x, part.y) for part in parts])
         y, member = torch.cat([part.y for part in parts]), torch.arange(len(signal)) < len(world.members)
-        self.thresholds = best_threshold(signal, member).repeat(knowledge.classes)
-        if self.params.thresholds == "class-wise":
-            for c in range(knowledge.classes):
-                rows = y == c
-                if member[rows].any() and not member[rows].all():
-                    self.thresholds[c] = best_threshold(signal[rows], member[rows])
+        found = best_thresholds(signal, y, member, knowledge.classes)
+        self.thresholds = found[:-1] if self.params.thresholds == "class-wise" else found[-1:].expand(knowledge.classes)
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
         """Logit of the confidence minus logit of the threshold (n,): the sign decides as in the paper."""

@@ -6,7 +6,7 @@ The entropy of the posteriors is small for members. The label only chooses the t
 import torch
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Knowledge, Literal, Target
+from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Knowledge, Literal, Target, best_thresholds
 
 FLOOR = -1e3
 """Least logarithm: it keeps answers of exactly 0 and 1 finite, and no positive float64 has a smaller one."""
@@ -19,16 +19,6 @@ def log_entropy(log_posteriors: Tensor) -> Tensor:
     # Only the largest posterior can round to 1: it comes from the sum of the others.
     log_p = log_posteriors.scatter(1, top, torch.log1p(-others.exp())).clamp_min(FLOOR)
     return (log_p + (-log_p).log()).logsumexp(1).clamp_min(FLOOR)
-
-
-def best_threshold(signal: Tensor, member: Tensor) -> Tensor:
-    """The () at which "signal > threshold means member" has the best balanced accuracy on signal (n,), member (n,)."""
-    signal, order = signal.sort(descending=True)
-    found = member[order].double()
-    gain = found.cumsum(0) / found.sum() - (1 - found).cumsum(0) / (1 - found).sum()
-    below = torch.cat([signal[1:], signal[-1:]])
-    gain[signal == below] = -1  # equal signals cannot be parted; the last row, which parts nothing, is one of them
-    return ((signal + below) / 2)[gain.argmax()]
 
 
 class MetricEntropy(Attack):
@@ -50,18 +40,14 @@ class MetricEntropy(Attack):
         thresholds: Literal["class-wise", "global"] = "class-wise"
 
     def fit(self, knowledge: Knowledge) -> None:
-        """Find the thresholds on the shadow world; a class of members or non-members alone gets the global one."""
+        """Find the thresholds on the shadow world."""
         world = knowledge.shadow
         assert world is not None
         parts = (world.members, world.nonmembers)
         signal = torch.cat([-log_entropy(world.target.log_posteriors(part.x)) for part in parts])
         y, member = torch.cat([part.y for part in parts]), torch.arange(len(signal)) < len(world.members)
-        self.thresholds = best_threshold(signal, member).repeat(knowledge.classes)
-        if self.params.thresholds == "class-wise":
-            for c in range(knowledge.classes):
-                rows = y == c
-                if member[rows].any() and not member[rows].all():
-                    self.thresholds[c] = best_threshold(signal[rows], member[rows])
+        found = best_thresholds(signal, y, member, knowledge.classes)
+        self.thresholds = found[:-1] if self.params.thresholds == "class-wise" else found[-1:].expand(knowledge.classes)
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
         """log threshold - log entropy (n,): the sign decides as in the paper.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Knowledge, Literal, Target
+from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Knowledge, Literal, Target, best_thresholds
 
 FLOOR = -1e3
 """Least logarithm: it keeps answers of exactly 0 and 1 finite, and no positive float64 has a smaller one."""
@@ -24,25 +24,6 @@ def log_modified_entropy(log_posteriors: Tensor, y: Tensor) -> Tensor:
     true = functional.one_hot(y, log_p.shape[1]).bool()
     weight, surprise = torch.where(true, log_rest, log_p), torch.where(true, log_p, log_rest)
     return (weight + (-surprise).log()).logsumexp(1).clamp_min(FLOOR)
-
-
-def best_thresholds(signal: Tensor, y: Tensor, member: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Thresholds (classes,) of each class, and the one () of all classes together.
-
-    "signal > threshold means member" has the best balanced accuracy on signal (n,), y (n,) and member (n,) bool.
-    A class without members or without non-members gets the threshold of all classes together.
-    """
-    order = signal.argsort(descending=True)
-    signal, member = signal[order], member[order].unsqueeze(1)
-    group = functional.one_hot(y[order], classes + 1)
-    group[:, classes] = 1  # the last column holds everybody
-    hits, alarms = (group * member).cumsum(0).double(), (group * ~member).cumsum(0).double()
-    gain = hits / hits[-1] - alarms / alarms[-1]
-    below = torch.cat([signal[1:], signal[-1:]])
-    gain[signal == below] = -1  # equal signals cannot be parted; the last row, which parts nothing, is one of them
-    thresholds = ((signal + below) / 2)[gain.argmax(0)]
-    missing = (hits[-1] == 0) | (alarms[-1] == 0)
-    return torch.where(missing, thresholds[-1], thresholds)[:classes], thresholds[-1]
 
 
 class MetricModifiedEntropy(Attack):
@@ -70,8 +51,8 @@ class MetricModifiedEntropy(Attack):
         parts = (world.members, world.nonmembers)
         signal = torch.cat([-log_modified_entropy(world.target.log_posteriors(p.x), p.y) for p in parts])
         y, member = torch.cat([p.y for p in parts]), torch.arange(len(signal)) < len(world.members)
-        per_class, overall = best_thresholds(signal, y, member, knowledge.classes)
-        self.thresholds = per_class if self.params.thresholds == "class-wise" else overall.expand(knowledge.classes)
+        found = best_thresholds(signal, y, member, knowledge.classes)
+        self.thresholds = found[:-1] if self.params.thresholds == "class-wise" else found[-1:].expand(knowledge.classes)
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
         """log threshold - log ment (n,): the sign decides as in the paper.

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -383,15 +383,16 @@ def _attempt(hostile: Hostile) -> Ending:
     return _range.attempt(hostile)
 
 
-def attempts(chosen: list[Hostile], workers: int = 2) -> Iterator[Ending]:
-    """Run them, each in a judge of its own worker process, and yield how each ended."""
+@contextlib.contextmanager
+def judging(workers: int) -> Iterator[Callable[[list[Hostile]], Iterator[Ending]]]:
+    """What runs hostile submissions, each worker process being a judge, and yields how each ended."""
     with tempfile.TemporaryDirectory(prefix="redteam-", dir="/var/tmp") as folder:
         (Path(folder) / "host").mkdir()
         keeper = _Keeper(Path(folder) / "host")
         context = multiprocessing.get_context("spawn")
         try:
             with ProcessPoolExecutor(workers, context, _open, (keeper.host, Path(folder))) as pool:
-                yield from pool.map(_attempt, chosen)
+                yield lambda chosen: pool.map(_attempt, chosen)
         finally:
             keeper.close()
 
@@ -403,10 +404,13 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 200)
     table = Table("submission", "what it tries", "what happened", "what stopped it", "s", show_lines=True)
     bad = []
-    for ending in attempts(chosen):
-        print(
-            f"{'STOPPED' if not ending.succeeded + ending.wrong else 'NOT AS IT SHOULD'}  {ending.id}", file=sys.stderr
-        )
+    with judging(2) as attempt:
+        endings = []
+        for ending in attempt(chosen):
+            endings.append(ending)
+            verdict = "NOT AS IT SHOULD" if ending.succeeded or ending.wrong else "STOPPED"
+            print(f"{verdict}  {ending.id}", file=sys.stderr)
+    for ending in endings:
         happened = f"{ending.status}: {ending.reason[:120]}" if ending.reason else ending.status
         verdict = ending.stopped_by
         if ending.succeeded or ending.wrong:

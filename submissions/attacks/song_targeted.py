@@ -1,0 +1,135 @@
+"""Targeted adversarial predictions I_T (Song et al. 2019, section 5.2), as recalled: no text or code of it was at hand.
+
+One targeted PGD for each wrong label, at the data set's epsilon; a network for each class reads the target's posteriors
+at these images one after the other (200-20-2), learnt from 500 known members and 500 known non-members of that class.
+With fewer than 200 known samples of some class, one network learns all classes, with the class as one more input.
+With many classes not every wrong label is worth an attack of its own: `labels` says how many are taken, those that
+follow y; all nine where there are ten classes, and 37 would be all of Yale Face's. `rule=mean` takes the mean confidence in y at these images instead, with the best threshold on the known samples.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.api import (
+    Annotated,
+    Attack,
+    Bank,
+    Candidates,
+    Card,
+    Field,
+    Hyper,
+    Knowledge,
+    Literal,
+    Perceptron,
+    Samples,
+    Search,
+    Target,
+    best_thresholds,
+    logit_margin,
+)
+
+STEPS = 20
+BATCH = 500
+"""Images attacked at once."""
+ENOUGH = 200
+"""Known samples of a class that suffice for a network of its own."""
+
+
+class SongTargeted(Attack):
+    """Membership from the answers to targeted adversarial images, learnt on known samples of the target."""
+
+    card = Card(
+        title="Song I_T",
+        authors=("Liwei Song", "Reza Shokri", "Prateek Mittal"),
+        reference="Privacy Risks of Securing ML Models against Adversarial Examples, CCS 2019, arXiv:1905.10291",
+        year=2019,
+    )
+    access = "white-box"
+    needs = frozenset({"partial"})
+    calibrate = "own"
+
+    class Params(Hyper):
+        """How the answers are combined, how many wrong labels, the largest change of a pixel, the network's training."""
+
+        rule: Literal["network", "mean"] = "network"
+        labels: Annotated[int, Field(ge=1)] = 9
+        epsilon: Annotated[float, Field(gt=0, le=1), Search(0.01, 0.3, log=True)] = 0.1
+        epochs: Annotated[int, Field(ge=1), Search(20, 200)] = 100
+        learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 1e-1, log=True)] = 1e-2
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Learn the networks, or the threshold, on known samples of the target."""
+        world = knowledge.partial
+        assert world is not None
+        self.classes, self.device = knowledge.classes, knowledge.device
+        answers = torch.cat([self._answers(world.target, part) for part in (world.members, world.nonmembers)])
+        y = torch.cat([world.members.y, world.nonmembers.y])
+        member = torch.arange(len(y)) < len(world.members)
+        if self.params.rule == "mean":
+            self.threshold = best_thresholds(mean_confidence(answers, y), y, member, self.classes)[-1]
+            return
+        self.own = int(y.bincount(minlength=self.classes).min()) >= ENOUGH
+        generator = knowledge.generator("song_targeted")
+        x = self._features(answers, y)
+        self.networks = [
+            Perceptron(x.shape[1], (200, 20), 2, generator=generator).fit(
+                x[rows], member[rows].long(), epochs=self.params.epochs, learning_rate=self.params.learning_rate
+            )
+            for rows in self._groups(y)
+        ]
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        """Log-odds of membership (3, n), or the mean confidence beyond the threshold (n,), on a logarithmic scale."""
+        y = candidates.y
+        answers = self._answers(target, Samples(candidates.x, y))
+        if self.params.rule == "mean":
+            return mean_confidence(answers, y) - self.threshold
+        x = self._features(answers, y)
+        scores = torch.zeros(self.networks[0].seeds, len(y), dtype=torch.float64)
+        for network, rows in zip(self.networks, self._groups(y), strict=True):
+            answer = network.log_posteriors(x[rows])
+            scores[:, rows] = answer[..., 1] - answer[..., 0]
+        return scores
+
+    def _answers(self, target: Target, samples: Samples) -> Tensor:
+        """Log-posteriors (n, labels, k) float64 at the images made for each wrong label, in the order of the labels."""
+        network = target.white_box().to(self.device).eval()
+        count = min(self.params.labels, self.classes - 1)
+        wrong = ((samples.y.unsqueeze(1) + 1 + torch.arange(count)) % self.classes).sort(1).values
+        at_once = max(1, BATCH // count)
+        answers = []
+        for x, towards in zip(samples.x.split(at_once), wrong.split(at_once), strict=True):
+            copies = x.repeat_interleave(count, 0).to(self.device)
+            images = pgd_towards(network, copies, towards.flatten().to(self.device), self.params.epsilon)
+            answers.append(target.log_posteriors(images.cpu()).view(len(x), count, self.classes))
+        return torch.cat(answers)
+
+    def _features(self, answers: Tensor, y: Tensor) -> Tensor:
+        x = answers.exp().flatten(1)
+        return x if self.own else torch.cat([x, functional.one_hot(y, self.classes).to(x)], 1)
+
+    def _groups(self, y: Tensor) -> list[Tensor]:
+        """Rows of y (n,) for each network."""
+        return (
+            [(y == label).nonzero().squeeze(1) for label in range(self.classes)] if self.own else [torch.arange(len(y))]
+        )
+
+
+def pgd_towards(network: nn.Module, x: Tensor, wrong: Tensor, epsilon: float) -> Tensor:
+    """Images (n, c, h, w) in [0, 1], at most epsilon from x in every pixel, that descend the loss of `wrong` (n,)."""
+    image = x
+    for _ in range(STEPS):
+        image = image.detach().requires_grad_()
+        # The margin's sign steps are those of the cross-entropy, and they do not vanish where a posterior rounds to 1.
+        (gradient,) = torch.autograd.grad(logit_margin(network(image), wrong).sum(), image)
+        image = (image + 2.5 * epsilon / STEPS * gradient.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)
+    return image.detach()
+
+
+def mean_confidence(answers: Tensor, y: Tensor) -> Tensor:
+    """-log(1 - mean p_y) (n,) of log-posteriors (n, m, k): it grows with the mean, and keeps its digits near 1."""
+    doubt = functional.logsigmoid(-logit_margin(answers.transpose(0, 1), y))
+    return math.log(len(doubt)) - doubt.logsumexp(0)

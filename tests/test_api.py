@@ -1,0 +1,44 @@
+"""What the contract computes itself: thresholds, and views of a sample."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmark.api import Knowledge, best_thresholds
+from benchmark.augmentation import views
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_class_wise_thresholds_against_brute_force(ties: bool) -> None:
+    g = torch.Generator().manual_seed(6)
+    signal = torch.randn(300, generator=g, dtype=torch.float64)
+    signal = (signal * 2).round() if ties else signal
+    y, member = torch.randint(3, (300,), generator=g), torch.rand(300, generator=g) < 0.4
+    signal = signal + member * 0.5 * (y + 1 if not ties else 2)
+    member[y == 2] = True  # class 2 has no non-member, class 3 nobody
+    *found, overall = best_thresholds(signal, y, member, 4)
+
+    def accuracy(rows: Tensor, threshold: Tensor) -> float:
+        called, truth = signal[rows] > threshold, member[rows]
+        return ((called[truth]).double().mean() + (~called[~truth]).double().mean()).item() / 2
+
+    for rows, threshold in ((y == 0, found[0]), (y == 1, found[1]), (y >= 0, overall)):
+        best = max(accuracy(rows, t - 1e-9) for t in signal[rows].unique())
+        assert accuracy(rows, threshold) == pytest.approx(best, abs=1e-12) and best > 0.55
+    assert found[2] == overall and found[3] == overall
+
+
+def test_thresholds_do_not_part_equal_signals() -> None:
+    signal = torch.tensor([2.0] + [1.0] * 8 + [0.0] * 6, dtype=torch.float64)
+    member = torch.tensor([True] * 6 + [False] * 3 + [True] + [False] * 5)
+    *found, overall = best_thresholds(signal, torch.zeros(15).long(), member, 1)
+    assert 0 <= overall < 1 and found[0] == overall
+
+
+def test_an_attack_sees_the_views_of_its_data_set() -> None:
+    simple = {"pad": 1, "flip": True}
+    known = Knowledge(3, (1, 4, 4), 7, torch.device("cpu"), simple)
+    x = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(known.views(x, 3), views(x, simple, 3))
