@@ -36,7 +36,7 @@ Model = tuple[str, int]
 
 _HERE = Path(__file__).parent
 _TRAINING_CODE = (
-    _HERE / "api.py", _HERE / "augmentation.py", _HERE / "training.py", *sorted((_HERE / "architectures").glob("*.py")),
+    _HERE / "api.py", _HERE / "augmentation.py", _HERE / "signals.py", _HERE / "training.py", *sorted((_HERE / "architectures").glob("*.py")),
 )  # fmt: skip
 
 
@@ -136,7 +136,8 @@ class Artifacts:
         return digest(
             "networks", self.key(training), training_code(), self._data(seed, group[0]), architecture, recipe,
             [[role, k, digest_of(population.indices(role, k))] for role, k in group],
-            [digest_of(i) for w in ("target", "shadow") for i in population.reference(w)], seed, self.environment,
+            [digest_of(i) for w in sorted({world_of(role) for role, _ in group}) for i in population.reference(w)],
+            seed, self.environment,
             *([population.data.simple] if self.protocol.recipe.augmentation != "none" else []),
             *([self.stamp(seed, "target")] if self.secret else []),
         )  # fmt: skip
@@ -252,11 +253,11 @@ class Artifacts:
         self, chain: Chain, seed: int, model: Model, *, guards: int | None = None, stored: bool = True
     ) -> Predict:
         """The model behind the first `guards` guards (default all); with `stored` false, none remembers anything."""
-        at_hand = (chain.name, seed, model, guards, stored)
+        guarded = chain.guards[:guards]
+        at_hand = (chain.training.name, tuple(g.name for g in guarded), seed, model, stored)
         if at_hand in self._predictors:
             return self._predictors[at_hand]
         classes = self.population(seed).data.classes
-        guarded = chain.guards[:guards]
         first = self._first(chain, seed, model) if stored and guarded else self.served(chain.training, seed, model)
         predict = _checked(first, classes, chain.training.name)
         world = world_of(model[0])
@@ -273,7 +274,7 @@ class Artifacts:
 
     def _first(self, chain: Chain, seed: int, model: Model) -> Predict:
         """What the first guard asks: the network, and what it has said already as a target without guards."""
-        bare = self.chain(chain.training.name)
+        bare = replace(chain, guards=())
         parts = {"target": ("target-train", "target-test"), "shadow": ("shadow-train", "shadow-test")}
         known = self.known_answers(bare, seed, model, list(parts.get(model[0], ("candidates",))))
 

@@ -212,6 +212,20 @@ def published_root() -> Path:
 
 
 @app.command()
+def claims() -> None:
+    """What the papers say, held against what is scored here: each claim with its interval and a verdict."""
+    from benchmark import runs
+    from leaderboard.claims import check, load
+    from leaderboard.terminal import print_claims
+
+    findings = check(load(), lambda protocol: runs.stored_results(protocol, submissions(), store_root()))
+    print_claims(findings, out)
+    missing = dict.fromkeys(p for f in findings for p in f.missing)
+    steps = [f"leakboard run --protocol {p}" for p in missing] or ["leakboard board"]
+    out.print("next: " + "\n      ".join(steps), highlight=False)
+
+
+@app.command()
 def board(
     port: int = 8501,
     public: Annotated[bool, typer.Option("--public", envvar="LEAKBOARD_PUBLIC", help="Rank only reproduced and official rows, unless a visitor chooses otherwise.")] = False,

@@ -61,6 +61,8 @@ class Entry:
     data_independent: bool = False
     plain_training: bool = True
     """Neither `train` nor `network` is its own: a bank of it can train as one ensemble."""
+    plain_network: bool = True
+    """`network` is not its own: the judge can serve its weights without running its code."""
     params: type[Hyper] = Hyper
     doc: str = ""
     source: str = ""
@@ -273,10 +275,10 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
             values[name] = _literal(value, path)
     _check_values(values, task, path)
     own = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)} | {_assignment(n)[0] for n in cls.body}
-    plain = len(cls.bases) == 1 and not own & {"train", "network"}
+    plain = [len(cls.bases) == 1 and not own & names for names in ({"train", "network"}, {"network"})]
     return Entry(
         id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=tree_digest(tree),
-        text=text, class_name=cls.name, libraries=_libraries(tree), plain_training=plain, **values,
+        text=text, class_name=cls.name, libraries=_libraries(tree), plain_training=plain[0], plain_network=plain[1], **values,
     )  # fmt: skip
 
 

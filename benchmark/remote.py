@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import architectures
-from benchmark.access import CHUNK
+from benchmark.access import CHUNK, raw
 from benchmark.api import Bank, Candidates, Claims, Context, Knowledge, Predict, Samples, Target, World
 from benchmark.errors import Fault, printable
 from benchmark.isolation import Launcher, Sandboxes, Session, launcher, most_warm
@@ -157,6 +157,15 @@ class RemoteDefender:
         return found
 
     def serve(self, task: TrainingTask, state: Tensors) -> Predict:
+        if self._part.entry.plain_network:  # weights alone: none of its code answers
+            network = task.build()
+            try:
+                network.load_state_dict(state)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"expected weights of {self._setup.architecture}: {printable(str(error), 300)}"
+                ) from None
+            return raw(network, self._setup.device)
         session, meta, tensors = self._with_tasks([task])
         session.call("serve", {"task": meta[0]}, tensors | {f"state.{n}": t for n, t in state.items()})
         return _Served(session, self._setup.classes, 10 * CHUNK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.text import Text
 from benchmark.metrics import METRICS
 from benchmark.result import Result
 from benchmark.text import plain
+from leaderboard.claims import Finding
 from leaderboard.ranking import AUC, ISOLATION, TASK_METRICS, TPR, Board, attack_table, defense_table, scenarios
 
 WIDTH = 110
@@ -35,6 +37,25 @@ def print_tables(results: Iterable[Result], board: Board, console: Console) -> N
         if len(table):
             _print_attacks(table, task, console)
     _print_logs(frame, console)
+
+
+def print_claims(findings: Iterable[Finding], console: Console) -> None:
+    """One row a claim: its difference with a 95 % interval, what it had to be, and the verdict; then what was compared."""
+    out = Table(
+        "", "claim", "first", "second", "difference", "should be", "verdict", box=None, title="Claims of the papers"
+    )
+    for f in findings:
+        sign = {"above": "above ", "not below": "at least -", "equal": "within ±"}[f.claim.relation]
+        numbers = ["", "", ""]
+        if f.first and f.second and f.difference:
+            d = f.difference
+            numbers = [f"{f.first.mean:.3f}", f"{f.second.mean:.3f}", f"{d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})"]
+        out.add_row(f.claim.id, f.claim.says, *numbers, f"{sign}{f.claim.margin:g}", f.verdict)
+    console.print(out, width=min(130, console.width))
+    counts = Counter(f.verdict for f in findings)
+    console.print(
+        ", ".join(f"{n} {v}" for v, n in counts.items()) + "; p-values by Holm's method, margins set beforehand"
+    )
 
 
 def _print_defenses(table: pd.DataFrame, title: str, console: Console) -> None:

@@ -172,7 +172,7 @@ def test_help_and_list(home: Home) -> None:
         assert ended.code == 0
         assert f"{name} [OPTIONS]" in ended.out
     ended = home.call("list")
-    assert "protocols: digits-v1, fashion-mini-v1, smoke" in ended.out
+    assert "protocols: digits-v1, fashion-augmented-v1, " in ended.out
     assert ended.out.splitlines()[-1].startswith("next: ")
     assert ended.err == ""
 

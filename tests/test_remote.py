@@ -315,8 +315,8 @@ BODIES
         return Claims() if made is None else made
 """
 BAD_GUARDS: dict[str, tuple[str, str]] = {
-    "names": ("if where == 'train': return Other(network)", "RuntimeError: Error.* in loading state_dict"),
-    "shapes": ("if where == 'train': return nn.Linear(3, 4)", "RuntimeError: Error.* in loading state_dict"),
+    "names": ("if where == 'train': return Other(network)", "expected weights of small_cnn: Error.* in loading state_dict"),
+    "shapes": ("if where == 'train': return nn.Linear(3, 4)", "expected weights of small_cnn: Error.* in loading state_dict"),
     "no_network": ("if where == 'train': return 7", "expected a network from train, given int"),
     "nan_weights": (
         "if where == 'train':\n    [p.data.fill_(float('nan')) for p in network.parameters()]",

@@ -64,11 +64,12 @@ class MLDoctorWhiteBoxShadow(Attack):
     calibrate = "own"
 
     class Params(Hyper):
-        """The paper's recipe but for the learning rate: Adam, 50 epochs, batches of 64."""
+        """The paper's recipe but for the learning rate: Adam, 50 epochs, batches of 64. One input may be left out."""
 
         epochs: Annotated[int, Field(ge=1), Search(20, 200)] = 50
         learning_rate: Annotated[float, Field(gt=0), Search(1e-5, 1e-2, log=True)] = 1e-3
         gradient: Literal["norms", "full"] = "norms"
+        without: Literal["nothing", "posteriors", "label", "loss", "gradient"] = "nothing"
 
     def fit(self, knowledge: Knowledge) -> None:
         """Train on the shadow network's members and non-members."""
@@ -112,4 +113,10 @@ class MLDoctorWhiteBoxShadow(Attack):
                 # log |posterior - label| keeps the digits that 1 - p_y loses.
                 residual = answer.scatter(1, labels.unsqueeze(1), functional.logsigmoid(-margin))
                 gradient = residual + embedding.norm(dim=1, keepdim=True).clamp_min(TINY).log()
-            yield torch.cat([answer.exp(), label, loss.clamp_min(TINY).log(), gradient], 1).float()
+            inputs = {
+                "posteriors": answer.exp(),
+                "label": label,
+                "loss": loss.clamp_min(TINY).log(),
+                "gradient": gradient,
+            }
+            yield torch.cat([x for name, x in inputs.items() if name != self.params.without], 1).float()

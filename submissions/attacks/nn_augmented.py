@@ -62,5 +62,5 @@ class NNAugmented(Attack):
         """The three largest posteriors of each view (n, 3 views): two where the data has two classes."""
         answers = [target.log_posteriors(view).exp() for view in self.views(x, self.params.views)]
         triples = torch.stack([a.topk(min(3, a.shape[1])).values for a in answers], 1)
-        order = triples[..., 0].argsort(1, descending=True, stable=True)
+        order = triples[..., 0].argsort(dim=1, descending=True, stable=True)
         return triples.gather(1, order.unsqueeze(2).expand_as(triples)).flatten(1)

@@ -4,7 +4,8 @@ One targeted PGD for each wrong label, at the data set's epsilon; a network for 
 at these images one after the other (200-20-2), learnt from 500 known members and 500 known non-members of that class.
 With fewer than 200 known samples of some class, one network learns all classes, with the class as one more input.
 With many classes not every wrong label is worth an attack of its own: `labels` says how many are taken, those that
-follow y; all nine where there are ten classes, and 37 would be all of Yale Face's. `rule=mean` takes the mean confidence in y at these images instead, with the best threshold on the known samples.
+follow y; all nine where there are ten classes, and 37 would be all of Yale Face's. The paper's controls learn the same
+network on the answer to the image itself, `images=benign`, or to one untargeted attack, `untargeted`. `rule=mean` takes the mean confidence in y at these images instead, with the best threshold on the known samples.
 """
 
 import math
@@ -55,6 +56,7 @@ class SongTargeted(Attack):
         """How the answers are combined, how many wrong labels, the largest change of a pixel, the network's training."""
 
         rule: Literal["network", "mean"] = "network"
+        images: Literal["targeted", "untargeted", "benign"] = "targeted"
         labels: Annotated[int, Field(ge=1)] = 9
         epsilon: Annotated[float, Field(gt=0, le=1), Search(0.01, 0.3, log=True)] = 0.1
         epochs: Annotated[int, Field(ge=1), Search(20, 200)] = 100
@@ -95,16 +97,21 @@ class SongTargeted(Attack):
         return scores
 
     def _answers(self, target: Target, samples: Samples) -> Tensor:
-        """Log-posteriors (n, labels, k) float64 at the images made for each wrong label, in the order of the labels."""
+        """Log-posteriors (n, labels, k) float64 at the images made for each wrong label, in order; or at one image (n, 1, k)."""
+        if self.params.images == "benign":
+            return target.log_posteriors(samples.x).unsqueeze(1)
         network = target.white_box().to(self.device).eval()
-        count = min(self.params.labels, self.classes - 1)
-        wrong = ((samples.y.unsqueeze(1) + 1 + torch.arange(count)) % self.classes).sort(1).values
-        at_once = max(1, BATCH // count)
+        x, y = samples.x, samples.y.unsqueeze(1)
+        if self.params.images == "targeted":
+            count = min(self.params.labels, self.classes - 1)
+            towards, sign = ((y + 1 + torch.arange(count)) % self.classes).sort(1).values, 1
+        else:
+            towards, sign, count = y, -1, 1
         answers = []
-        for x, towards in zip(samples.x.split(at_once), wrong.split(at_once), strict=True):
-            copies = x.repeat_interleave(count, 0).to(self.device)
-            images = pgd_towards(network, copies, towards.flatten().to(self.device), self.params.epsilon)
-            answers.append(target.log_posteriors(images.cpu()).view(len(x), count, self.classes))
+        for part, labels in zip(x.split(max(1, BATCH // count)), towards.split(max(1, BATCH // count)), strict=True):
+            copies = part.repeat_interleave(count, 0).to(self.device)
+            images = pgd(network, copies, labels.flatten().to(self.device), self.params.epsilon, sign)
+            answers.append(target.log_posteriors(images.cpu()).view(len(part), count, self.classes))
         return torch.cat(answers)
 
     def _features(self, answers: Tensor, y: Tensor) -> Tensor:
@@ -118,14 +125,14 @@ class SongTargeted(Attack):
         )
 
 
-def pgd_towards(network: nn.Module, x: Tensor, wrong: Tensor, epsilon: float) -> Tensor:
-    """Images (n, c, h, w) in [0, 1], at most epsilon from x in every pixel, that descend the loss of `wrong` (n,)."""
+def pgd(network: nn.Module, x: Tensor, y: Tensor, epsilon: float, sign: int) -> Tensor:
+    """Images (n, c, h, w) in [0, 1], at most epsilon from x in every pixel, where y (n,) gains confidence, or with sign -1 loses it."""
     image = x
     for _ in range(STEPS):
         image = image.detach().requires_grad_()
         # The margin's sign steps are those of the cross-entropy, and they do not vanish where a posterior rounds to 1.
-        (gradient,) = torch.autograd.grad(logit_margin(network(image), wrong).sum(), image)
-        image = (image + 2.5 * epsilon / STEPS * gradient.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)
+        (gradient,) = torch.autograd.grad(logit_margin(network(image), y).sum(), image)
+        image = (image + sign * 2.5 * epsilon / STEPS * gradient.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)
     return image.detach()
 
 

@@ -1,8 +1,6 @@
 """Song et al.'s adversarial attacks against the Adversarial Robustness Toolbox, closed forms and degenerate targets."""
 
 import importlib.util
-import itertools
-import math
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +162,7 @@ def test_images_beside_the_toolbox(targeted: bool, epsilon: float) -> None:
     y = (c.y + 1) % CLASSES if targeted else c.y
     theirs = torch.tensor(attack.generate(c.x.numpy(), y=y.numpy()))
     loaded = module("song_targeted" if targeted else "song_adversarial")
-    ours = (loaded.pgd_towards if targeted else loaded.pgd)(network, c.x, y, epsilon)
+    ours = loaded.pgd(network, c.x, y, epsilon, *([1] if targeted else []))
     assert float((ours - c.x).abs().max()) > 0.9 * epsilon
     # A pixel whose gradient is 0 but for rounding may step either way.
     assert float(((ours - theirs).abs() < 1e-5).double().mean()) > 0.99
@@ -182,32 +180,35 @@ def test_mean_confidence_is_the_mean_and_keeps_its_digits() -> None:
     torch.testing.assert_close(found, torch.tensor([50.0, 55.0], dtype=torch.float64))
 
 
-def test_best_threshold_is_the_best_of_all() -> None:
-    g = torch.Generator().manual_seed(0)
-    for members, others in ((30, 50), (5, 1), (1, 20)):
-        member = torch.arange(members + others) < members
-        signal = (torch.randint(8, (len(member),), generator=g) + 2 * member).double()
-        found = module("song_targeted").best_threshold(signal, member)
-
-        def accuracy(threshold: float, signal: Tensor = signal, member: Tensor = member) -> float:
-            says = signal > threshold
-            return float(says[member].double().mean() - says[~member].double().mean())
-
-        apart = [float(v) for v in signal.unique()]
-        between = [(a + b) / 2 for a, b in itertools.pairwise(apart)]
-        assert math.isclose(accuracy(float(found)), max(map(accuracy, between)))
-
-
 def test_answers_stand_in_the_order_of_the_wrong_labels() -> None:
     target = Open(perceptron(2))
     attack = fitted("song_targeted", target, epochs=1)
     s = samples(12, 5)
     answers = attack._answers(target, s)
-    towards = module("song_targeted").pgd_towards
+    towards = module("song_targeted").pgd
     for i in range(12):
         for place, wrong in enumerate(w for w in range(CLASSES) if w != s.y[i]):
-            image = towards(target.network, s.x[i : i + 1], torch.tensor([wrong]), 0.1)
+            image = towards(target.network, s.x[i : i + 1], torch.tensor([wrong]), 0.1, 1)
             torch.testing.assert_close(answers[i, place], target.log_posteriors(image)[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("images", ["untargeted", "benign"])
+def test_the_controls_answer_at_one_image(images: str) -> None:
+    """Where I_A looks, or at the sample itself."""
+    target, s = Open(perceptron(2)), samples(12, 5)
+    answers = fitted("song_targeted", target, epochs=1, images=images)._answers(target, s)
+    at = module("song_adversarial").pgd(target.network, s.x, s.y, 0.1) if images == "untargeted" else s.x
+    assert answers.shape == (12, 1, CLASSES)
+    torch.testing.assert_close(answers[:, 0], target.log_posteriors(at), rtol=1e-3, atol=1e-4)
+
+
+def test_of_many_wrong_labels_some_are_attacked() -> None:
+    target, s = Open(perceptron(2)), samples(12, 5)
+    some, every = (fitted("song_targeted", target, epochs=1, labels=n)._answers(target, s) for n in (1, 9))
+    assert some.shape == (12, 1, CLASSES) and every.shape == (12, CLASSES - 1, CLASSES)
+    for i, label in enumerate(s.y.tolist()):
+        following = sorted((label + 1 + k) % CLASSES for k in range(CLASSES - 1)).index((label + 1) % CLASSES)
+        torch.testing.assert_close(some[i, 0], every[i, following], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("known", "networks"), [(1200, CLASSES), (100, 1)])

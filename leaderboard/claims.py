@@ -1,0 +1,151 @@
+"""What the papers claim, held against our records: each claim a paired comparison with a margin set beforehand.
+
+A claim compares two scores on the same seeds by a one-sided t-test of their difference. Claims are many, so
+the p-values are Holm's. A claim holds, fails, or stays unresolved, which with three seeds is no rare verdict.
+Numbers of papers are never expected here: networks and data are smaller; only directions are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from scipy import stats
+
+from benchmark.result import Result
+from leaderboard.comparison import Estimate, Floats, estimate, leave_one_out
+
+_Table = dict[tuple[str, str], dict[int, dict[str, float]]]
+
+LEVEL = 0.05
+"""The share of claims, at most, that get a wrong verdict by chance."""
+Verdict = Literal["holds", "fails", "unresolved", "not scored"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Score(_Strict):
+    """One number a seed: a metric of an attack on a defense; of several attacks the best, or the worst, of them.
+
+    Which one that is, is chosen for each seed on the others (RULES 17).
+    """
+
+    protocol: str
+    attacks: Annotated[tuple[str, ...], Field(min_length=1)]
+    defense: str
+    metric: str
+    of_several: Literal["best", "worst"] = "best"
+
+
+class Claim(_Strict):
+    """ "above": first - second exceeds the margin; "not below": it exceeds minus the margin; "equal": it is within it."""
+
+    id: str
+    says: str
+    first: Score
+    second: Score
+    relation: Literal["above", "not below", "equal"]
+    margin: Annotated[float, Field(ge=0)]
+    """In the units of the metric; set before anything was scored for the claim."""
+
+    def chances(self, difference: Floats) -> tuple[float, float]:
+        """P-values of seed-paired differences (s,): against the claim's opposite, and against the claim."""
+        d, m = difference, self.margin
+        if self.relation == "above":
+            return _above(d, m), _above(-d, -m)
+        if self.relation == "not below":
+            return _above(d, -m), _above(-d, m)
+        return max(_above(d, -m), _above(-d, -m)), min(1.0, 2 * min(_above(d, m), _above(-d, m)))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a claim."""
+
+    claim: Claim
+    verdict: Verdict
+    first: Estimate | None = None
+    second: Estimate | None = None
+    difference: Estimate | None = None
+    missing: tuple[str, ...] = ()
+    """Protocols that have to be run first."""
+
+
+def load() -> tuple[Claim, ...]:
+    """The claims of `claims.yaml`, which names the entries: code here names none."""
+    content = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text("utf-8"))
+    return TypeAdapter(tuple[Claim, ...]).validate_python(content)
+
+
+def check(claims: Sequence[Claim], results: Callable[[str], Iterable[Result]]) -> list[Finding]:
+    """A verdict on each claim; `results(protocol)` gives the records of a protocol."""
+    tables = {name: _table(results(name)) for name in {s.protocol for c in claims for s in (c.first, c.second)}}
+    pairs = {c.id: pair for c in claims if (pair := _paired(c, tables))}
+    chances = np.array([c.chances(pairs[c.id][0] - pairs[c.id][1]) for c in claims if c.id in pairs]).reshape(-1, 2)
+    adjusted = dict(zip(pairs, zip(holm(chances[:, 0]), holm(chances[:, 1]), strict=True), strict=True))
+    findings = []
+    for claim in claims:
+        if claim.id not in pairs:
+            lacking = [s.protocol for s in (claim.first, claim.second) if not _values(tables[s.protocol], s)]
+            findings.append(Finding(claim, "not scored", missing=tuple(lacking)))
+            continue
+        held, failed = adjusted[claim.id]
+        verdict: Verdict = "holds" if held < LEVEL else "fails" if failed < LEVEL else "unresolved"
+        first, second = pairs[claim.id]
+        findings.append(Finding(claim, verdict, estimate(first), estimate(second), estimate(first - second)))
+    return findings
+
+
+def _paired(claim: Claim, tables: dict[str, _Table]) -> tuple[Floats, Floats] | None:
+    """Both scores (s,) on the seeds that both have; None without any."""
+    first, second = (_values(tables[s.protocol], s) for s in (claim.first, claim.second))
+    seeds = sorted(first.keys() & second.keys())
+    return (np.array([first[s] for s in seeds]), np.array([second[s] for s in seeds])) if seeds else None
+
+
+def holm(p: Floats) -> Floats:
+    """Holm's adjusted p-values (n,), as R's p.adjust gives them."""
+    order = np.argsort(p, kind="stable")
+    adjusted = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]).clip(max=1)
+    found = np.empty(len(p))
+    found[order] = adjusted
+    return found
+
+
+def _above(values: Floats, least: float) -> float:
+    """P-value of "the mean is at most `least`" on values (s,); with one seed nothing is known."""
+    if len(values) < 2:
+        return 1.0
+    if np.ptp(values) == 0:
+        return 0.0 if values[0] > least else 1.0
+    return float(stats.ttest_1samp(values, least, alternative="greater").pvalue)
+
+
+def _table(results: Iterable[Result]) -> _Table:
+    """Metrics of each attack and defense by seed."""
+    table: _Table = {}
+    for r in results:
+        if r.status == "ok":
+            table.setdefault((r.attack, r.defense), {})[r.seed] = r.metrics
+    return table
+
+
+def _values(table: _Table, score: Score) -> dict[int, float]:
+    """The score by seed, on the seeds that all its attacks have."""
+    rows = [
+        {s: m[score.metric] for s, m in table.get((a, score.defense), {}).items() if score.metric in m}
+        for a in score.attacks
+    ]
+    seeds = sorted(set.intersection(*map(set, rows)))
+    if not seeds:
+        return {}
+    sign = 1 if score.of_several == "best" else -1
+    chosen = sign * leave_one_out(sign * np.array([[row[s] for s in seeds] for row in rows]))[0]
+    return dict(zip(seeds, chosen.tolist(), strict=True))

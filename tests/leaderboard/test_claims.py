@@ -1,0 +1,121 @@
+"""Verdicts on claims: against SciPy's tests, R's p.adjust, and made-up records with a known truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmark import protocol
+from benchmark.registry import Registry
+from benchmark.result import Result
+from leaderboard.claims import Claim, Score, check, holm, load
+from tests.conftest import SUBMISSIONS
+
+
+def record(attack: str, seed: int, value: float, name: str = "p", metric: str = "auc", status: str = "ok") -> Result:
+    return Result(
+        key=f"{name}{attack}{seed}", protocol=name, protocol_digest="d", task="membership", attack=attack,
+        defense="undefended", dataset="digits", architecture="small_cnn", seed=seed, status=status,  # type: ignore[arg-type]
+        metrics={metric: value},
+    )  # fmt: skip
+
+
+def records(values: dict[str, list[float]], name: str = "p") -> list[Result]:
+    return [record(a, s, v, name) for a, row in values.items() for s, v in enumerate(row)]
+
+
+def score(*attacks: str, name: str = "p", of_several: str = "best") -> Score:
+    return Score.model_validate(
+        {"protocol": name, "attacks": attacks, "defense": "undefended", "metric": "auc", "of_several": of_several}
+    )
+
+
+def claim(relation: str, margin: float, first: Score | None = None, second: Score | None = None) -> Claim:
+    pair = {"first": first or score("a"), "second": second or score("b")}
+    return Claim.model_validate({"id": "X", "says": "something", "relation": relation, "margin": margin, **pair})
+
+
+def verdicts(some: Iterable[Claim], values: dict[str, list[float]]) -> list[str]:
+    numbered = [c.model_copy(update={"id": str(i)}) for i, c in enumerate(some)]
+    return [f.verdict for f in check(numbered, lambda name: records(values))]
+
+
+SURE = {"a": [0.71, 0.72, 0.73], "b": [0.60, 0.611, 0.619]}
+CLOSE = {"a": [0.701, 0.702, 0.7005], "b": [0.7, 0.7, 0.7]}
+
+
+@pytest.mark.parametrize(
+    ("values", "relation", "margin", "verdict"),
+    [
+        (SURE, "above", 0.05, "holds"),
+        (SURE, "above", 0.2, "fails"),
+        (SURE, "above", 0.11, "unresolved"),
+        (SURE, "not below", 0.0, "holds"),
+        (SURE, "equal", 0.02, "fails"),
+        (CLOSE, "equal", 0.02, "holds"),
+        (CLOSE, "not below", 0.01, "holds"),
+        (CLOSE, "above", 0.01, "fails"),
+        ({"a": SURE["b"], "b": SURE["a"]}, "not below", 0.01, "fails"),
+        ({"a": [0.6, 0.7, 0.8], "b": [0.7, 0.6, 0.7]}, "equal", 0.02, "unresolved"),
+        ({"a": [0.7], "b": [0.5]}, "above", 0.0, "unresolved"),
+        ({"a": [0.7, 0.7], "b": [0.5, 0.5]}, "above", 0.0, "holds"),
+    ],
+)
+def test_a_verdict(values: dict[str, list[float]], relation: str, margin: float, verdict: str) -> None:
+    assert verdicts([claim(relation, margin)], values) == [verdict]
+
+
+def test_chances_are_those_of_the_t_test() -> None:
+    d = np.array([0.02, 0.05, 0.03, 0.06])
+    p = stats.ttest_1samp(d, 0.01, alternative="greater").pvalue
+    assert claim("above", 0.01).chances(d) == pytest.approx((p, 1 - p))
+    low, high = (stats.ttest_1samp(d, m, alternative=a).pvalue for m, a in ((-0.1, "greater"), (0.1, "less")))
+    assert claim("equal", 0.1).chances(d)[0] == pytest.approx(max(low, high)), "two one-sided tests"
+    p = stats.ttest_1samp(d, -0.01, alternative="greater").pvalue
+    assert claim("not below", 0.01).chances(d) == pytest.approx((p, 1 - p))
+
+
+def test_many_claims_at_once_are_harder_to_hold() -> None:
+    """R: p.adjust(c(.01, .04, .03, .005, .8), "holm")."""
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005, 0.8])) == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.8])
+    one = claim("above", 0.107)
+    assert verdicts([one], SURE) == ["holds"]
+    assert verdicts([one] * 40, SURE) == ["unresolved"] * 40
+
+
+def test_the_best_of_several_is_chosen_on_other_seeds() -> None:
+    values = {"a": [0.9, 0.5, 0.6], "c": [0.5, 0.9, 0.7], "b": [0.4, 0.4, 0.4]}
+    first = check([claim("above", 0.0, score("a", "c"))], lambda name: records(values))[0].first
+    # Seed 0: c is better on seeds 1 and 2; seed 1: a is better on 0 and 2 (0.75 against 0.6); seed 2: equal, the first.
+    assert first is not None and first.mean == pytest.approx((0.5 + 0.5 + 0.6) / 3)
+    worst = check([claim("above", 0.0, score("a", "c", of_several="worst"))], lambda name: records(values))[0].first
+    assert worst is not None and worst.mean == pytest.approx((0.9 + 0.9 + 0.6) / 3)
+
+
+def test_what_is_not_scored_is_named() -> None:
+    some = [claim("above", 0.0), claim("above", 0.0, second=score("z", name="q")).model_copy(update={"id": "Y"})]
+    found = check(some, lambda name: records(SURE) if name == "p" else [record("z", 0, 0.5, "q", status="failed")])
+    assert [f.verdict for f in found] == ["holds", "not scored"] and found[1].missing == ("q",)
+    assert [f.verdict for f in check(some, lambda name: [])] == ["not scored"] * 2
+
+
+def test_only_seeds_that_both_have_are_compared() -> None:
+    found = check([claim("above", 0.0)], lambda name: records({"a": [0.7, 0.8, 0.9], "b": [0.6, 0.75]}))[0]
+    assert found.difference is not None and found.difference.mean == pytest.approx(0.075)
+
+
+@pytest.mark.parametrize("one", load(), ids=lambda c: c.id)
+def test_every_claim_is_about_what_its_protocol_scores(one: Claim) -> None:
+    registry = Registry(SUBMISSIONS)
+    for s in (one.first, one.second):
+        loaded = protocol.load(s.protocol)
+        required = {registry.attack(a).name for a in loaded.attacks}
+        assert {registry.attack(a).name for a in s.attacks} == set(s.attacks) <= required
+        assert s.defense in loaded.defenses
+
+
+def test_every_claim_has_an_id_of_its_own() -> None:
+    assert len({c.id for c in load()}) == len(load()) >= 18

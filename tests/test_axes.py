@@ -1,0 +1,153 @@
+"""The axes of a protocol beyond data, network and recipe: canaries, another adversary, fewer candidates for labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark import datasets, protocol
+from benchmark.artifacts import Artifacts
+from benchmark.judge import Outcome, Scenario
+from benchmark.protocol import Adversary, Canaries, Protocol
+from benchmark.registry import Registry
+from benchmark.store import Store
+from tests.conftest import SUBMISSIONS
+
+SMOKE = protocol.load("smoke")
+ALONE = SMOKE.recipe.model_copy(update={"ensemble": 1})
+
+
+def changed(**axes: Any) -> Protocol:
+    return Protocol.model_validate(SMOKE.model_dump() | axes)
+
+
+def made(loaded: Protocol, folder: Path) -> Artifacts:
+    return Artifacts(loaded, Registry(SUBMISSIONS), Store(folder), torch.device("cpu"))
+
+
+def outcome(artifacts: Artifacts, attack: str, chain: str = "undefended") -> Outcome:
+    return Scenario(artifacts, artifacts.registry.attack(attack), artifacts.chain(chain), 0).score()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    return made(SMOKE, tmp_path_factory.mktemp("plain"))
+
+
+# --- Canaries ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    """Trained long enough to learn 120 wrong labels by heart."""
+    recipe = ALONE.model_dump() | {"epochs": 60, "learning_rate": 0.1, "weight_decay": 0.0}
+    loaded = changed(recipe=recipe, canaries={"count": 120}, bank={"online": 8, "offline": 2})
+    return made(loaded, tmp_path_factory.mktemp("planted"))
+
+
+def test_learnt_canaries_are_found(planted: Artifacts) -> None:
+    """What is scored are the canaries: targets that learnt them by heart give them away, and epsilon is large."""
+    for attack in ("loss", "lira"):
+        found = outcome(planted, attack)
+        assert found.metrics["members"] + found.metrics["nonmembers"] == 120
+        assert found.metrics["auc"] > 0.95
+        assert 1.9 < found.metrics["epsilon_lower"] < 2.017, "24 right guesses of 24, less what delta takes"
+        assert "balanced_accuracy" not in found.metrics or attack == "lira", (
+            "no threshold from a world without canaries"
+        )
+    assert found.metrics["auc_bank"] > 0.95, "every other model of the bank is left to attack one of them"
+
+
+def test_what_knows_nothing_finds_no_canary(planted: Artifacts) -> None:
+    for attack, chain in (("random_scores", "undefended"), ("loss", "constant_output")):
+        found = outcome(planted, attack, chain)
+        assert found.metrics["epsilon_lower"] < 0.3 and abs(found.metrics["auc"] - 0.5) < 0.2
+
+
+def test_canaries_do_not_change_what_utility_is_measured_on(planted: Artifacts) -> None:
+    population = planted.population(0)
+    assert len(planted.part(0, "target-test")) == len(population.parts["target-test"])
+    assert not set(population.candidates) & set(population.parts["target-test"])
+
+
+def test_networks_with_canaries_are_other_networks(planted: Artifacts) -> None:
+    """Of one recipe and seed; and as many canaries under other labels are other canaries."""
+    training = planted.chain("undefended").training
+    bare = made(planted.protocol.model_copy(update={"canaries": None}), planted.store.root)
+    fewer = made(planted.protocol.model_copy(update={"canaries": Canaries(count=119)}), planted.store.root)
+    keys = {a.networks_key(training, 0, [("target", 0)]) for a in (planted, bare, fewer)}
+    assert len(keys) == 3
+
+
+def test_canaries_need_networks_that_train_alone() -> None:
+    with pytest.raises(ValueError, match=r"canaries: expected recipe.ensemble 1"):
+        changed(recipe=ALONE.model_dump() | {"ensemble": 8}, canaries={"count": 20})
+
+
+# --- Another adversary ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"architecture": "simple_cnn"},
+        {"learning_rate": 0.02, "batch_size": 16, "epochs": 5},
+        {"dataset": "synthetic-2x1", "data_digest": datasets.load("synthetic-2x1").digest},
+    ],
+    ids=["network", "recipe", "data"],
+)
+def test_another_adversary_has_another_shadow_and_the_same_target(
+    axes: dict[str, Any], plain: Artifacts, tmp_path: Path
+) -> None:
+    other = made(changed(adversary=axes, recipe=ALONE.model_dump()), tmp_path)
+    same = made(changed(recipe=ALONE.model_dump()), tmp_path)
+    training = plain.chain("undefended").training
+    # The adversary trains the online bank, with what reference data it has.
+    for role, alike in (("target", True), ("online", "dataset" not in axes), ("shadow", False), ("offline", False)):
+        keys = {a.networks_key(training, 0, [(role, 0)]) for a in (other, same)}
+        assert (len(keys) == 1) == alike, role
+    found = [outcome(a, "nn_top3[epochs=10]").metrics["auc"] for a in (other, same)]
+    assert found[0] != found[1] and np.isfinite(found).all()
+    shadow = other.judges_network(training, 0, ("shadow", 0))
+    assert shadow is not None and shadow.head.in_features == (128 if "architecture" in axes else 64)
+
+
+def test_ensembles_do_not_mix_the_worlds_of_another_adversary() -> None:
+    artifacts = made(changed(adversary={"epochs": 2}, recipe=ALONE.model_dump() | {"ensemble": 8}), Path("nowhere"))
+    for group in artifacts.groups(artifacts.chain("undefended").training):
+        assert len({role in ("target", "online") for role, _ in group}) == 1
+
+
+def test_white_box_attacks_are_left_out_where_the_shadow_has_another_network(tmp_path: Path) -> None:
+    other = made(changed(adversary={"architecture": "simple_cnn"}, recipe=ALONE.model_dump()), tmp_path)
+    with pytest.raises(Exception, match="the shadow's network is not the target's"):
+        outcome(other, "ml_doctor_white_box_shadow[epochs=1]")
+
+
+def test_data_comes_with_its_digest() -> None:
+    with pytest.raises(ValueError, match="dataset and data_digest: expected both or neither"):
+        Adversary(dataset="digits")
+
+
+# --- Fewer candidates -------------------------------------------------------------------------------
+
+
+def test_attacks_that_see_labels_are_scored_on_fewer(plain: Artifacts, tmp_path: Path) -> None:
+    fewer = made(changed(label_only=20), tmp_path)
+    few, all_ = outcome(fewer, "metric_corr"), outcome(plain, "metric_corr")
+    assert few.metrics["members"] == few.metrics["nonmembers"] == 10
+    assert few.cost["queries"] < all_.cost["queries"]
+    assert outcome(fewer, "loss").metrics == outcome(plain, "loss").metrics, "who sees posteriors is scored on all"
+
+
+# --- What a protocol measures -----------------------------------------------------------------------
+
+
+def test_absent_axes_leave_the_digest_of_a_protocol_alone() -> None:
+    assert protocol.load("digits-v1").measures.startswith("b12e6be268")
+    digests = {changed(**a, recipe=ALONE.model_dump()).measures for a in ({}, {"label_only": 20}, {"canaries": {"count": 20}}, {"adversary": {"epochs": 2}})}  # fmt: skip
+    assert len(digests) == 4
