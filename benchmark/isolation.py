@@ -42,6 +42,8 @@ _START = f"import sys; sys.path.insert(0, {_INSIDE!r}); from benchmark.zygote im
 _TAIL = 64 << 10
 _BEAT = 0.1
 """Seconds between two looks of the watchdog."""
+_REST = 1.0
+"""The same while no piece of work is open."""
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 """Keeps freed memory in the process: it saves the page faults that take a quarter of the time of training."""
 _ENVIRONMENT = {
@@ -355,14 +357,15 @@ class Sandbox:
         return Fault("failed", f"its process ended with exit code {os.waitstatus_to_exitcode(status)}")
 
     def _watch(self) -> None:
-        """The watchdog: drains what is printed, and looks at time and memory every beat."""
+        """The watchdog: drains what is printed, and looks at time and memory every beat while a fork is at work."""
         looked = 0.0
         while self.process.poll() is None:
             with self._lock:
                 tails = [self.log, *(s.log for s in self.open.values())]
+                working = bool(self.open)
             watched: list[Any] = [self.control, *(t for t in tails if not t.done)]
-            try:
-                ready, _, _ = select.select(watched, [], [], _BEAT)
+            try:  # at rest nothing of a submission runs; a new fork reports itself, which ends the wait
+                ready, _, _ = select.select(watched, [], [], _BEAT if working else _REST)
             except (OSError, ValueError):  # a session was closed between two lines
                 continue
             for tail in ready:
@@ -372,7 +375,7 @@ class Sandbox:
                         self.kill(Fault("failed", f"printed more than {self.limits.output_mb} MB"))
                 else:
                     self._report()
-            if time.monotonic() - looked > _BEAT:
+            if working and time.monotonic() - looked > _BEAT:
                 self._look()
                 looked = time.monotonic()
 

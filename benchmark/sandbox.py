@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy.ctypeslib  # noqa: F401  safetensors takes it at the first reply: once here, not in every fork
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,20 @@ from benchmark.protocol import Recipe
 from benchmark.submission import Attacker, Defender
 from benchmark.training import TrainingTask
 from benchmark.wire import QUERY_BYTES, QUERY_IMAGES, Channel, Closed, Message, Meta, RemoteError, Tensors
+
+
+def warm_up() -> None:
+    """What PyTorch sets up at a first call, done once for all forks: kernels, autograd, an optimizer where it is loaded."""
+    network = architectures.build("small_cnn", 10, (1, 8, 8), 0)
+    x, y = torch.rand(64, 1, 8, 8), torch.zeros(64).long()
+    with torch.no_grad():
+        answer = network(x).double().log_softmax(1)
+        answer.sort(1), answer.logsumexp(1), answer.cumsum(0), answer.gather(1, y.unsqueeze(1))
+    safetensors.torch.load(safetensors.torch.save({"x": x}))
+    nn.functional.cross_entropy(network(x), y).backward()
+    if "torch._dynamo" in sys.modules:
+        for optimizer in (torch.optim.SGD, torch.optim.Adam):
+            optimizer(network.parameters(), lr=0.0, fused=True).step()
 
 
 def serve(stream: socket.socket) -> None:

@@ -41,6 +41,7 @@ def main() -> None:
     for name in config["libraries"]:
         with contextlib.suppress(Exception):  # the fork will fail the same way, and say so
             importlib.import_module(name)
+    sandbox.warm_up()
     gc.freeze()  # a fork that collects garbage would copy every page that holds an object
     _Forks(control, sandbox.serve).loop()
 

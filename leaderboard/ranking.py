@@ -208,6 +208,7 @@ def defense_table(
         reasons |= dict.fromkeys(ranked, "no attack ran on every ranked defense")
         ranked = []
     worst = {m: _cube(membership, m, defenses, pool, board.seeds) for m in WORST}
+    lower = _cube(membership, "epsilon_lower", defenses, pool, board.seeds)
     rows, by_seed = [], {}
     for i, defense in enumerate(defenses):
         mine = membership[membership.defense == defense]
@@ -217,6 +218,8 @@ def defense_table(
         for m in WORST:
             columns, by_seed[defense, m] = _worst_case(mine, m, worst[m][i], pool, board)
             row |= columns
+        # By the attack that does best on the other seeds: a bound holds for an attack chosen beforehand (RULES 30).
+        row["epsilon_lower"] = leave_one_out(lower[i])[0].mean() if pool else np.nan
         rows.append(row | kept.loc[defense].to_dict())
     names = list(rows[0]) if rows else ["defense", "reason", "trust", "isolation"]
     table = pd.DataFrame(rows, columns=names).set_index("defense", drop=False)

@@ -59,11 +59,17 @@ def print_claims(findings: Iterable[Finding], console: Console) -> None:
 
 
 def _print_defenses(table: pd.DataFrame, title: str, console: Console) -> None:
-    out = _table(title, "defense", "worst TPR@1%", "worst AUC", "decided by", "test acc.")
+    bounded = bool(table.epsilon_lower.notna().any())
+    out = _table(
+        title, "defense", "worst TPR@1%", "worst AUC", "decided by", "test acc.", *(["eps. at least"] * bounded)
+    )
     for row in table[table.reason == ""].to_dict("records"):
         deciding = row[f"worst_{table.attrs['metric']}_attack"]
         worst = (number(row, f"worst_{m}") for m in (TPR, AUC))
-        out.add_row(ranks(row), row["tie"], Text(row["defense"]), *worst, Text(deciding), number(row, "test_accuracy"))
+        bound = [number(row, "epsilon_lower")] * bounded
+        out.add_row(
+            ranks(row), row["tie"], Text(row["defense"]), *worst, Text(deciding), number(row, "test_accuracy"), *bound
+        )
     console.print(out, width=min(WIDTH, console.width))
     _print_rest(table, "defense", console)
 

@@ -12,7 +12,6 @@ import argparse
 import ctypes
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from benchmark import architectures, protocol
 from benchmark.access import Answers, GuardedTarget, raw
-from benchmark.api import Bank, Candidates, Knowledge, Samples, Target, World
+from benchmark.api import Bank, Candidates, Knowledge, Samples, Target, World, best_thresholds
 from benchmark.artifacts import Artifacts
 from benchmark.registry import Registry
 from benchmark.store import Store
@@ -154,12 +153,6 @@ def bisect(target: Target, x: Tensor, y: Tensor, far: Tensor, norm: str) -> Tens
 
 def thresholds(n: int) -> None:
     """Against the search of Song & Mittal's released code: every value of a class is tried on all of its values."""
-    registry = Registry(SUBMISSIONS)
-
-    def functions(name: str) -> Any:
-        return sys.modules[registry.entry("attack", name).load().__module__]
-
-    conf, ment = functions("metric_conf").best_threshold, functions("metric_ment").best_thresholds
     g = generator()
     y, member = torch.randint(CLASSES, (n,), generator=g), torch.rand(n, generator=g) < 0.5
     signal = torch.randn(n, generator=g, dtype=torch.float64) + member
@@ -173,20 +166,15 @@ def thresholds(n: int) -> None:
             best.append(values[int(np.argmax(gains))])
         return best
 
-    ways: dict[str, Callable[[], Any]] = {
-        "metric_conf": lambda: [conf(signal[y == c], member[y == c]) for c in range(CLASSES)],
-        "metric_ment": lambda: ment(signal, y, member, CLASSES)[0],
-    }
     slow, long = timed(naive)
-    for name, way in ways.items():
-        fast, quick = fastest(way)
-        rows = [(signal > fast[c], signal >= slow[c], y == c) for c in range(CLASSES)]
-        same = all(bool((a == b)[here].all()) for a, b, here in rows)
-        promise(
-            f"class-wise thresholds of {name}, {n:,} samples", long / quick >= 100 and same,
-            "100 times as fast, equal decisions",
-            f"{long / quick:.0f} times ({long:.2f} s, {1e3 * quick:.1f} ms), decisions {'equal' if same else 'DIFFER'}",
-        )  # fmt: skip
+    fast, quick = fastest(lambda: best_thresholds(signal, y, member, CLASSES))
+    rows = [(signal > fast[c], signal >= slow[c], y == c) for c in range(CLASSES)]
+    same = all(bool((a == b)[here].all()) for a, b, here in rows)
+    promise(
+        f"class-wise thresholds, {n:,} samples", long / quick >= 100 and same,
+        "100 times as fast, equal decisions",
+        f"{long / quick:.0f} times ({long:.2f} s, {1e3 * quick:.1f} ms), decisions {'equal' if same else 'DIFFER'}",
+    )  # fmt: skip
 
 
 class Table(Target):

@@ -66,6 +66,7 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame, board: Board) -> None:
     columns |= {
         "train_accuracy": number("train_accuracy"), "ece": number("ece"),
         "epsilon": column.TextColumn("ε", help="Claimed differential privacy"),
+        **({"epsilon_lower": number("epsilon_lower", "ε at least")} if table.epsilon_lower.notna().any() else {}),
         "train_seconds": column.NumberColumn("Train s", format="%.1f", help="Seconds to train one target"),
         "mean_auc": number(AUC, "Mean AUC", "Mean over the pool of attacks. "),
         "mean_tpr_at_fpr_0.01": number(TPR, "Mean TPR at 1 % FPR", "Mean over the pool of attacks. "),

@@ -73,6 +73,18 @@ def test_defenses_of_the_toy_board(result: Make) -> None:
     assert rows["p"].worst_auc_null_95 == pytest.approx(np.quantile([0.5, 0.6, 0.53], 0.95))
 
 
+def test_a_lower_bound_on_epsilon_is_that_of_an_attack_chosen_on_other_seeds(result: Make) -> None:
+    results, board = toy(result)
+    bounds = {"a": (2.0, 0.5, 0.0), "b": (1.0, 1.5, 1.0), "c": (0.0, 0.0, 0.0)}
+    told = [
+        r.model_copy(update={"metrics": r.metrics | {"epsilon_lower": bounds[r.attack][r.seed]}}) if r.attack else r
+        for r in results
+    ]
+    # Means over the other seeds: seed 0: b (1.25), 1.0; seed 1: a and b (1.0), the first, 0.5; seed 2: a and b (1.25), 0.0.
+    assert defense_table(told, board).epsilon_lower.tolist() == pytest.approx([0.5] * 3)
+    assert defense_table(results, board).epsilon_lower.isna().all()
+
+
 def test_attacks_of_the_toy_board(result: Make) -> None:
     rows = by(attack_table(*toy(result)), "attack")
     assert [rows[a].auc for a in "abc"] == pytest.approx([5.79 / 9, 4.97 / 9, 3.96 / 9])
