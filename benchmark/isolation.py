@@ -176,7 +176,7 @@ class Launcher:
         command += ["--chdir", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
         if filter_fd is not None:
             command += ["--seccomp", str(filter_fd)]
-        return [*command, sys.executable, "-I", "-c", _START, str(control), json.dumps(config)]
+        return [*command, os.path.abspath(sys.executable), "-I", "-c", _START, str(control), json.dumps(config)]
 
 
 def _needed_by_python() -> Iterator[tuple[str, Path]]:
@@ -190,7 +190,7 @@ def _needed_by_python() -> Iterator[tuple[str, Path]]:
         found += [*Path("/usr/lib").glob(f"{version}*"), *Path("/usr/bin").glob(f"{version}*")]
     else:
         found.append(base)
-    found.append(Path(sys.prefix))
+    found.append(Path(os.path.abspath(sys.prefix)))  # as it is called, but for `..`: a virtual environment is a link
     real = Path(sys.executable).resolve()
     if not any(real.is_relative_to(p) for p in found):
         found.append(real)

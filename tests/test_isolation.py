@@ -202,6 +202,15 @@ def test_what_the_probe_says_is_so() -> None:
         assert isolation.launcher() == found
 
 
+def test_the_interpreter_may_be_called_by_any_path(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`../.venv/bin/python` is no path inside the sandbox, where the folder that it starts from is missing."""
+    prefix = Path(sys.prefix)
+    around = f"{prefix}/../{prefix.name}"
+    monkeypatch.setattr(sys, "executable", f"{around}/bin/{Path(sys.executable).name}")
+    monkeypatch.setattr(sys, "prefix", around)
+    assert probe.__wrapped__() == launcher
+
+
 def test_without_bubblewrap_the_probe_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert probe.__wrapped__() == "bubblewrap is not installed"

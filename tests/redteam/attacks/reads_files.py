@@ -1,7 +1,9 @@
 """Read keys, store, tracking database and repository of the host, and its password files."""
 
+import contextlib
 import os
 import re
+import sys
 
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from benchmark.api import Attack, Bank, Candidates, Card, Target
 
 STOPPED_BY = "a root file system of its own: nothing of these lies in it"
 STATUS = ("failed",)
-REASON = r"\[\] \['bin'.*'work'|\[\] \["
+REASON = r"\[\] \["
 CONTROL = True
 
 HOST = "/host"
@@ -34,6 +36,8 @@ class Hostile(Attack):
             for folder, _, names in os.walk(top):
                 for name in names[:1000] if top == HOST else names[:20]:
                     path = os.path.join(folder, name)
-                    if os.path.isfile(path):
-                        seen += found(open(path, "rb").read(1 << 20)) or [path][: top != HOST]  # noqa: SIM115
+                    if not os.path.isfile(path) or path.startswith((sys.prefix, sys.base_prefix)):
+                        continue  # what Python needs is there, wherever it is installed
+                    with contextlib.suppress(PermissionError), open(path, "rb") as file:
+                        seen += found(file.read(1 << 20)) or [path][: top != HOST]
         raise RuntimeError(f"{seen[:20]} {sorted(os.listdir('/'))}")
