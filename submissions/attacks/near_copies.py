@@ -38,10 +38,12 @@ class NearCopies(Attack):
     def _copies(self, x: Tensor) -> list[Tensor]:
         """x (n, c, h, w) itself, and copies in each of which another pixel is one step nearer to the middle grey."""
         pixels = x[0].numel()
+        apart = max(1, pixels // self.params.copies)
         copies = [x]
         for k in range(1, self.params.copies):
+            rounds, place = divmod(k * apart, pixels)
             copy = x.flatten(1).clone()
-            place = copy[:, k * pixels // self.params.copies % pixels]
-            place += torch.where(place > 0.5, -1 / 255, 1 / 255)
+            pixel = copy[:, place]
+            pixel += torch.where(pixel > 0.5, -1, 1) * (1 + rounds) / 255  # farther where an image has few pixels
             copies.append(copy.view_as(x))
         return copies
