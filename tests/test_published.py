@@ -71,3 +71,16 @@ def test_fashion_shows_what_the_field_expects():
         if defense.startswith(("memguard", "diffence")):
             assert result.metrics["test_accuracy"] == utility["undefended", seed].metrics["test_accuracy"]
     assert all("epsilon" in r.claims for (d, _), r in utility.items() if d == private)
+
+
+def test_canaries_leak_more_than_the_average_sample():
+    """Undefended, and under label smoothing, whose average hides it; no bound contradicts the epsilon of DP-SGD."""
+    canaries, average = (means(results_of(FOLDER / f"fashion-{n}-v1")[0], "auc") for n in ("canaries", "mini"))
+    for defense in ("undefended", "label_smoothing"):
+        assert canaries[defense].max() > average[defense].max() + 0.05
+    results, _ = results_of(FOLDER / "fashion-canaries-v1")
+    private = [r for r in results if r.defense.startswith("dp_sgd")]
+    epsilon = min(float(r.claims["epsilon"]) for r in private if r.task == "utility")
+    bounds = [r.metrics["epsilon_lower"] for r in private if r.task == "membership" and not r.null_row]
+    assert len(bounds) == 9 and max(bounds) < epsilon
+    assert max(r.metrics["epsilon_lower"] for r in results if r.defense == "undefended" and r.attack) > 2
