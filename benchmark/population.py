@@ -128,7 +128,8 @@ class Population:
     def indices(self, role: str, k: int) -> Indices:
         """The training set of a network: role target, shadow, online, offline or evaluator.
 
-        With canaries, the target and the online bank share target-train, and each draws canaries of its own. Otherwise bank models come in pairs, a random half of the pool and the other half: each is as large as the
+        With canaries, the target and the online bank share target-train, and each draws canaries of its own.
+        Otherwise bank models come in pairs, a random half of the pool and the other half: each is as large as the
         target's training set, and every sample is in exactly half of them.
         """
         if self.protocol.canaries and role in ("target", "online"):

@@ -127,7 +127,7 @@ class Protocol(_Strict):
     canaries: Canaries | None = None
     adversary: Adversary | None = None
     label_only: Annotated[int, Field(ge=20, multiple_of=2)] | None = None
-    """Candidates, half of them members, on which attacks that ask many labels of each are scored; None: all."""
+    """Candidates, half of them members, on which attacks with label access are scored; None: all."""
     resamples: Annotated[int, Field(ge=100)] = 1000
     nulls: Annotated[int, Field(ge=1)] = 20
     attacks: tuple[str, ...]

@@ -127,7 +127,10 @@ def _check_architectures(loaded: Protocol) -> None:
     from benchmark import architectures
     from benchmark.errors import suggest
 
-    for where, name in (("architecture", loaded.architecture), ("evaluator", loaded.evaluator)):
+    named = [("architecture", loaded.architecture), ("evaluator", loaded.evaluator)]
+    if loaded.adversary and loaded.adversary.architecture:
+        named.append(("adversary.architecture", loaded.adversary.architecture))
+    for where, name in named:
         if name not in architectures.NAMES:
             raise UserError(
                 f"{loaded.name}: {where}: unknown architecture {name!r}{suggest(name, architectures.NAMES)}"

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from benchmark import datasets, protocol
+from benchmark import datasets, protocol, runs
 from benchmark.artifacts import Artifacts
+from benchmark.errors import UserError
 from benchmark.judge import Outcome, Scenario
 from benchmark.protocol import Adversary, Canaries, Protocol
 from benchmark.registry import Registry
@@ -126,6 +128,13 @@ def test_white_box_attacks_are_left_out_where_the_shadow_has_another_network(tmp
     other = made(changed(adversary={"architecture": "simple_cnn"}, recipe=ALONE.model_dump()), tmp_path)
     with pytest.raises(Exception, match="the shadow's network is not the target's"):
         outcome(other, "ml_doctor_white_box_shadow[epochs=1]")
+
+
+def test_an_unknown_network_of_the_adversary_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(SMOKE.model_dump(mode="json") | {"adversary": {"architecture": "simple_cn"}}))
+    with pytest.raises(UserError, match=r"adversary.architecture: unknown architecture 'simple_cn'; did you mean"):
+        runs.prepare([], str(path), SUBMISSIONS, tmp_path / "store", "cpu")
 
 
 def test_data_comes_with_its_digest() -> None:
