@@ -13,7 +13,7 @@ their last digits. Normalisation belongs to the network, not to the data.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -27,7 +27,7 @@ from benchmark.signals import best_thresholds, logit_margin
 
 __all__ = [
     "Access", "Annotated", "Attack", "AttributeAttack", "Bank", "Calibrate", "Candidates", "Card", "Claims",
-    "Context", "Defense", "Embeddings", "Field", "Hyper", "InversionAttack", "Knowledge", "Literal", "Need",
+    "Context", "Defense", "Embeddings", "Extra", "Field", "Hyper", "InversionAttack", "Knowledge", "Literal", "Need",
     "Perceptron", "Predict", "Samples", "Search", "Stage", "StealingAttack", "Target", "Task", "World",
     "best_thresholds", "logit_margin",
 ]  # fmt: skip
@@ -35,15 +35,19 @@ __all__ = [
 Access = Literal["label", "posterior", "white-box"]
 """What a target answers: the predicted label; also its posteriors; also its network."""
 
-Need = Literal["shadow", "partial", "bank-online", "bank-offline"]
+Need = Literal["shadow", "partial", "bank-online", "bank-offline", "certificate"]
 """Auxiliary knowledge: a shadow world, known members and non-members, a bank whose models were trained
-on halves of the population that the candidates come from, a bank trained on shadow data alone."""
+on halves of the population that the candidates come from, a bank trained on shadow data alone, the
+radius that the target is certified for (where there is none, the attack does not apply)."""
 
 Calibrate = Literal["shadow", "own", "none"]
 """Where the decision threshold comes from: the judge finds it on the shadow world; the attack's own
 rule is `score > 0`; or there is none, and then no accuracy is reported."""
 
 Stage = Literal["training", "pre-inference", "post-inference"]
+
+Extra = Literal["reference", "validation"]
+"""Data that a defense reads besides the training set (RULES 6)."""
 
 Predict = Callable[[Tensor], Tensor]
 """Images (n, c, h, w) float32 in [0, 1] -> log-posteriors (n, k) float64."""
@@ -175,6 +179,8 @@ class Knowledge:
     embeddings: Embeddings | None = None
     auxiliary: Samples | None = None
     """Inversion and stealing: the shadow world's training data."""
+    certificate: float | None = None
+    """Radius of the L-infinity ball, in pixels of [0, 1], for which the target is certified."""
 
     def generator(self, name: str) -> torch.Generator:
         """A generator on the CPU that depends on this scenario's seed and on `name` alone."""
@@ -259,7 +265,10 @@ class StealingAttack(_AnyAttack):
 
 
 class Task:
-    """What a training defense works with. A checkpoint may be chosen on `validation` alone."""
+    """What a training defense works with. A checkpoint may be chosen on `validation` alone.
+
+    `reference` and `validation` raise `PermissionError` unless the defense's `uses` names them.
+    """
 
     train: Samples
     reference: Samples
@@ -271,8 +280,8 @@ class Task:
     seed: int
     device: torch.device
 
-    def build(self) -> nn.Module:
-        """A fresh network of the protocol's architecture, its weights drawn from this task's seed."""
+    def build(self, architecture: str | None = None) -> nn.Module:
+        """A fresh network of the protocol's architecture, or of a named one; its weights are drawn from the seed."""
         raise NotImplementedError
 
     def fit(
@@ -280,12 +289,30 @@ class Task:
         network: nn.Module,
         *,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        batch: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        cost: Callable[[nn.Module, Tensor, Tensor, int], Tensor] | None = None,
+        targets: Tensor | None = None,
         optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None,
     ) -> nn.Module:
-        """Train by the protocol's recipe and return the network.
+        """Train by the protocol's recipe and return the network in eval mode.
 
-        loss(logits (n, k), y) -> (n,); batch(network, x, y) -> (x, y) changes a batch before it is used.
+        loss(logits (n, k), y) -> (n,) float32; or, for what is more than that, cost(network, x, y, epoch) -> the
+        scalar to descend, epochs counted from 0. `targets` (len(train), ...) take the labels' place as y.
+        """
+        raise NotImplementedError
+
+    def fit_each(
+        self, rows: Sequence[Tensor], name: str, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> list[nn.Module]:
+        """Fresh networks, number i trained by the recipe on the samples rows[i] (int64) of `train`, seeded by `name`.
+
+        They train together where the recipe trains ensembles; sizes may differ by one then.
+        """
+        raise NotImplementedError
+
+    def epochs(self, network: nn.Module) -> Iterator[int]:
+        """The recipe's epochs, for a training loop of one's own: 0, 1, ...
+
+        With early stopping, the network has the weights of its best epoch on `validation` when they end.
         """
         raise NotImplementedError
 
@@ -318,7 +345,10 @@ class Claims:
     accountant: str | None = None
     adjacency: str | None = None
     sampling: str | None = None
+    robust: float | None = None
+    """Radius of the L-infinity ball, in pixels of [0, 1], that training aimed at: robust accuracy is measured there."""
     certificate: float | None = None
+    """Radius for which interval bounds on the network prove something: certified accuracy is measured there."""
 
 
 @dataclass(frozen=True)
@@ -359,6 +389,7 @@ class Defense:
     stages: ClassVar[tuple[Stage, ...]]
     data_independent: ClassVar[bool] = False
     """A guard that reads no training data; any other voids a claimed epsilon (RULES 29)."""
+    uses: ClassVar[frozenset[Extra]] = frozenset()
 
     class Params(Hyper):
         """No hyperparameters."""

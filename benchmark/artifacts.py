@@ -132,13 +132,13 @@ class Artifacts:
 
     def networks_key(self, training: Part, seed: int, group: list[Model]) -> str:
         population = self.population(seed)
-        architecture, recipe = self._architecture(group[0]), self._recipe(group[0])
+        architecture, recipe = self._architecture(group[0]), self._recipe(training, group[0])
         return digest(
             "networks", self.key(training), training_code(), self._data(seed, group[0]), architecture, recipe,
             [[role, k, digest_of(population.indices(role, k))] for role, k in group],
             [digest_of(i) for w in sorted({world_of(role) for role, _ in group}) for i in population.reference(w)],
             seed, self.environment,
-            *([population.data.simple] if self.protocol.recipe.augmentation != "none" else []),
+            *([population.data.simple] if recipe.augmentation != "none" else []),
             *([self.stamp(seed, "target")] if self.secret else []),
         )  # fmt: skip
 
@@ -159,8 +159,9 @@ class Artifacts:
     def _architecture(self, model: Model) -> str:
         return self.protocol.evaluator if model[0] == "evaluator" else self.protocol.architecture_of(data_of(model[0]))
 
-    def _recipe(self, model: Model) -> Recipe:
-        return self.protocol.recipe if model[0] == "evaluator" else self.protocol.recipe_of(data_of(model[0]))
+    def _recipe(self, part: Part, model: Model) -> Recipe:
+        world = "target" if model[0] == "evaluator" else data_of(model[0])
+        return self.protocol.recipe_of(world, part.axes)
 
     def _data(self, seed: int, model: Model) -> object:
         """What identifies the data and the labels that a network is trained on."""
@@ -177,11 +178,11 @@ class Artifacts:
         role, k = model
         world = world_of(role)
         reference, validation = population.reference(world)
-        members = population.indices(role, k)
+        members, recipe, uses = population.indices(role, k), self._recipe(part, model), part.entry.uses
         none = members[:0]
 
         def artifact(name: str, make: object) -> dict[str, Tensor]:
-            made_from = [role, k, digest_of(members), seed, self._data(seed, model), self._recipe(model)]
+            made_from = [role, k, digest_of(members), seed, self._data(seed, model), recipe]
             if self.secret:
                 made_from.append(self.stamp(seed, world))
             key = digest("artifact", name, self._source(part), made_from, training_code(), self.environment)
@@ -189,10 +190,13 @@ class Artifacts:
 
         return TrainingTask(
             train=population.samples(members if samples else none),
-            reference=population.samples(reference if samples else none),
-            validation=population.samples(validation if samples else none),
+            reference=population.samples(reference if samples and "reference" in uses else none),
+            validation=population.samples(
+                validation if samples and ("validation" in uses or recipe.early_stopping) else none
+            ),
+            uses=uses,
             classes=population.data.classes,
-            recipe=self._recipe(model),
+            recipe=recipe,
             architecture=self._architecture(model),
             simple=population.data.simple,
             seed=seed_of("network", self.protocol.dataset, seed, role, k, secret=self.secret),

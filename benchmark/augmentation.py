@@ -1,4 +1,4 @@
-"""Simple augmentation: a crop after zero padding, and a flip where the data set allows one.
+"""Augmentation: simple (a crop after zero padding, and a flip where the data set allows one) and RandAugment.
 
 Training draws it from a generator; an attack that looks at augmented views draws it from the image
 itself, so that a sample's views depend on nothing but the sample.
@@ -7,6 +7,7 @@ itself, so that a sample's views depend on nothing but the sample.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,14 @@ import torch
 from torch import Tensor, nn
 
 
-def augment(x: Tensor, simple: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+def augment(x: Tensor, kind: str, simple: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+    """A batch (n, c, h, w) under the recipe's augmentation: "none", "simple" or "randaug"."""
+    if kind == "simple":
+        return crop_and_flip(x, simple, generator)
+    return randaug(x, generator) if kind == "randaug" else x
+
+
+def crop_and_flip(x: Tensor, simple: Mapping[str, Any], generator: torch.Generator) -> Tensor:
     """He et al.'s simple augmentation of a batch (n, c, h, w): every sample gets its own crop and flip.
 
     `simple` is the data set's {"pad": pixels, "flip": bool}.
@@ -49,3 +57,77 @@ def _crop(x: Tensor, pad: int, dy: Tensor, dx: Tensor, flipped: Tensor) -> Tenso
     padded = nn.functional.pad(x, (pad, pad, pad, pad))
     sample = torch.arange(n, device=x.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+# --- RandAugment ------------------------------------------------------------------------------------
+
+_OPERATIONS = 14
+_SIGNED = 9
+"""Operations 0 to 8 take a sign."""
+_STRENGTH = 10 / 30
+"""M = 10 of torchvision's 31 bins, as a share of the largest magnitude."""
+
+
+def randaug(x: Tensor, generator: torch.Generator, operations: int = 2) -> Tensor:
+    """RandAugment (Cubuk et al. 2020) with M = 10 on images (n, c, h, w) in [0, 1]: torchvision's operations, a batch at once.
+
+    Every image takes `operations` drawn ones in turn, each with a sign of its own; images that drew the same are
+    changed together. Pixels go through 8 bits, as torchvision's do.
+    """
+    pixels = (x * 255).round().clamp(0, 255).to(torch.uint8)
+    for _ in range(operations):
+        drawn = torch.randint(_OPERATIONS, (len(x),), generator=generator)
+        negative = torch.rand(len(x), generator=generator) < 0.5
+        choice = torch.where(negative & (drawn < _SIGNED), drawn + _OPERATIONS, drawn)
+        changed = pixels.clone()
+        for number in choice.unique().tolist():
+            rows = (choice == number).nonzero().squeeze(1).to(x.device)
+            changed[rows] = _operate(pixels[rows], number % _OPERATIONS, -1 if number >= _OPERATIONS else 1)
+        pixels = changed
+    return pixels.to(x.dtype) / 255
+
+
+def _operate(x: Tensor, number: int, sign: int) -> Tensor:
+    """One operation at its fixed magnitude on 8-bit images (n, c, h, w)."""
+    from torchvision.transforms import functional as vision  # slow to import, and most recipes don't need it
+
+    height, width = x.shape[-2:]
+    m = sign * _STRENGTH
+
+    def sheared(degrees_x: float, degrees_y: float) -> Any:
+        return vision.affine(x, angle=0.0, translate=[0, 0], scale=1.0, shear=[degrees_x, degrees_y], center=[0, 0])
+
+    def moved(right: int, down: int) -> Any:
+        return vision.affine(x, angle=0.0, translate=[right, down], scale=1.0, shear=[0.0, 0.0])
+
+    made: Tensor
+    match number:
+        case 0:
+            made = sheared(math.degrees(math.atan(0.3 * m)), 0.0)
+        case 1:
+            made = sheared(0.0, math.degrees(math.atan(0.3 * m)))
+        case 2:
+            made = moved(int(150 / 331 * width * m), 0)
+        case 3:
+            made = moved(0, int(150 / 331 * height * m))
+        case 4:
+            made = vision.rotate(x, 30 * m)
+        case 5:
+            made = vision.adjust_brightness(x, 1 + 0.9 * m)
+        case 6:
+            made = vision.adjust_saturation(x, 1 + 0.9 * m)
+        case 7:
+            made = vision.adjust_contrast(x, 1 + 0.9 * m)
+        case 8:
+            made = vision.adjust_sharpness(x, 1 + 0.9 * m)
+        case 9:
+            made = vision.posterize(x, 8 - round(_STRENGTH * 4))
+        case 10:
+            made = vision.solarize(x, 255 * (1 - _STRENGTH))
+        case 11:
+            made = vision.autocontrast(x)
+        case 12:
+            made = vision.equalize(x)
+        case _:
+            made = x
+    return made

@@ -69,6 +69,8 @@ class Scenario:
         self._open()
         if entry.access == "white-box" and self._judges(("target", 0)) is None:
             raise Skip("only the defense's own code can build this network")
+        if "certificate" in entry.needs and self._certificate() is None:
+            raise Skip("the target carries no certificate")
         adversary = self.artifacts.protocol.adversary
         if entry.access == "white-box" and adversary and adversary.architecture:
             raise Skip("the shadow's network is not the target's: its weights say nothing of the target's")
@@ -131,8 +133,12 @@ class Scenario:
             shadow=self._shadow() if membership and "shadow" in needs else None,
             partial=known if "partial" in needs else None,
             auxiliary=self.artifacts.part(self.seed, "shadow-train") if not membership and "shadow" in needs else None,
+            certificate=self._certificate() if "certificate" in needs else None,
             **more,
         )
+
+    def _certificate(self) -> float | None:
+        return self.artifacts.claims(self.chain, self.seed).certificate
 
     # --- The four tasks ---
 

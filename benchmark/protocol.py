@@ -30,6 +30,26 @@ class Split(_Strict):
     digests: dict[int, str]
 
 
+Augmentation = Literal["none", "simple", "randaug"]
+"""`simple` is a crop after padding and a flip, by data set; `randaug` is RandAugment with N = 2, M = 10."""
+
+
+class Axes(_Strict):
+    """What of the recipe an entry may change; it combines with every training defense (RULES 11). None: as it is."""
+
+    augmentation: Augmentation | None = None
+    early_stopping: bool | None = None
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+
+UNCHANGED = Axes()
+
+
 class Recipe(_Strict):
     """How every network of the protocol is trained (RULES 23, 24)."""
 
@@ -41,11 +61,13 @@ class Recipe(_Strict):
     milestones: tuple[int, ...] = ()
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
-    augmentation: Literal["none", "simple"] = "none"
+    augmentation: Augmentation = "none"
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     ensemble: Annotated[int, Field(ge=1)] = 1
     """How many networks train as one `torch.func` ensemble; 1 trains them one by one."""
+    early_stopping: bool = False
+    """Keep the weights of the epoch that is best on validation data (of target-reference, RULES 6)."""
 
     @model_validator(mode="after")
     def _milestones_step(self) -> Recipe:
@@ -142,7 +164,10 @@ class Protocol(_Strict):
         """Digest of all that moves a number; results of two digests never meet in one table."""
         apart = {"name", "about", "leaves_out", "attacks", "defenses", "utility_floor", "rank_by", "seeds", "limits"}
         apart |= {name for name in ("canaries", "adversary", "label_only") if getattr(self, name) is None}
-        return digest(self.model_dump(mode="json", exclude=apart))
+        content = self.model_dump(mode="json", exclude=apart)
+        if not self.recipe.early_stopping:
+            del content["recipe"]["early_stopping"]
+        return digest(content)
 
     @model_validator(mode="after")
     def _canaries_alone(self) -> Protocol:
@@ -150,12 +175,13 @@ class Protocol(_Strict):
             raise ValueError("canaries: expected recipe.ensemble 1, for training sets of different sizes")
         return self
 
-    def recipe_of(self, world: str) -> Recipe:
-        """How networks of the world "target" or "shadow" are trained."""
+    def recipe_of(self, world: str, axes: Axes = UNCHANGED) -> Recipe:
+        """How networks of the world "target" or "shadow" are trained, with what an entry changes of it."""
+        recipe = self.recipe.model_copy(update=axes.chosen)
         if world == "target" or self.adversary is None:
-            return self.recipe
+            return recipe
         names = ("learning_rate", "batch_size", "epochs")
-        return self.recipe.model_copy(update={n: v for n in names if (v := getattr(self.adversary, n)) is not None})
+        return recipe.model_copy(update={n: v for n in names if (v := getattr(self.adversary, n)) is not None})
 
     def architecture_of(self, world: str) -> str:
         """The network of the world "target" or "shadow"."""

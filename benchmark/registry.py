@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, create_model
 
 from benchmark.api import Card, Hyper, Search
 from benchmark.errors import UserError, printable, suggest
+from benchmark.protocol import UNCHANGED, Axes
 
 TASKS = {
     "Attack": "membership",
@@ -59,6 +60,7 @@ class Entry:
     calibrate: str = "shadow"
     stages: tuple[str, ...] = ()
     data_independent: bool = False
+    uses: frozenset[str] = frozenset()
     plain_training: bool = True
     """Neither `train` nor `network` is its own: a bank of it can train as one ensemble."""
     plain_network: bool = True
@@ -107,22 +109,25 @@ def review(entries: list[Entry]) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """An entry with its hyperparameters."""
+    """An entry with its hyperparameters, and what a training defense changes of the recipe."""
 
     entry: Entry
     params: Hyper
+    axes: Axes = UNCHANGED
 
     @property
     def name(self) -> str:
         """Canonical: only what differs from the defaults, in the order of the declaration."""
         chosen = {k: v for k, v in self.params.model_dump().items() if v != self.entry.params.model_fields[k].default}
+        chosen |= self.axes.chosen
         inside = ",".join(f"{k}={_text(v)}" for k, v in chosen.items())
         return f"{self.entry.id}[{inside}]" if inside else self.entry.id
 
     @property
     def key(self) -> dict[str, Any]:
         """What identifies it in the store."""
-        return {"id": self.entry.id, "source": self.entry.source, "params": self.params.model_dump(mode="json")}
+        axes = {"axes": self.axes.chosen} if self.axes.chosen else {}
+        return {"id": self.entry.id, "source": self.entry.source, "params": self.params.model_dump(mode="json")} | axes
 
     def create(self) -> Any:
         """An instance of the file's own class, with its own `Params`."""
@@ -208,13 +213,17 @@ class Registry:
 
     def _part(self, kind: str, id: str, given: dict[str, Any]) -> Part:
         entry = self.entry(kind, id)
-        unknown = [k for k in given if k not in entry.params.model_fields]
+        axes = tuple(Axes.model_fields) if "training" in entry.stages else ()
+        known = (*entry.params.model_fields, *axes)
+        unknown = [k for k in given if k not in known]
         if unknown:
-            raise UserError(
-                f"{id}: unknown hyperparameter {unknown[0]!r}{suggest(unknown[0], entry.params.model_fields)}"
-            )
+            hint = suggest(unknown[0], known)
+            if unknown[0] in Axes.model_fields and kind == "defense":
+                hint = "; the recipe belongs to the training defense, such as undefended"
+            raise UserError(f"{id}: unknown hyperparameter {unknown[0]!r}{hint}")
         try:
-            return Part(entry, entry.params(**given))
+            changes = Axes(**{k: v for k, v in given.items() if k in axes})
+            return Part(entry, entry.params(**{k: v for k, v in given.items() if k not in axes}), changes)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(p) for p in first["loc"])
@@ -269,9 +278,9 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     params: type[Hyper] = Hyper
     for node in cls.body:
         if isinstance(node, ast.ClassDef) and node.name == "Params":
-            params = _params(node, path)
+            params = _params(node, path, tuple(Axes.model_fields) if kind == "defense" else ())
         name, value = _assignment(node)
-        if name in ("card", "access", "needs", "calibrate", "stages", "data_independent") and value is not None:
+        if name in ("card", "access", "needs", "calibrate", "stages", "data_independent", "uses") and value is not None:
             values[name] = _literal(value, path)
     _check_values(values, task, path)
     own = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)} | {_assignment(n)[0] for n in cls.body}
@@ -290,7 +299,8 @@ def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
     allowed = {
         "access": {"label", "posterior", "white-box"},
         "calibrate": {"shadow", "own", "none"},
-        "needs": {"shadow", "partial", "bank-online", "bank-offline"},
+        "needs": {"shadow", "partial", "bank-online", "bank-offline", "certificate"},
+        "uses": {"reference", "validation"},
         "stages": {"training", "pre-inference", "post-inference"},
     }
     if not isinstance(values["card"], Card):
@@ -301,7 +311,7 @@ def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
     for name, known in allowed.items():
         if name in values:
             given = values[name]
-            many = name in ("needs", "stages")
+            many = name in ("needs", "stages", "uses")
             if not isinstance(given, (set, frozenset, tuple, list) if many else str):
                 raise UserError(
                     f"{path}: {name}: expected {'a collection of names' if many else 'a name'}, given {given!r}"
@@ -311,6 +321,7 @@ def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
                     raise UserError(f"{path}: {name}: expected one of {', '.join(sorted(known))}, given {item!r}")
     values["needs"] = frozenset(values.get("needs", ()))
     values["stages"] = tuple(values.get("stages", ()))
+    values["uses"] = frozenset(values.get("uses", ()))
 
 
 def _check_card(card: Card, path: Path) -> None:
@@ -366,7 +377,7 @@ def _base(cls: ast.ClassDef) -> str:
     return ""
 
 
-def _params(node: ast.ClassDef, path: Path) -> type[Hyper]:
+def _params(node: ast.ClassDef, path: Path, taken: tuple[str, ...]) -> type[Hyper]:
     fields: dict[str, Any] = {}
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
@@ -374,7 +385,8 @@ def _params(node: ast.ClassDef, path: Path) -> type[Hyper]:
                 raise UserError(
                     f"{path}: line {statement.lineno}: {statement.target.id}: expected a default, given none"
                 )
-            if statement.target.id.startswith("_") or hasattr(Hyper, statement.target.id):
+            name = statement.target.id
+            if name.startswith("_") or hasattr(Hyper, name) or name in taken:
                 raise UserError(
                     f"{path}: line {statement.lineno}: expected a hyperparameter with another name (this one is taken), "
                     f"given {statement.target.id!r}"

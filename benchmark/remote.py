@@ -210,9 +210,9 @@ class RemoteDefender:
         meta: list[Meta] = []
         tensors: Tensors = {}
         for i, task in enumerate(tasks):
-            meta.append({"recipe": task.recipe.model_dump(mode="json"), "seed": task.seed})
-            for name in ("train", "reference", "validation"):
-                samples: Samples = getattr(task, name)
+            recipe = task.recipe.model_dump(mode="json")
+            meta.append({"recipe": recipe, "seed": task.seed, "uses": sorted(task.uses)})
+            for name, samples in task.samples.items():
                 tensors |= {f"{i}.{name}.x": samples.x, f"{i}.{name}.y": samples.y}
         return session, meta, tensors
 
@@ -272,7 +272,7 @@ def _value(made: Tensors) -> Tensor:
 
 
 def _claims(values: Meta) -> Claims:
-    numbers, texts = ("epsilon", "delta", "certificate"), ("accountant", "adjacency", "sampling")
+    numbers, texts = ("epsilon", "delta", "robust", "certificate"), ("accountant", "adjacency", "sampling")
     given: dict[str, Any] = {}
     for name, value in values.items():
         if name in numbers and type(value) in (int, float):
@@ -317,7 +317,8 @@ class RemoteAttacker:
         if knowledge.auxiliary is not None:
             tensors |= {"auxiliary.x": knowledge.auxiliary.x, "auxiliary.y": knowledge.auxiliary.y}
         has = [*targets, *(n for n in ("embeddings", "auxiliary") if getattr(knowledge, n) is not None)]
-        self._session.call("fit", {"seed": knowledge.seed, "has": has, "targets": targets}, tensors)
+        meta = {"seed": knowledge.seed, "has": has, "targets": targets, "certificate": knowledge.certificate}
+        self._session.call("fit", meta, tensors)
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Any:
         tensors = {"x": candidates.x, "y": candidates.y, "id": candidates.id}

@@ -156,6 +156,7 @@ class _Work:
                 partial=world("partial"),
                 embeddings=Embeddings(*embeddings) if embeddings else None,
                 auxiliary=samples("auxiliary") if "auxiliary" in meta["has"] else None,
+                certificate=meta["certificate"],
             )
         )
         return {}, {}
@@ -235,6 +236,7 @@ class _Work:
             architecture=self.architecture,
             simple=self.simple,
             seed=meta["seed"],
+            uses=frozenset(meta["uses"]),
             device=self.device,
             artifact=partial(self._made, "artifact", {"task": number}),
         )

@@ -440,7 +440,7 @@ def test_weights_come_back_to_their_networks(defender: Callable[..., RemoteDefen
     [{"epsilon": "1"}, {"epsilon": True}, {"epsilon": [1]}, {"accountant": 3}, {"budget": 1}, {"\x1b[2J": 1}],
 )  # fmt: skip
 def test_claims_are_numbers_and_texts(defender: Callable[..., RemoteDefender], values: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected claims of epsilon, delta, certificate") as error:
+    with pytest.raises(ValueError, match="expected claims of epsilon, delta, robust, certificate") as error:
         defender(Said((values, {}))).claims(tasks(1)[0])
     assert str(error.value).isprintable()
 

@@ -12,10 +12,12 @@ import torch
 from scipy.stats import ks_2samp
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
 
 from benchmark import datasets
 from benchmark.access import raw
 from benchmark.api import Samples
+from benchmark.augmentation import _operate, randaug
 from benchmark.protocol import Recipe
 from benchmark.training import TrainingTask, fit_ensemble, make_optimizer
 
@@ -150,12 +152,12 @@ def test_the_order_does_not_depend_on_augmentation() -> None:
     seen: dict[str, list[Tensor]] = {"none": [], "simple": []}
     for augmentation, batches in seen.items():
 
-        def note(network: nn.Module, x: Tensor, y: Tensor, into: list[Tensor] = batches) -> tuple[Tensor, Tensor]:
+        def note(network: nn.Module, x: Tensor, y: Tensor, epoch: int, into: list[Tensor] = batches) -> Tensor:
             into.append(y)
-            return x, y
+            return cross_entropy(network(x), y).mean()
 
         task = make_task(augmentation=augmentation, epochs=2)
-        task.fit(task.build(), batch=note)
+        task.fit(task.build(), cost=note)
     assert len(seen["none"]) == 2 * math.ceil(90 / 32)
     assert all(torch.equal(a, b) for a, b in zip(seen["none"], seen["simple"], strict=True))
     for epoch in (seen["none"][:3], seen["none"][3:]):
@@ -164,7 +166,7 @@ def test_the_order_does_not_depend_on_augmentation() -> None:
 
 def test_a_defense_can_change_batches_losses_and_the_optimizer() -> None:
     task = make_task()
-    blind = task.fit(task.build(), batch=lambda network, x, y: (x * 0, y))
+    blind = task.fit(task.build(), cost=lambda network, x, y, epoch: cross_entropy(network(x * 0), y).mean())
     assert gap(blind, task.fit(task.build())) > 1e-3
     still = task.fit(task.build(), optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
     assert gap(still, task.build()) == 0
@@ -217,3 +219,123 @@ def test_layout_does_not_change_what_is_learnt() -> None:
 def test_artifacts_are_made_where_there_is_no_store() -> None:
     made = make_task().artifact("x", lambda: {"x": torch.ones(1)})
     assert torch.equal(made["x"], torch.ones(1))
+
+
+def test_randaug_is_torchvisions() -> None:
+    """Each operation, both signs, against torchvision's own RandAugment on one image at a time."""
+    from torchvision.transforms.autoaugment import RandAugment, _apply_op
+
+    names = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness",
+             "Posterize", "Solarize", "AutoContrast", "Equalize", "Identity")  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((1, 28, 28), (3, 32, 32)):
+        x = torch.randint(0, 256, (5, *shape), generator=generator, dtype=torch.uint8)
+        space = RandAugment()._augmentation_space(31, shape[1:])
+        assert set(space) == set(names)
+        for number, name in enumerate(names):
+            magnitudes, signed = space[name]
+            assert signed == (number < 9)
+            for sign in (1, -1) if signed else (1,):
+                size = sign * float(magnitudes[10] if magnitudes.ndim else magnitudes)
+                expected = [_apply_op(image, name, size, InterpolationMode.NEAREST, None) for image in x]
+                off = (_operate(x, number, sign).int() - torch.stack(expected).int()).abs()
+                # Float32 sums of a batch round apart from those of an image: a grey level at most.
+                assert off.max() <= 1 and (off > 0).double().mean() < 0.2, (name, sign)
+
+
+def test_randaug_depends_on_its_generator_alone_and_draws_for_each_image() -> None:
+    x = datasets.load("digits").x[:200].float() / 255
+    one, again, other = (randaug(x, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert one.shape == x.shape and 0 <= one.min() and one.max() <= 1
+    untouched = (one - x).abs().flatten(1).amax(1) < 1 / 254
+    assert 0 < untouched.sum() < len(x), "identity twice is rare"
+    same = randaug(x[:1].expand(400, 1, 8, 8), torch.Generator().manual_seed(2))
+    assert len(same.flatten(1).unique(dim=0)) > 60, "equal images draw apart"
+
+
+def test_early_stopping_keeps_the_best_epoch_on_validation_data() -> None:
+    """The weights are those of a plain run that ends at the epoch that was best; the same one by one and as an ensemble."""
+    data = datasets.load("digits")
+    held = Samples(data.x[1000:1200].float() / 255, data.y[1000:1200])
+
+    def task(k: int = 0, **changes: Any) -> TrainingTask:
+        made = make_task(k, epochs=6, learning_rate=0.4, schedule="constant", **changes)
+        made.samples["validation"] = held
+        return made
+
+    def accuracy(network: nn.Module) -> float:
+        return float((network(held.x).argmax(1) == held.y).double().mean())
+
+    seen: list[tuple[float, dict[str, Tensor]]] = []
+    plain, watched = task(), task().build()
+    optimizer = make_optimizer(list(watched.parameters()), plain.recipe)
+    order, watched = plain.generator("order"), watched.train()
+    for _ in plain.epochs(watched):
+        for rows in torch.randperm(90, generator=order).split(32):
+            optimizer.zero_grad()
+            cross_entropy(watched(plain.train.x[rows]), plain.train.y[rows]).mean().backward()
+            optimizer.step()
+        seen.append((accuracy(watched.eval()), {n: t.clone() for n, t in watched.train().state_dict().items()}))
+    scores = [s for s, _ in seen]
+    best = scores.index(max(scores))
+    assert best < 5, "a case in which the last epoch is not the best"
+    stopping = task(early_stopping=True)
+    stopped = stopping.fit(stopping.build())
+    assert all(
+        torch.allclose(a, b, atol=1e-6)
+        for a, b in zip(stopped.state_dict().values(), seen[best][1].values(), strict=True)
+    )
+    tasks = [task(k, early_stopping=True) for k in range(2)]
+    together = fit_ensemble(tasks, [t.build() for t in tasks], cross_entropy)
+    alone = [t.fit(t.build()) for t in tasks]
+    for one, other in zip(together, alone, strict=True):
+        assert accuracy(one) == pytest.approx(accuracy(other), abs=0.03)
+    empty = make_task(early_stopping=True)
+    with pytest.raises(ValueError, match="validation data"):
+        empty.fit(empty.build())
+
+
+def test_networks_on_parts_of_the_training_set() -> None:
+    """`fit_each` trains on the rows given, alone or as an ensemble, and leaves the task as it was."""
+    rows = [torch.arange(0, 60), torch.arange(30, 90), torch.arange(1, 60)]
+    task = make_task(epochs=4)
+    alone = task.fit_each(rows, "parts")
+    together = make_task(epochs=4, ensemble=4).fit_each(rows[:2], "parts")
+    for one, other in zip(alone[:2], together, strict=True):
+        assert gap(one, other) < 1e-3
+    assert gap(alone[0], alone[1]) > 1e-3 and len(task.train) == 90
+    uneven = make_task(epochs=4, ensemble=4).fit_each(rows, "parts")
+    assert gap(uneven[1], alone[1]) > 0, "a sample an epoch is left out where sizes differ"
+    assert len({float(n.head.bias[0]) for n in alone}) == 3  # type: ignore[union-attr, index]
+
+
+def test_targets_take_the_labels_place_and_cost_gets_epochs() -> None:
+    task = make_task(epochs=3)
+    other = (task.train.y + 1) % 10
+    moved = make_task(epochs=3)
+    moved.samples["train"] = Samples(task.train.x, other)
+    assert gap(task.fit(task.build(), targets=other), moved.fit(moved.build())) == 0
+    epochs: list[int] = []
+
+    def cost(network: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
+        epochs.append(epoch)
+        return cross_entropy(network(x), y).mean()
+
+    assert gap(task.fit(task.build(), cost=cost), task.fit(task.build())) == 0
+    assert epochs == [0] * 3 + [1] * 3 + [2] * 3
+    with pytest.raises(ValueError, match="given both"):
+        task.fit(task.build(), cost=cost, loss=cross_entropy)
+    with pytest.raises(ValueError, match="90 training samples"):
+        task.fit(task.build(), targets=other[:3])
+
+
+def test_what_a_defense_did_not_declare_is_not_there() -> None:
+    with pytest.raises(PermissionError, match="uses = frozenset"):
+        _ = make_task().reference
+
+
+def test_another_architecture_on_request() -> None:
+    task = make_task()
+    assert gap(task.build("small_cnn"), task.build()) == 0
+    assert task.build("simple_cnn").state_dict().keys() != {} and len(task.build("simple_cnn")(task.train.x)) == 90

@@ -73,7 +73,7 @@ class DPSGD(Defense):
         schedule = task.schedule(optimizer.original_optimizer)
         poisson, views = task.generator("poisson"), task.generator("augmentation")
         x, y = task.train.x.to(task.device), task.train.y.to(task.device)
-        for _ in range(task.recipe.epochs):
+        for _ in task.epochs(network):
             for _ in range(batches):
                 drawn = torch.rand(len(y), generator=poisson, dtype=torch.float64) < rate
                 index = drawn.nonzero().squeeze(1).to(task.device)

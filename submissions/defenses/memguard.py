@@ -42,6 +42,7 @@ class MemGuard(Defense):
         year=2019,
     )
     stages = ("post-inference",)
+    uses = frozenset({"reference"})
 
     class Params(Hyper):
         """`budget` bounds the expected L1 distance of returned and true posteriors, of at most 2."""

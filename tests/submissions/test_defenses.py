@@ -39,14 +39,17 @@ class TinyTask(Task):
         self.recipe = SimpleNamespace(**(settings | recipe))
         self.made: list[str] = []
 
-    def build(self) -> nn.Module:
+    def build(self, architecture=None) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             return nn.Sequential(
                 nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(128, 4)
             )
 
-    def fit(self, network, *, loss=None, batch=None, optimizer=None):
+    def epochs(self, network):
+        return iter(range(self.recipe.epochs))
+
+    def fit(self, network, *, loss=None, cost=None, targets=None, optimizer=None):
         update = torch.optim.SGD(network.parameters(), self.recipe.learning_rate)
         order = self.generator("order")
         for _ in range(self.recipe.epochs):
