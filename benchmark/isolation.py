@@ -1,4 +1,4 @@
-"""Runs a submission's code under bubblewrap: one warm process an entry, forked for each piece of work.
+"""Runs a submission's code under bubblewrap: warm processes, each lent to one entry, forked for each piece of work.
 
 The sandbox has no network, a read-only root with what Python needs, sized scratch, no home, a few fixed
 environment variables, a seccomp filter and limits; it dies with the judge. A watchdog thread holds the
@@ -24,7 +24,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -44,6 +44,8 @@ _BEAT = 0.1
 """Seconds between two looks of the watchdog."""
 _REST = 1.0
 """The same while no piece of work is open."""
+_WIPE = 5.0
+"""Seconds for a sandbox to be wiped before it serves another entry."""
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 """Keeps freed memory in the process: it saves the page faults that take a quarter of the time of training."""
 _ENVIRONMENT = {
@@ -269,19 +271,22 @@ def _start(launcher: Launcher, config: dict[str, Any], log: int) -> tuple[subpro
 
 
 class Sandbox:
-    """A warm process for one entry. Its watchdog kills all of it when a limit is broken."""
+    """A warm process that serves one entry at a time. Its watchdog kills all of it when a limit is broken."""
 
     _slots = itertools.count(1)
 
-    def __init__(self, launcher: Launcher, limits: Limits, libraries: list[str], device: str) -> None:
-        self.limits = limits
+    def __init__(self, launcher: Launcher, limits: Limits, libraries: Collection[str], device: str) -> None:
+        self.limits, self.libraries = limits, frozenset(libraries)
+        self.entry = ""
+        """Whom it serves now, or served last."""
         self.cause: Fault | None = None
         self.ended: dict[int, int] = {}
         self.open: dict[int, Session] = {}
-        self._numbers = itertools.count(1)
+        self._number, self._clean = 0, 0
+        self._cleaned = threading.Condition()
         self._lock = threading.Lock()
         devices = [str(p) for p in sorted(Path("/dev").glob("nvidia*")) if not p.is_dir()] if device != "cpu" else []
-        config = _config(limits, launcher.uid(next(self._slots)), libraries, devices, probe=False)
+        config = _config(limits, launcher.uid(next(self._slots)), sorted(libraries), devices, probe=False)
         reader, log = os.pipe()
         self.log = Tail(reader)
         self.process, self.control = _start(launcher, config, log)
@@ -297,7 +302,8 @@ class Sandbox:
         """Fork for one piece of work."""
         mine, its = socket.socketpair()
         reader, log = os.pipe()
-        session = Session(self, next(self._numbers), mine, reader)
+        self._number += 1
+        session = Session(self, self._number, mine, reader)
         with its, self._lock:
             self.open[session.number] = session
             try:
@@ -324,6 +330,16 @@ class Sandbox:
             if self.open.pop(session.number, None) is not None:
                 with contextlib.suppress(OSError):
                     self.control.send(b"E%d" % session.number)
+
+    def rested(self) -> bool:
+        """Whether nothing of the last piece of work is left: its processes ended and its scratch wiped.
+
+        The process that forks says so. One that does not answer, for it was stopped by what it forked, is killed.
+        """
+        with self._cleaned:
+            if not self._cleaned.wait_for(lambda: self._clean == self._number or not self.alive, _WIPE):
+                self.kill()
+        return self.alive and not self.open
 
     def kill(self, cause: Fault | None = None) -> None:
         """End the sandbox and everything in it."""
@@ -388,6 +404,10 @@ class Sandbox:
                     session = self.open.get(int(report["forked"]))
                 if session is not None:
                     session.forked.set()
+            elif "clean" in report:
+                with self._cleaned:
+                    self._clean = int(report["clean"])
+                    self._cleaned.notify_all()
             else:
                 self.ended[int(report["ended"])] = int(report["status"])
         except BlockingIOError:
@@ -571,36 +591,46 @@ def _kilobytes(file: str, names: tuple[str, ...]) -> int:
 
 @dataclass
 class Sandboxes:
-    """The sandboxes of one process, one for each entry; the one that rested longest makes room for another."""
+    """The sandboxes of one process. An entry shares none while it works; one that is wiped may serve another next.
+
+    The process that forks never runs an entry's code, so that all it carries over is the libraries it has loaded.
+    """
 
     launcher: Launcher
     limits: Limits
     device: str
     most: int = 24
-    _warm: dict[str, Sandbox] = field(default_factory=dict)
+    warm: list[Sandbox] = field(default_factory=list)
+    """In the order of their last use."""
     _sessions: list[Session] = field(default_factory=list)
 
-    def session(self, entry: str, libraries: list[str]) -> Session:
-        """Fork the sandbox of `entry` (its id and source), which is started where there is none."""
+    def session(self, entry: str, libraries: Collection[str]) -> Session:
+        """Fork a sandbox that serves `entry` (its id and source) alone and has loaded these libraries."""
         for _ in range(2):  # what can't be cleaned after one piece of work takes the sandbox with it
-            sandbox = self._sandbox(entry, libraries)
+            sandbox = self._sandbox(entry, frozenset(libraries))
             session = sandbox.session()
             self._sessions.append(session)
             if sandbox.forks(session):
                 break
         return session
 
-    def _sandbox(self, entry: str, libraries: list[str]) -> Sandbox:
-        sandbox = self._warm.pop(entry, None)
-        if sandbox is not None and not sandbox.alive:
-            sandbox.close()
-            sandbox = None
-        if sandbox is None:
-            for name in [n for n, s in self._warm.items() if not s.open][: max(0, len(self._warm) - self.most + 1)]:
-                self._warm.pop(name).close()
-            sandbox = Sandbox(self.launcher, self.limits, libraries, self.device)
-        self._warm[entry] = sandbox
-        return sandbox
+    def _sandbox(self, entry: str, libraries: frozenset[str]) -> Sandbox:
+        for gone in [s for s in self.warm if not s.alive]:
+            self.warm.remove(gone)
+            gone.close()
+        able = [s for s in self.warm if s.libraries >= libraries and (s.entry == entry or not s.open)]
+        able.sort(key=lambda s: (s.entry != entry, len(s.libraries)))
+        found = next((s for s in able if s.open or s.rested()), None)
+        if found is None:
+            for sandbox in [s for s in self.warm if not s.open][: max(0, len(self.warm) - self.most + 1)]:
+                self.warm.remove(sandbox)
+                sandbox.close()
+            found = Sandbox(self.launcher, self.limits, libraries, self.device)
+        else:
+            self.warm.remove(found)
+        found.entry = entry
+        self.warm.append(found)
+        return found
 
     def end_sessions(self) -> None:
         """At the end of a job nothing of a submission runs on."""
@@ -610,9 +640,9 @@ class Sandboxes:
 
     def close(self) -> None:
         self.end_sessions()
-        for sandbox in self._warm.values():
+        for sandbox in self.warm:
             sandbox.close()
-        self._warm.clear()
+        self.warm.clear()
 
 
 def launcher() -> Launcher:

@@ -8,6 +8,7 @@ holds its meaning to the contract wherever it came from.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -120,12 +121,13 @@ class Isolation:
 
 
 def _preloaded(entry: Entry) -> list[str]:
-    """What the sandbox imports once for all forks.
+    """What a sandbox imports once for all forks, beside PyTorch; what is quick to import is left to the fork.
 
     PyTorch imports its compiler, which takes a second, at the first step of an optimizer and in `torch.func`.
     """
     trains = "training" in entry.stages or re.search(r"\boptim\b|torch\.func|Perceptron|\.fit\(", entry.text)
-    few = [n for n in entry.libraries if len(n) <= 100][:100]  # a command line does not hold any number
+    slow = [n for n in entry.libraries if n.split(".")[0] not in {*sys.stdlib_module_names, "torch", "numpy"}]
+    few = [n for n in slow if len(n) <= 100][:100]  # a command line does not hold any number
     return [*few, *(["torch._dynamo"] if trains else [])]
 
 

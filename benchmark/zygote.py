@@ -1,8 +1,8 @@
-"""The process inside a sandbox that is warm and forks once for each piece of work on one entry.
+"""The process inside a sandbox that is warm and forks once for each piece of work.
 
 Standard library alone until privileges are dropped and limits are set. It imports PyTorch and the
-libraries that the entry asks for, but never the entry's own code: that is loaded in the forks, so that
-no two pieces of work share more than libraries. Started by `isolation.py`, as
+libraries that entries ask for, but never an entry's own code: that is loaded in the forks, so that no two
+pieces of work, of one entry or of two, share more than libraries. Started by `isolation.py`, as
 `main(control socket, configuration)`.
 """
 
@@ -33,6 +33,7 @@ def main() -> None:
         found = importlib.util.find_spec("torch") is not None
         control.send(json.dumps({"torch": found, "uid": os.getuid()}).encode())
         return
+    gc.disable()  # imports make little garbage, and looking for it takes a tenth of the start
     import torch
 
     from benchmark import sandbox
@@ -42,6 +43,7 @@ def main() -> None:
         with contextlib.suppress(Exception):  # the fork will fail the same way, and say so
             importlib.import_module(name)
     sandbox.warm_up()
+    gc.enable()
     gc.freeze()  # a fork that collects garbage would copy every page that holds an object
     _Forks(control, sandbox.serve).loop()
 
@@ -74,6 +76,7 @@ class _Forks:
 
     def __init__(self, control: socket.socket, serve: object) -> None:
         self.control, self.serve = control, serve
+        self.last = 0
         self.pids: dict[int, int] = {}
 
     def loop(self) -> None:
@@ -108,7 +111,7 @@ class _Forks:
             os._exit(0)
         os.close(stream)
         os.close(log)
-        self.pids[number] = pid
+        self.pids[number], self.last = pid, number
         self._tell({"forked": number})
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
@@ -150,6 +153,7 @@ class _Forks:
                 _empty(folder)
         except Exception:
             os._exit(1)  # what can't be cleaned goes with the sandbox
+        self._tell({"clean": self.last})
 
 
 def _end_all() -> None:

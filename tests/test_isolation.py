@@ -294,7 +294,7 @@ def sandboxes(launcher: Launcher) -> Iterator[Sandboxes]:
 def warm(sandboxes: Sandboxes) -> Iterator[Sandbox]:
     """The same, started and ready, so that limits of time can be short."""
     assert inside(sandboxes, "return 1") == 1
-    sandbox = sandboxes._warm["one"]
+    sandbox = sandboxes.warm[0]
     yield sandbox
     sandbox.limits = LIMITS
 
@@ -687,25 +687,55 @@ def test_two_entries_do_not_see_each_other(sandboxes: Sandboxes, launcher: Launc
     one.call("predict", {}, {"x": torch.zeros(1)})
     here = inside(sandboxes, LOOK, entry="other")
     assert here[:2] == [[], []] and len(here[2]) <= 2
-    pids = [sandboxes._warm[n].process.pid for n in ("one", "other")]
+    pids = [s.process.pid for s in sandboxes.warm]
+    assert [s.entry for s in sandboxes.warm] == ["one", "other"]
     assert not set(isolation._tree(pids[0])) & set(isolation._tree(pids[1]))
     assert launcher.user_namespace or launcher.uid(1) != launcher.uid(2)
     one.close()
-    sandboxes._warm["other"].kill()
+    sandboxes.warm[1].kill()
     assert inside(sandboxes, "return 1") == 1
+
+
+def test_a_wiped_sandbox_serves_another_entry(sandboxes: Sandboxes) -> None:
+    """What one entry leaves behind is gone when another one starts in the same process."""
+    inside(sandboxes, "return 1")
+    before = [s.process.pid for s in sandboxes.warm]
+    inside(sandboxes, LITTER)
+    assert inside(sandboxes, LOOK, entry="the next") == [[], [], inside(sandboxes, LOOK)[2]]
+    assert [s.process.pid for s in sandboxes.warm] == before, "no other was started"
+    busy = opened(sandboxes, "return 1", entry="the next")
+    sandboxes.session("a third", [])
+    assert len(sandboxes.warm) == len(before) + 1, "not while it works"
+    assert len({s.entry for s in sandboxes.warm if s.open}) == 2
+    busy.close()
+    sandboxes.end_sessions()
+    sandboxes.session("one with a library", ["wave"])
+    assert len(sandboxes.warm) == len(before) + 2, "not without its libraries"
+    sandboxes.close()
+
+
+def test_who_stops_its_sandbox_stops_nobody_else(sandboxes: Sandboxes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork may stop the process that it was forked from; that one is not given to anybody again."""
+    monkeypatch.setattr(isolation, "_WIPE", 0.5)
+    stopped = inside(sandboxes, "import signal\nos.kill(os.getppid(), signal.SIGSTOP)\nreturn os.getppid()")
+    assert stopped > 1, "not the init of its namespace, which can't be stopped from inside"
+    sandbox = sandboxes.warm[0]
+    for entry in ("one", "other"):
+        assert inside(sandboxes, "return 1", entry=entry) == 1
+    assert not sandbox.alive and sandbox not in sandboxes.warm
 
 
 def test_the_sandbox_that_rested_longest_makes_room(sandboxes: Sandboxes) -> None:
     inside(sandboxes, "return 1")
-    first = sandboxes._warm["one"]
-    few = Sandboxes(sandboxes.launcher, LIMITS, "cpu", most=1, _warm={"one": first})
-    sandboxes._warm.clear()
+    first = sandboxes.warm[0]
+    few = Sandboxes(sandboxes.launcher, LIMITS, "cpu", most=1, warm=[first])
+    sandboxes.warm.clear()
     try:
         busy = opened(few, "return 1")
         few.session("busy too", [])
         assert first.alive, "what works is not ended"
         busy.close()
-        few.session("another", [])
+        few.session("another", ["wave"])
         assert not first.alive
     finally:
         few.close()
@@ -724,7 +754,7 @@ if __name__ == "__main__":
     sandboxes = Sandboxes(launcher(), LIMITS, "cpu")
     session = opened(sandboxes, {body!r})
     session.call("predict", {{}}, {{"x": torch.zeros(1)}})
-    print(sandboxes._warm["one"].process.pid, flush=True)
+    print(sandboxes.warm[0].process.pid, flush=True)
     time.sleep(60)
 """
 
@@ -755,7 +785,7 @@ def test_a_closed_sandbox_leaves_no_process_and_no_descriptor(launcher: Launcher
     for _ in range(3):
         inside(made, "print('x')\nreturn 1")
     opened(made, "return 1")
-    pids = list(isolation._tree(made._warm["one"].process.pid))
+    pids = list(isolation._tree(made.warm[0].process.pid))
     made.close()
     assert gone(pids)
     assert sorted(os.listdir("/proc/self/fd")) == before
