@@ -70,11 +70,12 @@ class Card:
 
 @dataclass(frozen=True)
 class Search:
-    """The closed range that tuning searches; it lies inside the valid range that `Field` gives."""
+    """The closed range that tuning searches, and the paper's own grid; they lie inside the valid range of `Field`."""
 
     low: float
     high: float
     log: bool = False
+    grid: tuple[float, ...] = ()
 
 
 class Hyper(BaseModel):

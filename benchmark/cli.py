@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections import Counter, defaultdict
 from functools import partial
@@ -30,6 +31,7 @@ out = Console()
 err = Console(stderr=True)
 
 PUBLISHED = Path("leaderboard/published")
+FIGURES = Path("mlruns/tuning")
 Workers = Annotated[int | None, typer.Option("--workers", min=1, envvar="LEAKBOARD_WORKERS", help="Processes; default: the cores, at most 8; 1 on a GPU.")]  # fmt: skip
 ProtocolName = Annotated[str, typer.Option("--protocol", "-p", envvar="LEAKBOARD_PROTOCOL", help="A protocol's name, or its YAML file.")]  # fmt: skip
 Device = Annotated[str, typer.Option("--device", envvar="LEAKBOARD_DEVICE", help="auto, cpu or cuda.")]
@@ -167,6 +169,51 @@ def run(
     if failed:
         console.print(f"{len(failed)} scenario(s) failed; they are tried again by the next call")
         raise typer.Exit(1)
+
+
+@app.command()
+def tune(
+    defense: Annotated[str, typer.Argument(help="A defense or a cascade; hyperparameters that you give stay fixed.")],
+    protocol: ProtocolName = "digits-v1",
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials of the study, those of earlier calls included.")] = 20,
+    workers: Workers = None,
+    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds after which no trial is begun.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="What trials meet; default: the protocol's that need no bank.")] = None,
+    leakage: Annotated[str, typer.Option(help="auc or tpr_at_fpr_0.01, over the worst of the attacks.")] = "auc",
+    seeds: Annotated[int, typer.Option(min=1, help="Tuning splits a trial is scored on; no board uses them.")] = 1,
+    storage: Annotated[str, typer.Option(envvar="LEAKBOARD_OPTUNA", help="Where Optuna keeps the study: any database URL.")] = "sqlite:///mlruns/optuna.db",
+    paper_grid: Annotated[bool, typer.Option("--paper-grid", help="The grid of the paper instead of a search.")] = False,
+    device: Device = "auto",
+    isolation: Annotated[str, typer.Option(help="auto: isolate all but reviewed files; always: isolate all.")] = "auto",
+    trust: Annotated[bool, typer.Option("--trust", help="Run files that you have read in the judge's process.")] = False,
+) -> None:  # fmt: skip
+    """Search a defense's hyperparameters for its privacy-utility curve; run the same command again to go on."""
+    from benchmark import runs, tuning
+
+    if isolation not in ("auto", "always"):
+        raise UserError(f"--isolation: expected auto or always, given {isolation!r}")
+    if leakage not in ("auc", "tpr_at_fpr_0.01"):
+        raise UserError(f"--leakage: expected auc or tpr_at_fpr_0.01, given {leakage!r}")
+    mode: Mode = "never" if trust else "always" if isolation == "always" else "auto"
+    job = runs.prepare([defense], protocol, submissions(), store_root(), device, None, mode)
+    study = tuning.start(job.artifacts, job.setting, defense, attack or [], leakage, seeds, storage, paper_grid)
+    total = len(study.grid) or trials
+    say = partial(out.print, soft_wrap=True, markup=False, highlight=False)
+    say(f"{study.name}: {len(study.finished())} of {total} trials finished")
+    say(f"searched: {', '.join(study.labels)}; against {', '.join(study.attacks)}")
+    study.run(total, workers or runs.default_workers(job.setting.device), timeout, err)
+    best = study.front()
+    if not best:
+        raise UserError(
+            f"{defense}: expected a trial above the utility floor {study.floor:g}, given none; run more trials"
+        )
+    table = Table("test accuracy", f"worst {leakage}", "decided by", "defense", box=None)
+    for point in best:
+        table.add_row(f"{point.accuracy:.3f}", f"{point.leakage:.3f}", point.decides, escape(point.defense))
+    out.print(table)
+    say(f"figure: {study.finish(FIGURES)}; study: {storage}; MLflow: experiment {protocol}.tuning (leakboard ui)")
+    say("these are tuning splits; the board takes what is scored on its own:")
+    say(f"next: leakboard run {' '.join(shlex.quote(p.defense) for p in best)} --protocol {protocol}")
 
 
 @app.command(hidden=True)

@@ -39,7 +39,7 @@ from benchmark.registry import Registry
 from benchmark.remote import Isolation, Mode
 from benchmark.result import Isolation as Where
 from benchmark.result import Result, Status
-from benchmark.store import Store, StoreError
+from benchmark.store import Store, StoreError, digest
 
 _LOSSES = 3
 """How often a job may lose its worker before it counts as failed: memory may have run out for another's sake."""
@@ -373,6 +373,11 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
     return _result(setting, artifacts.registry, job, "ok", "", **fields)
 
 
+def tuned_mark(store: Path, protocol: str, defense: str) -> Path:
+    """Where the store notes that a defense's hyperparameters were tuned for a protocol."""
+    return store / "tuned" / f"{digest(protocol, defense)}.txt"
+
+
 def _result(setting: Setting, registry: Registry, job: Job, status: Status, reason: str, **fields: Any) -> Result:
     protocol = setting.protocol
     isolation = Isolation(setting.isolation)
@@ -385,6 +390,9 @@ def _result(setting: Setting, registry: Registry, job: Job, status: Status, reas
     parts = [*((registry.attack(job.attack),) if job.attack else ()), *chain.parts]
     places: list[Where] = ["trusted", "reviewed", "bubblewrap"]
     nulls = [p.entry.card.null for p in chain.parts if p.entry.card]
+    with contextlib.suppress(OSError):  # RULES 27
+        tuned = tuned_mark(setting.store, protocol.name, job.defense).read_text()
+        fields["claims"] = (fields.get("claims") or {}) | {"tuned": printable(tuned, 1000)}
     return Result(
         key=job.id,
         protocol=protocol.name,

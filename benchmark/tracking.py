@@ -175,6 +175,50 @@ class Tracker:
         return self._experiments[name]
 
 
+class Trials:
+    """Logs the trials of a study as runs under one parent, in an experiment apart from the board's."""
+
+    def __init__(self, protocol: str, study: str) -> None:
+        self._client = connect()
+        self._experiment = _experiment(self._client, f"{protocol}.tuning")
+        query = f"tags.`leakboard.study` = '{study}'"
+        known = self._client.search_runs([self._experiment], query, max_results=10_000)
+        parents = [r.info.run_id for r in known if r.data.tags["leakboard.kind"] == "study"]
+        self.logged = {
+            int(n) for r in known if (n := r.data.tags.get("leakboard.trial")) and r.info.status == "FINISHED"
+        }
+        for r in known:  # left by a command that was killed while it logged
+            if r.data.tags["leakboard.kind"] == "trial" and r.info.status != "FINISHED":
+                self._client.delete_run(r.info.run_id)
+        self.parent = parents[0] if parents else self._run(study, {"leakboard.kind": "study", "leakboard.study": study})
+        self._study = study
+
+    def _run(self, title: str, tags: dict[str, str]) -> str:
+        run_id = str(self._client.create_run(self._experiment, run_name=title, tags=tags).info.run_id)
+        if "mlflow.parentRunId" not in tags:
+            self._client.set_terminated(run_id)
+        return run_id
+
+    def log(self, number: int, params: dict[str, Any], metrics: dict[str, float], tags: dict[str, str]) -> None:
+        """One finished trial, once."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        if number in self.logged:
+            return
+        own = {"mlflow.parentRunId": self.parent, "leakboard.study": self._study, "leakboard.trial": str(number)}
+        run_id = self._run(f"trial {number}", own | {"leakboard.kind": "trial"})
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            run_id, [Metric(k, v, now, 0) for k, v in metrics.items()], [Param(k, str(v)) for k, v in params.items()],
+            [RunTag(k, v) for k, v in tags.items()],
+        )  # fmt: skip
+        self._client.set_terminated(run_id)
+        self.logged.add(number)
+
+    def figure(self, path: Path) -> None:
+        self._client.log_artifact(self.parent, str(path))
+
+
 def _run_id(mark: Path) -> str | None:
     """Where the ledger says that a result is; None where it says nothing, or is damaged."""
     try:
@@ -199,8 +243,23 @@ def connect() -> MlflowClient:
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)  # its import has set it to INFO
     if uri().startswith("sqlite:///"):
-        Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        _create_database(Path(uri().removeprefix("sqlite:///")))
     return MlflowClient(uri())
+
+
+def _create_database(path: Path) -> None:
+    """Make MLflow's tables where there are none; a command that is killed meanwhile leaves no half of them."""
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        return
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            new = path.with_name(f"{path.name}.new")
+            new.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+            new.replace(path)
 
 
 def _experiment(client: MlflowClient, name: str) -> str:

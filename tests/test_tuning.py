@@ -1,0 +1,255 @@
+"""Tuning: what is searched, on which splits, what the front is, and that a killed command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from benchmark import protocol as protocols
+from benchmark import tuning
+from benchmark.errors import UserError
+from benchmark.registry import Registry
+from benchmark.store import Store
+from benchmark.tuning import Tuning, defaults, paper_grid, propose, space, tuning_attacks, tuning_protocol, with_choices
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE = protocols.load("smoke")
+
+DEFENSE = """
+from benchmark.api import Annotated, Card, Defense, Field, Hyper, Literal, Search
+
+class Mine(Defense):
+    card = Card(title="Mine", authors=(), reference="a test", year=None)
+    stages = ("STAGE",)
+
+    class Params(Hyper):
+        strength: Annotated[float, Field(ge=0), Search(0.1, 10, log=True, grid=(0.5, 1, 2))] = 1.0
+        count: Annotated[int, Field(ge=1), Search(1, 9)] = 3
+        rate: Annotated[float | None, Field(gt=0), Search(0.01, 1)] = None
+        kind: Literal["soft", "hard"] = "soft"
+        as_released: bool = False
+        fixed: float = 2.0
+"""
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """`mine` trains, `after` guards with the same hyperparameters, and the tree's own entries."""
+    for kind in ("attacks", "defenses"):
+        (tmp_path / kind).mkdir()
+        for path in (ROOT / "submissions" / kind).glob("*.py"):
+            (tmp_path / kind / path.name).symlink_to(path)
+    (tmp_path / "defenses" / "mine.py").write_text(DEFENSE.replace("STAGE", "training"))
+    (tmp_path / "defenses" / "after.py").write_text(DEFENSE.replace("STAGE", "post-inference"))
+    return Registry(tmp_path)
+
+
+def searched(registry: Registry, spec: str) -> list[str]:
+    return [d.label for d in space(registry.chain(spec, "undefended"), SMOKE)]
+
+
+def test_what_is_searched(registry: Registry) -> None:
+    names = ["strength", "count", "rate", "kind"]
+    assert searched(registry, "mine") == [f"0.{n}" for n in names], "neither switches nor what has no range"
+    assert searched(registry, "mine[strength=1,kind=soft]") == ["0.count", "0.rate"], "what is given stays"
+    assert searched(registry, "mine[count=2]+after") == ["0.strength", "0.rate", "0.kind", *(f"1.{n}" for n in names)]
+    assert searched(registry, "after") == [f"1.{n}" for n in names], "guards alone: what they guard is not tuned"
+    assert searched(registry, "undefended") == ["0.epochs", "0.weight_decay", "0.early_stopping"]
+
+
+def test_the_first_trial_is_the_papers_own(registry: Registry) -> None:
+    chain = registry.chain("mine+after[count=4]", "undefended")
+    dimensions = space(chain, SMOKE)
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.enqueue_trial(defaults(dimensions))
+    chosen = propose(study.ask(), dimensions)
+    assert with_choices(chain, chosen, registry, "undefended") == chain.name == "mine+after[count=4]"
+    for _ in range(20):
+        name = with_choices(chain, propose(study.ask(), dimensions), registry, "undefended")
+        read = registry.chain(name, "undefended")
+        assert read.name == name and read.guards[0].params.count == 4, "names are read back"  # type: ignore[attr-defined]
+        assert 0.1 <= read.training.params.strength <= 10  # type: ignore[attr-defined]
+        assert name.count("=") <= 9 and len(name) < 120, "and short"
+
+
+def test_the_papers_grid(registry: Registry) -> None:
+    dimensions = space(registry.chain("mine", "undefended"), SMOKE)
+    grid = paper_grid(dimensions)
+    assert [t["0.strength"] for t in grid] == [0.5, 1, 2]
+    assert all({k: v for k, v in t.items() if k != "0.strength"}.items() <= defaults(dimensions).items() for t in grid)
+    with pytest.raises(UserError, match="expected a defense whose Search"):
+        paper_grid(space(registry.chain("mine[strength=1]", "undefended"), SMOKE))
+
+
+def test_tuning_splits_are_no_boards(registry: Registry) -> None:
+    from benchmark.population import populate
+
+    attacks = tuning_attacks(protocols.load("digits-v1"), registry)
+    needs = [registry.attack(a).entry.needs for a in attacks]
+    assert attacks and not any(n.startswith("bank") for need in needs for n in need)
+    assert "random_scores" not in attacks, "null rows tell nothing"
+    own = tuning_protocol(SMOKE, attacks, 2)
+    assert not set(own.seeds) & set(SMOKE.seeds) and own.name != SMOKE.name
+    parts = [
+        set(populate(p, s).parts["target-train"].tolist())
+        for p, s in ((own, own.seeds[0]), (own, own.seeds[1]), (SMOKE, 0))
+    ]
+    assert parts[0] != parts[1] != parts[2] != parts[0]
+
+
+def made(tmp_path: Path, registry: Registry, spec: str = "mine", **changes: Any) -> Tuning:
+    chain = registry.chain(spec, "undefended")
+    setting: Any = SimpleNamespace(protocol=tuning_protocol(SMOKE, ("loss",), 1), store=tmp_path / "store")
+    settings: dict[str, Any] = {"leakage": "auc", "floor": 0.0, "url": f"sqlite:///{tmp_path}/optuna.db", "grid": []}
+    return Tuning(chain, space(chain, SMOKE), setting, registry, **(settings | changes))
+
+
+def test_the_front_is_what_nothing_beats(tmp_path: Path, registry: Registry) -> None:
+    study = made(tmp_path, registry)
+    values = [(0.9, 0.6), (0.8, 0.7), (0.8, 0.5), (0.95, 0.9), (0.9, 0.65), (0.7, 0.5), (0.9, 0.6)]
+    for i, value in enumerate(values):
+        trial = study.study.ask()
+        for name, attribute in {"defense": f"d{min(i, 5)}", "decides": "loss", "test_accuracy": value[0]}.items():
+            trial.set_user_attr(name, attribute)
+        study.study.tell(trial, list(value))
+    beaten = {v for v in values if any(a >= v[0] and b <= v[1] and (a, b) != v for a, b in values)}
+    front = study.front()
+    assert {(p.accuracy, p.leakage) for p in front} == set(values) - beaten == {(0.95, 0.9), (0.9, 0.6), (0.8, 0.5)}
+    assert [p.accuracy for p in front] == sorted((p.accuracy for p in front), reverse=True)
+
+
+def test_the_same_command_goes_on_and_another_makes_its_own(tmp_path: Path, registry: Registry) -> None:
+    first = made(tmp_path, registry)
+    assert first.study.trials[0].state == TrialState.WAITING
+    assert len(made(tmp_path, registry).study.trials) == 1, "the first trial is not queued again"
+    others = [
+        made(tmp_path, registry, **c).name
+        for c in ({"leakage": "tpr_at_fpr_0.01"}, {"floor": 0.5}, {"spec": "mine[count=1]"})
+    ]
+    assert len({first.name, *others}) == 4
+    with pytest.raises(UserError, match="--storage: expected a database"):
+        made(tmp_path, registry, url="nonsense://x")
+
+
+def test_a_trial_of_a_killed_command_is_done_again(tmp_path: Path, registry: Registry) -> None:
+    study = made(tmp_path, registry)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    lost, _ = study._ask()
+    lost.set_user_attr("pid", gone.pid)
+    elsewhere, _ = study._ask()
+    elsewhere.set_user_attr("host", "another machine")
+    study._take_back()
+    states = [t.state for t in study.study.trials]
+    assert states == [TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
+    assert study.study.ask().number == 2
+    assert study.study.trials[2].system_attrs["fixed_params"] == study.study.trials[0].params
+
+
+def leakboard(folder: Path, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+    own = {
+        "LEAKBOARD_STORE": str(folder / "store"), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "LEAKBOARD_OPTUNA": f"sqlite:///{folder}/optuna.db", "LEAKBOARD_SUBMISSIONS": str(ROOT / "submissions"),
+        "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "benchmark", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+    )
+
+
+@pytest.mark.slow
+def test_a_study_from_start_to_board(tmp_path: Path) -> None:
+    """Killed on the way, gone on with; trials are in MLflow, apart; what is scored afterwards says it was tuned."""
+    from benchmark import tracking
+
+    tune = (
+        "tune",
+        "label_smoothing",
+        "-p",
+        "smoke",
+        "--trials",
+        "4",
+        "--workers",
+        "2",
+        "--attack",
+        "loss",
+        "--attack",
+        "metric_conf",
+    )
+    first = leakboard(tmp_path, *tune, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (tmp_path / "optuna.db").exists():
+        time.sleep(0.2)
+    time.sleep(6)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    second = leakboard(tmp_path, *tune)
+    out, err = second.communicate(timeout=300)
+    assert second.returncode == 0, err
+    assert "4/4 trials" in err and "next: leakboard run" in out
+    assert list((tmp_path / "mlruns" / "tuning").glob("smoke-label_smoothing-*.png"))
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/optuna.db")
+    done = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert len(done) == 4 and "label_smoothing" in {t.user_attrs["defense"] for t in done}, "the paper's own among them"
+
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/mlflow.db"
+    try:
+        client = tracking.connect()
+        experiment = client.get_experiment_by_name("smoke.tuning")
+        runs = client.search_runs([experiment.experiment_id])
+        parents = [r for r in runs if r.data.tags["leakboard.kind"] == "study"]
+        trials = [r for r in runs if r.data.tags["leakboard.kind"] == "trial"]
+        assert len(parents) == 1 and len(trials) == 4
+        assert {r.data.tags["mlflow.parentRunId"] for r in trials} == {parents[0].info.run_id}
+        by_number = {int(r.data.tags["leakboard.trial"]): r for r in trials}
+        for t in done:
+            assert by_number[t.number].data.metrics["test_accuracy"] == pytest.approx(t.values[0])
+            assert by_number[t.number].data.metrics["worst_case"] == pytest.approx(t.values[1])
+        assert tracking.fetch_results("smoke") == [], "no trial is on the board"
+    finally:
+        del os.environ["MLFLOW_TRACKING_URI"]
+
+    tuned = next(t.user_attrs["defense"] for t in study.best_trials if t.user_attrs["defense"] != "label_smoothing")
+    scored = leakboard(tmp_path, "run", tuned, "-p", "smoke", "--json")
+    out, err = scored.communicate(timeout=300)
+    rows = [r for r in json.loads(out) if r["defense"] == tuned]
+    assert rows and all(r["claims"]["tuned"] == "4 trials on other splits, against loss, metric_conf" for r in rows), (
+        err
+    )
+    assert all("tuned" not in r["claims"] for r in json.loads(out) if r["defense"] != tuned)
+    seeds = {r["seed"] for r in rows}
+    assert seeds == set(SMOKE.seeds) and not seeds & {tuning.FIRST_SEED}
+    assert Store(tmp_path / "store").root.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("constant_output",), "expected a hyperparameter with Search"),
+        (("label_smoothing", "--leakage", "mse"), "expected auc or tpr_at_fpr_0.01"),
+        (("label_smoothing", "--attack", "fredrikson"), "expected membership attacks, given fredrikson"),
+        (("label_smooth",), "label_smoothing"),
+        (("label_smoothing[epsilon=0.5]",), "that is not fixed, given none"),
+        (("undefended", "--paper-grid"), "expected a defense whose Search"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_trained(
+    tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    process = leakboard(tmp_path, "tune", *arguments, "-p", "smoke")
+    _, err = process.communicate(timeout=120)
+    text = " ".join(err.split())
+    assert process.returncode == 2 and says in text and "Traceback" not in text
+    assert not (tmp_path / "store" / "networks").exists()
