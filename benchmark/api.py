@@ -361,7 +361,8 @@ class Context:
     remember: Callable[[str, Tensor, Callable[[], Tensor]], Tensor] = field(repr=False)
     """remember(name, x, make): make() once for each name, guard state, key and x, and store it.
 
-    For what depends on the query but on no network, such as DIFFENCE's reconstructions.
+    For what depends on the query but on no network, such as DIFFENCE's reconstructions. Tensors of the state whose
+    names begin with "_" don't count as state here: `make` must not read them, and chains that differ in them share.
     """
 
     def uniform(self, name: str, x: Tensor, width: int) -> Tensor:

@@ -183,6 +183,9 @@ class Artifacts:
 
         def artifact(name: str, make: object) -> dict[str, Tensor]:
             made_from = [role, k, digest_of(members), seed, self._data(seed, model), recipe]
+            made_from += [
+                digest_of(rows) for name, rows in (("reference", reference), ("validation", validation)) if name in uses
+            ]
             if self.secret:
                 made_from.append(self.stamp(seed, world))
             key = digest("artifact", name, self._source(part), made_from, training_code(), self.environment)
@@ -306,7 +309,9 @@ class Artifacts:
 
     def _context(self, part: Part, state: dict[str, Tensor], seed: int, world: World) -> Context:
         key, stamp = self._noise_key(seed, world), self.stamp(seed, world)
-        made_from = digest(self._source(part), [[n, tensor_digest(t)] for n, t in sorted(state.items())])
+        # What begins with _ only serves the answers: DIFFENCE's interval differs by network, its reconstructions don't.
+        shared = [[name, tensor_digest(t)] for name, t in sorted(state.items()) if not name.startswith("_")]
+        made_from = digest(self._source(part), shared)
 
         def remember(name: str, x: Tensor, make: object) -> Tensor:
             address = digest("derived", made_from, name, stamp, tensor_digest(x), self.environment)

@@ -1,35 +1,62 @@
 """DIFFENCE: the query is replaced by a diffusion model's reconstruction of it that keeps its label.
 
-Source: Peng et al. 2025, section III-B and equation 3, scenario 3 (the defender knows no member and no non-member):
-of N reconstructions, those with the label of the query are the candidates, and a random one is answered for. The
-diffusion model is the DDPM of Ho et al. 2020, trained on the target's own training data; a reconstruction is the
-forward noising to step T and one jump of DDIM (Song et al. 2021, equation 12) back to the clean image.
+Source: Peng et al. 2025, section III-B and equation 3. Of N reconstructions, those with the label of the query are the
+candidates. Scenario 3 (the defender knows no member and no non-member) answers for a random one. Scenarios 1 and 2
+answer for a random one whose logit phi = log p / (1 - p), p the largest posterior, lies in an interval, else for the one
+closest to it: [least, mean] of the members' phi in scenario 2; in scenario 1 the interval of a grid between the least
+phi of members and the largest of non-members after which both sides' phi have the least Jensen-Shannon divergence.
+`average` is section III-B3: the mean of all N answers, which may change labels. The diffusion model is the DDPM of
+Ho et al. 2020, trained on the target's own training data, on the reference part, or on both (appendix C); a
+reconstruction is the forward noising to step T and one jump of DDIM (Song et al. 2021, equation 12) back to the image.
 
 Differences: the UNet has 0.16 million parameters and trains for minutes at most, so that a CPU is enough; pixels of
-images of 28 and more go in blocks of two by two as channels, which costs a quarter. The released code
-noises with other coefficients and runs the network twice a reconstruction; this is the formula of the paper.
-The threat model leaves out what the diffusion model itself leaks (section II-B).
+images of 28 and more go in blocks of two by two as channels, which costs a quarter. Where no reconstruction keeps the
+label the query itself is answered for; the paper does not say. Scenario 1 takes 21 points of the grid and 100 bins from
+the released code, and the first candidate in the interval for a random one while it searches: they are drawn alike.
+The released code noises with other coefficients (`as_released`), steps once without effect and ends one step early;
+this is the formula of the paper. The threat model leaves out what the diffusion model itself leaks (section II-B).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from itertools import combinations
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Context, Defense, Field, Hyper, Predict, Search, Task
+from benchmark.api import (
+    Annotated,
+    Card,
+    Context,
+    Defense,
+    Field,
+    Hyper,
+    Literal,
+    Predict,
+    Search,
+    Task,
+    logit_margin,
+)
 
 STEPS = 1000
 BATCH = 128
 LEARNING_RATE = 4e-3
 CHUNK = 500
+KNOWN = 1000
+"""Members, and as many non-members, that the defender of scenarios 1 and 2 knows (section IV-B1)."""
+GRID = 20
+BINS = 100
+INTERVAL = "_interval"
+"""Name of the interval's ends in the guard's state. What is remembered does not depend on it."""
 
 
 class Diffence(Defense):
-    """Answers for a random reconstruction among those that keep the label. Labels never change."""
+    """Answers for one of the reconstructions that keep the label. Labels never change, but with `average`."""
 
     card = Card(
         title="DIFFENCE",
@@ -38,55 +65,178 @@ class Diffence(Defense):
         year=2025,
     )
     stages = ("pre-inference",)
+    uses = frozenset({"reference"})
 
     class Params(Hyper):
-        """`n` reconstructions a query, noised to `timestep`; the diffusion model takes `train_steps` batches."""
+        """`n` reconstructions a query, noised to `timestep`; the diffusion model takes `train_steps` batches of `diffusion`.
+
+        Scenario 1 reads known non-members from the reference part. With `average` the scenario must be 3.
+        """
 
         n: Annotated[int, Field(ge=1, le=1000), Search(2, 50)] = 30
         timestep: Annotated[int, Field(ge=1, le=1000), Search(20, 260)] = 160
         train_steps: Annotated[int, Field(ge=1), Search(100, 1600, log=True)] = 400
+        scenario: Literal[1, 2, 3] = 3
+        average: bool = False
+        diffusion: Literal["members", "reference", "members-and-reference"] = "members"
+        as_released: bool = False
 
     def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
-        """The diffusion model's weights. They depend on the training data only, not on the network."""
-        return task.artifact(f"ddpm-{self.params.train_steps}", lambda: train_ddpm(task, self.params.train_steps))
+        """The diffusion model's weights, which no network changes; scenarios 1 and 2 add the interval (2,) float64."""
+        p = self.params
+        if p.average and p.scenario != 3:
+            raise ValueError(f"scenario: expected 3 with average=true, which chooses no candidate, given {p.scenario}")
+        made = f"{p.diffusion}-{p.train_steps}"
+        state = task.artifact(f"ddpm-{made}", lambda: train_ddpm(task, self._images(task), p.train_steps))
+        if p.scenario == 3:
+            return state
+        unet = build_unet(task.shape)
+        unet.load_state_dict(state)
+        unet = unet.to(task.device).eval()
+
+        def known(side: str, x: Tensor) -> Known:
+            x = x[torch.randperm(len(x), generator=task.generator(f"known-{side}"))[:KNOWN]]
+
+            def make(i: int) -> dict[str, Tensor]:
+                noise = torch.randn(x.shape, generator=task.generator(f"known-{side}-{i}"))
+                return {"x": self._reconstruct(unet, x, noise, task.device)}
+
+            names = [f"known-{side}-{made}-{self._step}-{i}" for i in range(p.n)]
+            reconstructions = [task.artifact(name, lambda i=i: make(i))["x"] for i, name in enumerate(names)]
+            return candidates(predict(x), torch.stack([predict(r) for r in reconstructions]))
+
+        members = known("members", task.train.x)
+        if p.scenario == 2:
+            interval = lower_half(members)
+        else:
+            interval = best_interval(members, known("nonmembers", _some(task.reference.x)))
+        return state | {INTERVAL: torch.tensor(interval, dtype=torch.float64)}
 
     def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
         """The predictor of a kept reconstruction, or of the query itself where none keeps its label."""
-        timestep = self.params.timestep
+        p, interval = self.params, state.get(INTERVAL)
 
         @cache
         def denoiser(shape: tuple[int, int, int]) -> nn.Module:
             unet = build_unet(shape)
-            unet.load_state_dict(state)
+            unet.load_state_dict({name: w for name, w in state.items() if name != INTERVAL})
             return unet.to(context.device).eval()
 
         def reconstruction(x: Tensor, i: int) -> Tensor:
             def make() -> Tensor:
-                unet, noise = denoiser(tuple(x.shape[1:])), context.normal(f"diffence-{i}", x)
-                parts = zip(x.to(context.device).split(CHUNK), noise.to(context.device).split(CHUNK), strict=True)
-                return torch.cat([reconstruct(unet, *part, timestep) for part in parts]).to(x.device)
+                noise = context.normal(f"diffence-{i}", x)
+                return self._reconstruct(denoiser(tuple(x.shape[1:])), x, noise, context.device)
 
-            # Named by i alone, so that a smaller n takes the first of a larger one's.
-            return context.remember(f"reconstruction-{timestep}-{i}", x, make)
+            # Named by step and i alone, so that a smaller n takes the first of a larger one's, and every scenario all.
+            return context.remember(f"reconstruction-{self._step}-{i}", x, make)
 
         def guarded(x: Tensor) -> Tensor:
-            answers = torch.stack([predict(reconstruction(x, i)) for i in range(self.params.n)])
+            answers = torch.stack([predict(reconstruction(x, i)) for i in range(p.n)])
+            if p.average:
+                return (answers.logsumexp(0) - math.log(p.n)).clamp_max(0)
             original = predict(x)
-            return choose(original, answers, context.uniform("diffence-choice", x, 1).squeeze(1).to(original.device))
+            uniform = context.uniform("diffence-choice", x, 1).squeeze(1).to(original.device)
+            return choose(original, answers, uniform, interval)
 
         return guarded
 
+    @property
+    def _step(self) -> str:
+        return f"{self.params.timestep}{'-released' if self.params.as_released else ''}"
 
-def choose(original: Tensor, answers: Tensor, uniform: Tensor) -> Tensor:
+    def _reconstruct(self, unet: nn.Module, x: Tensor, noise: Tensor, device: torch.device) -> Tensor:
+        p, parts = self.params, zip(x.to(device).split(CHUNK), noise.to(device).split(CHUNK), strict=True)
+        return torch.cat([reconstruct(unet, *part, p.timestep, p.as_released) for part in parts]).to(x.device)
+
+    def _images(self, task: Task) -> Tensor:
+        if self.params.diffusion == "members":
+            return task.train.x
+        reference = _some(task.reference.x)
+        return reference if self.params.diffusion == "reference" else torch.cat([task.train.x, reference])
+
+
+def _some(reference: Tensor) -> Tensor:
+    if not len(reference):
+        raise ValueError("diffence: expected a split with a reference part, given none")
+    return reference
+
+
+def choose(original: Tensor, answers: Tensor, uniform: Tensor, interval: Tensor | None = None) -> Tensor:
     """A random one of answers (N, n, k) that has the label of original (n, k); original where none has.
 
-    uniform (n,) in (0, 1) decides. Section III-B2, scenario 3.
+    uniform (n,) in (0, 1) decides. With an interval (2,) of phi, among those in it, else those closest to it
+    (section III-B2).
     """
     keeps = answers.argmax(2) == original.argmax(1)
+    if interval is not None:
+        known = candidates(original, answers)
+        apart = distance(known, *interval.tolist())
+        keeps &= apart == apart.amin(0)
     rank = keeps.cumsum(0)
     picked = keeps & (rank == (uniform * rank[-1]).floor() + 1)
     answer = answers.gather(0, picked.int().argmax(0).view(1, -1, 1).expand_as(answers[:1])).squeeze(0)
     return torch.where(keeps.any(0).unsqueeze(1), answer, original)
+
+
+# --- The interval of scenarios 1 and 2 --------------------------------------------------------------
+
+
+class Known(NamedTuple):
+    """phi (N, n) float64 of reconstructions of n samples, which of them keep the label, and phi (n,) of the samples."""
+
+    phi: Tensor
+    keeps: Tensor
+    own: Tensor
+
+    @property
+    def pool(self) -> Tensor:
+        """phi of all candidates (m,); where there is none at all, of the samples."""
+        return self.phi[self.keeps] if self.keeps.any() else self.own
+
+
+def candidates(original: Tensor, answers: Tensor) -> Known:
+    """From log-posteriors of samples (n, k) and of their reconstructions (N, n, k)."""
+    labels = original.argmax(1)
+    return Known(logit_margin(answers, labels), answers.argmax(2) == labels, logit_margin(original, labels))
+
+
+def distance(known: Known, low: float, high: float) -> Tensor:
+    """How far each candidate's phi lies outside the interval, (N, n): 0 inside, infinite for what is no candidate."""
+    return ((low - known.phi).relu() + (known.phi - high).relu()).masked_fill(~known.keeps, math.inf)
+
+
+def lower_half(members: Known) -> tuple[float, float]:
+    """Scenario 2: from the least to the mean phi of the members' candidates."""
+    return float(members.pool.min()), float(members.pool.mean())
+
+
+def best_interval(members: Known, nonmembers: Known) -> tuple[float, float]:
+    """Scenario 1: the ends on the grid after which both sides' phi differ least; of equally good ones, the first."""
+    ends = sorted((float(members.pool.min()), float(nonmembers.pool.max())))
+    grid = np.linspace(*ends, GRID + 1).tolist()
+
+    def differ(interval: tuple[float, float]) -> float:
+        return divergence(*(told(side, *interval) for side in (members, nonmembers)))
+
+    return min(combinations(grid, 2), key=differ)
+
+
+def told(known: Known, low: float, high: float) -> Tensor:
+    """phi (n,) of what is answered: the first candidate in the interval, or the closest, or the sample itself."""
+    first = distance(known, low, high).argmin(0)
+    return torch.where(known.keeps.any(0), known.phi.gather(0, first.unsqueeze(0)).squeeze(0), known.own)
+
+
+def divergence(first: Tensor, second: Tensor) -> float:
+    """Jensen-Shannon divergence, natural logarithm, of the histograms of two samples over their common range."""
+    ends = [float(end) for end in torch.cat([first, second]).aminmax()]
+    counts = [np.histogram(side.numpy(), BINS, ends)[0] / len(side) for side in (first, second)]
+    p, q = (torch.from_numpy(c) for c in counts)
+    entropy, each = torch.special.entr((p + q) / 2), (torch.special.entr(p) + torch.special.entr(q)) / 2
+    return float((entropy - each).sum())
+
+
+# --- The diffusion model ----------------------------------------------------------------------------
 
 
 def signal_level(device: torch.device) -> Tensor:
@@ -96,10 +246,16 @@ def signal_level(device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def reconstruct(unet: Callable[[Tensor, Tensor], Tensor], x: Tensor, noise: Tensor, timestep: int) -> Tensor:
-    """Noise images (n, c, h, w) in [0, 1] to the step, 1 to 1000, and return DDIM's one jump back to t = 0."""
+def reconstruct(
+    unet: Callable[[Tensor, Tensor], Tensor], x: Tensor, noise: Tensor, timestep: int, released: bool = False
+) -> Tensor:
+    """Noise images (n, c, h, w) in [0, 1] to the step, 1 to 1000, and return DDIM's one jump back to t = 0.
+
+    `released` noises as the released code does: images 1 / sqrt(abar), which are too bright, and too much noise.
+    """
     level = signal_level(x.device)[timestep - 1]
-    noisy = level.sqrt() * (2 * x - 1) + (1 - level).sqrt() * noise
+    signal, spread = (1 / level, 1 / level - 1) if released else (level, 1 - level)
+    noisy = signal.sqrt() * (2 * x - 1) + spread.sqrt() * noise
     predicted = unet(noisy, torch.full((len(x),), timestep - 1, device=x.device))
     clean = (noisy - (1 - level).sqrt() * predicted) / level.sqrt()
     return (clean.clamp(-1, 1) + 1) / 2
@@ -135,15 +291,15 @@ def build_unet(shape: tuple[int, int, int]) -> nn.Module:
     return Denoiser(unet, block)
 
 
-def train_ddpm(task: Task, steps: int) -> dict[str, Tensor]:
-    """Weights of a denoiser trained on `task.train` to predict the noise (Ho et al. 2020, algorithm 1)."""
+def train_ddpm(task: Task, images: Tensor, steps: int) -> dict[str, Tensor]:
+    """Weights of a denoiser trained on images (n, c, h, w) to predict the noise (Ho et al. 2020, algorithm 1)."""
     generator, device = task.generator("ddpm"), task.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         unet = build_unet(task.shape).to(device).train()
     optimizer = torch.optim.Adam(unet.parameters(), lr=LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    levels, images = signal_level(device), 2 * task.train.x.to(device) - 1
+    levels, images = signal_level(device), 2 * images.to(device) - 1
     with torch.enable_grad():
         for _ in range(steps):
             x = images[torch.randint(len(images), (BATCH,), generator=generator).to(device)]

@@ -486,6 +486,6 @@ def test_a_query_costs_n_passes_of_the_denoiser(monkeypatch, predict, ddpm, quer
 def test_the_artifact_is_named_by_all_that_makes_it(task):
     task.made.clear()
     states = [make(diffence, n=n, timestep=t, train_steps=1).prepare(lambda x: x, task) for n, t in ((2, 80), (9, 160))]
-    assert task.made == ["ddpm-1", "ddpm-1"]
+    assert task.made == ["ddpm-members-1", "ddpm-members-1"]
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
     assert all(w.dtype == torch.float32 for w in states[0].values())

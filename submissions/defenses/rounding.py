@@ -1,0 +1,54 @@
+"""Rounding: posteriors are told to a few digits.
+
+Source: Shokri et al. 2017, section VIII, the second mitigation: coarsen the precision of the prediction vector. One and
+three digits are among their settings, as recalled.
+
+Differences: what is rounded is divided by its sum, so that posteriors stay posteriors. The label never changes: it
+has at least one unit of the last digit, and a class that rounding made equal to it is told as the next smaller float64.
+A posterior of 0 is told as e^-50, for attacks take logarithms.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from benchmark.api import Annotated, Card, Context, Defense, Field, Hyper, Predict, Search
+
+FLOOR = -50.0
+"""Log-posterior of what is rounded to 0."""
+
+
+class Rounding(Defense):
+    """Posteriors rounded to `digits` decimal digits."""
+
+    card = Card(
+        title="Rounded posteriors",
+        authors=("Shokri", "Stronati", "Song", "Shmatikov"),
+        reference="Membership Inference Attacks Against Machine Learning Models, IEEE S&P 2017",
+        year=2017,
+    )
+    stages = ("post-inference",)
+    data_independent = True
+
+    class Params(Hyper):
+        """`digits` after the decimal point."""
+
+        digits: Annotated[int, Field(ge=1, le=12), Search(1, 4)] = 1
+
+    def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
+        """Images (n, c, h, w) -> logarithms (n, k) float64 of the rounded posteriors."""
+        return lambda x: rounded(predict(x), self.params.digits)
+
+
+def rounded(clean: Tensor, digits: int) -> Tensor:
+    """Log-posteriors (n, k) whose posteriors are rounded, halves to the even digit, and divided by their sum."""
+    label = clean.argmax(1, keepdim=True)
+    units = (clean.exp() * 10**digits).round()
+    units = units.scatter(1, label, units.gather(1, label).clamp_min(1))
+    told = (units / units.sum(1, keepdim=True)).log().clamp_min(FLOOR)
+    top = told.gather(1, label)
+    below = torch.nextafter(top, told.new_tensor(-math.inf))
+    return told.minimum(below).scatter(1, label, top)
