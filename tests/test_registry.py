@@ -109,11 +109,66 @@ def test_cascades(shipped: Registry, write: Callable[..., Path], tmp_path: Path)
         shipped.chain("diffence+label_smoothing", "undefended")
     with pytest.raises(UserError, match=r"write 'diffence\+memguard'"):
         shipped.chain("memguard+diffence", "undefended")
+    with pytest.raises(UserError, match=r"write 'dp_sgd\+diffence\+memguard'"):
+        shipped.chain("memguard+dp_sgd+diffence", "undefended")
+    with pytest.raises(UserError, match=r"one training defense.*undefended and dp_sgd"):
+        shipped.chain("undefended+diffence+dp_sgd", "undefended")
     with pytest.raises(UserError, match="only defenses form cascades"):
         shipped.attack("loss+lira")
     write("both", GUARD.replace('("post-inference",)', '("training", "post-inference")'), "defense")
     both = Registry(tmp_path).chain("both", "both")
     assert both.parts == (both.training,) and both.guards == (both.training,)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "gaussian_smoothing+diffence",
+        "diffence[scenario=1]+gaussian_smoothing",
+        "label_smoothing+diffence+gaussian_smoothing+memguard+top_k+rounding",
+        "rounding+top_k+memguard+temperature",
+        "temperature+temperature[temperature=2.0]",
+    ],
+)
+def test_guards_of_one_stage_go_in_any_order(shipped: Registry, spec: str) -> None:
+    chain = shipped.chain(spec, "undefended")
+    assert chain.name == spec
+    guards = [p.split("[")[0] for p in spec.split("+") if p != "label_smoothing"]
+    assert [g.entry.id for g in chain.guards] == guards
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            "label_smoothing+diffence+dp_sgd",
+            "'label_smoothing+diffence+dp_sgd': expected one training defense, given label_smoothing and dp_sgd",
+        ),
+        (
+            "top_k+gaussian_smoothing",
+            "'top_k+gaussian_smoothing': expected the stages in order; write 'gaussian_smoothing+top_k'",
+        ),
+        (
+            "temperature[temperature=2]+diffence[n=5]+label_smoothing",
+            "expected the stages in order; write 'label_smoothing+diffence[n=5]+temperature[temperature=2.0]'",
+        ),
+        ("diffence[scenario=4]", "diffence: hyperparameter scenario: Input should be 1, 2 or 3, given 4"),
+        (
+            "diffence[diffusion=external]",
+            "diffusion: Input should be 'members', 'reference' or 'members-and-reference'",
+        ),
+        ("top_k[k=0]", "top_k: hyperparameter k: Input should be greater than or equal to 1, given 0"),
+        ("gaussian_smoothing[sigma=0]", "gaussian_smoothing: hyperparameter sigma: Input should be greater than 0"),
+        ("rounding[digits=0.5]", "rounding: hyperparameter digits: Input should be a valid integer"),
+        ("temperature[temperature=.nan]", "temperature: hyperparameter temperature"),
+        ("temperature[epochs=5]", "unknown hyperparameter 'epochs'; the recipe belongs to the training defense"),
+    ],
+)
+def test_an_impossible_cascade_is_one_line(shipped: Registry, spec: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        shipped.chain(spec, "undefended")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,132 @@
+"""What the guards cost: MemGuard beside its own algorithm one posterior at a time, DIFFENCE in batches and alone.
+
+MemGuard works on 2,000 answers of a target of fashion-mini-v1, half of them to members. The loop gives the same code
+one posterior at a time, on a sample of them, and its seconds are scaled to all. DIFFENCE's network and UNet are
+untrained, for weights cost no time; images are Fashion-MNIST's size. Seconds are those of the processor, on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark import architectures, protocol
+from benchmark.access import raw
+from benchmark.api import Context
+from benchmark.artifacts import Artifacts
+from benchmark.registry import Registry
+from benchmark.remote import Isolation
+from benchmark.store import Store
+
+SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
+CPU = torch.device("cpu")
+SHAPE = (1, 28, 28)
+
+
+def promise(what: str, kept: bool, promised: str, measured: str) -> None:
+    print(f"{'kept  ' if kept else 'MISSED'} {what}: promised {promised}; {measured}", flush=True)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Seconds of this process's one thread, whatever else the machine does."""
+    begin = time.process_time()
+    result = work()
+    return result, time.process_time() - begin
+
+
+def module(name: str) -> Any:
+    """A defense's file as the registry runs it."""
+    return sys.modules[Registry(SUBMISSIONS).entry("defense", name).load().__module__]
+
+
+def posteriors(n: int, epochs: int | None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Log-posteriors (n, 10) of the undefended target of fashion-mini-v1, seed 0, and MemGuard's state there."""
+    setting = protocol.load("fashion-mini-v1")
+    if epochs:
+        setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
+    with tempfile.TemporaryDirectory() as folder:
+        artifacts = Artifacts(setting, Registry(SUBMISSIONS), Store(Path(folder)), CPU, isolation=Isolation("never"))
+        chain = artifacts.chain("memguard")
+        state = artifacts.guard_state(chain, 0, 0, "target")
+        x = torch.cat([artifacts.part(0, part).x[: n // 2] for part in ("target-train", "target-test")])
+        return artifacts.predictor(chain, 0, ("target", 0), guards=0)(x), state
+
+
+def memguard(n: int, sample: int, epochs: int | None) -> None:
+    code = module("memguard")
+    clean, state = posteriors(n, epochs)
+    code.add_noise(clean[:2], state)  # what is built at the first call is not the call's cost
+    rows = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:sample]
+    slow, long = timed(lambda: torch.cat([code.add_noise(clean[i : i + 1], state) for i in rows.tolist()]))
+    runs = [timed(lambda: torch.cat([code.add_noise(part, state) for part in clean.split(code.CHUNK)])) for _ in "12"]
+    fast, quick = runs[0][0], min(seconds for _, seconds in runs)
+    long *= n / sample
+    apart = float((fast[rows].exp() - slow.exp()).abs().max())
+    noisy = float((fast != clean).any(1).double().mean())
+    promise(
+        f"MemGuard, {n:,} posteriors", long / quick >= 50 and apart < 1e-9, "50 times as fast as a loop, equal outputs",
+        f"{long / quick:.0f} times ({quick:.1f} s, {1e3 * quick / n:.1f} ms each; the loop {long:.0f} s, scaled from {sample}), "
+        f"posteriors at most {apart:.0e} apart, {noisy:.0%} of them with noise",
+    )  # fmt: skip
+
+
+def diffence(n: int, batch: int, alone: int) -> None:
+    code = module("diffence")
+    passes: list[int] = []
+    forward = code.Denoiser.forward
+    code.Denoiser.forward = lambda self, x, t: (passes.append(len(x)), forward(self, x, t))[1]
+    torch.manual_seed(0)
+    network = raw(architectures.build("small_cnn", 10, SHAPE, 0), CPU)
+    x = (torch.rand(batch, *SHAPE) * 255).round() / 255
+    weights = code.build_unet(SHAPE).state_dict()
+    for scenario in (3, 1):
+        state = weights | ({code.INTERVAL: torch.tensor([0.0, 2.0], dtype=torch.float64)} if scenario == 1 else {})
+        context = Context(b"key", CPU, lambda name, x, make: make())  # nothing is remembered
+        guard = code.Diffence(code.Diffence.Params(n=n, scenario=scenario)).guard(network, state, context)
+        guard(x[:2])
+        passes.clear()
+        _, together = timed(lambda guard=guard: guard(x))
+        evaluations = sum(passes) / batch
+        _, one = timed(lambda guard=guard: [guard(x[i : i + 1]) for i in range(alone)])
+        _, bare = timed(lambda: network(x))
+        promise(
+            f"DIFFENCE, scenario {scenario}, N = {n}", evaluations == n, "N evaluations of the UNet a query",
+            f"{evaluations:g}",
+        )  # fmt: skip
+        ratio = (one / alone) / (together / batch)
+        promise(
+            f"DIFFENCE, scenario {scenario}, batches of {batch}", ratio >= 3, "3 times the throughput of one at a time",
+            f"{ratio:.1f} times ({1e3 * together / batch:.1f} and {1e3 * one / alone:.1f} ms a query, "
+            f"the network alone {1e3 * bare / batch:.2f})",
+        )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--only", nargs="*", choices=("memguard", "diffence"))
+    parser.add_argument("--quick", action="store_true", help="little of everything: does it run?")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    quick = options.quick
+    parts: dict[str, Callable[[], None]] = {
+        "memguard": lambda: memguard(200 if quick else 2000, 10 if quick else 40, 2 if quick else None),
+        "diffence": lambda: diffence(3 if quick else 30, 32 if quick else 256, 4 if quick else 32),
+    }
+    for name, run in parts.items():
+        if not options.only or name in options.only:
+            run()
+
+
+if __name__ == "__main__":
+    main()
