@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from benchmark.augmentation import views
+from benchmark.intervals import interval_bounds
 from benchmark.perceptron import Perceptron
 from benchmark.signals import best_thresholds, logit_margin
 
@@ -29,7 +30,7 @@ __all__ = [
     "Access", "Annotated", "Attack", "AttributeAttack", "Bank", "Calibrate", "Candidates", "Card", "Claims",
     "Context", "Defense", "Embeddings", "Extra", "Field", "Hyper", "InversionAttack", "Knowledge", "Literal", "Need",
     "Perceptron", "Predict", "Samples", "Search", "Stage", "StealingAttack", "Target", "Task", "World",
-    "best_thresholds", "logit_margin",
+    "best_thresholds", "interval_bounds", "logit_margin",
 ]  # fmt: skip
 
 Access = Literal["label", "posterior", "white-box"]

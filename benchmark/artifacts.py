@@ -36,7 +36,7 @@ Model = tuple[str, int]
 
 _HERE = Path(__file__).parent
 _TRAINING_CODE = (
-    _HERE / "api.py", _HERE / "augmentation.py", _HERE / "signals.py", _HERE / "training.py", *sorted((_HERE / "architectures").glob("*.py")),
+    _HERE / "api.py", _HERE / "augmentation.py", _HERE / "intervals.py", _HERE / "signals.py", _HERE / "training.py", *sorted((_HERE / "architectures").glob("*.py")),
 )  # fmt: skip
 
 
@@ -292,9 +292,13 @@ class Artifacts:
         return GuardedTarget("posterior", lambda x: served()(x), known).log_posteriors
 
     def claims(self, chain: Chain, seed: int) -> Claims:
-        """What the training defense says of itself."""
+        """What the training defense says of itself. Raises ValueError where a radius is not one of pixels in [0, 1]."""
         defender = self.isolation.defender(chain.training, self._setup(seed, ("target", 0)))
-        return defender.claims(self.task(chain.training, seed, ("target", 0)))
+        claims = defender.claims(self.task(chain.training, seed, ("target", 0)))
+        for name, radius in (("robust", claims.robust), ("certificate", claims.certificate)):
+            if radius is not None and not 0 < radius <= 1:
+                raise ValueError(f"claims: {name}: expected a radius above 0 and at most 1, given {radius}")
+        return claims
 
     def attacker(self, part: Part, seed: int) -> Attacker | RemoteAttacker:
         """One instance of an attack, ready to fit."""

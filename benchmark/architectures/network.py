@@ -16,9 +16,14 @@ class Network(nn.Module):
         self.features = features
         self.head = nn.Linear(width, classes)
 
+    @staticmethod
+    def normalise(x: Tensor) -> Tensor:
+        """Pixels from [0, 1] to [-1, 1]."""
+        return (x - 0.5) / 0.5
+
     def embed(self, x: Tensor) -> Tensor:
         """Embeddings (n, d), the input of the last linear layer."""
-        embedding: Tensor = self.features((x - 0.5) / 0.5)
+        embedding: Tensor = self.features(self.normalise(x))
         return embedding
 
     def forward(self, x: Tensor) -> Tensor:
