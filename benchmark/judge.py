@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark import architectures, metrics, reports
+from benchmark import architectures, metrics, reports, robustness
 from benchmark.access import Answers, GuardedTarget
-from benchmark.api import Bank, Candidates, Embeddings, Knowledge, Predict, World
+from benchmark.api import Bank, Candidates, Claims, Embeddings, Knowledge, Predict, World
 from benchmark.artifacts import Artifacts
 from benchmark.errors import Fault, printable
 from benchmark.lookup import IMAGES, LookupGap, lookup_gap
@@ -29,8 +29,14 @@ from benchmark.uncertainty import bank_auc, epsilon_lower_bound, membership_repo
 OUT_OF_MODEL = "a guard is outside the threat model: the attack reads the raw network"
 
 
-_AGAIN, _MOVED, _WAVER = 64, 1e-3, 0.05
+_AGAIN, _MOVED, _WAVER = 256, 1e-3, 0.05
 """Samples that are asked again, by what a posterior may move, and the share of samples that may move by more."""
+
+_ALONE = 5
+"""Queries of one image that are timed; the median counts."""
+
+_ATTACKED = 1000
+"""Samples of a part on which robust accuracy is measured; a larger part is drawn from."""
 
 
 class Skip(Exception):
@@ -329,13 +335,28 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     milliseconds = (time.perf_counter() - start) * 1000 / len(rows)
     _same_again(torch.cat(list(answers.values()))[rows], again)
     cost = {"train_seconds": info["seconds"] / len(group), "ms_per_query": milliseconds}
-    claims = _claims(artifacts, chain, seed)
+    cost["ms_per_query_alone"] = _milliseconds_alone(predict, x[rows[:_ALONE]])
+    said = artifacts.claims(chain, seed)
+    claims = _claims(artifacts, chain, seed, said)
+    shares, bounds = _robustness(artifacts, chain, seed, said)
+    found |= shares
+    intervals |= bounds
     near = _lookup(artifacts, predict, seed)
     found |= near.metrics
     intervals["near_duplicate_gap"] = near.interval
     if near.looks_up:
         claims["lookup"] = f"members get answers that their near-duplicates don't get (gap {near.gap:.2g})"
     return Outcome(found, intervals, cost, claims=claims)
+
+
+def _milliseconds_alone(predict: Predict, x: Tensor) -> float:
+    """The median over images (n, c, h, w) of what one alone takes."""
+    taken = []
+    for image in x.split(1):
+        start = time.perf_counter()
+        predict(image)
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken)) * 1000
 
 
 def _same_again(stored: Tensor, again: Tensor) -> None:
@@ -358,9 +379,42 @@ def _lookup(artifacts: Artifacts, predict: Predict, seed: int) -> LookupGap:
     return lookup_gap(predict, members, nonmembers, torch.Generator().manual_seed(own))
 
 
-def _claims(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
-    """What may be printed of epsilon (RULES 29)."""
-    claims = artifacts.claims(chain, seed)
+def _robustness(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -> reports.Report:
+    """Robust and certified accuracy of the bare network, where its defense names a radius and the judge can build it."""
+    radius, certificate = claims.robust, claims.certificate
+    network = None
+    if radius is not None or certificate is not None:
+        network = artifacts.judges_network(chain.training, seed, ("target", 0))
+    if network is None:
+        return {}, {}
+    network = network.to(artifacts.device)
+    right: dict[str, Tensor] = {}
+    own = seed_of("robustness", seed, secret=artifacts.secret)
+    if radius is not None:
+        rng, starts = np.random.default_rng(own), torch.Generator().manual_seed(own)
+        for name, part in (("robust_accuracy", "target-test"), ("robust_train_accuracy", "target-train")):
+            samples = artifacts.part(seed, part)
+            rows = torch.from_numpy(rng.permutation(len(samples))[:_ATTACKED])
+            right[name] = robustness.robust(network, samples.x[rows], samples.y[rows], radius, starts)
+    if certificate is not None:
+        test = artifacts.part(seed, "target-test")
+        right["certified_accuracy"] = robustness.certified(network, test.x, test.y, certificate)
+    rng = np.random.default_rng(seed_of("bootstrap", seed))
+    return reports.shares({name: each.double().numpy() for name, each in right.items()}, rng)
+
+
+def _extra_data(artifacts: Artifacts, chain: Chain, seed: int) -> str:
+    """How many images besides the training set the defense reads, such as "320 reference images"; "" for none."""
+    reference, validation = artifacts.population(seed).reference("target")
+    sizes = {"reference": len(reference), "validation": len(validation)}
+    used = {name for part in chain.parts for name in part.entry.uses}
+    if artifacts.protocol.recipe_of("target", chain.training.axes).early_stopping:
+        used.add("validation")
+    return ", ".join(f"{sizes[name]} {name} images" for name in sorted(used))
+
+
+def _claims(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -> dict[str, str]:
+    """What may be printed: epsilon (RULES 29), radii, and the data that it reads besides the training set (RULES 6)."""
     printed: dict[str, str] = {}
     if claims.epsilon is not None:
         n = len(artifacts.population(seed).parts["target-train"])
@@ -376,8 +430,10 @@ def _claims(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
         parts = {"delta": claims.delta, "accountant": claims.accountant, "adjacency": claims.adjacency}
         given = {**parts, "sampling": claims.sampling}
         printed |= {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in given.items() if v is not None}
-    if claims.certificate is not None:
-        printed["certificate"] = f"{claims.certificate:g}"
+    radii = {"robust": claims.robust, "certificate": claims.certificate}
+    printed |= {name: f"{radius:g}" for name, radius in radii.items() if radius is not None}
+    if extra := _extra_data(artifacts, chain, seed):
+        printed["extra_data"] = extra
     return printed
 
 

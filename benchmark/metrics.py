@@ -81,6 +81,14 @@ def _registry() -> dict[str, Metric]:
         Metric("stolen_accuracy", "Accuracy of the copy", "up", 0, 1, "Test accuracy of the stolen copy."),
         Metric("train_accuracy", "Train accuracy", "none", 0, 1, "Accuracy of the served target on its members."),
         Metric("test_accuracy", "Test accuracy", "none", 0, 1, "Accuracy of the served target on target-test.", True),
+        Metric("robust_accuracy", "Robust accuracy", "none", 0, 1,
+               "Share of target-test (1,000 samples at most) on which the network, without guards, stays right under PGD: "
+               "20 steps in the ball of the radius that its training aimed at."),
+        Metric("robust_train_accuracy", "Robust train accuracy", "none", 0, 1,
+               "As robust accuracy, on members (1,000 at most)."),
+        Metric("certified_accuracy", "Certified accuracy", "none", 0, 1,
+               "Share of target-test on which interval bounds prove that no image in the ball of the certified radius "
+               "changes the network's right label."),
         Metric("ece", "ECE", "none", 0, 1,
                "Expected calibration error, 10 equal bins of the largest posterior, on target-test."),
         Metric("near_duplicate_gap", "Near-duplicate gap", "none", -2, 2,
@@ -94,7 +102,9 @@ def _registry() -> dict[str, Metric]:
         Metric("members", "Members", "none", 0, math.inf, "Members scored."),
         Metric("nonmembers", "Non-members", "none", 0, math.inf, "Non-members scored."),
         Metric("ms_per_query", "ms per query", "none", 0, math.inf,
-               "Milliseconds that the served target takes to answer one query, in batches."),
+               "Milliseconds that the served target takes to answer one query, in a batch of 256 where there are as many."),
+        Metric("ms_per_query_alone", "ms per query alone", "none", 0, math.inf,
+               "Milliseconds that the served target takes to answer one query that comes alone."),
     ]  # fmt: skip
     return {m.name: m for m in rows}
 

@@ -48,10 +48,7 @@ def attribute_metrics(guess: Ints, truth: Ints, rng: np.random.Generator, resamp
 def stealing_metrics(copy: Ints, target: Ints, y: Ints, rng: np.random.Generator, resamples: int = 1000) -> Report:
     """Agreement of the copy's labels with the target's, and the copy's accuracy; all (n,)."""
     rows = {"agreement": (copy == target).astype(float), "stolen_accuracy": (copy == y).astype(float)}
-    return (
-        {name: float(v.mean()) for name, v in rows.items()},
-        {name: _interval(_means(v, rng, resamples)) for name, v in rows.items()},
-    )
+    return shares(rows, rng, resamples)
 
 
 def utility_metrics(
@@ -62,8 +59,16 @@ def utility_metrics(
         "train_accuracy": (train.argmax(1) == train_y).astype(float),
         "test_accuracy": (test.argmax(1) == test_y).astype(float),
     }
-    found = {name: float(v.mean()) for name, v in rows.items()} | {"ece": float(ece(test, test_y))}
-    return found, {name: _interval(_means(v, rng, resamples)) for name, v in rows.items()}
+    found, intervals = shares(rows, rng, resamples)
+    return found | {"ece": float(ece(test, test_y))}, intervals
+
+
+def shares(rows: dict[str, Floats], rng: np.random.Generator, resamples: int = 1000) -> Report:
+    """The shares of ones among 0/1 values (n,), each under its name."""
+    return (
+        {name: float(v.mean()) for name, v in rows.items()},
+        {name: _interval(_means(v, rng, resamples)) for name, v in rows.items()},
+    )
 
 
 def _means(values: Floats, rng: np.random.Generator, resamples: int) -> Floats:

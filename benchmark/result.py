@@ -55,7 +55,7 @@ class Result(BaseModel):
     """TPR at 1 % FPR under permuted labels; empty where 1 % cannot be resolved."""
     claims: dict[str, str] = Field(default_factory=dict)
     cost: dict[str, float] = Field(default_factory=dict)
-    """seconds, queries, peak_mb; for utility also train_seconds, ms_per_query."""
+    """seconds, queries, peak_mb; for utility also train_seconds, ms_per_query, ms_per_query_alone."""
     provenance: dict[str, str] = Field(default_factory=dict)
     """Commit, versions, device, digests of the sources, the split and the data."""
     log: str = ""

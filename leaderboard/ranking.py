@@ -191,6 +191,8 @@ def defense_table(
     utility, membership = (frame[frame.task == task] for task in ("utility", "membership"))
     defenses = sorted(frame.defense.unique())
     kept = pd.DataFrame([_utility(utility, d, board.seeds) for d in defenses], index=defenses)
+    if len(kept):
+        kept["train_ratio"] = kept.train_seconds / kept.train_seconds.get(board.baseline, np.nan)
     trusted = counted[(counted.task == "utility") & (counted.defense == board.baseline) & (counted.status == "ok")]
     floor = board.utility_floor * trusted.test_accuracy[trusted.seed.isin(board.seeds)].mean()
     wanted = [(a, s) for a in ("", *board.required_attacks) for s in board.seeds]
@@ -252,8 +254,13 @@ def _utility(utility: pd.DataFrame, defense: str, seeds: Sequence[int]) -> dict[
         "test_accuracy_high": test.high,
         "train_accuracy": mine.train_accuracy.mean(),
         "ece": mine.ece.mean(),
+        "robust_accuracy": mine.robust_accuracy.mean(),
+        "certified_accuracy": mine.certified_accuracy.mean(),
         "epsilon": " / ".join(t for t in texts if t),
+        "extra_data": " / ".join(dict.fromkeys(t for r in mine.result if (t := r.claims.get("extra_data")))),
         "train_seconds": mine.train_seconds.mean(),
+        "ms_per_query": mine.ms_per_query.mean(),
+        "ms_per_query_alone": mine.ms_per_query_alone.mean(),
     }
 
 

@@ -59,17 +59,14 @@ def print_claims(findings: Iterable[Finding], console: Console) -> None:
 
 
 def _print_defenses(table: pd.DataFrame, title: str, console: Console) -> None:
-    bounded = bool(table.epsilon_lower.notna().any())
-    out = _table(
-        title, "defense", "worst TPR@1%", "worst AUC", "decided by", "test acc.", *(["eps. at least"] * bounded)
-    )
+    rare = {"robust_accuracy": "robust acc.", "certified_accuracy": "certified acc.", "epsilon_lower": "eps. at least"}
+    shown = {name: label for name, label in rare.items() if table[name].notna().any()}
+    out = _table(title, "defense", "worst TPR@1%", "worst AUC", "decided by", "test acc.", *shown.values())
     for row in table[table.reason == ""].to_dict("records"):
         deciding = row[f"worst_{table.attrs['metric']}_attack"]
         worst = (number(row, f"worst_{m}") for m in (TPR, AUC))
-        bound = [number(row, "epsilon_lower")] * bounded
-        out.add_row(
-            ranks(row), row["tie"], Text(row["defense"]), *worst, Text(deciding), number(row, "test_accuracy"), *bound
-        )
+        more = (number(row, name) for name in ("test_accuracy", *shown))
+        out.add_row(ranks(row), row["tie"], Text(row["defense"]), *worst, Text(deciding), *more)
     console.print(out, width=min(WIDTH, console.width))
     _print_rest(table, "defense", console)
 

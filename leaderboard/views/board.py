@@ -65,9 +65,16 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame, board: Board) -> None:
         columns |= _worst_columns(m)
     columns |= {
         "train_accuracy": number("train_accuracy"), "ece": number("ece"),
+        **{m: number(m) for m in ("robust_accuracy", "certified_accuracy") if table[m].notna().any()},
         "epsilon": column.TextColumn("ε", help="Claimed differential privacy"),
         **({"epsilon_lower": number("epsilon_lower", "ε at least")} if table.epsilon_lower.notna().any() else {}),
+        "extra_data": column.TextColumn("Extra data", help="What it reads besides the training set"),
         "train_seconds": column.NumberColumn("Train s", format="%.1f", help="Seconds to train one target"),
+        "train_ratio": column.NumberColumn("Train ×", format="%.1f", help="Seconds to train, in those of the baseline"),
+        **{
+            m: column.NumberColumn(METRICS[m].label, format="%.2f", help=METRICS[m].help)
+            for m in ("ms_per_query", "ms_per_query_alone")
+        },
         "mean_auc": number(AUC, "Mean AUC", "Mean over the pool of attacks. "),
         "mean_tpr_at_fpr_0.01": number(TPR, "Mean TPR at 1 % FPR", "Mean over the pool of attacks. "),
         "worst_auc_oracle": number(AUC, "Worst AUC, as in papers", "Best attack on the data it is reported on: too high. "),

@@ -111,7 +111,8 @@ def _title(r: Result, name: str) -> str:
 
 
 def _scenarios(mine: list[Result]) -> None:
-    names = [m for metrics in TASK_METRICS.values() for m in metrics] + ["test_accuracy", "train_accuracy", "ece"]
+    names = [m for metrics in TASK_METRICS.values() for m in metrics]
+    names += ["test_accuracy", "train_accuracy", "robust_accuracy", "certified_accuracy", "ece"]
     order = ["utility", *TASK_METRICS]
     base = os.environ.get("LEAKBOARD_MLFLOW_UI", "http://127.0.0.1:5000").rstrip("/")
     rows = [
