@@ -199,6 +199,25 @@ def test_any_other_error_on_such_data_stands(bench, monkeypatch):
         checks._works_on("smoke-2x1")(subject(bench, Smoothing))
 
 
+# --- What carries a certificate ---------------------------------------------------------------------
+
+
+def test_attacks_on_certificates_meet_a_defense_that_carries_one_with_a_small_ball(bench):
+    attack = dataclasses.replace(REGISTRY.entries["attack", "loss"], needs=frozenset({"certificate"}))
+    artifacts = bench.artifacts()
+    chain = checks.Subject(bench, attack).chain(artifacts)
+    found, usual = (artifacts.claims(artifacts.chain(n), 0).certificate for n in (chain.name, chain.training.entry.id))
+    assert 0 < found < usual
+    assert checks.Subject(bench, REGISTRY.entries["attack", "loss"]).chain(artifacts).name == "undefended"
+
+
+def test_without_a_certificate_they_cannot_be_checked(tmp_path):
+    registry = Registry(ROOT / "submissions")
+    registry.entries = {k: e for k, e in registry.entries.items() if "certificate" not in e.text}
+    with pytest.raises(Broken, match="expected a defense that carries a certificate among the submissions, given none"):
+        Bench(registry, tmp_path).certified("smoke")
+
+
 # --- Direction --------------------------------------------------------------------------------------
 
 
