@@ -1,0 +1,101 @@
+"""What robust training costs, beside plain training by the same recipe.
+
+Each defense trains the same initial weights on the same images of Fashion-MNIST for the same epochs as `undefended`
+does, in turns in one process that is set up as our workers are; an attack of m steps may cost (m + 1.3) times as much.
+Seconds are the processor's. All takes about two minutes on an idle core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmark import protocol
+from benchmark.api import Defense, Samples
+from benchmark.execute import _environment as set_environment
+from benchmark.population import populate
+from benchmark.registry import Registry
+from benchmark.training import TrainingTask
+
+CPU, PAIRS = torch.device("cpu"), 5
+SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
+ATTACKING = ("pgd_training", "wrm", "trades")
+BOUNDS = 2
+"""Steps that interval bounds stand for: they pass through the network twice."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is trained for how long, and by whom."""
+
+    architecture: str
+    images: int
+    epochs: int
+    defenses: tuple[str, ...]
+
+
+SETUPS = (Setup("small_cnn", 1000, 4, (*ATTACKING, "ibp")), Setup("resnet18", 64, 1, ATTACKING))
+QUICK = (Setup("small_cnn", 200, 2, (*ATTACKING, "ibp")), Setup("resnet18", 16, 1, ATTACKING[:1]))
+
+
+def seconds(setup: Setup, defense: Defense, train: Samples, seed: int) -> float:
+    recipe = protocol.load("fashion-mini-v1").recipe.model_copy(update={"epochs": setup.epochs})
+    task = TrainingTask(
+        train=train, reference=train, validation=train, classes=10, recipe=recipe, architecture=setup.architecture,
+        simple={}, seed=seed, device=CPU,
+    )  # fmt: skip
+    start = time.process_time()  # of one thread: what else the machine does hardly counts
+    defense.train(task)
+    return time.process_time() - start
+
+
+def compare(setup: Setup, train: Samples) -> None:
+    """Ratios robust / plain of seconds, each pair in turns."""
+    train = Samples(train.x[: setup.images], train.y[: setup.images])
+    registry = Registry(SUBMISSIONS)
+    defenses = {name: registry.chain(name, "undefended").training.create() for name in ("undefended", *setup.defenses)}
+    for defense in defenses.values():
+        seconds(setup, defense, Samples(train.x[:16], train.y[:16]), 0)
+    taken = [{name: seconds(setup, d, train, pair) for name, d in defenses.items()} for pair in range(PAIRS)]
+    plain = statistics.median(times["undefended"] for times in taken)
+    print(f"{setup.architecture}: {setup.images} images, {setup.epochs} epochs, plain {plain:.2f} s", flush=True)
+    for name in setup.defenses:
+        ratios = [times[name] / times["undefended"] for times in taken]
+        promise = getattr(defenses[name].params, "steps", BOUNDS) + 1.3
+        ratio = statistics.median(ratios)
+        print(
+            f"  {name}: {ratio:.2f} times plain training ({min(ratios):.2f} to {max(ratios):.2f}), promised at most "
+            f"{promise:.1f}: {'kept' if ratio <= promise else 'MISSED'}",
+            flush=True,
+        )
+
+
+def run(setups: tuple[Setup, ...]) -> None:
+    torch.set_num_threads(1)
+    population = populate(protocol.load("fashion-mini-v1"), 0)
+    train = population.samples(population.parts["target-train"])
+    for setup in setups:
+        compare(setup, train)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="few images and epochs: does it run?")
+    options = parser.parse_args()
+    set_environment()  # a process reads it when it starts
+    print(f"torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
+    worker = multiprocessing.get_context("spawn").Process(target=run, args=(QUICK if options.quick else SETUPS,))
+    worker.start()
+    worker.join()
+    raise SystemExit(worker.exitcode)
+
+
+if __name__ == "__main__":
+    main()
