@@ -36,10 +36,10 @@ from rich.console import Console
 from benchmark import datasets, execute
 from benchmark.api import Search
 from benchmark.artifacts import Artifacts, training_code
+from benchmark.datasets.splits import indices_digest, split
 from benchmark.errors import UserError, printable
 from benchmark.execute import Setting, tuned_mark
 from benchmark.plan import judge_code, make_plan, scenario_key
-from benchmark.datasets.splits import indices_digest, split
 from benchmark.protocol import Axes, Protocol
 from benchmark.registry import Chain, Part, Registry
 from benchmark.remote import require
