@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmark import architectures, metrics, reports, robustness
 from benchmark.access import Answers, GuardedTarget
-from benchmark.api import Bank, Candidates, Claims, Embeddings, Knowledge, Predict, World
+from benchmark.api import Bank, Candidates, Claims, Embeddings, Knowledge, Predict, Samples, World
 from benchmark.artifacts import Artifacts
 from benchmark.errors import Fault, printable
 from benchmark.lookup import IMAGES, LookupGap, lookup_gap
@@ -203,10 +203,13 @@ class Scenario:
         if calibrate == "none" or bank is not None or self.artifacts.protocol.canaries:
             return None  # the shadow world knows nothing of mislabelled samples
         shadow = self._shadow()
-        x = torch.cat([shadow.members.x, shadow.nonmembers.x])
-        y = torch.cat([shadow.members.y, shadow.nonmembers.y])
+        few = self.artifacts.protocol.label_only if self.attack.entry.access == "label" else None
+        sides = [
+            s if few is None else Samples(s.x[: few // 2], s.y[: few // 2]) for s in (shadow.members, shadow.nonmembers)
+        ]
+        x, y = torch.cat([s.x for s in sides]), torch.cat([s.y for s in sides])
         scores = checked_scores(attack.score(shadow.target, Candidates(x, y, torch.arange(len(y))), None), len(y))
-        members = np.arange(len(y)) < len(shadow.members)
+        members = np.arange(len(y)) < len(sides[0])
         return np.array([metrics.best_threshold(row, members) for row in scores])
 
     def _every_bank_model(self, candidates: Candidates, bank: Bank | None, outcome: Outcome) -> None:

@@ -149,7 +149,8 @@ class Protocol(_Strict):
     canaries: Canaries | None = None
     adversary: Adversary | None = None
     label_only: Annotated[int, Field(ge=20, multiple_of=2)] | None = None
-    """Candidates, half of them members, on which attacks with label access are scored; None: all."""
+    """Candidates, half of them members, on which attacks with label access are scored, and as many samples of the
+    shadow world for their thresholds; None: all."""
     resamples: Annotated[int, Field(ge=100)] = 1000
     nulls: Annotated[int, Field(ge=1)] = 20
     attacks: tuple[str, ...]
