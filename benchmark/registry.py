@@ -201,11 +201,13 @@ class Registry:
         training = [p for p in parts if "training" in p.entry.stages]
         if len(training) > 1:
             raise UserError(f"{spec!r}: expected one training defense, given {' and '.join(p.name for p in training)}")
-        guards = tuple(p for p in parts if set(p.entry.stages) - {"training"})
-        stage = ["post-inference" in p.entry.stages for p in guards]
+        found = [p for p in parts if set(p.entry.stages) - {"training"}]
+        stage = ["post-inference" in p.entry.stages for p in found if p not in training]
         if stage != sorted(stage) or (training and parts[0] is not training[0]):
             order = sorted(parts, key=lambda p: ("training" not in p.entry.stages, "post-inference" in p.entry.stages))
             raise UserError(f"{spec!r}: expected the stages in order; write {'+'.join(p.name for p in order)!r}")
+        # What a training defense does after inference comes behind the guards that stand before it.
+        guards = tuple(sorted(found, key=lambda p: "post-inference" in p.entry.stages))
         first = training[0] if training else self._part("defense", *_split(baseline)[0])
         # Guards alone stand for guards on the baseline: one name for one defense.
         named = [p for p in parts if not (guards and p not in guards and p.name == baseline)]
