@@ -1,0 +1,136 @@
+"""Adversarial regularisation: the network also learns to leave a membership classifier undecided.
+
+Source: Nasr et al. 2018, equations 4 to 6 and algorithm 1, with the weight 1 of He et al. 2022. An attack network h
+sees posteriors and labels of training samples (members) and of the reference part (non-members). Before every update
+of the model, h climbs log h on members plus log(1 - h) on non-members `attack_steps` times; then the model descends
+its loss plus `weight` times the mean of log h on the batch, through the weights of h, which stay as they are.
+
+`as_released` is the published code (METHODS C6): h learns by the squared error from weights of deviation 0.01, the
+model's penalty is the mean of h less 1/2, and in the first epoch the model goes without it while h takes five steps
+for each of its own.
+
+Differences: the branches of h have the widths that SELENA and HAMP give them. Algorithm 1 draws both batches of h at
+random; so do we, under the recipe's augmentation, and h asks the model in eval mode, as an attacker does. Adam at
+1e-3 trains h (the released versions range from 1e-5 to 1e-3, and from 1 to 26 steps of h for each of the model).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.api import Annotated, Card, Defense, Field, Hyper, Samples, Search, Task
+
+
+class AdvReg(Defense):
+    """A game of the model with the attack network that it trains against."""
+
+    card = Card(
+        title="AdvReg",
+        authors=("Nasr", "Shokri", "Houmansadr"),
+        reference="Machine Learning with Membership Privacy using Adversarial Regularization, CCS 2018",
+        year=2018,
+    )
+    stages = ("training",)
+    uses = frozenset({"reference"})
+
+    class Params(Hyper):
+        """`weight` is the paper's lambda. `attack_steps`: updates of h before each update of the model."""
+
+        weight: Annotated[float, Field(ge=0), Search(1, 20, log=True)] = 1.0
+        attack_steps: Annotated[int, Field(ge=1), Search(1, 26, log=True)] = 1
+        attack_learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 1e-3
+        as_released: bool = False
+
+    def train(self, task: Task) -> nn.Module:
+        """Train on `task.train` against `task.reference`. Raises ValueError where that is empty."""
+        if not len(task.reference):
+            raise ValueError("advreg: expected a split with a reference part, given none")
+        network, generator = self.network(task), task.generator("advreg")
+        h = InferenceNetwork(task.classes, generator, 0.01 if self.params.as_released else None).to(task.device)
+        optimizer = torch.optim.Adam(h.parameters(), lr=self.params.attack_learning_rate, fused=True)
+
+        def cost(answering: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
+            waiting = self.params.as_released and epoch == 0
+            network.eval()
+            for _ in range(5 if waiting else self.params.attack_steps):
+                drawn = [_draw(part, len(y), task, generator) for part in (task.train, task.reference)]
+                self.improve(h, optimizer, answering, *drawn)
+            network.train()
+            logits = answering(x)
+            plain = nn.functional.cross_entropy(logits, y)
+            return plain if waiting else plain + self.params.weight * self.penalty(h, logits, y)
+
+        return task.fit(network, cost=cost)
+
+    def improve(
+        self, h: nn.Module, optimizer: torch.optim.Optimizer, answering: nn.Module, members: Samples, others: Samples
+    ) -> None:
+        """One update of h on the posteriors that the model gives to members and non-members; the model stays."""
+        x, y = torch.cat([members.x, others.x]), torch.cat([members.y, others.y])
+        with torch.no_grad():
+            posteriors = answering(x).softmax(1)
+        h.requires_grad_(True)
+        guess = h(posteriors, y)
+        truth = (torch.arange(len(y), device=y.device) < len(members)).float()
+        if self.params.as_released:
+            value = nn.functional.mse_loss(guess.sigmoid(), truth)
+        else:
+            value = nn.functional.binary_cross_entropy_with_logits(guess, truth)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        h.requires_grad_(False)
+
+    def penalty(self, h: nn.Module, logits: Tensor, y: Tensor) -> Tensor:
+        """What h gains on a batch of members, as a function of the model's logits (n, k): a scalar."""
+        guess: Tensor = h(logits.softmax(1), y)
+        return guess.sigmoid().mean() - 0.5 if self.params.as_released else nn.functional.logsigmoid(guess).mean()
+
+
+class InferenceNetwork(nn.Module):
+    """Posteriors (n, k) and labels (n,) -> logits (n,) of membership, by two branches (METHODS A5).
+
+    `deviation` is that of normal weights with zero biases; None is PyTorch's own start of a linear layer.
+    """
+
+    def __init__(self, classes: int, generator: torch.Generator, deviation: float | None = None) -> None:
+        super().__init__()
+        self.classes = classes
+        self.posteriors = _relu_layers(classes, 1024, 512, 64)
+        self.labels = _relu_layers(classes, 128, 64)
+        self.both = nn.Sequential(*_relu_layers(128, 256, 128, 64), _linear(64, 1))
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                bound = layer.in_features**-0.5
+                for p in layer.parameters():
+                    if deviation is None:
+                        nn.init.uniform_(p, -bound, bound, generator=generator)
+                    elif p.ndim == 2:
+                        nn.init.normal_(p, 0.0, deviation, generator=generator)
+                    else:
+                        nn.init.zeros_(p)
+
+    def forward(self, posteriors: Tensor, y: Tensor) -> Tensor:
+        label = self.labels(nn.functional.one_hot(y, self.classes).to(posteriors))
+        logits: Tensor = self.both(torch.cat([self.posteriors(posteriors), label], 1))
+        return logits.squeeze(1)
+
+
+def _relu_layers(*widths: int) -> nn.Sequential:
+    layers = [(_linear(before, after), nn.ReLU()) for before, after in pairwise(widths)]
+    return nn.Sequential(*(layer for pair in layers for layer in pair))
+
+
+def _linear(before: int, after: int) -> nn.Linear:
+    """Without a start: PyTorch's own would draw from its global generator."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, before, after)
+    return layer
+
+
+def _draw(part: Samples, n: int, task: Task, generator: torch.Generator) -> Samples:
+    """n samples of a part, drawn with replacement and augmented."""
+    rows = torch.randint(len(part), (n,), generator=generator)
+    return Samples(task.augment(part.x[rows].to(task.device), generator), part.y[rows].to(task.device))
