@@ -3,6 +3,11 @@
 Source: Abadi et al. 2016, algorithm 1, with the clipping, noise and accountant of Opacus. He et al. 2022 use
 noise 0.001 and Liu et al. 2022 epsilon below 10; only the latter is a privacy guarantee worth the name.
 
+The strong recipe of Aerni et al. 2024 (after De et al. 2022) averages a sample's gradient over `augmult` augmented
+views before it is clipped, at a high learning rate: for instance
+`dp_sgd[augmentation=simple,augmult=8,learning_rate=4,batch_size=2048,noise_multiplier=0.2]`. Their utility comes from
+noise so small that epsilon guarantees nothing; the row prints it all the same.
+
 BatchNorm mixes the samples of a batch, so it becomes GroupNorm: compare with an undefended target in the same
 norm (RULES 31). Training runs in float32. Epochs are the recipe's, as for every defense (RULES 23).
 """
@@ -11,6 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +26,8 @@ from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Search
 
 GRADIENT_ELEMENTS = 2**27
 """Per-sample gradients held at a time, in float32 elements (512 MB): larger batches go in parts."""
+PRECISION = 1e-4
+"""Relative error of a noise multiplier that is solved for, always to the side of more noise."""
 
 
 class DPSGD(Defense):
@@ -34,24 +42,58 @@ class DPSGD(Defense):
     stages = ("training",)
 
     class Params(Hyper):
-        """Noise is in units of `max_grad_norm`; None stands for the recipe's value."""
+        """Noise is in units of `max_grad_norm`: as given, or solved for `target_epsilon`, or with neither 1.0.
 
-        noise_multiplier: Annotated[float, Field(gt=0), Search(0.1, 4, log=True)] = 1.0
+        `augmult` views need a recipe with augmentation. None elsewhere stands for the recipe's value.
+        """
+
+        noise_multiplier: Annotated[float | None, Field(gt=0), Search(0.1, 4, log=True)] = None
+        target_epsilon: Annotated[float | None, Field(gt=0)] = None
         max_grad_norm: Annotated[float, Field(gt=0), Search(0.1, 10, log=True)] = 1.0
         learning_rate: Annotated[float | None, Field(gt=0), Search(0.01, 4, log=True)] = None
         batch_size: Annotated[int | None, Field(ge=1), Search(32, 512, log=True)] = None
+        augmult: Annotated[int, Field(ge=1)] = 1
 
     def network(self, task: Task) -> nn.Module:
-        """The protocol's network with GroupNorm in the place of BatchNorm."""
+        """The protocol's network with GroupNorm in the place of BatchNorm.
+
+        Raises ValueError where Opacus finds no way to keep the samples of a batch apart.
+        """
+        from opacus.grad_sample import GradSampleModule
         from opacus.validators import ModuleValidator
 
-        return ModuleValidator.fix(task.build())
+        problems: list[Exception] = []
+        try:
+            network: nn.Module = ModuleValidator.fix(task.build())
+            problems += ModuleValidator.validate(network, strict=False)
+            problems += GradSampleModule.validate(network, strict=False)
+        except Exception as problem:  # of a replacement that it can't make
+            problems.append(problem)
+        if problems:
+            given = " ".join(str(problems[0]).split())[:200]
+            raise ValueError(f"dp_sgd: expected a network that Opacus can handle, given: {given}")
+        return network
 
     def sampling(self, task: Task) -> tuple[float, int]:
         """The rate at which a sample enters a batch, and the batches an epoch: ceil(1 / rate)."""
         n = len(task.train)
         batch_size = min(self.params.batch_size or task.recipe.batch_size, n)
         return batch_size / n, math.ceil(n / batch_size)
+
+    def run(self, task: Task) -> tuple[float, float, int, float]:
+        """What the accountant needs: noise multiplier, sampling rate, steps, delta.
+
+        Delta is 1e-5, or a tenth of 1 / n where 1e-5 is not below 1 / n. Raises ValueError where noise and epsilon are
+        both given, and where no noise reaches the epsilon.
+        """
+        noise, target = self.params.noise_multiplier, self.params.target_epsilon
+        if noise is not None and target is not None:
+            raise ValueError("noise_multiplier, target_epsilon: expected one of them, given both")
+        rate, batches = self.sampling(task)
+        steps, delta = task.recipe.epochs * batches, 1e-5 if len(task.train) < 1e5 else 0.1 / len(task.train)
+        if target is not None:
+            noise = noise_for(target, rate, steps, delta)
+        return 1.0 if noise is None else noise, rate, steps, delta
 
     def train(self, task: Task) -> nn.Module:
         """Train on Poisson batches drawn from `task.train`; an empty batch is a step of pure noise.
@@ -60,11 +102,14 @@ class DPSGD(Defense):
         """
         from opacus.optimizers import DPOptimizer
 
+        if self.params.augmult > 1 and task.recipe.augmentation == "none":
+            raise ValueError(f"augmult: expected 1 where the recipe has no augmentation, given {self.params.augmult}")
+        noise, *_ = self.run(task)
         network = self.network(task).to(task.device).train()
         rate, batches = self.sampling(task)
         optimizer = DPOptimizer(
             self._optimizer(network, task.recipe),
-            noise_multiplier=self.params.noise_multiplier,
+            noise_multiplier=noise,
             max_grad_norm=self.params.max_grad_norm,
             expected_batch_size=rate * len(task.train),
             loss_reduction="mean",
@@ -77,24 +122,17 @@ class DPSGD(Defense):
             for _ in range(batches):
                 drawn = torch.rand(len(y), generator=poisson, dtype=torch.float64) < rate
                 index = drawn.nonzero().squeeze(1).to(task.device)
-                self._step(network, optimizer, task.augment(x[index], views), y[index])
+                seen = task.augment(x[index].repeat_interleave(self.params.augmult, 0), views)
+                self._step(network, optimizer, seen.unflatten(0, (len(index), self.params.augmult)), y[index])
             schedule.step()
         for p in network.parameters():
             p.grad = p.grad_sample = p.summed_grad = None  # type: ignore[attr-defined]
         return network.eval()
 
     def claims(self, task: Task) -> Claims:
-        """Epsilon at delta = 1e-5, or at a tenth of 1 / n where 1e-5 is not below 1 / n (Mironov 2017, RDP)."""
-        from opacus.accountants import RDPAccountant
-
-        rate, batches = self.sampling(task)
-        delta = 1e-5 if len(task.train) < 1e5 else 0.1 / len(task.train)
-        accountant = RDPAccountant()
-        accountant.history = [(self.params.noise_multiplier, rate, task.recipe.epochs * batches)]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the best order at the edge of the range is a looser bound, still valid
-            epsilon = accountant.get_epsilon(delta)
-        return Claims(epsilon, delta, accountant="RDP", adjacency="add/remove one", sampling="Poisson")
+        """Epsilon by Renyi differential privacy (Mironov 2017)."""
+        run = self.run(task)
+        return Claims(epsilon_of(*run), run[-1], accountant="RDP", adjacency="add/remove one", sampling="Poisson")
 
     def _optimizer(self, network: nn.Module, recipe: Any) -> torch.optim.Optimizer:
         rate = self.params.learning_rate or recipe.learning_rate
@@ -103,16 +141,19 @@ class DPSGD(Defense):
         return torch.optim.SGD(network.parameters(), rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
     def _step(self, network: nn.Module, optimizer: Any, x: Tensor, y: Tensor) -> None:
-        """One update; a batch whose per-sample gradients do not fit at once is clipped and summed in parts."""
+        """One update from views x (n, augmult, c, h, w) of n samples.
+
+        A batch whose per-sample gradients do not fit at once is clipped and summed in parts.
+        """
         parameters = dict(network.named_parameters())
         values = {name: p.detach() for name, p in parameters.items()}
 
         def cost(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            logits = torch.func.functional_call(network, values, (x.unsqueeze(0),))
-            return self.loss(logits, y.unsqueeze(0)).squeeze(0)
+            logits = torch.func.functional_call(network, values, (x,))
+            return self.loss(logits, y.expand(len(x))).mean()
 
         gradients = torch.func.vmap(torch.func.grad(cost), (None, 0, 0))
-        size = max(1, GRADIENT_ELEMENTS // sum(p.numel() for p in parameters.values()))
+        size = max(1, GRADIENT_ELEMENTS // sum(p.numel() for p in parameters.values()) // x.shape[1])
         parts = list(zip(x.split(size), y.split(size), strict=True))
         for i, part in enumerate(parts):
             samples = gradients(values, *part) if len(part[0]) else {}
@@ -126,3 +167,38 @@ class DPSGD(Defense):
 def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
     """A generator on the device, seeded from one on the CPU: noise is drawn where the gradients lie."""
     return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
+@cache  # the networks of a bank share it
+def epsilon_of(noise: float, rate: float, steps: int, delta: float) -> float:
+    """Epsilon of `steps` Poisson batches at this rate and noise multiplier."""
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    accountant.history = [(noise, rate, steps)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the best order at the edge of the range is a looser bound, still valid
+        return float(accountant.get_epsilon(delta))
+
+
+@cache
+def noise_for(target: float, rate: float, steps: int, delta: float) -> float:
+    """The least noise multiplier whose epsilon is at most `target`, but for PRECISION."""
+    from scipy.optimize import brentq
+
+    low = high = 1.0
+    while (reached := epsilon_of(high, rate, steps, delta)) > target:
+        if high > 1e6:
+            raise ValueError(
+                f"target_epsilon: expected more than {reached:.3g}, which all noise leaves, given {target}"
+            )
+        low, high = high, 2 * high
+    while low > 1e-6 and epsilon_of(low, rate, steps, delta) <= target:
+        low, high = low / 2, low
+    if low <= 1e-6:
+        return high
+
+    def over(log_noise: float) -> float:
+        return math.log(epsilon_of(math.exp(log_noise), rate, steps, delta) / target)
+
+    return math.exp(brentq(over, math.log(low), math.log(high), xtol=PRECISION / 2) + PRECISION / 2)
