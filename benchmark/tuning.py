@@ -30,7 +30,6 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel
 from rich.console import Console
 
 from benchmark import datasets, execute
@@ -80,7 +79,7 @@ class Dimension:
         return f"{self.label}.given"
 
 
-def space(chain: Chain, protocol: Protocol) -> list[Dimension]:
+def space(chain: Chain, protocol: Protocol, grid: bool = False) -> list[Dimension]:
     """What may vary: every hyperparameter with a search range or a few choices that the user did not fix.
 
     A training defense without any is tuned by the recipe: epochs, weight decay and early stopping (RULES 27).
@@ -88,24 +87,27 @@ def space(chain: Chain, protocol: Protocol) -> list[Dimension]:
     found: list[Dimension] = []
     for i, part in enumerate(chain.parts):
         model, fixed = part.entry.params, part.params.model_fields_set
-        own = [d for name in model.model_fields if name not in fixed and (d := _dimension(i, name, model, part))]
+        free = [name for name in model.model_fields if name not in fixed]
+        own = [d for name in free if (d := _dimension(i, name, part, grid))]
         if not own and not model.model_fields and part is chain.training and len(chain.parts) == 1:
             own = _recipe(i, protocol.recipe.epochs)
         found += own
     return found
 
 
-def _dimension(i: int, name: str, model: type[BaseModel], part: Part) -> Dimension | None:
-    info = model.model_fields[name]
+def _dimension(i: int, name: str, part: Part, grid: bool) -> Dimension | None:
+    info = part.entry.params.model_fields[name]
     kinds = get_args(info.annotation) if _is_union(info.annotation) else (info.annotation,)
     default = getattr(part.params, name)
     search = next((m for m in info.metadata if isinstance(m, Search)), None)
     if search is not None:
         count = int in kinds and float not in kinds
+        values = search.grid if grid else ()  # a paper's grid may reach further than a search should
+        low, high = min((search.low, *values)), max((search.high, *values))
         distribution: BaseDistribution = (
-            IntDistribution(int(search.low), int(search.high), log=search.log)
+            IntDistribution(int(low), int(high), log=search.log)
             if count
-            else FloatDistribution(search.low, search.high, log=search.log)
+            else FloatDistribution(low, high, log=search.log)
         )
         return Dimension(i, name, distribution, default, type(None) in kinds, search.grid)
     literal = next((k for k in kinds if get_origin(k) is Literal), None)
@@ -478,7 +480,7 @@ def start(
     """The study of a command line. Raises UserError before anything is trained."""
     loaded, registry = artifacts.protocol, artifacts.registry
     chain = registry.chain(defense, loaded.baseline)
-    dimensions = space(chain, loaded)
+    dimensions = space(chain, loaded, grid)
     if not dimensions:
         raise UserError(f"{defense}: expected a hyperparameter with Search(...) that is not fixed, given none")
     named = tuple(registry.attack(a).name for a in attacks) or tuning_attacks(loaded, registry)

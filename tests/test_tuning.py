@@ -34,7 +34,7 @@ class Mine(Defense):
     stages = ("STAGE",)
 
     class Params(Hyper):
-        strength: Annotated[float, Field(ge=0), Search(0.1, 10, log=True, grid=(0.5, 1, 2))] = 1.0
+        strength: Annotated[float, Field(ge=0), Search(0.1, 10, log=True, grid=(0.05, 1, 2))] = 1.0
         count: Annotated[int, Field(ge=1), Search(1, 9)] = 3
         rate: Annotated[float | None, Field(gt=0), Search(0.01, 1)] = None
         kind: Literal["soft", "hard"] = "soft"
@@ -84,9 +84,14 @@ def test_the_first_trial_is_the_papers_own(registry: Registry) -> None:
 
 
 def test_the_papers_grid(registry: Registry) -> None:
-    dimensions = space(registry.chain("mine", "undefended"), SMOKE)
+    chain = registry.chain("mine", "undefended")
+    dimensions = space(chain, SMOKE, grid=True)
     grid = paper_grid(dimensions)
-    assert [t["0.strength"] for t in grid] == [0.5, 1, 2]
+    study = optuna.create_study()
+    study.enqueue_trial(grid[0])
+    name = with_choices(chain, propose(study.ask(), dimensions), registry, "undefended")
+    assert name == "mine[strength=0.05]", "below the range of a search"
+    assert [t["0.strength"] for t in grid] == [0.05, 1, 2]
     assert all({k: v for k, v in t.items() if k != "0.strength"}.items() <= defaults(dimensions).items() for t in grid)
     with pytest.raises(UserError, match="expected a defense whose Search"):
         paper_grid(space(registry.chain("mine[strength=1]", "undefended"), SMOKE))

@@ -39,7 +39,7 @@ class AdvReg(Defense):
     class Params(Hyper):
         """`weight` is the paper's lambda. `attack_steps`: updates of h before each update of the model."""
 
-        weight: Annotated[float, Field(ge=0), Search(1, 20, log=True)] = 1.0
+        weight: Annotated[float, Field(ge=0), Search(1, 20, log=True, grid=(1, 2, 5, 10, 20))] = 1.0
         attack_steps: Annotated[int, Field(ge=1), Search(1, 26, log=True)] = 1
         attack_learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 1e-3
         as_released: bool = False

@@ -47,7 +47,9 @@ class DPSGD(Defense):
         `augmult` views need a recipe with augmentation. None elsewhere stands for the recipe's value.
         """
 
-        noise_multiplier: Annotated[float | None, Field(gt=0), Search(0.1, 4, log=True)] = None
+        noise_multiplier: Annotated[
+            float | None, Field(gt=0), Search(0.1, 4, log=True, grid=(0.0001, 0.001, 0.01, 0.1, 1))
+        ] = None
         target_epsilon: Annotated[float | None, Field(gt=0)] = None
         max_grad_norm: Annotated[float, Field(gt=0), Search(0.1, 10, log=True)] = 1.0
         learning_rate: Annotated[float | None, Field(gt=0), Search(0.01, 4, log=True)] = None

@@ -26,7 +26,7 @@ class LabelSmoothing(Defense):
     class Params(Hyper):
         """`epsilon` is the probability taken from the true class, below (k - 1) / k."""
 
-        epsilon: Annotated[float, Field(gt=0, lt=1), Search(0.05, 0.8)] = 0.8
+        epsilon: Annotated[float, Field(gt=0, lt=1), Search(0.05, 0.8, grid=(0.2, 0.4, 0.6, 0.8))] = 0.8
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Losses (n,) in nats of logits (n, k) and labels y (n,).

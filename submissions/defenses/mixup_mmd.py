@@ -41,7 +41,7 @@ class MixupMMD(Defense):
     class Params(Hyper):
         """`weight` of the discrepancy (the paper's lambda); `mixup`, both parameters of Beta; `gap` as a share."""
 
-        weight: Annotated[float, Field(ge=0), Search(1, 20, log=True)] = 3.0
+        weight: Annotated[float, Field(ge=0), Search(1, 20, log=True, grid=(1, 2, 5, 10, 20))] = 3.0
         mixup: Annotated[float, Field(gt=0), Search(0.1, 2, log=True)] = 1.0
         gap: Annotated[float, Field(ge=0, le=1), Search(0, 0.1)] = 0.03
 
