@@ -68,7 +68,7 @@ def memguard(n: int, sample: int, epochs: int | None) -> None:
     code.add_noise(clean[:2], state)  # what is built at the first call is not the call's cost
     rows = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:sample]
     slow, long = timed(lambda: torch.cat([code.add_noise(clean[i : i + 1], state) for i in rows.tolist()]))
-    runs = [timed(lambda: torch.cat([code.add_noise(part, state) for part in clean.split(code.CHUNK)])) for _ in "12"]
+    runs = [timed(lambda: torch.cat([code.add_noise(part, state) for part in clean.split(code.CHUNK)])) for _ in "123"]
     fast, quick = runs[0][0], min(seconds for _, seconds in runs)
     long *= n / sample
     apart = float((fast[rows].exp() - slow.exp()).abs().max())
@@ -120,7 +120,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     quick = options.quick
     parts: dict[str, Callable[[], None]] = {
-        "memguard": lambda: memguard(200 if quick else 2000, 10 if quick else 40, 2 if quick else None),
+        "memguard": lambda: memguard(200 if quick else 2000, 10 if quick else 100, 2 if quick else None),
         "diffence": lambda: diffence(3 if quick else 30, 32 if quick else 256, 4 if quick else 32),
     }
     for name, run in parts.items():
