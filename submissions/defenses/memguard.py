@@ -114,44 +114,52 @@ def add_noise(clean: Tensor, state: dict[str, Tensor]) -> Tensor:
     # Log-posteriors are logits up to a constant; an exact zero would have no gradient to move it.
     start, order = clean.clamp_min(FLOOR).sort(1)
     side = membership_logit(start, state)
-    noisy = start.clone()
-    active = (side.sigmoid() - 0.5).abs().gt(1e-5).nonzero().squeeze(1)
-    for weight in DISTORTION_WEIGHTS:
-        moved, crossed = _search(start[active], side[active], weight, state)
-        active, moved = active[crossed], moved[crossed]
-        noisy[active] = moved
-        active = active[(moved.softmax(1) - start[active].exp()).abs().sum(1) > NEGLIGIBLE]
+    noisy = _search(start, side, state)
     # Noise counts only where it brings g closer to 1/2 (eq. 17).
     better = membership_logit(noisy.log_softmax(1), state).abs() < side.abs()
     found = torch.where(better.unsqueeze(1), noisy.log_softmax(1), start)
     return torch.where(better.unsqueeze(1), torch.empty_like(clean).scatter_(1, order, found), clean)
 
 
-def _search(start: Tensor, side: Tensor, weight: float, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Descend from the sorted logits (n, k) till g changes sides and the top stays; also who got there (n,) bool.
+def _search(start: Tensor, side: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Descend from the sorted logits (n, k) till g changes sides and the top stays, again under each higher weight.
 
-    Rows that are done leave the batch, so that the cost is that of the rows still on their way.
+    A row that succeeds starts anew under the next weight at once, and rows that are done leave the batch: its steps
+    are those of the slowest row, and its cost is that of the rows still on their way.
     """
+    result, weights = start.clone(), start.new_tensor(DISTORTION_WEIGHTS)
+    rows = (side.sigmoid() - 0.5).abs().gt(1e-5).nonzero().squeeze(1)
+    first, sign = start[rows], side[rows].sign()
     # The same operations as below: the L1 norm has slope 0 at the start, not the sign of a rounding error.
-    result, clean = start.clone(), start.log_softmax(1).exp()
-    rows, logits, sign = torch.arange(len(start), device=start.device), start, side.sign()
-    for step in range(ITERATIONS + 1):
+    clean, logits = first.log_softmax(1).exp(), first
+    level, steps = torch.zeros_like(rows), torch.zeros_like(rows)
+    while len(rows):
         with torch.enable_grad():
             logits = logits.detach().requires_grad_()
             log_posteriors = logits.log_softmax(1)
             g = membership_logit(log_posteriors, state)
             gap = (logits[:, :-1].amax(1) - logits[:, -1]).relu()
-            cost = g.abs() + LABEL_WEIGHT * gap + weight * (log_posteriors.exp() - clean[rows]).abs().sum(1)
-        result[rows] = logits.detach()
-        going = (g.detach() * sign > 0) | (gap.detach() > 0)
-        if step == ITERATIONS or not going.any():
-            break
+            apart = (log_posteriors.exp() - clean).abs().sum(1)
+            cost = g.abs() + LABEL_WEIGHT * gap + weights[level] * apart
         (gradient,) = torch.autograd.grad(cost.sum(), logits)
-        logits = (logits - STEP * gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-300))[going]
-        rows, sign = rows[going], sign[going]
-    crossed = torch.ones(len(start), dtype=torch.bool, device=start.device)
-    crossed[rows[going]] = False
-    return result, crossed
+        logits = logits.detach()
+        crossed = (g.detach() * sign <= 0) & (gap.detach() <= 0)
+        ended = steps == ITERATIONS
+        moved = logits - STEP * gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-300)
+        steps = steps + 1
+        if crossed.any():
+            result[rows[crossed]] = logits[crossed]
+            moved = torch.where(crossed.unsqueeze(1), first, moved)
+            steps = steps.masked_fill(crossed, 0)
+            level = level + crossed
+            ended = (ended & ~crossed) | (crossed & ((apart.detach() <= NEGLIGIBLE) | (level == len(weights))))
+        logits = moved
+        if ended.any():
+            going = ~ended
+            rows, first, sign, clean, logits, level, steps = (
+                each[going] for each in (rows, first, sign, clean, logits, level, steps)
+            )
+    return result
 
 
 def _in_chunks(predict: Predict, x: Tensor) -> Tensor:
