@@ -2,7 +2,8 @@
 
 Each defense trains the same initial weights on the same images of Fashion-MNIST for the same epochs as `undefended`
 does, in turns in one process that is set up as our workers are; an attack of m steps may cost (m + 1.3) times as much.
-Seconds are the processor's. All takes about two minutes on an idle core.
+Seconds are the processor's. In the smallest network the gradient in the pixels, which plain training never takes, costs
+most: the first convolution, of one channel, is the slowest part of a step. All takes about a minute on an idle core.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ from benchmark.training import TrainingTask
 CPU, PAIRS = torch.device("cpu"), 5
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
 ATTACKING = ("pgd_training", "wrm", "trades")
-BOUNDS = 2
-"""Steps that interval bounds stand for: they pass through the network twice."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,11 @@ class Setup:
     defenses: tuple[str, ...]
 
 
-SETUPS = (Setup("small_cnn", 1000, 4, (*ATTACKING, "ibp")), Setup("resnet18", 64, 1, ATTACKING))
+SETUPS = (
+    Setup("small_cnn", 600, 2, (*ATTACKING, "ibp")),
+    Setup("simple_cnn", 320, 1, (*ATTACKING, "ibp")),
+    Setup("resnet18", 64, 1, ATTACKING),
+)
 QUICK = (Setup("small_cnn", 200, 2, (*ATTACKING, "ibp")), Setup("resnet18", 16, 1, ATTACKING[:1]))
 
 
@@ -68,12 +71,12 @@ def compare(setup: Setup, train: Samples) -> None:
     print(f"{setup.architecture}: {setup.images} images, {setup.epochs} epochs, plain {plain:.2f} s", flush=True)
     for name in setup.defenses:
         ratios = [times[name] / times["undefended"] for times in taken]
-        promise = getattr(defenses[name].params, "steps", BOUNDS) + 1.3
-        ratio = statistics.median(ratios)
+        ratio, steps = statistics.median(ratios), getattr(defenses[name].params, "steps", None)
+        verdict = ""
+        if steps:
+            verdict = f", promised at most {steps + 1.3:.1f}: {'kept' if ratio <= steps + 1.3 else 'MISSED'}"
         print(
-            f"  {name}: {ratio:.2f} times plain training ({min(ratios):.2f} to {max(ratios):.2f}), promised at most "
-            f"{promise:.1f}: {'kept' if ratio <= promise else 'MISSED'}",
-            flush=True,
+            f"  {name}: {ratio:.2f} times plain training ({min(ratios):.2f} to {max(ratios):.2f}){verdict}", flush=True
         )
 
 

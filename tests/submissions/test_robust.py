@@ -21,6 +21,11 @@ CPU, SHAPE = torch.device("cpu"), (1, 8, 8)
 MODULES = {"pgd_training": pgd_training, "trades": trades, "wrm": wrm, "ibp": ibp}
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)  # as in a worker
+
+
 def samples(n: int = 40, classes: int = 4, seed: int = 0) -> Samples:
     """Images with a bright quadrant each, of its class, under noise."""
     g = torch.Generator().manual_seed(seed)
@@ -196,8 +201,8 @@ def test_the_attack_goes_by_the_batch_and_leaves_the_running_statistics():
 def test_a_robust_network_is_more_robust():
     from benchmark.robustness import robust
 
-    s = samples(100)
-    t = task(train=s, epochs=10)
+    s = samples(200)
+    t = task(train=s, epochs=15)
     kept = [
         float(robust(n, s.x, s.y, 0.1, generator()).double().mean())
         for n in (t.fit(t.build()), make("pgd_training").train(t))
