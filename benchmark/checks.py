@@ -170,11 +170,15 @@ class Subject:
         artifacts = self.bench.artifacts(protocol, mode=mode)
         return Scenario(artifacts, part or self.part, self.chain(artifacts), 0)
 
+    @property
+    def cheap(self) -> Part:
+        """The entry with its counts at their low ends: for what shows at any size."""
+        return Part(self.entry, self.entry.params(**_cheapest(self.entry.params)))
+
     def memorised(self) -> tuple[Artifacts, Predict]:
         """The defense served on `smoke-noise`, where members and non-members get answers far apart, and its parts."""
         artifacts = self.bench.artifacts("smoke-noise")
-        part = Part(self.entry, self.entry.params(**_cheapest(self.entry.params)))
-        return artifacts, artifacts.predictor(self.chain(artifacts, part), 0, _TARGET, stored=False)
+        return artifacts, artifacts.predictor(self.chain(artifacts, self.cheap), 0, _TARGET, stored=False)
 
     def run(self, protocol: str = "smoke", part: Part | None = None, mode: Mode | None = None) -> dict[str, float]:
         """Score the attack, or have the defense answer; returns the attack's metrics. Raises what goes wrong."""
@@ -410,9 +414,10 @@ def _isolated_same(subject: Subject) -> str:
         with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
             outside = subject.bench.artifacts()
             inside = subject.bench.artifacts(store=Path(folder), mode="always")
-            moved = _differing(_made(subject, outside), _made(subject, inside))
+            moved = _differing(_made(subject, outside, subject.cheap), _made(subject, inside, subject.cheap))
             x = outside.part(0, "target-test").x
-            answers = [a.predictor(subject.chain(a), 0, _TARGET, stored=False)(x) for a in (outside, inside)]
+            chains = [(a, subject.chain(a, subject.cheap)) for a in (outside, inside)]
+            answers = [a.predictor(chain, 0, _TARGET, stored=False)(x) for a, chain in chains]
             moved += [] if torch.equal(*answers) else ["answers"]
             subject.bench.rest()  # before the store goes
     if moved:
@@ -520,9 +525,9 @@ def _direction(subject: Subject) -> str:
 # --- Defenses ---------------------------------------------------------------------------------------
 
 
-def _made(subject: Subject, artifacts: Artifacts) -> dict[str, Tensor]:
+def _made(subject: Subject, artifacts: Artifacts, part: Part | None = None) -> dict[str, Tensor]:
     """The weights of the network, or what the guard has prepared."""
-    chain = subject.chain(artifacts)
+    chain = subject.chain(artifacts, part)
     states: dict[str, Tensor] = {}
     if subject.trains:
         states = artifacts.make_networks(chain.training, 0, artifacts.group_of(chain.training, _TARGET))
@@ -553,9 +558,9 @@ def _answers(subject: Subject) -> str:
 
 
 def _same_weights(subject: Subject) -> str:
-    first = _made(subject, subject.bench.artifacts())
+    first = _made(subject, subject.bench.artifacts(), subject.cheap)
     with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
-        second = _made(subject, subject.bench.artifacts(store=Path(folder)))
+        second = _made(subject, subject.bench.artifacts(store=Path(folder)), subject.cheap)
     if moved := _differing(first, second):
         raise Broken(f"{moved[0]} and {len(moved) - 1} more differ between two runs; draw from task.generator(name)")
     return ""
