@@ -34,7 +34,7 @@ class _Strict(BaseModel):
 class Score(_Strict):
     """One number a seed: a metric of an attack on a defense; of several attacks the best, or the worst, of them.
 
-    Which one that is, is chosen for each seed on the others (RULES 17).
+    Which one that is, is chosen for each seed on the others (RULES 17). The attack "" stands for a target's utility.
     """
 
     protocol: str

@@ -61,7 +61,7 @@ def task_of(seed: int = 3, n: int = 12) -> tuple[dict[str, Any], dict[str, Tenso
     recipe = load("smoke").recipe.model_dump(mode="json")
     y = torch.arange(n) % 10
     sides = {f"0.{s}": (images(n), y) for s in ("train", "reference", "validation")}
-    return {"recipe": recipe, "seed": seed}, {
+    return {"recipe": recipe, "seed": seed, "uses": ["reference", "validation"]}, {
         f"{s}.{k}": v for s, xy in sides.items() for k, v in zip("xy", xy, strict=True)
     }
 
@@ -77,7 +77,7 @@ def test_an_attack_scores_what_the_judge_answers(judge: Channel) -> None:
 
     judge.handlers["log_posteriors"] = answer
     open_entry(judge, TEMPLATES["attack"], power=2.0)
-    judge.call("fit", {"seed": 1, "has": [], "targets": {}})
+    judge.call("fit", {"seed": 1, "has": [], "targets": {}, "certificate": None})
     got = judge.call("score", {"target": "7"}, {"x": x, "y": y, "id": torch.arange(12)})[1]["value"]
     assert torch.equal(got, 2 * answers.gather(1, y.unsqueeze(1)).squeeze(1))
     assert len(asked) == 1 and asked[0]["target"] == "7" and torch.equal(asked[0]["x"], x)
@@ -95,7 +95,7 @@ class Submission(Attack):
     def score(self, target, candidates, bank):
         k = self.known
         assert k.classes == 10 and k.shape == (1, 8, 8) and k.seed == 5 and k.device == torch.device("cpu")
-        assert k.shadow is not None and k.partial is None and k.embeddings is None
+        assert k.shadow is not None and k.partial is None and k.embeddings is None and k.certificate == 0.1
         assert len(k.shadow.members) == 3 and len(k.shadow.nonmembers) == 2 and len(k.auxiliary) == 4
         assert bank.members.dtype == torch.bool and bank.log_posteriors.shape == (2, 12, 10)
         return k.shadow.target.log_posteriors(k.shadow.members.x).sum(1)[:1].expand(12)
@@ -110,7 +110,7 @@ def test_knowledge_and_bank_arrive_whole(judge: Channel) -> None:
     tensors = {"shadow.members.x": images(3), "shadow.members.y": torch.zeros(3, dtype=torch.int64)}
     tensors |= {"shadow.nonmembers.x": images(2), "shadow.nonmembers.y": torch.zeros(2, dtype=torch.int64)}
     tensors |= {"auxiliary.x": images(4), "auxiliary.y": torch.zeros(4, dtype=torch.int64)}
-    judge.call("fit", {"seed": 5, "has": ["shadow", "auxiliary"], "targets": {"shadow": "world"}}, tensors)
+    judge.call("fit", {"seed": 5, "has": ["shadow", "auxiliary"], "targets": {"shadow": "world"}, "certificate": 0.1}, tensors)
     bank = {
         "members": torch.ones(2, 12, dtype=torch.bool),
         "log_posteriors": torch.zeros(2, 12, 10, dtype=torch.float64),
