@@ -110,7 +110,9 @@ def test_knowledge_and_bank_arrive_whole(judge: Channel) -> None:
     tensors = {"shadow.members.x": images(3), "shadow.members.y": torch.zeros(3, dtype=torch.int64)}
     tensors |= {"shadow.nonmembers.x": images(2), "shadow.nonmembers.y": torch.zeros(2, dtype=torch.int64)}
     tensors |= {"auxiliary.x": images(4), "auxiliary.y": torch.zeros(4, dtype=torch.int64)}
-    judge.call("fit", {"seed": 5, "has": ["shadow", "auxiliary"], "targets": {"shadow": "world"}, "certificate": 0.1}, tensors)
+    judge.call(
+        "fit", {"seed": 5, "has": ["shadow", "auxiliary"], "targets": {"shadow": "world"}, "certificate": 0.1}, tensors
+    )
     bank = {
         "members": torch.ones(2, 12, dtype=torch.bool),
         "log_posteriors": torch.zeros(2, 12, 10, dtype=torch.float64),
