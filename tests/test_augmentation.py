@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.augmentation import augment, views
+from benchmark.augmentation import crop_and_flip, views
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -16,7 +16,7 @@ from benchmark.augmentation import augment, views
 def test_augmentation_against_a_loop_over_samples(shape: tuple[int, ...], pad: int, flip: bool) -> None:
     x = torch.rand(shape, generator=torch.Generator().manual_seed(1)) + 1  # no zeros but the padding's
     n, _, h, w = shape
-    seen = augment(x, {"pad": pad, "flip": flip}, torch.Generator().manual_seed(2))
+    seen = crop_and_flip(x, {"pad": pad, "flip": flip}, torch.Generator().manual_seed(2))
     draws = torch.Generator().manual_seed(2)
     dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=draws)
     mirrored = torch.rand(n, generator=draws) < 0.5 if flip else torch.zeros(n, dtype=torch.bool)
@@ -29,7 +29,7 @@ def test_augmentation_against_a_loop_over_samples(shape: tuple[int, ...], pad: i
 
 def test_augmentation_covers_all_crops_and_flips_evenly() -> None:
     x = torch.arange(1.0, 17).view(1, 1, 4, 4).expand(4000, 1, 4, 4)
-    made, counts = augment(x, {"pad": 1, "flip": True}, torch.Generator().manual_seed(0)).unique(
+    made, counts = crop_and_flip(x, {"pad": 1, "flip": True}, torch.Generator().manual_seed(0)).unique(
         dim=0, return_counts=True
     )
     assert len(made) == 18, "9 crops, each also mirrored"
