@@ -257,11 +257,16 @@ def _utility(utility: pd.DataFrame, defense: str, seeds: Sequence[int]) -> dict[
         "robust_accuracy": mine.robust_accuracy.mean(),
         "certified_accuracy": mine.certified_accuracy.mean(),
         "epsilon": " / ".join(t for t in texts if t),
-        "extra_data": " / ".join(dict.fromkeys(t for r in mine.result if (t := r.claims.get("extra_data")))),
+        "extra_data": _said(mine, "extra_data"),
+        "tuned": _said(mine, "tuned"),
         "train_seconds": mine.train_seconds.mean(),
         "ms_per_query": mine.ms_per_query.mean(),
         "ms_per_query_alone": mine.ms_per_query_alone.mean(),
     }
+
+
+def _said(utility: pd.DataFrame, claim: str) -> str:
+    return " / ".join(dict.fromkeys(plain(t) for r in utility.result if (t := r.claims.get(claim))))
 
 
 def epsilon_text(claims: dict[str, str]) -> str:

@@ -66,7 +66,8 @@ def _print_defenses(table: pd.DataFrame, title: str, console: Console) -> None:
         deciding = row[f"worst_{table.attrs['metric']}_attack"]
         worst = (number(row, f"worst_{m}") for m in (TPR, AUC))
         more = (number(row, name) for name in ("test_accuracy", *shown))
-        out.add_row(ranks(row), row["tie"], Text(row["defense"]), *worst, Text(deciding), *more)
+        name = Text(row["defense"] + (" (tuned)" if row["tuned"] else ""))
+        out.add_row(ranks(row), row["tie"], name, *worst, Text(deciding), *more)
     console.print(out, width=min(WIDTH, console.width))
     _print_rest(table, "defense", console)
 

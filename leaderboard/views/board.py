@@ -69,6 +69,7 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame, board: Board) -> None:
         "epsilon": column.TextColumn("ε", help="Claimed differential privacy"),
         **({"epsilon_lower": number("epsilon_lower", "ε at least")} if table.epsilon_lower.notna().any() else {}),
         "extra_data": column.TextColumn("Extra data", help="What it reads besides the training set"),
+        **({"tuned": column.TextColumn("Tuned", help="Its hyperparameters were searched, with so many trials, against these")} if table.tuned.any() else {}),
         "train_seconds": column.NumberColumn("Train s", format="%.1f", help="Seconds to train one target"),
         "train_ratio": column.NumberColumn("Train ×", format="%.1f", help="Seconds to train, in those of the baseline"),
         **{

@@ -73,6 +73,29 @@ def test_defenses_of_the_toy_board(result: Make) -> None:
     assert rows["p"].worst_auc_null_95 == pytest.approx(np.quantile([0.5, 0.6, 0.53], 0.95))
 
 
+def test_a_tuned_row_says_so(result: Make) -> None:
+    """RULES 27: in the table and in the terminal, and on no other row."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    from leaderboard.terminal import print_tables
+
+    results, board = toy(result)
+    chosen = next(r.defense for r in results if r.defense != board.baseline)
+    told = [
+        r.model_copy(update={"claims": {"tuned": "20 trials on other splits, against loss"}})
+        if r.defense == chosen and not r.attack
+        else r
+        for r in results
+    ]
+    table = defense_table(told, board).set_index("defense").tuned
+    assert table[chosen] == "20 trials on other splits, against loss" and (table.drop(chosen) == "").all()
+    shown = StringIO()
+    print_tables(told, board, Console(file=shown, width=160))
+    assert shown.getvalue().count("(tuned)") == 1 and f"{chosen} (tuned)" in shown.getvalue()
+
+
 def test_a_lower_bound_on_epsilon_is_that_of_an_attack_chosen_on_other_seeds(result: Make) -> None:
     results, board = toy(result)
     bounds = {"a": (2.0, 0.5, 0.0), "b": (1.0, 1.5, 1.0), "c": (0.0, 0.0, 0.0)}
