@@ -37,7 +37,7 @@ from benchmark.store import Store
 from tests.faults.servers import Server, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-COSTS = ("seconds", "train_seconds", "peak_mb", "ms_per_query", "ms_per_query_alone")
+COSTS = ("seconds", "train_seconds", "train_ratio", "peak_mb", "ms_per_query", "ms_per_query_alone")
 APART = {"cost", "finished", "provenance"}
 
 
