@@ -90,7 +90,7 @@ def space(chain: Chain, protocol: Protocol, grid: bool = False) -> list[Dimensio
         free = [name for name in model.model_fields if name not in fixed]
         own = [d for name in free if (d := _dimension(i, name, part, grid))]
         if not own and not model.model_fields and part is chain.training and len(chain.parts) == 1:
-            own = _recipe(i, protocol.recipe.epochs)
+            own = [d for d in _recipe(i, protocol.recipe.epochs) if d.name not in part.axes.chosen]
         found += own
     return found
 

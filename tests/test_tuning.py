@@ -66,6 +66,7 @@ def test_what_is_searched(registry: Registry) -> None:
     assert searched(registry, "mine[count=2]+after") == ["0.strength", "0.rate", "0.kind", *(f"1.{n}" for n in names)]
     assert searched(registry, "after") == [f"1.{n}" for n in names], "guards alone: what they guard is not tuned"
     assert searched(registry, "undefended") == ["0.epochs", "0.weight_decay", "0.early_stopping"]
+    assert searched(registry, "undefended[epochs=2,weight_decay=0]") == ["0.early_stopping"]
 
 
 def test_the_first_trial_is_the_papers_own(registry: Registry) -> None:
