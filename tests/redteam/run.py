@@ -54,6 +54,8 @@ LIMITS = {
 }  # fmt: skip
 SLACK = 20
 """Seconds that the judge may need beyond the limit: starting sandboxes, training, a busy machine."""
+DYING = 5
+"""Seconds for the kernel to end what was killed: a namespace ends after the process that held it."""
 GROWTH = 1500
 """Megabytes by which no submission may make the judge grow."""
 CHANCE = 0.9
@@ -324,8 +326,10 @@ class Range:
         if callers := self.host.callers():
             facts.append(f"it called {', '.join(callers)}")
             (self.host.root / "callers").unlink()
-        time.sleep(0.1)
-        if alive := _alive():
+        end = time.monotonic() + DYING
+        while (alive := _alive()) and time.monotonic() < end:
+            time.sleep(0.1)
+        if alive:
             facts.append(f"{alive} of its processes live on")
         return facts
 
