@@ -24,6 +24,8 @@ from benchmark.lookup import IMAGES, LookupGap, lookup_gap
 from benchmark.metrics import Floats
 from benchmark.population import seed_of
 from benchmark.registry import Chain, Part
+from benchmark.result import Picture
+from benchmark.risk import js_risk
 from benchmark.uncertainty import bank_auc, epsilon_lower_bound, membership_report
 
 OUT_OF_MODEL = "a guard is outside the threat model: the attack reads the raw network"
@@ -34,6 +36,9 @@ _AGAIN, _MOVED, _WAVER = 256, 1e-3, 0.05
 
 _ALONE = 5
 """Queries of one image that are timed; the median counts."""
+
+_SHOWN = 10
+"""Classes of which the record keeps a reconstruction."""
 
 _ATTACKED = 1000
 """Samples of a part on which robust accuracy is measured; a larger part is drawn from."""
@@ -51,9 +56,11 @@ class Outcome:
     intervals: dict[str, tuple[float, float]]
     cost: dict[str, float]
     roc: Any = None
+    histogram: Any = None
     null_auc: tuple[float, ...] = ()
     null_tpr: tuple[float, ...] = ()
     claims: dict[str, str] | None = None
+    pictures: dict[str, Picture] | None = None
     null: bool | None = None
     """True where this run of an attack used nothing of the target."""
 
@@ -187,8 +194,9 @@ class Scenario:
             nulls=self.artifacts.protocol.nulls,
             null_rng=np.random.default_rng(seed_of("null", self.seed)),
         )
+        cost = {"seconds": seconds}
         outcome = Outcome(
-            report.metrics, report.intervals, {"seconds": seconds}, report.roc, report.null_auc, report.null_tpr
+            report.metrics, report.intervals, cost, report.roc, report.histogram, report.null_auc, report.null_tpr
         )
         if self.artifacts.protocol.canaries:
             outcome.metrics["epsilon_lower"] = float(np.mean([epsilon_lower_bound(row, members) for row in scores]))
@@ -262,7 +270,9 @@ class Scenario:
         evaluator = self.artifacts.served(baseline, self.seed, ("evaluator", 0))
         found = reports.inversion_metrics(images, means)
         found["evaluator_accuracy"] = float((evaluator(images).argmax(1) == torch.arange(classes)).double().mean())
-        return Outcome(found, {}, {"seconds": seconds})
+        shown = {"reconstructions": images, "class_means": means}
+        pictures = {name: Picture.of(x[:_SHOWN].numpy()) for name, x in shown.items()}
+        return Outcome(found, {}, {"seconds": seconds}, pictures=pictures)
 
     def _attribute(self, attack: Any) -> Outcome:
         network = self._judges(("target", 0))
@@ -324,6 +334,11 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
         *(answers["target-train"].numpy(), labels["target-train"].numpy()),
         *(answers["target-test"].numpy(), labels["target-test"].numpy()),
         np.random.default_rng(seed_of("bootstrap", seed)),
+    )
+    found |= js_risk(
+        *(answers["target-train"].numpy(), labels["target-train"].numpy()),
+        *(answers["target-test"].numpy(), labels["target-test"].numpy()),
+        np.random.default_rng(seed_of("js", seed)),
     )
     group = artifacts.group_of(chain.training, ("target", 0))
     info = artifacts.store.info("networks", artifacts.networks_key(chain.training, seed, group))

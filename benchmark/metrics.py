@@ -91,6 +91,12 @@ def _registry() -> dict[str, Metric]:
                "changes the network's right label."),
         Metric("ece", "ECE", "none", 0, 1,
                "Expected calibration error, 10 equal bins of the largest posterior, on target-test."),
+        *(row for name, label in (("entropy", "entropy"), ("cross_entropy", "cross-entropy")) for row in (
+            Metric(f"js_{name}", f"JS distance of {label}", "up", 0, math.sqrt(math.log(2)),
+                   f"Jensen-Shannon distance (nats, 20 pooled bins) between the {label} of the target's answers on members "
+                   "and on target-test: risk without an attack (He et al.)."),
+            Metric(f"js_{name}_null", f"JS distance of {label}, null", "none", 0, math.sqrt(math.log(2)),
+                   "95 % quantile of that distance under permuted membership: below it is chance."))),
         Metric("near_duplicate_gap", "Near-duplicate gap", "none", -2, 2,
                "How much more an answer moves (total variation) between an image and a near-duplicate, one grey level "
                "away, than between two near-duplicates: at members less at non-members. 0 is honest, also with keyed "

@@ -17,8 +17,8 @@ _HERE = Path(__file__).parent
 @lru_cache(maxsize=1)
 def judge_code() -> str:
     names = (
-        "access", "artifacts", "judge", "lookup", "metrics", "perceptron", "population", "reports", "robustness", "submission",
-        "uncertainty",
+        "access", "artifacts", "judge", "lookup", "metrics", "perceptron", "population", "reports", "risk", "robustness",
+        "submission", "uncertainty",
     )  # fmt: skip
     return code_digest(*(_HERE / f"{n}.py" for n in names), _HERE / "datasets" / "attribute.py")
 

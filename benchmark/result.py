@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Status = Literal["ok", "failed", "timeout", "out-of-memory", "skipped"]
 Trust = Literal["self-reported", "reproduced", "official"]
@@ -14,6 +18,37 @@ Isolation = Literal["", "bubblewrap", "reviewed", "trusted"]
 """Where the submissions' code ran: under bubblewrap; in the judge's process, because each file is listed as reviewed;
 in the judge's process by `--trust`. The weakest of the row's parts, in this order; "" for rows that don't say."""
 TaskName = Literal["membership", "inversion", "attribute", "stealing", "utility"]
+
+
+class Picture(BaseModel):
+    """Images as plain bytes: nothing is decoded that a submission could have shaped."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shape: tuple[int, int, int, int]
+    """Images, height, width, channels."""
+    pixels: str
+    """Base64 of one byte a value, 0 to 255, in C order."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Picture:
+        try:
+            given = len(base64.b64decode(self.pixels, validate=True))
+        except binascii.Error:
+            raise ValueError("expected pixels in base64") from None
+        if min(self.shape) < 1 or math.prod(self.shape) != given:
+            raise ValueError(f"expected pixels of shape {self.shape}, given {given} bytes")
+        return self
+
+    @classmethod
+    def of(cls, images: NDArray[np.floating[Any]]) -> Picture:
+        """From images (n, c, h, w) in [0, 1]."""
+        rows = np.ascontiguousarray(np.round(np.clip(images, 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1))
+        return cls(shape=rows.shape, pixels=base64.b64encode(rows.tobytes()).decode())
+
+    def array(self) -> NDArray[np.uint8]:
+        """(n, h, w, c), 0 to 255."""
+        return np.frombuffer(base64.b64decode(self.pixels), np.uint8).reshape(self.shape)
 
 
 class Result(BaseModel):
@@ -50,6 +85,11 @@ class Result(BaseModel):
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     roc: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """FPR and TPR of the ROC curve's corners, thinned to at most 100 points."""
+    histogram: tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]] | None = None
+    """Edges (k + 1) of equal bins, and how many scores of members and of non-members lie in each (k); the outer bins
+    hold what lies beyond them. The attack seed is the ROC curve's."""
+    pictures: dict[str, Picture] = Field(default_factory=dict)
+    """Of an inversion attack: `reconstructions` and `class_means`, one image a class (the first 10 classes)."""
     null_auc: tuple[float, ...] = ()
     null_tpr: tuple[float, ...] = ()
     """TPR at 1 % FPR under permuted labels; empty where 1 % cannot be resolved."""
@@ -73,7 +113,7 @@ class Result(BaseModel):
 
     def to_json(self) -> str:
         """Compact JSON, numbers to 6 significant digits: enough for any table, small enough for a tag."""
-        unknown: dict[str, Any] = {"roc": None, "null_auc": [], "null_tpr": [], "finished": 0.0}
+        unknown: dict[str, Any] = {"roc": None, "histogram": None, "null_auc": [], "null_tpr": [], "finished": 0.0}
         return json.dumps(unknown | _rounded(self.model_dump(mode="json")), separators=(",", ":"), sort_keys=True)
 
     @classmethod

@@ -272,6 +272,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 
 def _fill(client: MlflowClient, run_id: str, result: Result) -> None:
+    import numpy as np
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     now = int(time.time() * 1000)
@@ -286,7 +287,7 @@ def _fill(client: MlflowClient, run_id: str, result: Result) -> None:
     }  # fmt: skip
     tags = keys | {
         "protocol_digest": result.protocol_digest, "status": result.status, "reason": result.reason,
-        "trust": result.trust, RECORD: result.to_json(),
+        "trust": result.trust, RECORD: result.model_copy(update={"pictures": {}}).to_json(),
     }  # fmt: skip
     tags |= {f"claim.{k}": v for k, v in result.claims.items()} | result.provenance
     client.log_batch(
@@ -300,6 +301,8 @@ def _fill(client: MlflowClient, run_id: str, result: Result) -> None:
         data = Dataset(result.dataset, result.provenance["split"], "leakboard", source)
         client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "candidates")])])
     client.log_text(run_id, json.dumps(json.loads(result.to_json()), indent=1), "record.json")
+    for name, picture in result.pictures.items():
+        client.log_image(run_id, np.concatenate(list(picture.array()), axis=1), artifact_file=f"{name}.png")
     if result.roc:
         client.log_image(run_id, _roc_image(result), artifact_file="roc.png")
 

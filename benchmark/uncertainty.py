@@ -29,6 +29,7 @@ DELTA = 1e-5
 """For which a lower bound on epsilon is claimed."""
 _GUESSED = 0.2
 """Share of the canaries on whose inclusion a guess is made, fixed beforehand; on the others there is none."""
+_BINS = 30
 _OF_MEMBERS = ("tpr_at_fpr_0.01", "tpr_at_fpr_0.001", "tpr_at_fpr_0.01_reversed", "recall")
 
 
@@ -39,6 +40,7 @@ class Report:
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     roc: tuple[tuple[float, ...], tuple[float, ...]]
+    histogram: tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]]
     null_auc: tuple[float, ...]
     null_tpr: tuple[float, ...]
 
@@ -55,7 +57,7 @@ def membership_report(
 ) -> Report:
     """Metrics of scores (n,), or (s, n) for s attack seeds, against members (n,) bool.
 
-    Metrics are means over the seeds; the ROC curve is that of the seed with the middle AUC. Without a
+    Metrics are means over the seeds; ROC curve and histogram are those of the seed with the middle AUC. Without a
     threshold there is no accuracy. Intervals (95 %) are percentiles of a bootstrap that resamples members
     and non-members apart, the same for all seeds. Shares of members (or of non-members) get at least the
     exact binomial interval, since resampling a rate of 0 gives 0 alone. The nulls permute the labels and
@@ -76,10 +78,27 @@ def membership_report(
     if len(rows) > 1:
         metrics["auc_seed_sd"] = float(np.std([c.auc() for c in curves], ddof=1))
     metrics |= {"members": float(positives), "nonmembers": float(negatives)}
-    middle = sorted(curves, key=lambda c: float(c.auc()))[len(curves) // 2]
+    at = sorted(range(len(curves)), key=lambda i: float(curves[i].auc()))[len(curves) // 2]
+    middle = curves[at]
     fpr, tpr = thin_roc(middle.fp / middle.fp[-1], middle.tp / middle.tp[-1])
-    null_auc, null_tpr = _null(rows, members, nulls, null_rng)
-    return Report(metrics, intervals, (tuple(fpr.tolist()), tuple(tpr.tolist())), null_auc, null_tpr)
+    roc = tuple(fpr.tolist()), tuple(tpr.tolist())
+    return Report(metrics, intervals, roc, score_histogram(rows[at], members), *_null(rows, members, nulls, null_rng))
+
+
+def score_histogram(scores: Floats, members: Bools) -> tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]]:
+    """Edges of 30 equal bins and how many scores of members and of non-members lie in each.
+
+    The bins span the scores but for 1 % at either end, which count in the outer bins: scores may have any tail.
+    """
+    ends = np.quantile(scores, (0.01, 0.99), method="nearest")
+    low, high = ends if ends[0] < ends[1] else (scores.min(), scores.max())
+    width = high - low
+    if not (0 < width < np.inf):  # one value, or a span that no float holds
+        low, width = scores[len(scores) // 2] - 0.5, 1.0
+    edges = low + width * np.linspace(0, 1, _BINS + 1)
+    at = np.searchsorted(edges[1:-1], scores, side="right")
+    inside, outside = (np.bincount(at[side], minlength=_BINS) for side in (members, ~members))
+    return tuple(edges.tolist()), tuple(inside.tolist()), tuple(outside.tolist())
 
 
 def bank_auc(

@@ -29,7 +29,18 @@ import pandas as pd
 from benchmark.result import Result
 from leaderboard.ranking import TASK_METRICS, Board, attack_table, defense_table, scenarios, split_of
 
-NESTED = ("metrics", "intervals", "roc", "null_auc", "null_tpr", "claims", "cost", "provenance")
+NESTED = (
+    "metrics",
+    "intervals",
+    "roc",
+    "histogram",
+    "pictures",
+    "null_auc",
+    "null_tpr",
+    "claims",
+    "cost",
+    "provenance",
+)
 SCENARIOS, PROVENANCE = "scenarios.parquet", "provenance.json"
 OFFICIAL = "official"
 """The folder, inside a protocol's, of the edition on a secret split: no edition takes the other's place."""
@@ -82,8 +93,9 @@ def load(folder: Path) -> list[Result]:
         raise ValueError(f"{path} is not what was published (half written or changed): publish again")
     try:
         frame = pd.read_parquet(io.BytesIO(data))
-        heads = frame.drop(columns=list(NESTED)).to_dict("records")
-        nested = frame[list(NESTED)].to_dict("records")
+        held = [name for name in NESTED if name in frame]  # what was published before knows fewer
+        heads = frame.drop(columns=held).to_dict("records")
+        nested = frame[held].to_dict("records")
         return [Result.model_validate_json(_join(*pair)) for pair in zip(heads, nested, strict=True)]
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise ValueError(f"{path} holds no results: {str(error).splitlines()[0]}") from None

@@ -6,7 +6,7 @@ from scipy import stats
 
 from benchmark import metrics, uncertainty
 from benchmark.metrics import METRICS
-from benchmark.uncertainty import bank_auc, membership_report
+from benchmark.uncertainty import bank_auc, membership_report, score_histogram
 
 
 def normal(n=300, shift=0.5, seed=0, decimals=None):
@@ -321,3 +321,25 @@ def test_a_lower_bound_is_below_the_truth(epsilon):
         bounds.append(uncertainty.epsilon_lower_bound(told + rng.random(500) / 2, inside))
     assert np.mean(np.array(bounds) > epsilon) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
     assert np.median(bounds) >= 0.6 * epsilon
+
+
+def test_the_histogram_holds_every_score_once() -> None:
+    rng = np.random.default_rng(5)
+    scores, members = rng.standard_cauchy(2000), np.arange(2000) < 900
+    edges, inside, outside = score_histogram(scores, members)
+    assert len(edges) == 31 and len(inside) == len(outside) == 30
+    assert sum(inside) == 900 and sum(outside) == 1100
+    by_hand = np.histogram(scores[members], edges)[0]
+    assert list(inside[1:-1]) == list(by_hand[1:-1])
+    assert np.diff(edges) == pytest.approx(edges[1] - edges[0])
+
+
+@pytest.mark.parametrize("value", [0.0, -700.0, 1e308], ids=str)
+def test_the_histogram_of_one_value(value: float) -> None:
+    edges, inside, outside = score_histogram(np.full(10, value), np.arange(10) < 4)
+    assert np.isfinite(edges).all() and sum(inside) == 4 and sum(outside) == 6
+
+
+def test_the_histogram_of_rare_values_has_a_width() -> None:
+    edges, inside, outside = score_histogram(np.array([0.0] * 999 + [1.0]), np.arange(1000) < 500)
+    assert edges[0] == 0 and edges[-1] == 1 and outside[-1] == 1 and inside[0] == 500
