@@ -336,3 +336,28 @@ def test_mistakes_in_a_process_of_its_own(home: Home) -> None:
         [sys.executable, "-m", "benchmark", "run", "los", "--protocol", "smoke"], capture_output=True, text=True, check=False
     )  # fmt: skip
     assert "did you mean 'loss'" in mistake(Ended(done.returncode, done.stdout, done.stderr))
+
+
+def test_claims_are_held_against_what_is_published(home: Home) -> None:
+    """Published rows of the protocol's version count; those of another version don't."""
+    shutil.copytree(SUBMISSIONS, home.submissions, dirs_exist_ok=True)
+    loaded = protocol.load("fashion-claims-v1")
+
+    def publish(version: str) -> str:
+        rows = [
+            Result(
+                key=f"{attack}{seed}", protocol=loaded.name, protocol_digest=version, task="membership", attack=attack,
+                defense="undefended", dataset="fashion_mnist", architecture="small_cnn", seed=seed, status="ok",
+                access="posterior", knowledge="none", metrics={"balanced_accuracy": value + 0.001 * seed, "members": 9.0, "nonmembers": 9.0},
+            )
+            for attack, value in (("nn_normal_label", 0.7), ("metric_corr", 0.6)) for seed in loaded.seeds
+        ]  # fmt: skip
+        write(rows, Board(**loaded.board()), home.folder / "published" / loaded.name)
+        ended = home.call("claims")
+        assert ended.code == 0, ended
+        return next(line for line in ended.out.splitlines() if line.strip().startswith("M1a"))
+
+    assert "0.702" in publish(loaded.measures) and "0.602" in publish(loaded.measures)
+    assert "not scored" in publish("another")
+    (home.folder / "published" / loaded.name / "scenarios.parquet").write_bytes(b"half")
+    assert "is not what was published" in mistake(home.call("claims"))
