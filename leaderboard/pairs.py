@@ -1,0 +1,99 @@
+"""Two entries side by side: their scores on the seeds and opponents that both have, and the paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from benchmark.metrics import METRICS
+from leaderboard.comparison import Floats, estimate, leave_one_out, nanmean, paired_difference
+from leaderboard.ranking import AUC, TASK_METRICS, TPR, WORST
+
+Side = Literal["defense", "attack"]
+
+UTILITY = ("test_accuracy", "train_accuracy", "ece", "robust_accuracy", "certified_accuracy")
+WORST_CASE, MEAN = "worst case", "mean"
+COLUMNS = ["task", "metric", "against", "first", "second", "difference", "low", "high", "seeds", "verdict"]
+
+
+def differences(
+    frame: pd.DataFrame, side: Side, first: str, second: str, seeds: Sequence[int], pool: Sequence[str]
+) -> pd.DataFrame:
+    """One row a metric and opponent that both entries met: both means, first - second and its 95 % t-interval.
+
+    frame: `ranking.scenarios`; pool: the opponents that count for the summaries, which come first. Two defenses have
+    their worst cases over it compared, each found as the ranking finds it, and their means; two attacks their means.
+    """
+    other = "attack" if side == "defense" else "defense"
+    known = frame[(frame.status == "ok") & frame.seed.isin(seeds)]
+    mine, yours = (known[known[side] == name] for name in (first, second))
+    rows: list[dict[str, object]] = []
+    compared = ({"utility": UTILITY} if side == "defense" else {}) | TASK_METRICS
+    for task, metrics in compared.items():
+        a, b = (entry[entry.task == task] for entry in (mine, yours))
+        names = sorted(set(a[other]) & set(b[other]))
+        common = [n for n in names if n in pool]
+        for metric in metrics:
+            if side == "defense" and task == "membership" and metric in WORST:
+                whole = _whole(a, b, metric, common, seeds)
+                worst = [worst_by_seed(entry, metric, whole, seeds) for entry in (a, b)]
+                rows.append(_row(task, metric, f"{WORST_CASE} of {len(whole)}", *worst))
+            each = [_cube(entry, other, metric, names, seeds) for entry in (a, b)]
+            if len(common) > 1:
+                chosen = [names.index(n) for n in common]
+                rows.append(_row(task, metric, f"{MEAN} of {len(common)}", *(values[chosen] for values in each)))
+            rows += [_row(task, metric, n, x, y) for n, x, y in zip(names, *each, strict=True)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table[table.difference.notna()].reset_index(drop=True)
+
+
+def worst_by_seed(mine: pd.DataFrame, metric: str, attacks: Sequence[str], seeds: Sequence[int]) -> Floats:
+    """A defense's worst case on each seed (s,) over attacks that it met on all of them, as `ranking` has it.
+
+    The attack and its sign are chosen on the other seeds (RULES 16, 17); mine: its membership scenarios with status ok.
+    """
+    values = _cube(mine, "attack", metric, attacks, seeds)
+    reverse = 1 - values if metric == AUC else _cube(mine, "attack", f"{TPR}_reversed", attacks, seeds)
+    return leave_one_out(np.concatenate([values, reverse[np.isfinite(reverse).all(1)]]))[0]
+
+
+def _whole(a: pd.DataFrame, b: pd.DataFrame, metric: str, attacks: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """The attacks that have the metric for both defenses on every seed."""
+    found = [np.isfinite(_cube(entry, "attack", metric, attacks, seeds)).all(1) for entry in (a, b)]
+    return [n for n, both in zip(attacks, found[0] & found[1], strict=True) if both]
+
+
+def _cube(mine: pd.DataFrame, other: str, metric: str, names: Sequence[str], seeds: Sequence[int]) -> Floats:
+    """Values (names, seeds) of one entry and task; NaN where there is none."""
+    wide = mine.pivot(index=other, columns="seed", values=metric)
+    values: Floats = wide.reindex(index=list(names), columns=list(seeds)).to_numpy(float)
+    return values
+
+
+def _row(task: str, metric: str, against: str, first: Floats, second: Floats) -> dict[str, object]:
+    """One comparison of values (targets, seeds) or (seeds,); a target or seed that one of them lacks counts for neither."""
+    a, b = np.atleast_2d(first), np.atleast_2d(second)
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b = np.where(both, a, np.nan), np.where(both, b, np.nan)
+    means = [estimate(nanmean(values, axis=0)).mean for values in (a, b)]
+    # Records hold 6 digits: what differs after the 9th is rounding of the arithmetic, not a difference.
+    found = [round(number, 9) for number in paired_difference(a, b)]
+    row = [task, metric, against, *means, *found, int(both.any(0).sum()), verdict(metric, *found)]
+    return dict(zip(COLUMNS, row, strict=True))
+
+
+def verdict(metric: str, difference: float, low: float, high: float) -> str:
+    """What an interval of first - second says, in words."""
+    if not np.isfinite(low):
+        return "one seed: no interval"
+    if low == high == 0:
+        return "equal"
+    if low <= 0 <= high:
+        return "not told apart"
+    leaks = METRICS[metric].leaks
+    if leaks == "none":
+        return "first is higher" if difference > 0 else "second is higher"
+    return "first leaks more" if (difference > 0) == (leaks == "up") else "second leaks more"
