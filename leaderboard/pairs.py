@@ -62,8 +62,8 @@ def worst_by_seed(mine: pd.DataFrame, metric: str, attacks: Sequence[str], seeds
 
 def _whole(a: pd.DataFrame, b: pd.DataFrame, metric: str, attacks: Sequence[str], seeds: Sequence[int]) -> list[str]:
     """The attacks that have the metric for both defenses on every seed."""
-    found = [np.isfinite(_cube(entry, "attack", metric, attacks, seeds)).all(1) for entry in (a, b)]
-    return [n for n, both in zip(attacks, found[0] & found[1], strict=True) if both]
+    found = np.array([_cube(entry, "attack", metric, attacks, seeds) for entry in (a, b)])
+    return [n for n, whole in zip(attacks, np.isfinite(found).all((0, 2)).tolist(), strict=True) if whole]
 
 
 def _cube(mine: pd.DataFrame, other: str, metric: str, names: Sequence[str], seeds: Sequence[int]) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -46,7 +47,7 @@ def show() -> None:
     table = differences(scenarios(both), side, first, second, board.seeds, _pool(found, board, side))
     if table.empty:
         st.text("Both lack a scenario on the same opponent and seed: nothing can be compared.")
-        st.code(f'leakboard run "{first}" "{second}" --protocol {protocol}', language="bash")
+        st.code(shlex.join(["leakboard", "run", first, second, "--protocol", protocol]), language="bash")
     else:
         _differences(table, side, f"{protocol}-compare.csv")
     st.subheader("In what they differ", anchor=False)

@@ -1,0 +1,248 @@
+"""What a protocol measures, on what and how, what it leaves out, and what changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from benchmark.metrics import METRICS
+from benchmark.result import Result
+from benchmark.text import NAME, plain
+from leaderboard import tables
+from leaderboard.pairs import UTILITY
+from leaderboard.ranking import TASK_METRICS, split_of
+from leaderboard.views.compare import parts
+
+if TYPE_CHECKING:
+    from benchmark.protocol import Protocol
+
+column = st.column_config
+PARTS = {
+    "target-train": "members: the target is trained on it",
+    "target-test": "non-members, and the target's test accuracy",
+    "target-reference": "for defenses that need non-members or choose a checkpoint",
+    "shadow-train": "members of the shadow world, where attacks learn",
+    "shadow-test": "non-members of the shadow world; thresholds are set there",
+    "shadow-reference": "for the shadow world's own defenses",
+}
+LIMITS = {
+    "seconds": "seconds", "memory_mb": "MB of memory", "processes": "processes", "files": "open files",
+    "scratch_mb": "MB of scratch space", "output_mb": "MB of output", "stored_mb": "MB stored",
+}  # fmt: skip
+GROUPS = {
+    "Split": "On what", "Recipe": "How networks are trained", "Adversary": "What adversaries have", "Statistics": "Statistics",
+    "Ranking": "How entries are ranked", "Inversion": "How reconstructions are judged", "Limits": "What one submission may use",
+}  # fmt: skip
+
+
+def show() -> None:
+    """The page. A protocol without a result is described all the same."""
+    name = str(st.session_state.get("protocol") or "")
+    st.title("Protocol", anchor=False)
+    found = _defined(name)
+    editions = tables.editions(tables.source(name).results) if name else {}
+    if found is not None:
+        _describe(found)
+    elif not editions:
+        st.text("Nothing is scored yet. To score a first protocol:")
+        st.code("leakboard run --protocol digits-v1", language="bash")
+        st.stop()
+    axes = pd.DataFrame(_axes(found) if found else [], columns=["of", "what", "value"])
+    if found is not None:
+        _axes_shown(axes)
+    _required(name, found, next(iter(editions.values()), []))
+    if found is not None:
+        st.subheader("What it leaves out", anchor=False)
+        st.text(plain(found.leaves_out, 4000))
+    _history(found, editions)
+    if found is not None:
+        with st.expander("The file itself"):
+            st.code((_folder() / f"{found.name}.yaml").read_text("utf-8"), language="yaml")
+        st.download_button(
+            "CSV", axes.to_csv(index=False), f"{found.name}-protocol.csv", "text/csv", icon=":material/download:"
+        )
+
+
+def _folder() -> Any:
+    from benchmark.protocol import FOLDER
+
+    return FOLDER
+
+
+def _defined(name: str) -> Protocol | None:
+    """The protocol's definition; without one, or with one that can't be read, why is said and None returned."""
+    from benchmark import errors
+    from benchmark import protocol as definitions
+
+    try:
+        return definitions.load(name)
+    except errors.UserError as error:
+        st.text(f"Only what was scored is known of this protocol: {plain(str(error).splitlines()[0])}")
+        return None
+
+
+def _describe(found: Protocol) -> None:
+    size = f"{found.split.size:,} samples a part" if found.split.size else "as many samples a part as go"
+    few = f"Data {found.dataset}, network {found.architecture}, {size}, seeds {', '.join(map(str, found.seeds))}; "
+    st.text(
+        f"{plain(found.about, 4000)}\n\n{few}{len(found.attacks)} attacks and {len(found.defenses)} defenses are required."
+    )
+    st.subheader("What is measured", anchor=False)
+    for task, metrics in (TASK_METRICS | {"utility": UTILITY}).items():
+        st.text("\n".join([f"{task.capitalize()}", *(f"– {METRICS[m].label}: {METRICS[m].help}" for m in metrics)]))
+
+
+# --- Axes -------------------------------------------------------------------------------------------
+
+
+def _axes(found: Protocol) -> list[tuple[str, str, str]]:
+    """All that moves a number, in words: (part of the protocol, axis, value)."""
+    recipe, split = found.recipe, found.split
+    size = f"{split.size:,} samples" if split.size else "as many samples as go into equal parts"
+    kept = [p for p in PARTS if split.scheme == "six-way" or not p.endswith("reference")]
+    rows = [("Split", part, f"{size}: {PARTS[part]}") for part in kept]
+    rows += [
+        ("Split", "known beforehand", f"{split.known_fraction:.0%} of target-train and target-test, for partial knowledge; never scored"),
+        ("Split", "pinned", f"SHA-256 of the data ({found.data_digest[:12]}) and of the indices of each seed"),
+        ("Recipe", "optimizer", f"{recipe.optimizer}, learning rate {recipe.learning_rate:g}, momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}"),
+        ("Recipe", "schedule", f"{recipe.schedule}{f' at {recipe.milestones}' if recipe.milestones else ''}, {recipe.epochs} epochs, batches of {recipe.batch_size}"),
+        ("Recipe", "augmentation", recipe.augmentation),
+        ("Recipe", "early stopping", "on validation data" if recipe.early_stopping else "none: one epoch count for all"),
+        ("Recipe", "arithmetic", f"{recipe.precision}; {f'{recipe.ensemble} networks train as one ensemble' if recipe.ensemble > 1 else 'networks train one by one'}"),
+        ("Adversary", "banks", f"{found.bank.online} models of the population, {found.bank.offline} of shadow data"),
+    ]  # fmt: skip
+    if found.costly:
+        rows.append(("Adversary", "banks of costly defenses", f"{found.costly.bank.online} and {found.costly.bank.offline}, for {', '.join(found.costly.defenses)}"))  # fmt: skip
+    other = found.adversary.model_dump(exclude_none=True) if found.adversary else {}
+    rows += [("Adversary", f"shadow world's {k.replace('_', ' ')}", str(v)[:NAME]) for k, v in other.items()]
+    if found.label_only:
+        rows.append(("Adversary", "label-only attacks", f"{found.label_only} candidates, half of them members"))
+    if found.canaries:
+        rows.append(("Adversary", "canaries", f"{found.canaries.count} mislabelled samples; only these are scored"))
+    rows += [
+        ("Statistics", "seeds", f"{', '.join(map(str, found.seeds))}: shared by all entries, so that two entries are compared by paired differences"),
+        ("Statistics", "intervals", f"95 %: over seeds Student's t; within a scenario a bootstrap over samples, {found.resamples:,} resamples"),
+        ("Statistics", "null", f"{found.nulls} permutations of the membership labels, the same for all attacks on a target"),
+        ("Statistics", "thresholds", "set on the shadow world or by the attack itself, never on what is scored"),
+        ("Ranking", "defenses", f"by the worst case over the attacks that ran on every ranked defense: {' then '.join(METRICS[m].label for m in found.rank_by)}, the first that the samples resolve; attack and sign chosen on the other seeds"),
+        ("Ranking", "utility floor", f"{found.utility_floor:.0%} of the test accuracy of {found.baseline}"),
+        ("Ranking", "attacks", "by the mean over the required defenses, within a track of access and knowledge"),
+        ("Inversion", "evaluation classifier", f"{found.evaluator}: another network, on other data"),
+    ]  # fmt: skip
+    return rows + [("Limits", label, f"{getattr(found.limits, field):,}") for field, label in LIMITS.items()]
+
+
+def _axes_shown(axes: pd.DataFrame) -> None:
+    for group, title in GROUPS.items():
+        st.subheader(title, anchor=False)
+        rows = axes[axes.of == group]
+        if group == "Limits":
+            st.text(", ".join(f"{value} {what}" for what, value in zip(rows.what, rows.value, strict=True)))
+        else:
+            lines = (f"– {what}: {value}" for what, value in zip(rows.what, rows.value, strict=True))
+            st.text("\n".join(lines))
+
+
+# --- What is required -------------------------------------------------------------------------------
+
+
+def _required(name: str, found: Protocol | None, results: Sequence[Result]) -> None:
+    """Required attacks and defenses, and how much of each is scored."""
+    if found is None:
+        try:
+            board = tables.board_of(name)
+        except ValueError as error:
+            st.text(f"What it requires is not known: {plain(str(error))}")
+            return
+        wanted = {"attack": board.required_attacks, "defense": board.required_defenses}
+    else:
+        wanted = {"attack": found.attacks, "defense": found.defenses}
+    known = tables.cards()
+    for kind, names in wanted.items():
+        rows = []
+        for entry in names:
+            mine = [r for r in results if getattr(r, kind) == entry]
+            found_here = [next((e for e in known.get(id, []) if e.kind == kind), None) for id, _ in parts(entry)]
+            cards = [e for e in found_here if e and e.card]
+            rows.append({
+                kind: plain(entry, NAME),
+                "method": plain(" + ".join(e.card.title for e in cards)) or "no submission of this name",
+                "about": ", ".join(dict.fromkeys(s for e in cards for s in (e.stages or (e.task,)))),
+                "track": "; ".join(dict.fromkeys(f"{e.access}/{'+'.join(sorted(e.needs)) or 'none'}" for e in cards)) if kind == "attack" else "",
+                "ok": sum(r.status == "ok" for r in mine),
+                "skipped": sum(r.status == "skipped" for r in mine),
+                "other": sum(r.status not in ("ok", "skipped") for r in mine),
+            })  # fmt: skip
+        st.subheader(f"Required {kind}s", anchor=False)
+        config = {
+            kind: column.TextColumn(kind.capitalize(), pinned=True),
+            "method": column.TextColumn("Method"),
+            "about": column.TextColumn("Task" if kind == "attack" else "Stage"),
+            **({"track": column.TextColumn("Track", help="Access / auxiliary knowledge")} if kind == "attack" else {}),
+            "ok": column.NumberColumn("Scored", help="Scenarios with numbers"),
+            "skipped": column.NumberColumn("Skipped", help="Scenarios that don't apply"),
+            "other": column.NumberColumn("Failed", help="Failed, timed out or out of memory"),
+        }
+        st.dataframe(
+            pd.DataFrame(rows), hide_index=True, width="stretch", height="content", column_order=list(config),
+            column_config=config, key=f"required-{kind}", alt=f"Required {kind}s",
+        )  # fmt: skip
+
+
+# --- What changed -----------------------------------------------------------------------------------
+
+
+def _history(found: Protocol | None, editions: dict[str, list[Result]]) -> None:
+    """The versions that results know, whether the file is still the one, and what the changelog says of rules."""
+    st.subheader("Versions, and why they changed", anchor=False)
+    st.text("Whatever moves a number makes a new version; results of two versions never meet in one table.")
+    rows = [_version(results, found) for results in editions.values()]
+    if found is not None and not any(r["state"] == "the file as it is" for r in rows):
+        rows.insert(0, {"version": found.measures[:12], "state": "the file as it is: nothing of it is scored"})
+    config = {
+        "version": column.TextColumn("Version", help="Digest of all that moves a number"),
+        "state": column.TextColumn("State"), "split": column.TextColumn("Split"), "results": column.NumberColumn("Results"),
+        "first": column.DatetimeColumn("First", format="YYYY-MM-DD", help="UTC"), "last": column.DatetimeColumn("Last", format="YYYY-MM-DD", help="UTC"),
+        "commits": column.TextColumn("Commits", help="Of the judge"), "devices": column.TextColumn("Machines"),
+    }  # fmt: skip
+    st.dataframe(
+        pd.DataFrame(rows, columns=list(config)), hide_index=True, width="stretch", height="content", placeholder="–",
+        column_config=config, key="versions", alt="Versions of the protocol",
+    )  # fmt: skip
+    if lines := rules(tables.ROOT / "CHANGELOG.md"):
+        st.text("What the changelog says of rules:")
+        for line in lines:
+            st.text(line)
+
+
+def _version(results: Sequence[Result], found: Protocol | None) -> dict[str, Any]:
+    """One row of the table of versions."""
+
+    def seen(key: str) -> str:
+        return plain(", ".join(sorted({r.provenance[key] for r in results if key in r.provenance})))
+
+    digest, official = results[0].protocol_digest, split_of(results[0]) == "official"
+    same = found is not None and digest == found.measures
+    state = "secret split" if official else "the file as it is" if same else "an earlier version of the file"
+    times = [pd.to_datetime(r.finished, unit="s", errors="coerce") for r in results]
+    return {
+        "version": plain(digest[:12], NAME), "state": state if found else "no file", "split": split_of(results[0]), "results": len(results),
+        "first": min(times), "last": max(times), "commits": seen("commit"), "devices": seen("device"),
+    }  # fmt: skip
+
+
+def rules(changelog: Any) -> list[str]:
+    """The changelog's entries tagged Rules, newest first, each in one line behind its release."""
+    if not changelog.is_file():
+        return []
+    lines, release = [], ""
+    for block in re.split(r"\n(?=- |## )", changelog.read_text("utf-8")):
+        title = re.match(r"## (.*)", block)
+        release = title[1] if title else release
+        if block.startswith("- Rules:"):
+            lines.append(plain(f"{release}: {' '.join(block.removeprefix('- Rules:').split())}", 4000))
+    return lines

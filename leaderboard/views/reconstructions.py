@@ -1,0 +1,105 @@
+"""What inversion attacks reconstruct, beside the mean image of each class."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from benchmark.metrics import METRICS
+from benchmark.result import Result
+from leaderboard import figures
+from leaderboard.ranking import TASK_METRICS, readable
+from leaderboard.views import chosen, number
+
+TASK = "inversion"
+MEANS, FOUND = "class_means", "reconstructions"
+LARGEST = 256
+"""The most pixels a side, and the most classes, that are drawn: records hold what others wrote."""
+
+
+def show() -> None:
+    """The page. Names are drawn by `st.text`, for a caption of `st.image` would be Markdown."""
+    protocol, results = chosen()
+    st.title("Reconstructions", anchor=False)
+    inversions = [readable(r) for r in results if r.task == TASK]
+    if not inversions:
+        st.text("No inversion attack was scored for this protocol. A protocol that has some:")
+        st.code("leakboard run --protocol digits-v1", language="bash")
+        st.stop()
+    left, right = st.columns([3, 1])
+    defenses = sorted({r.defense for r in inversions}, key=lambda d: (not _drawable(inversions, d), d))
+    defense = left.selectbox("Defense", defenses, key="defense", bind="query-params")
+    seeds = sorted({r.seed for r in inversions if r.defense == defense})
+    seed = right.selectbox("Seed", seeds, key="seed", bind="query-params")
+    mine = sorted(
+        (r for r in inversions if (r.defense, r.seed) == (defense, seed)), key=lambda r: (r.null_row, r.attack)
+    )
+    _images(protocol, mine)
+    st.subheader("In numbers", anchor=False)
+    _table(protocol, mine)
+
+
+def _drawable(results: Sequence[Result], defense: str) -> bool:
+    return any(FOUND in r.pictures for r in results if r.defense == defense)
+
+
+def _images(protocol: str, mine: Sequence[Result]) -> None:
+    scored = [r for r in mine if r.status == "ok"]
+    held = [r for r in scored if FOUND in r.pictures]
+    if not scored:
+        st.text(f"Nothing was reconstructed: {mine[0].reason or mine[0].status}.")
+        return
+    if not held:
+        st.text("These records hold no images: they were scored before images were kept. To score them again:")
+        st.code(shlex.join(["leakboard", "run", *(r.attack for r in scored), "--protocol", protocol]), language="bash")
+        return
+    count = min(held[0].pictures[FOUND].shape[0], LARGEST)
+    across = f"One column a class, 0 to {count - 1} from the left" + ("" if count <= 10 else ", ten in a row")
+    st.text(f"{across}. The first row holds the mean image of each class, which a reconstruction is measured against.")
+    means = next((r.pictures[MEANS].array() for r in held if MEANS in r.pictures), None)
+    if means is not None:
+        _row("Class means", "what the target's members of a class have in common", means)
+    for r in scored:
+        said = "; ".join(f"{METRICS[m].label} {r.metrics[m]:.3f}" for m in TASK_METRICS[TASK] if m in r.metrics)
+        said += "; null row: it uses nothing of the target" if r.null_row else ""
+        if FOUND in r.pictures:
+            _row(r.attack, said, r.pictures[FOUND].array())
+        else:
+            st.text(f"{r.attack}\n{said}\nThis record holds no images.")
+
+
+def _row(name: str, said: str, images: NDArray[np.uint8]) -> None:
+    st.text(f"{name}\n{said}")
+    if max(images.shape[:3]) > LARGEST or images.shape[3] not in (1, 3):
+        st.text(f"Images of shape {images.shape} can't be drawn.")
+        return
+    # A number says what a screen reader can't see; names of entries belong to others.
+    st.image(figures.strip(images), width="stretch", output_format="PNG", alt=f"{len(images)} images, one a class")
+
+
+def _table(protocol: str, mine: Sequence[Result]) -> None:
+    metrics = TASK_METRICS[TASK]
+    table = pd.DataFrame([
+        {"attack": r.attack, "defense": r.defense, "seed": r.seed, "status": r.status}
+        | {m: r.metrics.get(m) for m in metrics}
+        | {"null_row": r.null_row, "reason": r.reason}
+        for r in mine
+    ])  # fmt: skip
+    config = {
+        "attack": st.column_config.TextColumn("Attack", pinned=True),
+        "status": st.column_config.TextColumn("Status"),
+        **{m: number(m) for m in metrics},
+        "null_row": st.column_config.CheckboxColumn("Null row", help="It uses nothing of the target"),
+        "reason": st.column_config.TextColumn("Reason", width="large"),
+    }
+    st.dataframe(
+        table, hide_index=True, width="stretch", height="content", column_order=list(config), column_config=config,
+        placeholder="–", key="inversions", alt="Metrics of the inversion attacks",
+    )  # fmt: skip
+    file = f"{protocol}-reconstructions.csv"
+    st.download_button("CSV", table.to_csv(index=False), file, "text/csv", icon=":material/download:")
