@@ -14,7 +14,15 @@ from leaderboard.ranking import AUC, TASK_METRICS, TPR, WORST
 
 Side = Literal["defense", "attack"]
 
-UTILITY = ("test_accuracy", "train_accuracy", "ece", "robust_accuracy", "certified_accuracy")
+UTILITY = (
+    "test_accuracy",
+    "train_accuracy",
+    "ece",
+    "robust_accuracy",
+    "certified_accuracy",
+    "js_entropy",
+    "js_cross_entropy",
+)
 WORST_CASE, MEAN = "worst case", "mean"
 COLUMNS = ["task", "metric", "against", "first", "second", "difference", "low", "high", "seeds", "verdict"]
 

@@ -32,7 +32,12 @@ def show() -> None:
         st.code("leakboard run --protocol digits-v1", language="bash")
         st.stop()
     left, right = st.columns([3, 1])
-    defenses = sorted({r.defense for r in inversions}, key=lambda d: (not _drawable(inversions, d), d))
+    # What can be drawn comes first, then what was scored at all.
+    best = {
+        d: max((FOUND in r.pictures, r.status == "ok") for r in inversions if r.defense == d)
+        for d in {r.defense for r in inversions}
+    }
+    defenses = sorted(best, key=lambda d: (*(not good for good in best[d]), d))
     defense = left.selectbox("Defense", defenses, key="defense", bind="query-params")
     seeds = sorted({r.seed for r in inversions if r.defense == defense})
     seed = right.selectbox("Seed", seeds, key="seed", bind="query-params")
@@ -42,10 +47,6 @@ def show() -> None:
     _images(protocol, mine)
     st.subheader("In numbers", anchor=False)
     _table(protocol, mine)
-
-
-def _drawable(results: Sequence[Result], defense: str) -> bool:
-    return any(FOUND in r.pictures for r in results if r.defense == defense)
 
 
 def _images(protocol: str, mine: Sequence[Result]) -> None:
