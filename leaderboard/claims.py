@@ -86,14 +86,14 @@ def load() -> tuple[Claim, ...]:
 
 def check(claims: Sequence[Claim], results: Callable[[str], Iterable[Result]]) -> list[Finding]:
     """A verdict on each claim; `results(protocol)` gives the records of a protocol."""
-    tables = {name: _table(results(name)) for name in {s.protocol for c in claims for s in (c.first, c.second)}}
+    tables = {name: by_entry(results(name)) for name in {s.protocol for c in claims for s in (c.first, c.second)}}
     pairs = {c.id: pair for c in claims if (pair := _paired(c, tables))}
     chances = np.array([c.chances(pairs[c.id][0] - pairs[c.id][1]) for c in claims if c.id in pairs]).reshape(-1, 2)
     adjusted = dict(zip(pairs, zip(holm(chances[:, 0]), holm(chances[:, 1]), strict=True), strict=True))
     findings = []
     for claim in claims:
         if claim.id not in pairs:
-            lacking = [s.protocol for s in (claim.first, claim.second) if not _values(tables[s.protocol], s)]
+            lacking = [s.protocol for s in (claim.first, claim.second) if not by_seed(tables[s.protocol], s)]
             findings.append(Finding(claim, "not scored", missing=tuple(lacking)))
             continue
         held, failed = adjusted[claim.id]
@@ -105,7 +105,7 @@ def check(claims: Sequence[Claim], results: Callable[[str], Iterable[Result]]) -
 
 def _paired(claim: Claim, tables: dict[str, _Table]) -> tuple[Floats, Floats] | None:
     """Both scores (s,) on the seeds that both have; None without any."""
-    first, second = (_values(tables[s.protocol], s) for s in (claim.first, claim.second))
+    first, second = (by_seed(tables[s.protocol], s) for s in (claim.first, claim.second))
     seeds = sorted(first.keys() & second.keys())
     return (np.array([first[s] for s in seeds]), np.array([second[s] for s in seeds])) if seeds else None
 
@@ -128,7 +128,7 @@ def _above(values: Floats, least: float) -> float:
     return float(stats.ttest_1samp(values, least, alternative="greater").pvalue)
 
 
-def _table(results: Iterable[Result]) -> _Table:
+def by_entry(results: Iterable[Result]) -> _Table:
     """Metrics of each attack and defense by seed."""
     table: _Table = {}
     for r in results:
@@ -137,7 +137,7 @@ def _table(results: Iterable[Result]) -> _Table:
     return table
 
 
-def _values(table: _Table, score: Score) -> dict[int, float]:
+def by_seed(table: _Table, score: Score) -> dict[int, float]:
     """The score by seed, on the seeds that all its attacks have."""
     rows = [
         {s: m[score.metric] for s, m in table.get((a, score.defense), {}).items() if score.metric in m}

@@ -1,0 +1,156 @@
+"""The papers' numbers beside ours. Pure functions: the numbers lie in `papers.yaml`, and code here names no entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from benchmark.metrics import METRICS
+from benchmark.result import Result
+from leaderboard.claims import Score, by_seed
+from leaderboard.comparison import estimate
+
+UNITS = {"percent": (0.01, " %"), "fraction": (1.0, ""), "ms": (1.0, " ms"), "hours": (3600.0, " h")}
+"""What a printed number is multiplied by to be in the units of our records, and what stands behind it."""
+COSTS = {"train_seconds": "Seconds to train"}
+"""Labels of what records hold as costs, not as metrics."""
+COLUMNS = [
+    "table", "row", "metric", "printed", "paper", "ours", "low", "high", "defense", "attack", "protocol", "differs",
+    "dataset", "network", "size",
+]  # fmt: skip
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Number(_Strict):
+    """One number of a table."""
+
+    row: str
+    """Where it stands, in the paper's words."""
+    value: Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")]
+    """As it is printed."""
+    defense: str = ""
+    attacks: tuple[str, ...] = ()
+    """Ours that stand beside it, the best of them; "" stands for a target's utility."""
+    metric: str = ""
+    setting: str = ""
+    """What differs besides data, network and size."""
+
+
+class Table(_Strict):
+    """A table, or one data set of it."""
+
+    table: str
+    about: str
+    dataset: str
+    """Ours by our name, any other by the paper's."""
+    network: str
+    size: str
+    """Samples a part."""
+    unit: Literal["percent", "fraction", "ms", "hours"]
+    protocols: Annotated[tuple[str, ...], Field(min_length=1)]
+    numbers: tuple[Number, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        common = {k: given[k] for k in ("defense", "attacks", "metric") if k in given}
+        rest = {k: v for k, v in given.items() if k not in common}
+        return rest | {"numbers": [common | number for number in given.get("numbers", ())]}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Table:
+        for n in self.numbers:
+            if not (n.defense and n.attacks and n.metric in METRICS.keys() | COSTS.keys()):
+                raise ValueError(f"{self.table}, {n.row}: expected a defense, attacks and a known metric")
+        return self
+
+
+class Paper(_Strict):
+    """A paper: `id` also begins the names of its claims."""
+
+    id: Annotated[str, Field(pattern="^[A-Z]$")]
+    cite: str
+    tables: tuple[Table, ...]
+
+
+def load() -> tuple[Paper, ...]:
+    """The papers of `papers.yaml`."""
+    content = yaml.safe_load(Path(__file__).with_name("papers.yaml").read_text("utf-8"))
+    return TypeAdapter(tuple[Paper, ...]).validate_python(content)
+
+
+def label(metric: str) -> str:
+    """A metric's or a cost's name in words."""
+    return METRICS[metric].label if metric in METRICS else COSTS[metric]
+
+
+def beside(paper: Paper, results: Callable[[str], Iterable[Result]], sizes: Mapping[str, int | None]) -> pd.DataFrame:
+    """One row a number: as printed, in our units, and our mean with its 95 % t-interval over seeds (NaN: not scored).
+
+    results(protocol): records of one edition; sizes: samples a part of a protocol, None where that is not known.
+    """
+    found: dict[str, _Scored] = {}
+    rows = []
+    for table in paper.tables:
+        scale, mark = UNITS[table.unit]
+        for name in table.protocols:
+            if name not in found:
+                found[name] = _Scored(name, list(results(name)))
+        for number in table.numbers:
+            row: dict[str, object] = {"table": table.table, "row": number.row, "metric": label(number.metric)}
+            row |= {"printed": f"{number.value}{mark}", "paper": float(number.value) * scale, "defense": number.defense}
+            row |= {"dataset": table.dataset, "network": table.network, "size": table.size}
+            scored = ((found[p], *found[p].values(number)) for p in table.protocols)
+            ours, attacks, values = next((s for s in scored if len(s[2])), (None, number.attacks, np.empty(0)))
+            mean = estimate(values)
+            row |= {"ours": mean.mean, "low": mean.low, "high": mean.high, "attack": _several(attacks)}
+            row |= {"protocol": ours.protocol, "differs": ours.differs(table, number, sizes)} if ours else {}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+
+
+class _Scored:
+    """The scores of one protocol."""
+
+    def __init__(self, protocol: str, results: list[Result]) -> None:
+        self.protocol = protocol
+        self.first = results[0] if results else None
+        self.table: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+        for r in results:
+            if r.status == "ok":
+                self.table.setdefault((r.attack, r.defense), {})[r.seed] = r.cost | r.metrics
+
+    def values(self, number: Number) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.float64]]]:
+        """The attacks that were scored of those that stand beside a number, and the best of them by seed (s,)."""
+        there = tuple(a for a in number.attacks if (a, number.defense) in self.table)
+        if not there:
+            return (), np.empty(0)
+        score = Score(protocol=self.protocol, attacks=there, defense=number.defense, metric=number.metric)
+        return there, np.array(list(by_seed(self.table, score).values()), float)
+
+    def differs(self, table: Table, number: Number, sizes: Mapping[str, int | None]) -> str:
+        """In what the paper's scale is another one, in words."""
+        assert self.first is not None
+        size = sizes.get(self.protocol)
+        pairs = {
+            "data": (table.dataset, self.first.dataset),
+            "network": (table.network, self.first.architecture),
+            "size": (table.size, f"{size:,}" if size else "another"),
+        }
+        parts = [f"{what} {theirs}, not {mine}" for what, (theirs, mine) in pairs.items() if theirs != mine]
+        return "; ".join([*parts, *([number.setting] if number.setting else [])])
+
+
+def _several(attacks: tuple[str, ...]) -> str:
+    return attacks[0] if len(attacks) == 1 else f"best of {len(attacks)}"
