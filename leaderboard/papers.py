@@ -80,6 +80,7 @@ class Paper(_Strict):
     """A paper: `id` also begins the names of its claims."""
 
     id: Annotated[str, Field(pattern="^[A-Z]$")]
+    name: str
     cite: str
     tables: tuple[Table, ...]
 

@@ -1,0 +1,180 @@
+"""The numbers of the papers' tables beside ours, and what became of their claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from benchmark.metrics import METRICS
+from benchmark.result import Result
+from leaderboard import claims, figures, papers, tables
+from leaderboard.comparison import Estimate
+from leaderboard.ranking import readable
+
+column = st.column_config
+SECONDS = 60
+"""How long the records of protocols other than the chosen one may be old."""
+RELATIONS = {"above": "above {:g}", "not below": "at least -{:g}", "equal": "within ±{:g}"}
+
+
+def show() -> None:
+    """The page. It shows the papers' numbers also where nothing of ours is scored."""
+    st.title("Papers", anchor=False)
+    known = {p.id: p for p in papers.load()}
+    picked = st.segmented_control(
+        "Paper", list(known), default=next(iter(known)), required=True, key="paper", bind="query-params",
+        format_func=lambda id: known[id].name,
+    )  # fmt: skip
+    paper = known[str(picked)]
+    st.text(paper.cite)
+    said = claims.load()
+    names = {p for t in paper.tables for p in t.protocols} | {s.protocol for c in said for s in (c.first, c.second)}
+    results = _results(sorted(names))
+    _numbers(paper, results)
+    st.subheader("What it claims", anchor=False)
+    _claims(paper, said, results)
+
+
+def _results(protocols: Sequence[str]) -> dict[str, list[Result]]:
+    """The newest public edition of each protocol."""
+    _refreshed(tuple(protocols))
+    found = {}
+    for name in protocols:
+        public = [r for r in tables.source(name).results if r.trust != "official"]
+        found[name] = [readable(r) for r in next(iter(tables.editions(public).values()), [])]
+    return found
+
+
+@st.cache_data(ttl=SECONDS, show_spinner="Reading what is scored")  # type: ignore[untyped-decorator]
+def _refreshed(protocols: tuple[str, ...]) -> None:
+    for name in protocols:
+        tables.source(name).refresh()
+
+
+def _size(protocol: str) -> int | None:
+    """Samples a part; None where the protocol doesn't say."""
+    from benchmark import errors
+    from benchmark import protocol as definitions
+
+    try:
+        return definitions.load(protocol).split.size
+    except errors.UserError:
+        return None
+
+
+# --- Numbers ----------------------------------------------------------------------------------------
+
+
+def _numbers(paper: papers.Paper, results: dict[str, list[Result]]) -> None:
+    table = papers.beside(paper, results.__getitem__, {name: _size(name) for name in results})
+    scored = int(table.ours.notna().sum())
+    left, middle, right = st.columns([3, 3, 1], vertical_alignment="bottom")
+    names = list(dict.fromkeys(table.table))
+    some = left.pills("Tables", names, selection_mode="multi", key="tables", bind="query-params", wrap=True)
+    alone = middle.toggle("Only what is scored here", key="scored", bind="query-params")
+    table = table[table.table.isin(some or names) & (table.ours.notna() if alone else True)].reset_index(drop=True)
+    right.download_button(
+        "CSV", table.to_csv(index=False), f"paper-{paper.id}.csv", "text/csv", icon=":material/download:"
+    )
+    st.text(
+        f"{scored} of the paper's {sum(len(t.numbers) for t in paper.tables)} numbers listed here have one of ours beside them. "
+        "None of ours is expected to equal its number: the column Differs says in what the scale is another one. "
+        "Directions are what can be compared; the claims below do."
+    )
+    if table.empty:
+        st.text("Nothing of these tables is scored here. To score the nearest protocol:")
+        st.code(f"leakboard run --protocol {paper.tables[0].protocols[0]}", language="bash")
+        return
+    helps = {papers.label(m): METRICS[m].help for t in paper.tables for n in t.numbers if (m := n.metric) in METRICS}
+    config: dict[str, Any] = {
+        "table": column.TextColumn("Table", pinned=True, width=75),
+        "row": column.TextColumn("Row", width="medium", help="In the paper's words"),
+        "dataset": column.TextColumn("Its data"),
+        "metric": column.TextColumn("Metric", help="; ".join(f"{k}: {v}" for k, v in helps.items())),
+        "printed": column.TextColumn("Printed", alignment="right", help="As it stands in the paper"),
+        "paper": column.NumberColumn("Paper", format="%.3f", help="In our units"),
+        "ours": column.NumberColumn("Ours", format="%.3f", help="Mean over seeds"),
+        "low": column.NumberColumn("95 % from", format="%.3f", help="t-interval over seeds"),
+        "high": column.NumberColumn("95 % to", format="%.3f", help="t-interval over seeds"),
+        "differs": column.TextColumn("Differs", width="large", help="In what the paper's scale is not ours"),
+        "defense": column.TextColumn("Our defense"),
+        "attack": column.TextColumn("Our attack", help="Of several the best, chosen for each seed on the others"),
+        "protocol": column.TextColumn("Our protocol", help="The nearest one that has the score"),
+        "network": column.TextColumn("Its network"),
+        "size": column.TextColumn("Its size", help="Samples a part"),
+    }
+    st.dataframe(
+        table, hide_index=True, width="stretch", height=560, column_order=list(config), column_config=config,
+        placeholder="–", key="numbers", alt="The paper's numbers beside ours",
+    )  # fmt: skip
+
+
+# --- Claims -----------------------------------------------------------------------------------------
+
+
+def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[str, list[Result]]) -> None:
+    version = hash(tuple((r.key, r.finished, r.trust) for rows in results.values() for r in rows))
+    findings = [f for f in _verdicts(version, said, results) if f.claim.id.startswith(paper.id)]
+    findings = [f for f in findings if f.claim.id[1:2].isdigit()]
+    missing = sorted({p for f in findings for p in f.missing})
+    counts = pd.Series([f.verdict for f in findings], dtype=str).value_counts()
+    st.text(
+        ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) + ". Margins were set before anything was scored; "
+        "p-values are one-sided, by Holm's method over the claims of all papers."
+    )
+    if missing:
+        st.text("What is not scored needs:")
+        st.code("\n".join(f"leakboard run --protocol {p}" for p in missing), language="bash")
+    table = pd.DataFrame([_claim(f) for f in findings])
+    drawn = table[table.low.notna()]
+    if len(drawn):
+        st.text("Differences with 95 % intervals. Blue: the claim holds; orange: it fails; grey: unresolved.")
+        side = drawn.verdict.map({"holds": "second", "fails": "first"}).fillna("neither")
+        shown = drawn.assign(name=drawn.claim + " " + drawn.says + ": " + drawn.expected, side=side)
+        st.altair_chart(
+            figures.forest(shown, "first - second"), width="stretch", key="claims-forest",
+            alt="Forest plot of the claims; the table below holds the same numbers.",
+        )  # fmt: skip
+    numbers = {"first": "First", "second": "Second", "difference": "Difference", "low": "95 % from", "high": "95 % to"}
+    config: dict[str, Any] = {
+        "claim": column.TextColumn("#", pinned=True, width=55),
+        "says": column.TextColumn("Claim", width="medium"),
+        "verdict": column.TextColumn("Verdict", help="Whether the data decide for the claim or against it, or for neither"),
+        "expected": column.TextColumn("Difference should be", help="The margin was set before anything was scored"),
+        **{c: column.NumberColumn(t, format="%.3f" if c in ("first", "second") else "%+.3f") for c, t in numbers.items()},
+        "metric": column.TextColumn("Metric"),
+    }  # fmt: skip
+    st.dataframe(
+        table, hide_index=True, width="stretch", height="content", column_order=list(config), column_config=config,
+        placeholder="–", key="claims", alt="Verdicts on the paper's claims",
+    )  # fmt: skip
+    file = f"claims-{paper.id}.csv"
+    st.download_button("CSV of the claims", table.to_csv(index=False), file, "text/csv", icon=":material/download:")
+
+
+@st.cache_data(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator]
+def _verdicts(version: int, _said: tuple[claims.Claim, ...], _results: dict[str, list[Result]]) -> list[claims.Finding]:
+    return claims.check(_said, _results.__getitem__)
+
+
+def _claim(found: claims.Finding) -> dict[str, object]:
+    """One row of the table of claims."""
+    nothing = Estimate(np.nan, np.nan, np.nan)
+    difference = found.difference or nothing
+    claim = found.claim
+    return {
+        "claim": claim.id,
+        "says": claim.says,
+        "verdict": found.verdict,
+        "expected": RELATIONS[claim.relation].format(claim.margin),
+        "first": (found.first or nothing).mean,
+        "second": (found.second or nothing).mean,
+        "difference": difference.mean,
+        "low": difference.low,
+        "high": difference.high,
+        "metric": papers.label(claim.first.metric),
+    }
