@@ -42,7 +42,7 @@ def forest(rows: pd.DataFrame, title: str) -> alt.LayerChart:
         base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q", y=y, color=color),
         base.mark_circle(size=70, opacity=1).encode(x=x, y=y, color=color, tooltip=tooltip),
     ]
-    return alt.layer(*layers).properties(height=max(len(data), 1) * ROW + 40)
+    return alt.layer(*layers).properties(height=max(len(data), 1) * ROW + 70)
 
 
 def strip(images: NDArray[np.uint8], across: int = 10, least: int = 96) -> NDArray[np.uint8]:

@@ -112,11 +112,18 @@ def beside(paper: Paper, results: Callable[[str], Iterable[Result]], sizes: Mapp
             row: dict[str, object] = {"table": table.table, "row": number.row, "metric": label(number.metric)}
             row |= {"printed": f"{number.value}{mark}", "paper": float(number.value) * scale, "defense": number.defense}
             row |= {"dataset": table.dataset, "network": table.network, "size": table.size}
-            scored = ((found[p], *found[p].values(number)) for p in table.protocols)
-            ours, attacks, values = next((s for s in scored if len(s[2])), (None, number.attacks, np.empty(0)))
+            scored = [(found[p], *found[p].values(number)) for p in table.protocols]
+            # The one with the most seeds: one seed of the nearest protocol has no interval. Of equals the nearest.
+            ours, attacks, values = max(scored, key=lambda s: len(s[2]))
             mean = estimate(values)
-            row |= {"ours": mean.mean, "low": mean.low, "high": mean.high, "attack": _several(attacks)}
-            row |= {"protocol": ours.protocol, "differs": ours.differs(table, number, sizes)} if ours else {}
+            row |= {
+                "ours": mean.mean,
+                "low": mean.low,
+                "high": mean.high,
+                "attack": _several(attacks or number.attacks),
+            }
+            if len(values):
+                row |= {"protocol": ours.protocol, "differs": ours.differs(table, number, sizes)}
             rows.append(row)
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
 

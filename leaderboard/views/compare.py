@@ -40,14 +40,14 @@ def show() -> None:
     others = _others(results, side, first)
     if not others:
         st.text(f"There is no other {side} of the same task to compare with.")
-        st.code(f"leakboard run --protocol {protocol}", language="bash")
+        st.code(f"leakboard run --protocol {protocol}", language=None)
         st.stop()
     second = str(right.selectbox("Second", others, index=_best(found, side, others), key="second", bind="query-params"))
     both = [r for r in results if getattr(r, side) in (first, second)]
     table = differences(scenarios(both), side, first, second, board.seeds, _pool(found, board, side))
     if table.empty:
         st.text("Both lack a scenario on the same opponent and seed: nothing can be compared.")
-        st.code(shlex.join(["leakboard", "run", first, second, "--protocol", protocol]), language="bash")
+        st.code(shlex.join(["leakboard", "run", first, second, "--protocol", protocol]), language=None)
     else:
         _differences(table, side, f"{protocol}-compare.csv")
     st.subheader("In what they differ", anchor=False)
@@ -175,12 +175,16 @@ def _join(texts: Any) -> str:
 def _cards(both: list[dict[str, str]]) -> None:
     """What differs between two entries, as a table: it reads no Markdown."""
     labels = dict.fromkeys(k for about in both for k in about)
-    rows = [{"": k, "first": both[0].get(k, "–"), "second": both[1].get(k, "–")} for k in labels]
+    rows = [{"what": k, "first": both[0].get(k, "–"), "second": both[1].get(k, "–")} for k in labels]
     rows = [row for row in rows if row["first"] != row["second"]]
     if not rows:
         st.text("Their cards and hyperparameters are the same.")
         return
-    config = {"first": column.TextColumn("First"), "second": column.TextColumn("Second")}
+    config = {
+        "what": column.TextColumn("What"),
+        "first": column.TextColumn("First"),
+        "second": column.TextColumn("Second"),
+    }
     st.dataframe(
         pd.DataFrame(rows), hide_index=True, width="stretch", height="content", column_config=config, key="cards",
         alt="In what the two entries differ",

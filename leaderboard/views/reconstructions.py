@@ -29,7 +29,7 @@ def show() -> None:
     inversions = [readable(r) for r in results if r.task == TASK]
     if not inversions:
         st.text("No inversion attack was scored for this protocol. A protocol that has some:")
-        st.code("leakboard run --protocol digits-v1", language="bash")
+        st.code("leakboard run --protocol digits-v1", language=None)
         st.stop()
     left, right = st.columns([3, 1])
     # What can be drawn comes first, then what was scored at all.
@@ -57,7 +57,7 @@ def _images(protocol: str, mine: Sequence[Result]) -> None:
         return
     if not held:
         st.text("These records hold no images: they were scored before images were kept. To score them again:")
-        st.code(shlex.join(["leakboard", "run", *(r.attack for r in scored), "--protocol", protocol]), language="bash")
+        st.code(shlex.join(["leakboard", "run", *(r.attack for r in scored), "--protocol", protocol]), language=None)
         return
     count = min(held[0].pictures[FOUND].shape[0], LARGEST)
     across = f"One column a class, 0 to {count - 1} from the left" + ("" if count <= 10 else ", ten in a row")
