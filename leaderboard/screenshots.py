@@ -1,12 +1,14 @@
-"""Pictures of the app: `python -m leaderboard.screenshots OUT [PROTOCOL]` writes one PNG a page, 1280 pixels wide.
+"""Pictures of the app: `python -m leaderboard.screenshots OUT [PROTOCOL]` writes every page, wide and narrow, light and dark.
 
-It starts the app on a free port and opens it in Chromium (CHROMIUM, or the one on the path). Anything
-that the browser's console reports as an error, and any traceback on a page, is an error here.
+It starts the app on a free port and opens it in Chromium (CHROMIUM, or the one on the path). The pages are those of
+the app's own navigation. Anything that the browser's console reports as an error, and any traceback on a page, is an
+error here.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,14 +16,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {"board": "Defenses", "board-attacks": "Attacks", "entry": "Entry"}
-"""A picture's name, and what is clicked to get there."""
+WIDE, NARROW = 1280, 400
+"""Pixels across: a laptop and a telephone."""
+Scheme = Literal["light", "dark"]
 OFFLINE = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--no-first-run",
@@ -33,9 +36,12 @@ def chromium() -> str | None:
     return os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 
-def screenshots(out: Path, scheme: Literal["light", "dark"] = "light", protocol: str = "") -> list[Path]:
+def screenshots(
+    out: Path, protocol: str = "", widths: Sequence[int] = (WIDE,), schemes: Sequence[Scheme] = ("light",)
+) -> list[Path]:
     """Write the pictures of a protocol (default: the app's first) and return their paths.
 
+    A page's path names its picture: board.png, and board-400.png, board-dark.png and board-400-dark.png beside it.
     Raises RuntimeError where there is no browser, where the app doesn't start, and for errors on a page.
     """
     from playwright.sync_api import sync_playwright
@@ -44,29 +50,58 @@ def screenshots(out: Path, scheme: Literal["light", "dark"] = "light", protocol:
         raise RuntimeError("no Chromium: install it, or name it in CHROMIUM")
     out.mkdir(parents=True, exist_ok=True)
     errors: list[str] = []
+    written: list[Path] = []
     with app() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=OFFLINE)
-        page = browser.new_page(viewport={"width": 1280, "height": 1000}, color_scheme=scheme)
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"{address}/?protocol={protocol}" if protocol else address)
-        page.get_by_test_id("stHeading").first.wait_for(timeout=60_000)
-        for name, word in PAGES.items():
-            page.set_viewport_size({"width": 1280, "height": 1000})
-            page.get_by_text(word, exact=True).first.click()
-            page.wait_for_timeout(500)
-            page.wait_for_selector('[data-test-script-state="notRunning"]', timeout=60_000)
-            page.wait_for_timeout(1000)  # charts and tables draw after the script has ended
-            # Streamlit scrolls inside the page: a whole picture needs a window as high as what it holds.
-            height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
-            page.set_viewport_size({"width": 1280, "height": min(max(int(height), 600), 4000)})
-            page.wait_for_timeout(500)
-            errors += page.get_by_test_id("stException").all_inner_texts()
-            page.screenshot(path=out / f"{name}.png")
+        for scheme in schemes:
+            page = browser.new_page(viewport={"width": WIDE, "height": 1000}, color_scheme=scheme)
+            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            for name in pages(page, f"{address}/?protocol={protocol}" if protocol else address):
+                errors.extend(page.get_by_test_id("stException").all_inner_texts())
+                for width in widths:
+                    parts = [name, *([] if width == WIDE else [str(width)]), *([] if scheme == "light" else [scheme])]
+                    written.append(out / f"{'-'.join(parts)}.png")
+                    _picture(page, width, written[-1])
+            page.close()
         browser.close()
     if errors:
         raise RuntimeError("errors on a page:\n" + "\n".join(errors))
-    return [out / f"{name}.png" for name in PAGES]
+    return written
+
+
+def pages(page: Any, address: str) -> Iterator[str]:
+    """Open the app in a browser's page and go through its navigation; yields each page's path once it is drawn.
+
+    It clicks, for a link from outside makes Streamlit ask for files that aren't there.
+    """
+    page.goto(address)
+    page.get_by_test_id("stHeading").first.wait_for(timeout=60_000)
+    links = page.get_by_test_id("stTopNavLink")
+    for i in range(links.count()):
+        page.set_viewport_size({"width": WIDE, "height": 1000})  # narrow pages hide the navigation
+        links.nth(i).wait_for(timeout=60_000)
+        path = str(links.nth(i).get_attribute("href")).split("?")[0].rstrip("/").rpartition("/")[2]
+        links.nth(i).click()
+        settle(page)
+        yield path if re.fullmatch(r"[\w-]+", path) else "board"
+
+
+def settle(page: Any) -> None:
+    """Wait until a page is drawn: charts and tables are, after the script has ended."""
+    page.wait_for_timeout(500)
+    page.wait_for_selector('[data-test-script-state="notRunning"]', timeout=60_000)
+    page.wait_for_timeout(1000)
+
+
+def _picture(page: Any, width: int, path: Path) -> None:
+    """Streamlit scrolls inside the page: a whole picture needs a window as high as what it holds."""
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.wait_for_timeout(500)
+    height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({"width": width, "height": min(max(int(height), 600), 6000)})
+    page.wait_for_timeout(700)
+    page.screenshot(path=path)
 
 
 @contextmanager
@@ -102,5 +137,5 @@ def _wait(address: str, process: subprocess.Popen[bytes], seconds: float = 60) -
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit("usage: python -m leaderboard.screenshots OUT [PROTOCOL]")
-    for picture in screenshots(Path(sys.argv[1]), protocol="".join(sys.argv[2:])):
+    for picture in screenshots(Path(sys.argv[1]), "".join(sys.argv[2:]), (WIDE, NARROW), ("light", "dark")):
         print(picture)
