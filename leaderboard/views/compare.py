@@ -35,19 +35,19 @@ def show() -> None:
     )
     names = sorted({getattr(r, side) for r in results} - {""})
     left, right = st.columns(2)
-    usual = names.index(board.baseline) if board.baseline in names else 0
+    usual = names.index(board.baseline) if board.baseline in names else _best(found, side, names)
     first = str(left.selectbox("First", names, index=usual, key="first", bind="query-params"))
     others = _others(results, side, first)
     if not others:
         st.text(f"There is no other {side} of the same task to compare with.")
-        st.code(f"leakboard run --protocol {protocol}", language=None)
+        st.code(f"leakboard run --protocol {protocol}", language=None, wrap_lines=True)
         st.stop()
     second = str(right.selectbox("Second", others, index=_best(found, side, others), key="second", bind="query-params"))
     both = [r for r in results if getattr(r, side) in (first, second)]
     table = differences(scenarios(both), side, first, second, board.seeds, _pool(found, board, side))
     if table.empty:
         st.text("Both lack a scenario on the same opponent and seed: nothing can be compared.")
-        st.code(shlex.join(["leakboard", "run", first, second, "--protocol", protocol]), language=None)
+        st.code(shlex.join(["leakboard", "run", first, second, "--protocol", protocol]), language=None, wrap_lines=True)
     else:
         _differences(table, side, f"{protocol}-compare.csv")
     st.subheader("In what they differ", anchor=False)

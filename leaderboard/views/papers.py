@@ -87,7 +87,7 @@ def _numbers(paper: papers.Paper, results: dict[str, list[Result]]) -> None:
     )
     if table.empty:
         st.text("Nothing of these tables is scored here. To score the nearest protocol:")
-        st.code(f"leakboard run --protocol {paper.tables[0].protocols[0]}", language=None)
+        st.code(f"leakboard run --protocol {paper.tables[0].protocols[0]}", language=None, wrap_lines=True)
         return
     helps = {papers.label(m): METRICS[m].help for t in paper.tables for n in t.numbers if (m := n.metric) in METRICS}
     config: dict[str, Any] = {
@@ -128,7 +128,7 @@ def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[s
     )
     if missing:
         st.text("What is not scored needs:")
-        st.code("\n".join(f"leakboard run --protocol {p}" for p in missing), language=None)
+        st.code("\n".join(f"leakboard run --protocol {p}" for p in missing), language=None, wrap_lines=True)
     table = pd.DataFrame([_claim(f) for f in findings])
     drawn = table[table.low.notna()]
     if len(drawn):

@@ -49,7 +49,7 @@ def show() -> None:
         _describe(found)
     elif not editions:
         st.text("Nothing is scored yet. To score a first protocol:")
-        st.code("leakboard run --protocol digits-v1", language=None)
+        st.code("leakboard run --protocol digits-v1", language=None, wrap_lines=True)
         st.stop()
     axes = pd.DataFrame(_axes(found) if found else [], columns=["of", "what", "value"])
     if found is not None:
@@ -61,7 +61,7 @@ def show() -> None:
     _history(found, editions)
     if found is not None:
         with st.expander("The file itself"):
-            st.code((_folder() / f"{found.name}.yaml").read_text("utf-8"), language=None)
+            st.code((_folder() / f"{found.name}.yaml").read_text("utf-8"), language=None, wrap_lines=True)
         st.download_button(
             "CSV", axes.to_csv(index=False), f"{found.name}-protocol.csv", "text/csv", icon=":material/download:"
         )

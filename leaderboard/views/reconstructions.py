@@ -14,7 +14,7 @@ from benchmark.metrics import METRICS
 from benchmark.result import Result
 from leaderboard import figures
 from leaderboard.ranking import TASK_METRICS, readable
-from leaderboard.views import chosen, number
+from leaderboard.views import chosen, number, ranked
 
 TASK = "inversion"
 MEANS, FOUND = "class_means", "reconstructions"
@@ -29,15 +29,16 @@ def show() -> None:
     inversions = [readable(r) for r in results if r.task == TASK]
     if not inversions:
         st.text("No inversion attack was scored for this protocol. A protocol that has some:")
-        st.code("leakboard run --protocol digits-v1", language=None)
+        st.code("leakboard run --protocol digits-v1", language=None, wrap_lines=True)
         st.stop()
     left, right = st.columns([3, 1])
+    baseline = ranked(protocol, results)[0].baseline
     # What can be drawn comes first, then what was scored at all.
     best = {
         d: max((FOUND in r.pictures, r.status == "ok") for r in inversions if r.defense == d)
         for d in {r.defense for r in inversions}
     }
-    defenses = sorted(best, key=lambda d: (*(not good for good in best[d]), d))
+    defenses = sorted(best, key=lambda d: (*(not good for good in best[d]), d != baseline, d))
     defense = left.selectbox("Defense", defenses, key="defense", bind="query-params")
     seeds = sorted({r.seed for r in inversions if r.defense == defense})
     seed = right.selectbox("Seed", seeds, key="seed", bind="query-params")
@@ -57,7 +58,11 @@ def _images(protocol: str, mine: Sequence[Result]) -> None:
         return
     if not held:
         st.text("These records hold no images: they were scored before images were kept. To score them again:")
-        st.code(shlex.join(["leakboard", "run", *(r.attack for r in scored), "--protocol", protocol]), language=None)
+        st.code(
+            shlex.join(["leakboard", "run", *(r.attack for r in scored), "--protocol", protocol]),
+            language=None,
+            wrap_lines=True,
+        )
         return
     count = min(held[0].pictures[FOUND].shape[0], LARGEST)
     across = f"One column a class, 0 to {count - 1} from the left" + ("" if count <= 10 else ", ten in a row")

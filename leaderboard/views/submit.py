@@ -48,7 +48,7 @@ def show() -> None:
     st.text("An attack or a defense is one Python file. Five steps:")
     for i, (what, commands) in enumerate(STEPS, 1):
         st.text(f"{i}. {what}")
-        st.code(commands, language=None)
+        st.code(commands, language=None, wrap_lines=True)
     st.subheader("The rules in short", anchor=False)
     st.text("\n".join(f"– {rule}" for rule in RULES))
     st.text("submissions/README.md has all of them, with what every check means.")
@@ -59,7 +59,7 @@ def show() -> None:
     table = states(tables.cards(), rows)
     if table.empty:
         st.text("There is no entry yet. To write one:")
-        st.code(STEPS[0][1], language=None)
+        st.code(STEPS[0][1], language=None, wrap_lines=True)
         return
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     search = left.text_input("Find", key="find", bind="query-params", placeholder="part of a name")
