@@ -8,7 +8,6 @@ error here.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE, NARROW = 1280, 400
@@ -41,7 +41,7 @@ def screenshots(
 ) -> list[Path]:
     """Write the pictures of a protocol (default: the app's first) and return their paths.
 
-    A page's path names its picture: board.png, and board-400.png, board-dark.png and board-400-dark.png beside it.
+    A page's name is its picture's: board.png, and board-400.png, board-dark.png and board-400-dark.png beside it.
     Raises RuntimeError where there is no browser, where the app doesn't start, and for errors on a page.
     """
     from playwright.sync_api import sync_playwright
@@ -71,7 +71,7 @@ def screenshots(
 
 
 def pages(page: Any, address: str) -> Iterator[str]:
-    """Open the app in a browser's page and go through its navigation; yields each page's path once it is drawn.
+    """Open the app in a browser's page and go through its navigation; yields each page's name once it is drawn.
 
     It clicks, for a link from outside makes Streamlit ask for files that aren't there.
     """
@@ -81,10 +81,11 @@ def pages(page: Any, address: str) -> Iterator[str]:
     for i in range(links.count()):
         page.set_viewport_size({"width": WIDE, "height": 1000})  # narrow pages hide the navigation
         links.nth(i).wait_for(timeout=60_000)
-        path = str(links.nth(i).get_attribute("href")).split("?")[0].rstrip("/").rpartition("/")[2]
+        path = urlsplit(str(links.nth(i).get_attribute("href"))).path.strip("/")
+        title = links.nth(i).inner_text().splitlines()[-1]  # an icon's name may stand before it
         links.nth(i).click()
         settle(page)
-        yield path if re.fullmatch(r"[\w-]+", path) else "board"
+        yield path or title.lower()  # the page that opens has no path
 
 
 def settle(page: Any) -> None:

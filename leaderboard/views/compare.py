@@ -33,35 +33,35 @@ def show() -> None:
     side: Side = st.segmented_control(
         "Two", list(SIDES), default=SIDES[0], required=True, key="side", bind="query-params", format_func=_plural
     )
-    names = sorted({getattr(r, side) for r in results} - {""})
+    frame = scenarios(results)
+    names = sorted(set(frame[side]) - {""})
     left, right = st.columns(2)
     usual = names.index(board.baseline) if board.baseline in names else _best(found, side, names)
     first = str(left.selectbox("First", names, index=usual, key="first", bind="query-params"))
-    others = _others(results, side, first)
+    others = _others(frame, side, first)
     if not others:
         st.text(f"There is no other {side} of the same task to compare with.")
         st.code(f"leakboard run --protocol {protocol}", language=None, wrap_lines=True)
         st.stop()
     second = str(right.selectbox("Second", others, index=_best(found, side, others), key="second", bind="query-params"))
-    both = [r for r in results if getattr(r, side) in (first, second)]
-    table = differences(scenarios(both), side, first, second, board.seeds, _pool(found, board, side))
+    table = differences(frame, side, first, second, board.seeds, _pool(found, board, side))
     if table.empty:
         st.text("Both lack a scenario on the same opponent and seed: nothing can be compared.")
         st.code(shlex.join(["leakboard", "run", first, second, "--protocol", protocol]), language=None, wrap_lines=True)
     else:
         _differences(table, side, f"{protocol}-compare.csv")
     st.subheader("In what they differ", anchor=False)
-    _cards([facts(name, side, both) for name in (first, second)])
+    _cards([facts(name, side, list(frame.result[frame[side] == name])) for name in (first, second)])
 
 
 def _plural(side: str) -> str:
     return f"{side.capitalize()}s"
 
 
-def _others(results: Sequence[Result], side: Side, first: str) -> list[str]:
+def _others(frame: pd.DataFrame, side: Side, first: str) -> list[str]:
     """The entries that share a task with the first one."""
-    tasks = {r.task for r in results if getattr(r, side) == first}
-    return sorted({getattr(r, side) for r in results if r.task in tasks} - {"", first})
+    tasks = set(frame.task[frame[side] == first])
+    return sorted(set(frame[side][frame.task.isin(tasks)]) - {"", first})
 
 
 def _best(found: dict[str, pd.DataFrame], side: Side, names: list[str]) -> int:
@@ -128,9 +128,8 @@ def _table(table: pd.DataFrame, side: Side, metrics: pd.Series) -> None:
 # --- Cards ------------------------------------------------------------------------------------------
 
 
-def facts(name: str, side: Side, results: Sequence[Result]) -> dict[str, str]:
-    """What is known of an entry, by label: from its records, its cards and its hyperparameters, as plain text."""
-    mine = [r for r in results if getattr(r, side) == name]
+def facts(name: str, side: Side, mine: Sequence[Result]) -> dict[str, str]:
+    """What is known of an entry, by label: from its own records, its cards and its hyperparameters, as plain text."""
     about = {
         "Access": _join(r.access for r in mine) if side == "attack" else "",
         "Knowledge": _join(r.knowledge for r in mine) if side == "attack" else "",

@@ -13,7 +13,6 @@ from benchmark.metrics import METRICS
 from benchmark.result import Result
 from leaderboard import claims, figures, papers, tables
 from leaderboard.comparison import Estimate
-from leaderboard.ranking import readable
 
 column = st.column_config
 SECONDS = 60
@@ -45,7 +44,7 @@ def _results(protocols: Sequence[str]) -> dict[str, list[Result]]:
     found = {}
     for name in protocols:
         public = [r for r in tables.source(name).results if r.trust != "official"]
-        found[name] = [readable(r) for r in next(iter(tables.editions(public).values()), [])]
+        found[name] = list(next(iter(tables.editions(public).values()), []))
     return found
 
 
@@ -66,11 +65,20 @@ def _size(protocol: str) -> int | None:
         return None
 
 
+def _version(results: dict[str, list[Result]]) -> int:
+    return hash(tuple((name, r.key, r.finished, r.trust) for name, rows in results.items() for r in rows))
+
+
+@st.cache_data(max_entries=8, show_spinner=False)  # type: ignore[untyped-decorator]
+def _beside(version: int, paper: papers.Paper, _results: dict[str, list[Result]]) -> pd.DataFrame:
+    return papers.beside(paper, _results.__getitem__, {name: _size(name) for name in _results})
+
+
 # --- Numbers ----------------------------------------------------------------------------------------
 
 
 def _numbers(paper: papers.Paper, results: dict[str, list[Result]]) -> None:
-    table = papers.beside(paper, results.__getitem__, {name: _size(name) for name in results})
+    table = _beside(_version(results), paper, results)
     scored = int(table.ours.notna().sum())
     left, middle, right = st.columns([3, 3, 1], vertical_alignment="bottom")
     names = list(dict.fromkeys(table.table))
@@ -117,8 +125,7 @@ def _numbers(paper: papers.Paper, results: dict[str, list[Result]]) -> None:
 
 
 def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[str, list[Result]]) -> None:
-    version = hash(tuple((r.key, r.finished, r.trust) for rows in results.values() for r in rows))
-    findings = [f for f in _verdicts(version, said, results) if f.claim.id.startswith(paper.id)]
+    findings = [f for f in _verdicts(_version(results), said, results) if f.claim.id.startswith(paper.id)]
     findings = [f for f in findings if f.claim.id[1:2].isdigit()]
     missing = sorted({p for f in findings for p in f.missing})
     counts = pd.Series([f.verdict for f in findings], dtype=str).value_counts()

@@ -14,6 +14,7 @@ from benchmark.result import Result
 from benchmark.text import NAME, plain
 from leaderboard import tables
 from leaderboard.pairs import UTILITY
+from leaderboard.publish import OFFICIAL, provenance
 from leaderboard.ranking import TASK_METRICS, split_of
 from leaderboard.views.compare import parts
 
@@ -220,19 +221,25 @@ def _history(found: Protocol | None, editions: dict[str, list[Result]]) -> None:
 
 
 def _version(results: Sequence[Result], found: Protocol | None) -> dict[str, Any]:
-    """One row of the table of versions."""
-
-    def seen(key: str) -> str:
-        return plain(", ".join(sorted({r.provenance[key] for r in results if key in r.provenance})))
-
-    digest, official = results[0].protocol_digest, split_of(results[0]) == "official"
+    """One row of the table of versions. Commits and machines are what was published of this version."""
+    first = results[0]
+    digest, split = first.protocol_digest, split_of(first)
+    folder = tables.published_folder() / first.protocol / (OFFICIAL if split == "official" else "")
+    published = provenance(folder)
+    seen = published.get("seen") if published.get("protocol_digest") == digest else None
     same = found is not None and digest == found.measures
-    state = "secret split" if official else "the file as it is" if same else "an earlier version of the file"
+    state = "secret split" if split == "official" else "the file as it is" if same else "an earlier version of the file"
     times = [pd.to_datetime(r.finished, unit="s", errors="coerce") for r in results]
     return {
-        "version": plain(digest[:12], NAME), "state": state if found else "no file", "split": split_of(results[0]), "results": len(results),
-        "first": min(times), "last": max(times), "commits": seen("commit"), "devices": seen("device"),
+        "version": plain(digest[:12], NAME), "state": state if found else "no file", "split": split, "results": len(results),
+        "first": min(times), "last": max(times), "commits": _listed(seen, "commit"), "devices": _listed(seen, "device"),
     }  # fmt: skip
+
+
+def _listed(seen: Any, name: str) -> str:
+    """What a published folder says of itself; anybody may have written it."""
+    values = seen.get(name) if isinstance(seen, dict) else None
+    return plain(", ".join(map(str, values))) if isinstance(values, list) else ""
 
 
 def rules(changelog: Any) -> list[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from benchmark.metrics import METRICS
 from benchmark.result import Result
 from leaderboard import figures
-from leaderboard.ranking import TASK_METRICS, readable
+from leaderboard.ranking import TASK_METRICS
 from leaderboard.views import chosen, number, ranked
 
 TASK = "inversion"
@@ -26,7 +26,7 @@ def show() -> None:
     """The page. Names are drawn by `st.text`, for a caption of `st.image` would be Markdown."""
     protocol, results = chosen()
     st.title("Reconstructions", anchor=False)
-    inversions = [readable(r) for r in results if r.task == TASK]
+    inversions = [r for r in results if r.task == TASK]
     if not inversions:
         st.text("No inversion attack was scored for this protocol. A protocol that has some:")
         st.code("leakboard run --protocol digits-v1", language=None, wrap_lines=True)
@@ -57,12 +57,10 @@ def _images(protocol: str, mine: Sequence[Result]) -> None:
         st.text(f"Nothing was reconstructed: {mine[0].reason or mine[0].status}.")
         return
     if not held:
-        st.text("These records hold no images: they were scored before images were kept. To score them again:")
-        st.code(
-            shlex.join(["leakboard", "run", *(r.attack for r in scored), "--protocol", protocol]),
-            language=None,
-            wrap_lines=True,
-        )
+        st.text("These records hold no images, which only published ones do. To score and publish them:")
+        run = shlex.join(["leakboard", "run", *(r.attack for r in scored), "--protocol", protocol])
+        publish = shlex.join(["leakboard", "publish", "--protocol", protocol])
+        st.code(f"{run}\n{publish}", language=None, wrap_lines=True)
         return
     count = min(held[0].pictures[FOUND].shape[0], LARGEST)
     across = f"One column a class, 0 to {count - 1} from the left" + ("" if count <= 10 else ", ten in a row")

@@ -49,6 +49,8 @@ def test_differences_are_paired_by_seed_and_attack(made_up: Toy) -> None:
     table = differences(frame, "defense", "undefended", "selena", board.seeds, pool)
     values = {(r.attack, r.defense, r.seed): r.metrics.get("auc") for r in results if r.task == "membership"}
     by_hand = [values["lira", "undefended", s] - values["lira", "selena", s] for s in board.seeds]  # type: ignore[operator]
+    columns = frame.assign(**{c: frame[c].astype("category") for c in ("task", "attack", "defense", "status")})
+    pd.testing.assert_frame_equal(differences(columns, "defense", "undefended", "selena", board.seeds, pool), table)
     found = row(table, "auc", "lira")
     assert found.difference == pytest.approx(np.mean(by_hand))
     interval = stats.t.interval(0.95, 2, np.mean(by_hand), stats.sem(by_hand))

@@ -95,7 +95,7 @@ def test_old_records_say_what_to_run(folder: Path) -> None:
     app = page("reconstructions").run()
     assert not app.exception
     assert not app.get("image")
-    assert app.code[0].value == "leakboard run descent nothing --protocol toy-v1"
+    assert app.code[0].value == "leakboard run descent nothing --protocol toy-v1\nleakboard publish --protocol toy-v1"
     assert list(app.dataframe[0].value.evaluator_accuracy) == [0.3, 0.3]
 
 
