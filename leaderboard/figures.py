@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 FIRST, SECOND, NEUTRAL = "#d55e00", "#3a8fcf", "#8a8f98"
 """Vermilion, blue and grey of Okabe and Ito's palette, each at least 3 to 1 against a white and a dark page."""
 
+GAP = (58, 143, 207)
+"""The colour between images."""
+
 ROW = 34
 """Pixels that one row of a forest plot takes: its name stands above its interval, so that narrow pages hold it."""
 
@@ -48,14 +51,15 @@ def forest(rows: pd.DataFrame, title: str) -> alt.LayerChart:
 def strip(images: NDArray[np.uint8], across: int = 10, least: int = 96) -> NDArray[np.uint8]:
     """Images (n, h, w, c) side by side, `across` in a row, each pixel enlarged until an image is `least` wide; (H, W, 3).
 
-    Gaps are mid-grey, which tells black images and white ones apart from what lies between them.
+    Gaps are blue, which no grey image holds.
     """
     n, h, w, c = images.shape
-    scale, gap = max(1, -(-least // w)), 4
+    scale, gap = max(1, -(-least // w)), 6
     large = images.repeat(scale, axis=1).repeat(scale, axis=2)
     large = large.repeat(3, axis=3) if c == 1 else large[..., :3]
     columns, rows = min(n, across), -(-n // across)
-    out = np.full((rows * (h * scale + gap) - gap, columns * (w * scale + gap) - gap, 3), 128, np.uint8)
+    out = np.empty((rows * (h * scale + gap) - gap, columns * (w * scale + gap) - gap, 3), np.uint8)
+    out[:] = GAP
     for i, image in enumerate(large):
         top, left = i // across * (h * scale + gap), i % across * (w * scale + gap)
         out[top : top + h * scale, left : left + w * scale] = image

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmark.result import Picture, Result
-from leaderboard.figures import strip
+from leaderboard.figures import GAP, strip
 from leaderboard.publish import publish
 from leaderboard.ranking import Board
 from tests.leaderboard.conftest import EVIL, make_result
@@ -56,9 +56,9 @@ def inversions(pictures: bool = True) -> list[Result]:
 def test_strip_places_each_image() -> None:
     images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
     out = strip(images, across=2, least=8)
-    assert out.shape == (2 * 8 + 4, 2 * 8 + 4, 3)
-    assert (out[:8, :8] == 0).all() and (out[:8, 12:] == 1).all() and (out[12:, :8] == 2).all()
-    assert (out[8:12] == 128).all() and (out[12:, 8:] == 128).all(), "gaps, and the place that no image takes"
+    assert out.shape == (2 * 8 + 6, 2 * 8 + 6, 3)
+    assert (out[:8, :8] == 0).all() and (out[:8, 14:] == 1).all() and (out[14:, :8] == 2).all()
+    assert (out[8:14] == GAP).all() and (out[14:, 8:] == GAP).all(), "gaps, and the place that no image takes"
     colours = np.zeros((1, 2, 2, 3), np.uint8)
     colours[..., 2] = 9
     assert strip(colours, least=2)[..., 2].tolist() == [[9, 9], [9, 9]]
