@@ -187,6 +187,8 @@ def tune(
     seeds: Annotated[int, typer.Option(min=1, help="Tuning splits a trial is scored on; no board uses them.")] = 1,
     storage: Annotated[str, typer.Option(envvar="LEAKBOARD_OPTUNA", help="Where Optuna keeps the study: any database URL.")] = "sqlite:///mlruns/optuna.db",
     paper_grid: Annotated[bool, typer.Option("--paper-grid", help="The grid of the paper instead of a search.")] = False,
+    random: Annotated[bool, typer.Option("--random", help="Random trials, to see what the search is worth.")] = False,
+    sampler_seed: Annotated[int, typer.Option(min=0, help="Seed of the search; another one is another study.")] = 0,
     device: Device = "auto",
     isolation: Annotated[str, typer.Option(help="auto: isolate all but reviewed files; always: isolate all.")] = "auto",
     trust: Annotated[bool, typer.Option("--trust", help="Run files that you have read in the judge's process.")] = False,
@@ -200,7 +202,9 @@ def tune(
         raise UserError(f"--leakage: expected auc or tpr_at_fpr_0.01, given {leakage!r}")
     mode: Mode = "never" if trust else "always" if isolation == "always" else "auto"
     job = runs.prepare([defense], protocol, submissions(), store_root(), device, None, mode)
-    study = tuning.start(job.artifacts, job.setting, defense, attack or [], leakage, seeds, storage, paper_grid)
+    study = tuning.start(
+        job.artifacts, job.setting, defense, attack or [], leakage, seeds, storage, paper_grid, random, sampler_seed
+    )
     total = len(study.grid) or trials
     say = partial(out.print, soft_wrap=True, markup=False, highlight=False)
     say(f"{study.name}: {len(study.finished())} of {total} trials finished")
@@ -215,6 +219,7 @@ def tune(
     for point in best:
         table.add_row(f"{point.accuracy:.3f}", f"{point.leakage:.3f}", point.decides, escape(point.defense))
     out.print(table)
+    say(f"hypervolume of the front: {study.hypervolumes()[-1]:.4f} (accuracy 0, leakage 1 as the reference)")
     say(f"figure: {study.finish(FIGURES)}; study: {storage}; MLflow: experiment {protocol}.tuning (leakboard ui)")
     say("these are tuning splits; the board takes what is scored on its own:")
     say(f"next: leakboard run {' '.join(shlex.quote(p.defense) for p in best)} --protocol {protocol}")

@@ -215,6 +215,16 @@ class Trials:
         self._client.set_terminated(run_id)
         self.logged.add(number)
 
+    def curve(self, name: str, values: list[float]) -> None:
+        """A metric of the study by trials finished, on the parent."""
+        from mlflow.entities import Metric
+
+        known = len(self._client.get_metric_history(self.parent, name))
+        now = int(time.time() * 1000)
+        new = [Metric(name, value, now, step) for step, value in enumerate(values, 1) if step > known]
+        for start in range(0, len(new), 1000):
+            self._client.log_batch(self.parent, new[start : start + 1000])
+
     def figure(self, path: Path) -> None:
         self._client.log_artifact(self.parent, str(path))
 

@@ -300,6 +300,9 @@ class Tuning:
     url: str
     grid: list[dict[str, Any]]
     """The trials of `--paper-grid`; empty for a search."""
+    random: bool = False
+    """Draw hyperparameters blindly: what a guided search has to beat."""
+    seed: int = 0
     study: optuna.Study = field(init=False)
 
     def __post_init__(self) -> None:
@@ -314,7 +317,12 @@ class Tuning:
             text = printable(" ".join(str(problem).split()), 300)
             raise UserError(f"--storage: expected a database that Optuna can use, given {self.url}: {text}") from None
         # A study that goes on must not propose again what it proposed at its start.
-        self.study.sampler = optuna.samplers.TPESampler(seed=len(self.study.trials), n_startup_trials=_STARTUP)
+        seed = 10_000 * self.seed + len(self.study.trials)
+        self.study.sampler = (
+            optuna.samplers.RandomSampler(seed)
+            if self.random
+            else optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
+        )
         if not self.study.trials:
             self.study.set_user_attr("attacks", self.attacks)
             self.study.set_user_attr("leakage", self.leakage)
@@ -336,6 +344,7 @@ class Tuning:
         made_of = [
             p.measures, p.attacks, p.seeds, self.leakage, self.floor, self.grid, [q.key for q in self.chain.parts],
             [[d.label, repr(d.distribution)] for d in self.dimensions], training_code(), judge_code(),
+            *(("random",) if self.random else ()), *((self.seed,) if self.seed else ()),
         ]  # fmt: skip
         return f"{self.protocol} {self.chain.name} {digest(*made_of)[:8]}"
 
@@ -434,6 +443,12 @@ class Tuning:
         points = [Point(t.user_attrs["defense"], t.values[0], t.values[1], t.user_attrs["decides"]) for t in best]
         return list({p.defense: p for p in points}.values())
 
+    def hypervolumes(self) -> list[float]:
+        """What the front dominates after each finished trial, in the order in which they ended."""
+        done = sorted(self.finished(), key=lambda t: (t.datetime_complete, t.number))
+        values = [tuple(t.values) if t.values else None for t in done]
+        return [hypervolume([v for v in values[: n + 1] if v]) for n in range(len(values))]  # type: ignore[misc]
+
     def finish(self, folder: Path) -> Path:
         """Note on what was tuned that it was, and draw the front; returns the figure's path."""
         text = f"{len(self.finished())} trials on other splits, against {', '.join(self.attacks)}"
@@ -446,7 +461,9 @@ class Tuning:
         if (log := self._tracker()) is not None:
             for trial in self.finished():  # those of other machines, and what MLflow did not take at the time
                 self._log(log, trial)
-            log.figure(path)
+            with contextlib.suppress(Exception):  # as in `_tracker`
+                log.curve("hypervolume", self.hypervolumes())
+                log.figure(path)
         return path
 
     def _tracker(self) -> Trials | None:
@@ -473,9 +490,21 @@ class Tuning:
             log.log(trial.number, params, {re.sub(r"[^\w\-. :/]", "_", k): v for k, v in metrics.items()}, tags)
 
 
+def hypervolume(points: Sequence[tuple[float, float]]) -> float:
+    """The area that points (accuracy, leakage) in [0, 1] dominate, out of 1: all is worse than accuracy 1 at leakage 0.
+
+    The reference is accuracy 0 at leakage 1, which every trial beats, so that studies can be compared.
+    """
+    area, least = 0.0, 1.0
+    for accuracy, leakage in sorted(points, key=lambda p: (-p[0], p[1])):
+        area += accuracy * max(0.0, least - leakage)
+        least = min(least, leakage)
+    return area
+
+
 def start(
     artifacts: Artifacts, setting: Setting, defense: str, attacks: Sequence[str], leakage: str, seeds: int, url: str,
-    grid: bool,
+    grid: bool, random: bool = False, seed: int = 0,
 ) -> Tuning:  # fmt: skip
     """The study of a command line. Raises UserError before anything is trained."""
     loaded, registry = artifacts.protocol, artifacts.registry
@@ -491,7 +520,7 @@ def start(
     parts = [p.entry for p in (*chain.parts, *(registry.attack(a) for a in named))]
     own = replace(own, launcher=own.launcher or require(parts, own.isolation))
     trials = paper_grid(dimensions) if grid else []
-    return Tuning(chain, dimensions, own, registry, leakage, loaded.utility_floor, url, trials)
+    return Tuning(chain, dimensions, own, registry, leakage, loaded.utility_floor, url, trials, random, seed)
 
 
 def _lives(pid: Any) -> bool:

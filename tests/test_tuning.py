@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -135,6 +136,28 @@ def test_the_front_is_what_nothing_beats(tmp_path: Path, registry: Registry) -> 
     assert [p.accuracy for p in front] == sorted((p.accuracy for p in front), reverse=True)
 
 
+def test_the_hypervolume_is_optunas() -> None:
+    from optuna._hypervolume import compute_hypervolume
+
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 40):
+        points = [(float(a), float(b)) for a, b in rng.random((n, 2)).round(1)]
+        theirs = compute_hypervolume(np.array([(-a, b) for a, b in points]), np.array([0.0, 1.0]))
+        assert tuning.hypervolume(points) == pytest.approx(theirs)
+    assert tuning.hypervolume([]) == 0
+    assert tuning.hypervolume([(0.5, 0.25), (0.5, 0.5)]) == pytest.approx(0.5 * 0.75)
+
+
+def test_a_random_search_and_another_seed_are_studies_of_their_own(tmp_path: Path, registry: Registry) -> None:
+    plain, blind, other = (made(tmp_path, registry, **k) for k in ({}, {"random": True}, {"seed": 1}))
+    assert len({plain.name, blind.name, other.name}) == 3
+    drawn = []
+    for one in (blind, made(tmp_path, registry, random=True, seed=2)):
+        one._ask()  # the paper's own setting comes first in each
+        drawn.append(one._ask()[1])
+    assert drawn[0] != drawn[1]
+
+
 def test_the_same_command_goes_on_and_another_makes_its_own(tmp_path: Path, registry: Registry) -> None:
     first = made(tmp_path, registry)
     assert first.study.trials[0].state == TrialState.WAITING
@@ -219,6 +242,10 @@ def test_a_study_from_start_to_board(tmp_path: Path) -> None:
         trials = [r for r in runs if r.data.tags["leakboard.kind"] == "trial"]
         assert len(parents) == 1 and len(trials) == 4
         assert {r.data.tags["mlflow.parentRunId"] for r in trials} == {parents[0].info.run_id}
+        curve = client.get_metric_history(parents[0].info.run_id, "hypervolume")
+        assert sorted(m.step for m in curve) == [1, 2, 3, 4]
+        assert max(m.value for m in curve) == pytest.approx(tuning.hypervolume([tuple(t.values) for t in done]))
+        assert f"hypervolume of the front: {max(m.value for m in curve):.4f}" in out
         by_number = {int(r.data.tags["leakboard.trial"]): r for r in trials}
         for t in done:
             assert by_number[t.number].data.metrics["test_accuracy"] == pytest.approx(t.values[0])
