@@ -384,6 +384,21 @@ def test_the_teacher_is_named_or_the_same_network_from_another_start(monkeypatch
     assert gap(teacher, task.fit(task.build())) > 1e-2
 
 
+def test_the_student_learns_at_its_own_rate(monkeypatch):
+    task, rates = make_task(), []
+    fit = task.fit
+
+    def watched(network, **kinds):
+        rates.append([group["lr"] for group in kinds["optimizer"](list(network.parameters())).param_groups])
+        return fit(network, **kinds)
+
+    monkeypatch.setattr(task, "fit_each", lambda rows, name: [Recorder(1)])
+    monkeypatch.setattr(task, "fit", watched)
+    trained = [make(distillation, learning_rate=rate).train(task) for rate in (0.01, 0.001)]
+    assert rates == [[0.01], [0.001]]
+    assert gap(*trained) > 1e-3
+
+
 # --- SELENA -----------------------------------------------------------------------------------------
 
 
