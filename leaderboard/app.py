@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from leaderboard import tables
 from leaderboard.ranking import TRUST
-from leaderboard.views import TRUST_HELP, board, entry
+from leaderboard.views import TRUST_HELP, board, editions, entry, matrix, risks, tradeoff
 
 REFRESH_SECONDS = 10
+# Path in the address, title, icon (Material symbols) and page; the first is the one that opens.
+PAGES: tuple[tuple[str, str, str, Callable[[], None]], ...] = (
+    ("defenses", "Defenses", "shield", board.defenses),
+    ("attacks", "Attacks", "swords", board.attacks),
+    ("tradeoff", "Privacy–utility", "balance", tradeoff.show),
+    ("matrix", "Matrix", "grid_on", matrix.show),
+    ("risks", "Model risks", "query_stats", risks.show),
+    ("entry", "Entry", "science", entry.show),
+)
 
 
 def main() -> None:
-    """Both pages; what they share (protocol, edition and trust) is chosen above them."""
+    """All pages; what they share (protocol, edition and trust) is chosen above them."""
     st.set_page_config(page_title="Leakboard", page_icon="🔓", layout="wide")
     pages = {
-        "board": st.Page(board.show, title="Board", icon=":material/leaderboard:", url_path="board", default=True),
-        "entry": st.Page(entry.show, title="Entry", icon=":material/science:", url_path="entry"),
+        path: st.Page(show, title=title, icon=f":material/{icon}:", url_path=path, default=path == PAGES[0][0])
+        for path, title, icon, show in PAGES
     }
     st.session_state["pages"] = pages
     page = st.navigation(list(pages.values()), position="top")
@@ -25,10 +36,10 @@ def main() -> None:
         "Protocol", tables.protocols(), key="protocol", bind="query-params", persist_state="session"
     )
     if protocol:
-        editions = list(tables.editions(tables.source(protocol).results))
-        if len(editions) > 1:
+        found = list(editions(protocol))
+        if len(found) > 1:
             why = "Results of two versions or two splits never share a table."
-            middle.selectbox("Edition", editions, key="edition", bind="query-params", persist_state="session", help=why)
+            middle.selectbox("Edition", found, key="edition", bind="query-params", persist_state="session", help=why)
         trust.segmented_control(
             "Rank what is at least", list(TRUST), default=tables.least_trust(), required=True, key="trust",
             bind="query-params", persist_state="session", help=f"The others are listed below, unranked. {TRUST_HELP}",

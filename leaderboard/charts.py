@@ -1,115 +1,260 @@
-"""The figures of the app, as Altair charts. Colours are Okabe and Ito's: told apart by everybody."""
+"""The figures of the app's main pages, as Altair charts. Colours are Okabe and Ito's: told apart by everybody."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from benchmark.metrics import METRICS
 from benchmark.result import Result
 from leaderboard.ranking import AUC
 
-BLUE, ORANGE, GREY = "#3a8fcf", "#d98a00", "#8a8f98"
+BLUE, ORANGE, GREY, VERMILLION, DARK = "#3a8fcf", "#d98a00", "#8a8f98", "#d55e00", "#1b2430"
+STUDIES = ["#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a7a00"]
 RATES = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
+KINDS = {"ranked": BLUE, "not ranked": GREY, "differential privacy (reference)": VERMILLION}
+"""The points of the board on the privacy-utility chart. The last kind is what any other defense is held against."""
+CHANCE = {AUC: 0.5, "balanced_accuracy": 0.5, "attribute_accuracy": 0.5, "attribute_balanced_accuracy": 0.5}
+"""What guessing reaches, for metrics that say so whatever the data: the middle of a diverging scale."""
 
 
-def leakage_against_accuracy(table: pd.DataFrame, metric: str, floor: float) -> alt.LayerChart:
-    """Worst-case leakage over test accuracy with 95 % intervals over seeds, one point a defense.
+def base_name(name: str) -> str:
+    """A name without its hyperparameters: a+b[n=10] -> a+b."""
+    return re.sub(r"\[[^\]]*\]", "", name)
 
-    table: `ranking.defense_table`. The dashed line is the null worst case: what as many attacks reach on
-    permuted labels (95 % quantile, averaged over the ranked defenses). The dotted line is the utility floor;
-    what lies far below it is not drawn.
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Names without their hyperparameters, where that leaves them different."""
+    short = {name: base_name(name) for name in names}
+    taken = list(short.values())
+    return {name: s if taken.count(s) == 1 else name for name, s in short.items()}
+
+
+def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, float]) -> alt.LayerChart:
+    """Leakage over test accuracy with 95 % intervals, the Pareto front, and the curves of Optuna's studies.
+
+    points: `views.tradeoff.points`: one row a defense of the board or trial of a study's front, with columns defense, kind
+    (one of KINDS, or a study's name), curve (points that share one are joined, in the order of `place`; "" for none), front
+    (bool), accuracy, accuracy_low, accuracy_high, leakage, leakage_low, leakage_high, decided, reason.
+    lines: names of reference lines and their leakage ("floor": the utility floor's accuracy).
     """
-    worst, label = f"worst_{metric}", f"Worst-case {METRICS[metric].label}"
-    lowest = 0.46 if metric == AUC else 0.004
-    data = pd.DataFrame({
-        "defense": table.defense,
-        "name": table.defense.str.replace(r"\[[^\]]*\]", "", regex=True),
-        "state": table.reason.map(lambda reason: "not ranked" if reason else "ranked"),
-        "decided": table[f"{worst}_attack"],
-        "leakage": table[worst],
-        "low": table[f"{worst}_low"].clip(lower=lowest),
-        "high": table[f"{worst}_high"].clip(lower=lowest),
-        "accuracy": table.test_accuracy,
-        "left": table.test_accuracy_low,
-        "right": table.test_accuracy_high,
-        "trust": table.trust,
-        "isolation": table.isolation,
-    }).dropna(subset=["leakage", "accuracy"])  # fmt: skip
-    if np.isfinite(floor):  # a collapsed model would squeeze the others into a corner
-        data = data[data.accuracy > 0.9 * floor]
-    highest = float(np.nanmax(data[["leakage", "high"]].to_numpy(float))) if len(data) else 1.0
-    limits = [lowest, min(1.0, highest * 1.4) if metric != AUC else min(1.0, highest + 0.03)]
-    x = alt.X("accuracy:Q", title="Test accuracy", scale=alt.Scale(zero=False, padding=40))
+    own = points.kind.isin(list(KINDS))
+    lowest = min(0.46, float(points.leakage.min()) - 0.02) if metric == AUC else 0.004
+    data = points.assign(
+        name=points.defense.map(short_names(points.defense[own])),
+        **{c: points[c].clip(lower=lowest) for c in ("leakage", "leakage_low", "leakage_high")},
+    )
+    highest = float(np.nanmax(data[["leakage", "leakage_high"]].to_numpy(float)))
+    limits = [lowest, min(1.0, highest + 0.03 if metric == AUC else highest * 1.4)]
+    across = alt.Scale(zero=False, padding=40)
     scale = alt.Scale(type="linear" if metric == AUC else "log", domain=limits, nice=False)
-    y = alt.Y(
-        "leakage:Q", title=label, scale=scale, axis=alt.Axis(values=RATES, format="~g") if metric != AUC else alt.Axis()
-    )
-    states = alt.Scale(domain=["ranked", "not ranked"], range=[BLUE, GREY])
-    base = alt.Chart(data).encode(
-        color=alt.Color("state:N", title=None, scale=states, legend=alt.Legend(orient="top", symbolOpacity=1))
-    )
-    whole = alt.Chart(data.dropna()).encode(color=alt.Color("state:N", scale=states))
+    x = alt.X("accuracy:Q", title="Test accuracy", scale=across)
+    ticks = alt.Axis() if metric == AUC else alt.Axis(values=RATES, format="~g")
+    y = alt.Y("leakage:Q", title=label, scale=scale, axis=ticks)
+    studies = sorted(points.kind[~own].unique())
+    kinds = [k for k in KINDS if (points.kind == k).any()]
+    colours = [KINDS[k] for k in kinds] + [STUDIES[i % len(STUDIES)] for i in range(len(studies))]
+    shapes = ["diamond" if k == [*KINDS][-1] else "circle" for k in kinds] + ["triangle-up"] * len(studies)
+    legend = alt.Legend(orient="bottom", columns=1, labelLimit=600, symbolOpacity=1, symbolStrokeWidth=1.5)
+    domain = kinds + studies
+    colour = alt.Color("kind:N", title=None, scale=alt.Scale(domain=domain, range=colours), legend=legend)
+    shape = alt.Shape("kind:N", title=None, scale=alt.Scale(domain=domain, range=shapes), legend=legend)
     tooltip = [
         alt.Tooltip("defense:N"),
+        alt.Tooltip("kind:N"),
         alt.Tooltip("leakage:Q", title=label, format=".3f"),
         alt.Tooltip("decided:N", title="decided by"),
         alt.Tooltip("accuracy:Q", title="test accuracy", format=".3f"),
-        alt.Tooltip("trust:N"),
-        alt.Tooltip("isolation:N"),
+        alt.Tooltip("reason:N", title="why not ranked"),
     ]
+    bars = alt.Chart(data.dropna(subset=["leakage_low", "accuracy_low"])).mark_rule(strokeWidth=1.5, opacity=0.45)
+    front = data[data.front].sort_values("accuracy")
     layers: list[alt.Chart | alt.LayerChart] = [
-        whole.mark_rule(strokeWidth=1.5, opacity=0.5).encode(
-            x=x, y=alt.Y("low:Q", scale=scale, title=label), y2="high:Q"
-        ),
-        whole.mark_rule(strokeWidth=1.5, opacity=0.5).encode(
-            x=alt.X("left:Q", title="Test accuracy"), x2="right:Q", y=y
-        ),
-        base.mark_circle(size=90, opacity=1).encode(x=x, y=y, tooltip=tooltip),
+        _reference(name, "x" if name == "floor" else "y", value, across if name == "floor" else scale)
+        for name, value in lines.items()
+        if np.isfinite(value)
     ]
+    layers += [
+        # What is on sale at an accuracy is the cheapest point to the right of it: steps, not slopes.
+        alt.Chart(front).mark_line(color=GREY, strokeWidth=2, interpolate="step-before").encode(x=x, y=y),
+        alt.Chart(data[data.curve != ""]).mark_line(strokeWidth=1.5, strokeDash=[5, 3])
+        .encode(x=x, y=y, detail="curve:N", color=colour, order="place:Q"),
+        bars.encode(x=x, y=alt.Y("leakage_low:Q", scale=scale, title=label), y2="leakage_high:Q", color=colour),
+        bars.encode(x=alt.X("accuracy_low:Q", scale=across, title="Test accuracy"), x2="accuracy_high:Q", y=y, color=colour),
+        alt.Chart(data[own]).mark_point(size=95, filled=True, opacity=1)
+        .encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
+        alt.Chart(data[~own]).mark_point(size=55, filled=False, opacity=1)
+        .encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
+    ]  # fmt: skip
     # Neighbours in leakage have their names on different sides, so that fewer of them overlap.
-    order = data.leakage.rank(method="first") % 2
-    for side, align, dx in ((0, "left", 9), (1, "right", -9)):
-        names = alt.Chart(data[order == side]).mark_text(align=align, dx=dx, dy=-9, fontSize=12)
-        layers.append(names.encode(x=x, y=y, text="name:N", color=alt.Color("state:N", scale=states)))
-    null = table.loc[table.reason == "", f"{worst}_null_95"].mean()
-    if np.isfinite(null):
-        layers.insert(0, _reference(f"null worst case {null:.3f}", "y", null, [6, 4], scale))
-    if np.isfinite(floor):
-        layers.insert(
-            0, _reference(f"utility floor {floor:.2f}", "x", floor, [2, 3], alt.Scale(zero=False, padding=40))
-        )
-    return alt.layer(*layers).properties(height=440)
+    side = data[own].leakage.rank(method="first") % 2
+    for i, align, dx in ((0, "left", 9), (1, "right", -9)):
+        names = alt.Chart(data[own][side == i]).mark_text(align=align, dx=dx, dy=-9, fontSize=12, limit=220)
+        layers.append(names.encode(x=x, y=y, text="name:N", color=colour))
+    return alt.layer(*layers).properties(height=460)
 
 
-def _reference(text: str, axis: str, value: float, dash: Sequence[int], scale: alt.Scale) -> alt.LayerChart:
+def _reference(name: str, axis: str, value: float, scale: alt.Scale) -> alt.LayerChart:
     """A line across the chart with its name."""
+    text = f"utility floor {value:.2f}" if axis == "x" else f"{name} {value:.3f}"
     base = alt.Chart(pd.DataFrame({"value": [value], "text": [text]}))
-    line, words = base.mark_rule(color=ORANGE, strokeDash=list(dash), strokeWidth=1.5), base.mark_text
+    line = base.mark_rule(color=ORANGE, strokeDash=[2, 3] if axis == "x" else [6, 4], strokeWidth=1.5)
     if axis == "y":
-        name = words(color=ORANGE, align="left", baseline="bottom", dx=4, dy=-3)
+        words = base.mark_text(color=ORANGE, align="left", baseline="bottom", dx=4, dy=-3)
         y = alt.Y("value:Q", scale=scale)
-        return line.encode(y=y) + name.encode(y=y, x=alt.value(0), text="text:N")
-    name = words(color=ORANGE, align="left", baseline="top", dx=4)
+        return line.encode(y=y) + words.encode(y=y, x=alt.value(0), text="text:N")
+    words = base.mark_text(color=ORANGE, align="left", baseline="top", dx=4)
     x = alt.X("value:Q", scale=scale)
-    return line.encode(x=x) + name.encode(x=x, y=alt.value(4), text="text:N")
+    return line.encode(x=x) + words.encode(x=x, y=alt.value(4), text="text:N")
 
 
-def roc(result: Result) -> alt.LayerChart:
-    """The ROC curve on two logarithmic axes, from the smallest rate that the samples resolve; chance is dashed."""
-    if result.roc is None:
-        raise ValueError("this result holds no ROC curve")
-    smallest = 1 / max(result.metrics.get("nonmembers", 1000.0), 10.0)
-    curve = pd.DataFrame({"FPR": result.roc[0], "TPR": result.roc[1]}).clip(lower=smallest).drop_duplicates()
-    scale = alt.Scale(type="log", domain=[smallest, 1])
-    x = alt.X("FPR:Q", scale=scale, title="False positive rate", axis=alt.Axis(values=RATES, format="~g"))
-    y = alt.Y("TPR:Q", scale=scale, title="True positive rate", axis=alt.Axis(values=RATES, format="~g"))
+def heat_map(cells: pd.DataFrame, label: str, metric: str, falling: bool) -> alt.LayerChart:
+    """Attacks down, defenses across; each cell carries its number, and a click on it is the selection "cell".
+
+    cells: one row a cell with columns attack, defense, row, column (their short names), value (NaN without a
+    score), text, note, opened (bool: has a frame). falling: smaller values leak more.
+    """
+    values, middle = cells.value.dropna(), CHANCE.get(metric)
+    if middle is not None:
+        reach = max(0.05, float((values - middle).abs().max())) if len(values) else 0.5
+        colours = alt.Scale(scheme="blueorange", domain=[middle - reach, middle + reach], domainMid=middle)
+        dark = (cells.value - middle).abs() > 0.7 * reach
+    else:
+        high = max(0.01, float(values.max())) if len(values) else 1.0
+        colours = alt.Scale(scheme="oranges", domain=[0, high], reverse=falling)
+        dark = (high - cells.value if falling else cells.value) > 0.6 * high
+    ink = np.where(cells.value.isna(), GREY, np.where(dark, "white", DARK))
+    rows, columns = list(dict.fromkeys(cells["row"])), list(dict.fromkeys(cells["column"]))
+    x = alt.X("column:N", sort=columns, title=None, axis=alt.Axis(orient="top", labelAngle=-40, labelLimit=150))
+    y = alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(labelLimit=150))
+    tooltip = [
+        alt.Tooltip("attack:N"),
+        alt.Tooltip("defense:N"),
+        alt.Tooltip("value:Q", title=label, format=".3f"),
+        alt.Tooltip("note:N", title="seeds"),
+    ]
+    click = alt.selection_point(name="cell", fields=["attack", "defense"], empty=False)
+    base = alt.Chart(cells.assign(ink=ink)).encode(x=x, y=y, tooltip=tooltip)
+    scored = base.transform_filter("isValid(datum.value)").mark_rect(cursor="pointer")
+    nothing = base.transform_filter("!isValid(datum.value)").mark_rect(color=GREY, opacity=0.12, cursor="pointer")
+    frame = alt.Chart(cells[cells.opened]).mark_rect(filled=False, stroke=VERMILLION, strokeWidth=3)
+    number = base.mark_text(fontSize=12, cursor="pointer").encode(text="text:N", color=alt.Color("ink:N", scale=None))
+    colour = alt.Color("value:Q", title=label, scale=colours, legend=alt.Legend(orient="bottom", gradientLength=220))
+    return alt.layer(scored.encode(color=colour).add_params(click), nothing, number, frame.encode(x=x, y=y)).properties(
+        height=90 + 30 * len(rows)
+    )
+
+
+def roc(results: Sequence[Result]) -> alt.LayerChart:
+    """The ROC curve on two logarithmic axes, from the smallest rate that the samples resolve; chance is dashed.
+
+    Of several seeds, the mean TPR at each FPR and the band from the lowest seed to the highest; of one, the curve
+    with the record's bootstrap intervals of its TPRs.
+    """
+    curves = [(np.array(r.roc[0]), np.array(r.roc[1])) for r in results if r.roc is not None]
+    if not curves:
+        raise ValueError("expected a result with a ROC curve, given none")
+    smallest = 1 / max(min(r.metrics.get("nonmembers", 1000.0) for r in results), 10.0)
+    rates = np.unique(np.concatenate([*(fpr for fpr, _ in curves), [smallest]]))
+    rates = rates[rates >= smallest * (1 - 1e-9)]
+    # Corners only, no interpolation: at a rate counts the last corner that does not exceed it.
+    tprs = np.array([tpr[np.searchsorted(fpr, rates + 1e-9, side="right") - 1] for fpr, tpr in curves])
+    drawn = pd.DataFrame({"FPR": rates, "TPR": tprs.mean(0), "low": tprs.min(0), "high": tprs.max(0)})
+    drawn = drawn.clip(lower=smallest)
+    scale = alt.Scale(type="log", domain=[smallest, 1], nice=False)
+    axis = alt.Axis(values=[r for r in RATES if r >= smallest], format="~g")
+    x = alt.X("FPR:Q", scale=scale, title="False positive rate", axis=axis)
+    y = alt.Y("TPR:Q", scale=scale, title="True positive rate", axis=axis)
     chance = alt.Chart(pd.DataFrame({"FPR": [smallest, 1], "TPR": [smallest, 1]}))
-    line = alt.Chart(curve).mark_line(color=BLUE, interpolate="step-after", strokeWidth=2.5)
+    shown = [alt.Tooltip(c, format=".4f") for c in ("FPR:Q", "TPR:Q", "low:Q", "high:Q")]
+    line = alt.Chart(drawn).mark_line(color=BLUE, interpolate="step-after", strokeWidth=2.5)
+    layers: list[alt.Chart] = [chance.mark_line(color=GREY, strokeDash=[6, 4]).encode(x=x, y=y)]
+    if len(curves) > 1:
+        band = alt.Chart(drawn).mark_area(color=BLUE, opacity=0.22, interpolate="step-after")
+        layers.append(band.encode(x=x, y=alt.Y("low:Q", scale=scale, title="True positive rate"), y2="high:Q"))
+    layers.append(line.encode(x=x, y=y, tooltip=shown))
+    if len(results) == 1 and (bars := _tpr_intervals(results[0], smallest)) is not None:
+        rule = alt.Chart(bars).mark_errorbar(color=BLUE, ticks=True, thickness=2)
+        layers.append(rule.encode(x=x, y=alt.Y("low:Q", scale=scale, title="True positive rate"), y2="high:Q"))
+    return alt.layer(*layers).properties(height=400)
+
+
+def _tpr_intervals(result: Result, smallest: float) -> pd.DataFrame | None:
+    """The record's bootstrap intervals of TPRs, at their FPR; None where it has none."""
+    rows = [
+        {"FPR": float(found[1]), "low": max(low, smallest), "high": max(high, smallest)}
+        for name, (low, high) in result.intervals.items()
+        if (found := re.fullmatch(r"tpr_at_fpr_([\d.]+)", name)) and float(found[1]) >= smallest
+    ]
+    return pd.DataFrame(rows) if rows else None
+
+
+def histogram(edges: Sequence[float], members: Sequence[float], nonmembers: Sequence[float]) -> alt.Chart:
+    """How the scores of members and non-members lie: k + 1 edges, and k counts of each drawn as shares."""
+    parts = [
+        pd.DataFrame({"left": edges[:-1], "right": edges[1:], "share": np.array(c) / max(1.0, sum(c)), "who": who})
+        for who, c in (("members", members), ("non-members", nonmembers))
+    ]
+    colour = alt.Scale(domain=["members", "non-members"], range=[VERMILLION, BLUE])
     return (
-        chance.mark_line(color=GREY, strokeDash=[6, 4]).encode(x=x, y=y)
-        + line.encode(x=x, y=y, tooltip=[alt.Tooltip("FPR:Q", format=".4f"), alt.Tooltip("TPR:Q", format=".4f")])
-    ).properties(height=420)
+        alt.Chart(pd.concat(parts))
+        .mark_bar(opacity=0.5, binSpacing=0)
+        .encode(
+            x=alt.X("left:Q", title="Score", bin="binned"),
+            x2="right:Q",
+            y=alt.Y("share:Q", title="Share", stack=None, axis=alt.Axis(format="%")),
+            color=alt.Color("who:N", title=None, scale=colour, legend=alt.Legend(orient="top")),
+            tooltip=[
+                alt.Tooltip("who:N", title=" "),
+                alt.Tooltip("share:Q", format=".1%"),
+                alt.Tooltip("left:Q", format=".4g"),
+                alt.Tooltip("right:Q", format=".4g"),
+            ],
+        )
+        .properties(height=240)
+    )
+
+
+def fitted(
+    points: pd.DataFrame, x_label: str, y_label: str, lines: Mapping[str, tuple[float, float]], chance: float
+) -> alt.LayerChart:
+    """Attack success over a measure of risk, one point a defense and seed, with straight lines.
+
+    points: columns defense, seed, risk, success. lines: names, each with slope and intercept; the first is the fit,
+    the others are dashed references.
+    """
+    ends = np.array([min(0.0, float(points.risk.min())), float(points.risk.max()) * 1.05 or 0.01])
+    drawn = pd.concat(
+        [pd.DataFrame({"risk": ends, "success": a * ends + b, "line": name}) for name, (a, b) in lines.items()]
+        or [pd.DataFrame({"risk": [], "success": [], "line": []})]
+    )
+    names = list(lines)
+    legend = alt.Legend(orient="bottom", columns=1, labelLimit=500, symbolType="stroke", symbolSize=500)
+    scales = [alt.Scale(domain=names, range=r[: len(names)]) for r in ([BLUE, GREY], [[1, 0], [6, 4]])]
+    colour = alt.Color("line:N", title=None, scale=scales[0], legend=legend)
+    dash = alt.StrokeDash("line:N", title=None, scale=scales[1], legend=legend)
+    x = alt.X("risk:Q", title=x_label, scale=alt.Scale(nice=False))
+    y = alt.Y("success:Q", title=y_label, scale=alt.Scale(zero=False))
+    middle = points.groupby("defense", as_index=False)[["risk", "success"]].mean()
+    middle["name"] = middle.defense.map(short_names(middle.defense))
+    above = middle.risk.rank(method="first") % 2 == 0  # neighbours on different sides, so that fewer names overlap
+    words = [(middle[above], -12), (middle[~above], 14)]
+    guess = alt.Chart(pd.DataFrame({"success": [chance]})).mark_rule(color=ORANGE, strokeDash=[2, 3])
+    tooltip = [
+        alt.Tooltip("defense:N"),
+        alt.Tooltip("seed:O"),
+        alt.Tooltip("risk:Q", title=x_label, format=".4f"),
+        alt.Tooltip("success:Q", title=y_label, format=".3f"),
+    ]
+    return alt.layer(
+        guess.encode(y=y),
+        alt.Chart(drawn).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=dash),
+        alt.Chart(points).mark_circle(size=70, color=VERMILLION, opacity=0.75).encode(x=x, y=y, tooltip=tooltip),
+        *(
+            alt.Chart(some).mark_text(dy=dy, fontSize=11, color=GREY, limit=130).encode(x=x, y=y, text="name:N")
+            for some, dy in words
+        ),
+    ).properties(height=380)

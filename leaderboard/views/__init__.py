@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from typing import NoReturn
 
 import pandas as pd
 import streamlit as st
@@ -10,7 +12,16 @@ import streamlit as st
 from benchmark.metrics import METRICS
 from benchmark.result import Result, Trust
 from leaderboard import tables
-from leaderboard.ranking import ISOLATION, TASK_METRICS, TRUST, Board, attack_table, defense_table, scenarios
+from leaderboard.ranking import (
+    ISOLATION,
+    TASK_METRICS,
+    TRUST,
+    Board,
+    attack_table,
+    defense_table,
+    scenarios,
+    split_of,
+)
 
 TRUST_HELP = "; ".join(f"{level}: {meaning}" for level, meaning in TRUST.items()) + "."
 ISOLATION_HELP = "Where the entry's code ran. " + "; ".join(f"{k}: {v}" for k, v in ISOLATION.items() if k) + "."
@@ -22,19 +33,60 @@ TRUST_COLUMNS = {
 }
 
 
+def editions(protocol: str) -> dict[str, list[Result]]:
+    """Results of a protocol that may share a table, under a name each, the one with the newest result first."""
+    found: dict[str, list[Result]] = _editions(tables.source(protocol).results)[0]
+    return found
+
+
+@st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={list: id})  # type: ignore[untyped-decorator]
+def _editions(results: list[Result]) -> tuple[dict[str, list[Result]], list[Result]]:
+    """The list is kept beside what was made of it, so that no other list can take its id."""
+    return tables.editions(results), results
+
+
 def chosen() -> tuple[str, list[Result]]:
     """The protocol chosen at the top and the results of the chosen edition, or the newest one's.
 
     Stops the page with what to do next where there are no results.
     """
     protocol: str = st.session_state.get("protocol") or ""
-    editions = tables.editions(tables.source(protocol).results) if protocol else {}
-    if not editions:
-        st.subheader("No results yet")
-        st.text("Score the baselines, then come back; this page looks for results every ten seconds.")
-        st.code(f"leakboard run --protocol {protocol or 'digits-v1'}", language="bash")
-        st.stop()
-    return protocol, editions.get(st.session_state.get("edition", "")) or next(iter(editions.values()))
+    found = editions(protocol) if protocol else {}
+    if not found:
+        empty("No results yet", "Score the baselines, then come back; this page looks for results every ten seconds.",
+              f"leakboard run --protocol {protocol or 'digits-v1'}")  # fmt: skip
+    return protocol, found.get(st.session_state.get("edition", "")) or next(iter(found.values()))
+
+
+def empty(title: str, text: str, command: str) -> NoReturn:
+    """Ends a page that has nothing to show with what to run."""
+    st.subheader(title, anchor=False)
+    st.text(text)
+    st.code(command, language="bash")
+    st.stop()
+    raise AssertionError  # `st.stop` does not return
+
+
+def least_trust() -> Trust:
+    """The weakest trust that is ranked, as chosen at the top."""
+    return st.session_state.get("trust") or tables.least_trust()
+
+
+def frame(results: list[Result]) -> pd.DataFrame:
+    """`ranking.scenarios` of the results; shared by all visitors, so not to be changed."""
+    found: pd.DataFrame = _frame(_version(results)[0], results)
+    return found
+
+
+@st.cache_resource(max_entries=16, show_spinner=False, hash_funcs={list: id})  # type: ignore[untyped-decorator]
+def _version(results: list[Result]) -> tuple[int, list[Result]]:
+    """A number that changes with the results, and the list, kept so that no other list can take its id."""
+    return hash(tuple((r.key, r.finished, r.trust, r.isolation) for r in results)), results
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)  # type: ignore[untyped-decorator]
+def _frame(version: int, _results: list[Result]) -> pd.DataFrame:
+    return scenarios(_results)
 
 
 def ranked(protocol: str, results: list[Result]) -> tuple[Board, dict[str, pd.DataFrame]]:
@@ -42,22 +94,41 @@ def ranked(protocol: str, results: list[Result]) -> tuple[Board, dict[str, pd.Da
 
     Ranked is what can be trusted as far as is chosen at the top.
     """
-    least: Trust = st.session_state.get("trust") or tables.least_trust()
     try:
         board = tables.board_of(protocol)
     except ValueError as error:
-        st.subheader("This protocol can't be ranked")
+        st.subheader("This protocol can't be ranked", anchor=False)
         st.text(str(error))
         st.stop()
-    version = hash(tuple((r.key, r.finished, r.trust, r.isolation) for r in results))
-    return board, _ranked(version, board, least, results)
+    return board, _ranked(_version(results)[0], board, least_trust(), results)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)  # type: ignore[untyped-decorator]
 def _ranked(version: int, board: Board, least: Trust, _results: list[Result]) -> dict[str, pd.DataFrame]:
-    frame = scenarios(_results)
-    attacks = {t: attack_table(frame, board, t, least) for t in TASK_METRICS}
-    return {"defenses": defense_table(frame, board, least)} | attacks
+    found = _frame(version, _results)
+    attacks = {t: attack_table(found, board, t, least) for t in TASK_METRICS}
+    return {"defenses": defense_table(found, board, least)} | attacks
+
+
+def download(table: pd.DataFrame, name: str) -> None:
+    """A button that saves what is shown as CSV, with its numbers not rounded."""
+    st.download_button(
+        "CSV", table.to_csv(index=False), f"{name}.csv", "text/csv", icon=":material/download:", on_click="ignore"
+    )
+
+
+def axes(results: list[Result]) -> str:
+    """What the protocol fixes, in a line: data set, network, version, split."""
+    r = results[0]
+    return f"Data {r.dataset}, network {r.architecture}, version {r.protocol_digest[:8]}, {split_of(r)} split"
+
+
+def run_link(result: Result) -> str:
+    """The address of a scenario's run in MLflow's own pages; "" where the record names none."""
+    base = os.environ.get("LEAKBOARD_MLFLOW_UI", "http://127.0.0.1:5000").rstrip("/")
+    run, experiment = (result.provenance.get(k, "") for k in ("run_id", "experiment_id"))
+    whole = re.fullmatch(r"\w+", run) and re.fullmatch(r"\w+", experiment)
+    return f"{base}/#/experiments/{experiment}/runs/{run}" if whole else ""
 
 
 def literal(text: str) -> str:
@@ -72,17 +143,24 @@ def isolation(value: str) -> str:
     return "NOT ISOLATED (--trust)" if value == "trusted" else value
 
 
-def number(metric: str, label: str = "", note: str = "") -> object:
-    """The column of a metric: three decimals, with the metric's own help."""
+def number(metric: str, label: str = "", note: str = "", digits: int = 3) -> object:
+    """The column of a metric, with the metric's own help."""
     return st.column_config.NumberColumn(
-        label or METRICS[metric].label, format="%.3f", help=f"{note}{METRICS[metric].help}"
+        label or METRICS[metric].label, format=f"%.{digits}f", help=f"{note}{METRICS[metric].help}"
     )
 
 
-def interval(table: pd.DataFrame, column: str) -> pd.Series:
-    """Intervals as text, such as 0.62–0.67."""
+def digits(table: pd.DataFrame, column: str) -> int:
+    """Decimals that the typical 95 % interval of a column supports, 2 or 3: what is finer would be noise."""
+    half = float((table[f"{column}_high"] - table[f"{column}_low"]).median()) / 2
+    return 2 if half >= 0.01 else 3
+
+
+def interval(table: pd.DataFrame, column: str, digits: int = 3) -> pd.Series:
+    """Intervals as text, such as 0.62 – 0.67."""
     pairs = zip(table[f"{column}_low"], table[f"{column}_high"], strict=True)
-    return pd.Series(["" if pd.isna(a) else f"{a:.3f} – {b:.3f}" for a, b in pairs], index=table.index, dtype=str)
+    texts = ["" if pd.isna(a) else f"{a:.{digits}f} – {b:.{digits}f}" for a, b in pairs]
+    return pd.Series(texts, index=table.index, dtype=str)
 
 
 def rank_interval(table: pd.DataFrame) -> pd.Series:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,60 +10,122 @@ import pandas as pd
 import streamlit as st
 
 from benchmark.metrics import METRICS
-from leaderboard import charts
-from leaderboard.ranking import AUC, RANKS, TASK_METRICS, TPR, WORST, Board
-from leaderboard.views import TRUST_COLUMNS, chosen, interval, isolation, literal, number, rank_interval, ranked
+from leaderboard.ranking import AUC, RANKS, TASK_METRICS, TPR, WORST
+from leaderboard.views import (
+    TRUST_COLUMNS,
+    axes,
+    chosen,
+    digits,
+    download,
+    frame,
+    interval,
+    isolation,
+    literal,
+    number,
+    rank_interval,
+    ranked,
+)
 
 column = st.column_config
 RANK_HELP = "1 + the number of clearly better entries, to n - the number of clearly worse ones: 95 % t-intervals of seed-paired differences."
 TIE_HELP = "Entries that share a letter can't be told from the best one of them."
+COVERAGE_HELP = "Required scenarios that were scored, of those required; what does not apply (skipped) is not required."
 CHIEF = {
     "rank": column.NumberColumn("#", width=45, pinned=True),
     "interval": column.TextColumn("Rank", width=60, help=RANK_HELP),
     "tie": column.TextColumn("Tie", width=45, help=TIE_HELP),
+    "coverage": column.TextColumn("Coverage", width=85, help=COVERAGE_HELP, alignment="right"),
     "reason": column.TextColumn("Why not ranked", width="large"),
     **TRUST_COLUMNS,
 }
 
 
-def show() -> None:
-    """The page."""
+def defenses() -> None:
+    """The page of defenses."""
     protocol, results = chosen()
     board, tables = ranked(protocol, results)
-    st.title(f"Leakboard: {literal(protocol)}", anchor=False)
-    defenses = tables["defenses"]
-    few = f"{len(defenses)} defenses, {len({r.attack for r in results} - {''})} attacks, {len(board.seeds)} seeds"
-    st.text(f"{few}; data {results[0].dataset}, network {results[0].architecture}")
-    left, middle, right = st.columns([2, 3, 1], vertical_alignment="bottom")
-    with left:
-        side = st.segmented_control(
-            "Show", ["Defenses", "Attacks"], default="Defenses", required=True, key="show", bind="query-params"
-        )
-    search = middle.text_input("Search", key="search", bind="query-params", placeholder="part of a name")
-    if side == "Attacks":
-        table = _attacks(tables, search)
-    else:
-        table = _found(defenses, "defense", search)
-        _defenses(table, defenses, board)
-    right.download_button(
-        "CSV", table.to_csv(index=False), f"{protocol}-{str(side).lower()}.csv", "text/csv", icon=":material/download:"
-    )
+    whole = tables["defenses"]
+    attacks = len({r.attack for r in results} - {""})
+    st.title("Defenses", anchor=False)
+    st.text(f"{axes(results)}; {len(whole)} defenses, {attacks} attacks, {len(board.seeds)} seeds")
+    metric = whole.attrs["metric"]
+    table, csv = _filtered(whole, "defense", f"worst_{metric}_track", "of the deciding attack")
+    wanted = [(a, s) for a in ("", *board.required_attacks) for s in board.seeds]
+    table = table.assign(coverage=_coverage(frame(results), table.defense, "defense", "attack", wanted))
+    with csv:
+        download(table, f"{protocol}-defenses")
+    _defenses(table, whole)
 
 
-def _found(table: pd.DataFrame, name: str, search: str) -> pd.DataFrame:
-    return table[table[name].str.contains(search, case=False, regex=False)]
+def attacks() -> None:
+    """The page of attacks."""
+    protocol, results = chosen()
+    board, tables = ranked(protocol, results)
+    st.title("Attacks", anchor=False)
+    st.text(axes(results))
+    tasks = [t for t in TASK_METRICS if len(tables[t])] or [*TASK_METRICS][:1]
+    task = str(st.segmented_control("Task", tasks, default=tasks[0], required=True, key="task", bind="query-params"))
+    table, csv = _filtered(tables[task], "attack", "track", "")
+    wanted = [(d, s) for d in board.required_defenses for s in board.seeds]
+    scored = frame(results)
+    table = table.assign(coverage=_coverage(scored[scored.task == task], table.attack, "attack", "defense", wanted))
+    with csv:
+        download(table, f"{protocol}-attacks-{task}")
+    _attacks(table, task, tables[task].attrs["metric"])
 
 
-def _defenses(table: pd.DataFrame, whole: pd.DataFrame, board: Board) -> None:
+def _filtered(table: pd.DataFrame, name: str, track: str, whose: str) -> tuple[pd.DataFrame, Any]:
+    """The rows that search and filters leave, and the place for the CSV beside them.
+
+    track: the column that holds access/knowledge; whose: the adversary that it describes, in words.
+    """
+    first, csv = st.columns([6, 1], vertical_alignment="bottom")
+    left, right = st.columns([2, 3])
+    search = first.text_input("Search", key="search", bind="query-params", placeholder="part of a name")
+    sides = table[track].fillna("").str.partition("/") if len(table) else pd.DataFrame({0: [], 2: []}, dtype=str)
+    table = table[table[name].str.contains(search, case=False, regex=False)] if search else table
+    for place, label, key, values in (
+        (left, "Access", "access", sides[0]),
+        (right, "Auxiliary knowledge", "knowledge", sides[2]),
+    ):
+        picked = place.pills(
+            f"{label} {whose}".strip(), sorted({*values} - {""}), selection_mode="multi", key=key, bind="query-params",
+            format_func=literal, wrap=True,
+        )  # fmt: skip
+        if picked:
+            table = table[values.reindex(table.index).isin(picked)]
+    return table, csv
+
+
+def _coverage(
+    scored: pd.DataFrame, names: pd.Series, entry: str, other: str, wanted: Sequence[tuple[str, int]]
+) -> list[str]:
+    """For each entry how many of its required scenarios were scored, such as 42/45.
+
+    scored: `ranking.scenarios`; wanted: counterparts, in the column `other`, and seeds. An entry of no required
+    scenario has "0/0".
+    """
+    pairs = pd.MultiIndex.from_tuples(wanted, names=[other, "seed"]) if wanted else pd.MultiIndex.from_arrays([[], []])
+    required = scored[pd.MultiIndex.from_frame(scored[[other, "seed"]]).isin(pairs)]
+    counts = required.groupby([entry, "status"]).size().unstack(fill_value=0).reindex(names, fill_value=0)
+    ok, skipped = (counts[s] if s in counts else pd.Series(0, counts.index) for s in ("ok", "skipped"))
+    return [f"{a}/{len(wanted) - b}" for a, b in zip(ok, skipped, strict=True)]
+
+
+def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
     metric, pool = whole.attrs["metric"], whole.attrs["pool"]
     st.text(
         f"Ranked by the worst-case {METRICS[metric].label} over {len(pool)} membership attacks that ran on every "
         f"ranked defense: smaller is better. Deciding attack and sign are chosen on the other seeds."
     )
-    intervals = {f"worst_{m}_ci": interval(table, f"worst_{m}") for m in WORST}
-    columns = {"test_accuracy": number("test_accuracy")}
+    fine = {c: digits(whole, c) for c in ("test_accuracy", *(f"worst_{m}" for m in WORST))}
+    intervals = {f"{c}_ci": interval(table, c, fine[c]) for c in fine}
+    columns = {
+        "test_accuracy": number("test_accuracy", digits=fine["test_accuracy"]),
+        "test_accuracy_ci": column.TextColumn("95 %", help="t-interval over seeds"),
+    }
     for m in (metric, *(m for m in WORST if m != metric)):
-        columns |= _worst_columns(m)
+        columns |= _worst_columns(m, fine[f"worst_{m}"])
     columns |= {
         "train_accuracy": number("train_accuracy"), "ece": number("ece"),
         **{m: number(m) for m in ("robust_accuracy", "certified_accuracy") if table[m].notna().any()},
@@ -81,44 +144,26 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame, board: Board) -> None:
         "worst_auc_oracle": number(AUC, "Worst AUC, as in papers", "Best attack on the data it is reported on: too high. "),
     }  # fmt: skip
     config = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")} | columns
-    order = ["rank", "interval", "tie", "defense", f"worst_{metric}", f"worst_{metric}_ci", *TRUST_COLUMNS]
+    order = ["rank", "interval", "tie", "defense", f"worst_{metric}", f"worst_{metric}_ci"]
+    order += ["test_accuracy", "test_accuracy_ci", "coverage", *TRUST_COLUMNS]
     order += [c for c in columns if c not in order]
     _both(table.assign(interval=rank_interval(table), **intervals), order, config, "defense")
-    if pool:
-        floor = board.utility_floor * whole.loc[whole.defense == board.baseline, "test_accuracy"].max()
-        st.subheader("What privacy costs", anchor=False)
-        st.altair_chart(charts.leakage_against_accuracy(table, metric, float(floor)), width="stretch")
-        st.text("Down and to the right is better. Bars: 95 % t-intervals over seeds. Below the dashed line is chance.")
 
 
-def _worst_columns(metric: str) -> dict[str, Any]:
+def _worst_columns(metric: str, digits: int) -> dict[str, Any]:
     """The columns of one worst case, in their order."""
     worst = f"worst_{metric}"
     null = "95 % quantile of the pool's maximum under permuted labels: leakage below it is chance. "
     return {
-        worst: number(metric, f"Worst {METRICS[metric].label}", "Worst case over the pool of attacks. "),
+        worst: number(metric, f"Worst {METRICS[metric].label}", "Worst case over the pool of attacks. ", digits),
         f"{worst}_ci": column.TextColumn("95 %", help="t-interval over seeds"),
-        f"{worst}_null_95": number(metric, "Null 95 %", null),
+        f"{worst}_null_95": number(metric, "Null 95 %", null, digits),
         f"{worst}_attack": column.TextColumn("Decided by", help="The attack most often chosen, leaving one seed out"),
         f"{worst}_track": column.TextColumn("Track", help="Access and auxiliary knowledge of the deciding attack"),
     }
 
 
-def _attacks(tables: dict[str, pd.DataFrame], search: str) -> pd.DataFrame:
-    tasks = [t for t in TASK_METRICS if len(tables[t])]
-    task = st.segmented_control(
-        "Task", tasks, default=tasks[0] if tasks else None, required=True, key="task", bind="query-params"
-    )
-    table = tables[str(task)] if tasks else tables["membership"]
-    metric = table.attrs["metric"]
-    tracks = sorted(t for t in table.track.unique() if t)
-    picked = st.pills(
-        "Track (access / auxiliary knowledge)", tracks, selection_mode="multi", key="track", bind="query-params",
-        format_func=literal,
-    )  # fmt: skip
-    table = _found(table, "attack", search)
-    if picked:
-        table = table[table.track.isin(picked)]
+def _attacks(table: pd.DataFrame, task: str, metric: str) -> None:
     better = "larger" if METRICS[metric].leaks == "up" else "smaller"
     st.text(
         f"Ranked within a track by the mean {METRICS[metric].label} over the required defenses: {better} is stronger."
@@ -131,14 +176,14 @@ def _attacks(tables: dict[str, pd.DataFrame], search: str) -> pd.DataFrame:
         "queries": column.NumberColumn("Queries", format="localized", help="Mean queries to a target"),
         "targets": column.NumberColumn("Targets", help="Targets that count: required defenses x seeds, without skipped ones"),
     }  # fmt: skip
-    order = ["track", "rank", "interval", "tie", "attack", *TRUST_COLUMNS]
-    for m in TASK_METRICS[str(task)] if tasks else ():
-        shown[f"{m}_ci"] = interval(table, m)
-        config |= {m: number(m), f"{m}_ci": column.TextColumn("95 %", help="t-interval over seeds")}
+    order = ["track", "rank", "interval", "tie", "attack"]
+    for m in TASK_METRICS[task] if len(table) else ():
+        fine = digits(table, m)
+        shown[f"{m}_ci"] = interval(table, m, fine)
+        config |= {m: number(m, digits=fine), f"{m}_ci": column.TextColumn("95 %", help="t-interval over seeds")}
         order += [m, f"{m}_ci"]
     shown["reason"] = shown.reason.where(~shown.null_row, "")  # null rows stay beside what they are the scale of
-    _both(shown, [*order, "seconds", "queries", "targets"], config, "attack")
-    return table
+    _both(shown, [*order, "coverage", *TRUST_COLUMNS, "seconds", "queries", "targets"], config, "attack")
 
 
 def _both(shown: pd.DataFrame, order: list[str], config: dict[str, Any], name: str) -> None:

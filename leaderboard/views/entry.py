@@ -1,8 +1,7 @@
-"""One entry: its card, all its scenarios, and a ROC curve."""
+"""One entry: its card, hyperparameters, cost, all its scenarios, a ROC curve, and its history."""
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
@@ -13,8 +12,20 @@ from benchmark.metrics import METRICS
 from benchmark.result import Result
 from benchmark.text import plain, plain_log
 from leaderboard import charts, tables
+from leaderboard.charts import base_name
 from leaderboard.ranking import AUC, ISOLATION, TASK_METRICS, TPR
-from leaderboard.views import TRUST_COLUMNS, chosen, isolation, literal, number, rank_interval, ranked
+from leaderboard.views import (
+    TRUST_COLUMNS,
+    chosen,
+    download,
+    editions,
+    isolation,
+    literal,
+    number,
+    rank_interval,
+    ranked,
+    run_link,
+)
 
 DOC = 4000
 """The most characters that are shown of a submission's own description."""
@@ -32,11 +43,12 @@ def show() -> None:
     left, right = st.columns([2, 3], gap="large")
     with left:
         _cards(str(name))
+        _cost(mine, str(name))
     with right:
         _roc(mine, str(name))
-    st.subheader(f"Its {len(mine)} scenarios", anchor=False)
     _scenarios(mine)
     _logs(mine)
+    _history(protocol, str(name))
 
 
 def _standing(found: dict[str, pd.DataFrame], name: str) -> None:
@@ -58,19 +70,48 @@ def _standing(found: dict[str, pd.DataFrame], name: str) -> None:
             st.text(f"Trust: {row.trust}. Where it ran: {ISOLATION[row.isolation]}.")
 
 
-def ids(name: str) -> list[str]:
-    """The submissions of a canonical name: a+b[n=10] -> a, b."""
-    return re.sub(r"\[[^]]*\]", "", name).split("+")
+def parts(name: str) -> list[str]:
+    """The parts of a canonical name: a+b[n=10] -> a, b[n=10]."""
+    return re.split(r"\+(?![^\[]*\])", name)
 
 
 def _cards(name: str) -> None:
     known = tables.cards()
-    for part in ids(name):
-        if part not in known:
-            st.text(f"{part}: there is no submission of this name.")
-        for entry in known.get(part, []):
+    for part in parts(name):
+        id = base_name(part)
+        if id not in known:
+            st.text(f"{id}: there is no submission of this name.")
+        for entry in known.get(id, []):
             with st.container(border=True):
                 _card(entry)
+                _hyperparameters(entry, part)
+
+
+def _hyperparameters(entry: Any, part: str) -> None:
+    """Each with its value here, its default and the range that is searched; what the recipe changes comes last."""
+    given = dict(item.split("=", 1) for item in re.sub(r".*\[|\]", "", part).split(",") if "=" in item)
+    rows = []
+    for name, field in entry.params.model_fields.items():
+        search = next((m for m in field.metadata if hasattr(m, "low")), None)
+        ranged = f"{search.low:g} to {search.high:g}{', log' if search.log else ''}" if search else ""
+        default = _value(field.default)
+        rows.append({"name": name, "value": given.pop(name, default), "default": default, "searched": ranged})
+    rows += [{"name": name, "value": value, "default": "the recipe's", "searched": ""} for name, value in given.items()]
+    if rows:
+        st.dataframe(
+            pd.DataFrame(rows), hide_index=True, width="stretch", height="content", placeholder="–",
+            key=f"parameters-{entry.kind}-{part}", column_config={
+                "name": st.column_config.TextColumn("Hyperparameter", pinned=True),
+                "value": st.column_config.TextColumn("Here"),
+                "default": st.column_config.TextColumn("Default"),
+                "searched": st.column_config.TextColumn("Search range", help="What `leakboard tune` tries"),
+            },
+        )  # fmt: skip
+
+
+def _value(value: object) -> str:
+    """As it stands in names."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _card(entry: Any) -> None:
@@ -94,11 +135,59 @@ def _roc(mine: list[Result], name: str) -> None:
     titles = sorted(curves)
     picked = st.selectbox("ROC curve of", titles, index=titles.index(best), key="scenario", bind="query-params")
     result = curves[str(picked)]
-    st.altair_chart(charts.roc(result), width="stretch")
+    st.altair_chart(charts.roc([result]), width="stretch")
     parts = [
         f"{METRICS[m].label} {result.metrics[m]:.3f}{_bounds(result, m)}" for m in (AUC, TPR) if m in result.metrics
     ]
-    st.text("; ".join(parts) + ". The dashed line is chance.")
+    st.text("; ".join(parts) + ". Bars: 95 % over samples. Dashed: chance.")
+
+
+def _cost(mine: list[Result], name: str) -> None:
+    """What the entry costs: a defense to train and to query, an attack to run, each with its mean."""
+    names = {
+        "train_seconds": "seconds to train",
+        "ms_per_query": "ms a query",
+        "ms_per_query_alone": "ms a query alone",
+    }
+    if all(r.attack == name for r in mine):
+        names = {"seconds": "seconds a target", "queries": "queries a target", "peak_mb": "MB at the most"}
+    costs = [r.cost for r in mine if r.status == "ok" and (r.attack == name or r.task == "utility")]
+    means = {label: [c[n] for c in costs if n in c] for n, label in names.items()}
+    said = [f"{sum(v) / len(v):,.4g} {label}" for label, v in means.items() if v]
+    if said:
+        st.text("Cost (means): " + "; ".join(said) + ".")
+
+
+def _history(protocol: str, name: str) -> None:
+    """One line for each edition of the protocol that scored the entry."""
+    found = editions(protocol)
+    rows = []
+    for edition, results in found.items():
+        mine = [r for r in results if name in (r.attack, r.defense)]
+        for kind, table in ranked(protocol, results)[1].items() if mine else ():
+            for _, row in table[table["defense" if kind == "defenses" else "attack"] == name].iterrows():
+                metric = table.attrs["metric"]
+                column = f"worst_{metric}" if kind == "defenses" else metric
+                low, high = row[f"{column}_low"], row[f"{column}_high"]
+                rows.append({
+                    "edition": edition, "finished": pd.to_datetime(max(r.finished for r in mine), unit="s"),
+                    "scenarios": len(mine), "metric": f"{'Worst ' if kind == 'defenses' else ''}{METRICS[metric].label}",
+                    "value": row[column], "interval": "" if pd.isna(low) else f"{low:.3f} – {high:.3f}",
+                    "rank": rank_interval(row.to_frame().T).iloc[0], "reason": row.reason,
+                })  # fmt: skip
+    st.subheader("History", anchor=False)
+    config: dict[str, Any] = {
+        "edition": st.column_config.TextColumn("Edition", pinned=True, help="Split and version of the protocol: numbers of two editions can't be compared"),
+        "finished": st.column_config.DatetimeColumn("Finished", format="YYYY-MM-DD HH:mm", help="UTC"),
+        "scenarios": "Scenarios", "metric": "Metric",
+        "value": st.column_config.NumberColumn("Value", format="%.3f"),
+        "interval": st.column_config.TextColumn("95 %", help="t-interval over seeds"),
+        "rank": "Rank", "reason": "Why not ranked",
+    }  # fmt: skip
+    st.dataframe(
+        pd.DataFrame(rows, columns=list(config)), hide_index=True, width="stretch", height="content", placeholder="–",
+        column_config=config, key="history",
+    )  # fmt: skip
 
 
 def _bounds(result: Result, metric: str) -> str:
@@ -114,13 +203,12 @@ def _scenarios(mine: list[Result]) -> None:
     names = [m for metrics in TASK_METRICS.values() for m in metrics]
     names += ["test_accuracy", "train_accuracy", "robust_accuracy", "certified_accuracy", "ece"]
     order = ["utility", *TASK_METRICS]
-    base = os.environ.get("LEAKBOARD_MLFLOW_UI", "http://127.0.0.1:5000").rstrip("/")
     rows = [
         {c: getattr(r, c) for c in ("task", "attack", "defense", "seed", "status")}
         | {m: r.metrics.get(m) for m in names}
         | {"seconds": r.cost.get("seconds"), "trust": r.trust, "isolation": isolation(r.isolation)}
         | {"finished": pd.to_datetime(r.finished, unit="s", errors="coerce")}
-        | {"reason": r.reason, "run": _run(base, r)}
+        | {"reason": r.reason, "run": run_link(r)}
         for r in sorted(mine, key=lambda r: (order.index(r.task), r.attack, r.defense, r.seed))
     ]
     config: dict[str, Any] = (
@@ -133,6 +221,10 @@ def _scenarios(mine: list[Result]) -> None:
         }
     )
     table = pd.DataFrame(rows).replace("", None).dropna(axis="columns", how="all")
+    title, csv = st.columns([6, 1], vertical_alignment="bottom")
+    title.subheader(f"Its {len(mine)} scenarios", anchor=False)
+    with csv:
+        download(table, "scenarios")
     st.dataframe(
         table, hide_index=True, width="stretch", height=420, placeholder="–", column_config=config, key="scenarios"
     )
@@ -146,10 +238,3 @@ def _logs(mine: list[Result]) -> None:
         picked = st.selectbox("Log of", sorted(logs), key="log", bind="query-params")
         with st.container(border=True, height=400):
             st.text(logs[str(picked)])
-
-
-def _run(base: str, result: Result) -> str:
-    """The address of a scenario's run in MLflow's own pages; "" where the record names none."""
-    run, experiment = (result.provenance.get(k, "") for k in ("run_id", "experiment_id"))
-    whole = re.fullmatch(r"\w+", run) and re.fullmatch(r"\w+", experiment)
-    return f"{base}/#/experiments/{experiment}/runs/{run}" if whole else ""

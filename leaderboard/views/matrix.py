@@ -1,0 +1,207 @@
+"""The matrix of attacks and defenses, and the scenario that is opened in it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from benchmark.metrics import METRICS
+from benchmark.result import Result
+from leaderboard import charts
+from leaderboard.ranking import TASK_METRICS, Board
+from leaderboard.views import (
+    TRUST_COLUMNS,
+    axes,
+    chosen,
+    download,
+    empty,
+    frame,
+    isolation,
+    number,
+    ranked,
+    run_link,
+)
+
+CHART = "heat-map"
+MORE = {"membership": ("balanced_accuracy_oracle", "tpr_at_fpr_0.001", "auc_bank")}
+"""Metrics that a task's matrix offers beside those of its table."""
+
+
+def show() -> None:
+    """The page."""
+    protocol, results = chosen()
+    board, _ = ranked(protocol, results)
+    scored = frame(results)
+    tasks = [t for t in TASK_METRICS if (scored.task == t).any()]
+    st.title("Matrix", anchor=False)
+    st.text(axes(results))
+    if not tasks:
+        empty("No attack was scored yet", "Only utilities are known.", f"leakboard run --protocol {protocol}")
+    left, middle, csv = st.columns([3, 3, 1], vertical_alignment="bottom")
+    task = str(left.segmented_control("Task", tasks, default=tasks[0], required=True, key="task", bind="query-params"))
+    mine = scored[scored.task == task]
+    names = [m for m in (*TASK_METRICS[task], *MORE.get(task, ())) if mine[m].notna().any()] or [TASK_METRICS[task][0]]
+    first = "auc" if "auc" in names else names[0]
+    metric = str(
+        middle.selectbox(
+            "Metric",
+            names,
+            index=names.index(first),
+            format_func=lambda m: METRICS[m].label,
+            key="metric",
+            bind="query-params",
+            help="Mean over seeds",
+        )
+    )
+    cells = matrix(mine, board, metric)
+    with csv:
+        download(cells.drop(columns=["row", "column", "text"]), f"{protocol}-{task}-{metric}")
+    _open_clicked(cells)
+    opened = _selectors(cells)
+    cells["opened"] = [pair == opened for pair in zip(cells.attack, cells.defense, strict=True)]
+    chart = charts.heat_map(cells, METRICS[metric].label, metric, METRICS[metric].leaks == "down")
+    st.altair_chart(chart, width="stretch", on_select="rerun", selection_mode="cell", key=CHART)
+    st.text(f"{METRICS[metric].help} Mean over seeds. A click on a cell opens its scenario below.")
+    _scenario(protocol, board, mine[(mine.attack == opened[0]) & (mine.defense == opened[1])], *opened)
+
+
+def matrix(scenarios: pd.DataFrame, board: Board, metric: str) -> pd.DataFrame:
+    """One row a cell, by attack and defense: the mean over seeds, or why there is none.
+
+    scenarios: `ranking.scenarios` of one task. Columns attack, defense, row, column (short names), value, text (what
+    the cell shows), note (its seeds in words). Required entries come first.
+    """
+    rows = []
+    for (attack, defense), group in scenarios.groupby(["attack", "defense"], sort=False):
+        values = group[metric][group.status == "ok"].dropna()
+        value = float(values.mean()) if len(values) else np.nan
+        others = group[group.status != "ok"]
+        note = f"{len(values)} of {len(group)} scored"
+        note += "".join(f"; {s}: {r}" for s, r in dict(zip(others.status, others.reason, strict=True)).items())
+        state = "–" if others.empty or set(others.status) == {"skipped"} else "failed"
+        text = state if np.isnan(value) else f"{value:.2f}"
+        rows.append({"attack": attack, "defense": defense, "value": value, "text": text, "note": note})
+    cells = pd.DataFrame(rows)
+    for kind, required, short in (
+        ("attack", board.required_attacks, "row"),
+        ("defense", board.required_defenses, "column"),
+    ):
+        order = {name: i for i, name in enumerate(dict.fromkeys((*required, *sorted(cells[kind].unique()))))}
+        cells[kind] = pd.Categorical(cells[kind], sorted(cells[kind].unique(), key=order.__getitem__))
+        cells[short] = cells[kind].map(charts.short_names(cells[kind].cat.categories)).astype(str)
+    cells = cells.sort_values(["attack", "defense"], ignore_index=True)
+    return cells.astype({"attack": str, "defense": str})
+
+
+def _open_clicked(cells: pd.DataFrame) -> None:
+    """A new click on the heat map sets the two selectors, before they are drawn."""
+    picked = (st.session_state.get(CHART) or {}).get("selection", {}).get("cell", [])
+    pair = (picked[0].get("attack"), picked[0].get("defense")) if picked else None
+    if pair != st.session_state.get("clicked") and pair is not None:
+        known = set(zip(cells.attack, cells.defense, strict=True))
+        if pair in known:
+            st.session_state["attack"], st.session_state["defense"] = pair
+    st.session_state["clicked"] = pair
+
+
+def _selectors(cells: pd.DataFrame) -> tuple[str, str]:
+    """Attack and defense by keyboard; they are also what the address holds."""
+    left, right = st.columns(2)
+    attacks, defenses = (list(dict.fromkeys(cells[kind])) for kind in ("attack", "defense"))
+    attack = left.selectbox("Attack", attacks, key="attack", bind="query-params")
+    defense = right.selectbox("Defense", defenses, key="defense", bind="query-params")
+    return str(attack), str(defense)
+
+
+# --- One scenario -----------------------------------------------------------------------------------
+
+
+def _scenario(protocol: str, board: Board, found: pd.DataFrame, attack: str, defense: str) -> None:
+    """All that is known of one attack on one defense."""
+    st.subheader("Opened scenario", anchor=False)
+    st.text(f"{attack} on {defense}")
+    results: list[Result] = sorted(found.result, key=lambda r: r.seed)
+    if not results:
+        st.text("It was not scored. This does it:")
+        st.code(command(protocol, board, attack, defense), language="bash")
+        return
+    left, right = st.columns(2, gap="large")
+    with left:
+        curves = [r for r in results if r.status == "ok" and r.roc is not None]
+        if curves:
+            st.altair_chart(charts.roc(curves), width="stretch", key="roc")
+            many = f"Mean of {len(curves)} seeds; the band goes from the lowest seed to the highest."
+            one = "Bars: 95 % bootstrap intervals over samples."
+            st.text(f"{many if len(curves) > 1 else one} The dashed line is chance.")
+        else:
+            st.text(next((f"{r.status}: {r.reason}" for r in results if r.reason), "This task has no ROC curve."))
+    with right:
+        seeds = [r.seed for r in results]
+        seed = st.selectbox("Seed", seeds, key="seed", bind="query-params")
+        one_seed = next(r for r in results if r.seed == seed)
+        _histogram(one_seed)
+        st.text("This command scores it again, or takes it from the store:")
+        st.code(command(protocol, board, attack, defense, one_seed.seed), language="bash", wrap_lines=True)
+        if link := run_link(one_seed):
+            st.link_button("The run in MLflow", link, icon=":material/open_in_new:")
+    _seeds(results)
+    with st.expander("The record as JSON"):
+        record = json.loads(one_seed.model_copy(update={"pictures": {}}).to_json()) if one_seed else {}
+        st.code(json.dumps(record, sort_keys=True), language="json", wrap_lines=True, height=400)
+
+
+def command(protocol: str, board: Board, attack: str, defense: str, seed: int | None = None) -> str:
+    """What scores a scenario: a named entry meets every required one, so only what is not required needs its name."""
+    required = {*board.required_attacks, *board.required_defenses}
+    names = [name for name in (attack, defense) if name not in required] or [attack]
+    words = ["leakboard", "run", *names, "--protocol", protocol, *(["--seed", str(seed)] if seed is not None else [])]
+    return shlex.join(words)
+
+
+def _histogram(result: Result) -> None:
+    if result.task != "membership" or result.status != "ok":
+        return
+    if (found := result.histogram) is None:
+        st.text("The record holds no histogram of scores: it was made by an earlier version.")
+        return
+    st.altair_chart(charts.histogram(*found), width="stretch", key="histogram")
+    st.text("Scores of members and non-members on this seed: what overlaps can't be told apart.")
+
+
+def _seeds(results: list[Result]) -> None:
+    """A row a seed: the metrics with their intervals over samples, the cost, and where the run is."""
+    names = [m for m in METRICS if any(m in r.metrics for r in results)]
+    rows = []
+    for r in results:
+        row: dict[str, object] = {"seed": r.seed, "status": r.status, "reason": r.reason}
+        for m in names:
+            row[m] = r.metrics.get(m)
+            if low_high := r.intervals.get(m):
+                row[f"{m}_ci"] = f"{low_high[0]:.3f} – {low_high[1]:.3f}"
+        row |= {"seconds": r.cost.get("seconds"), "queries": r.cost.get("queries"), "trust": r.trust}
+        row |= {"isolation": isolation(r.isolation), "run": run_link(r), "key": r.key}
+        rows.append(row)
+    table = pd.DataFrame(rows).replace("", None).dropna(axis="columns", how="all")
+    column = st.column_config
+    counts = ("members", "nonmembers")
+    config: dict[str, Any] = {"seed": column.NumberColumn("Seed", pinned=True, width="small"), **TRUST_COLUMNS}
+    for m in names:
+        config[m] = (
+            column.NumberColumn(METRICS[m].label, format="%d", help=METRICS[m].help) if m in counts else number(m)
+        )
+        config[f"{m}_ci"] = column.TextColumn("95 %", help="Bootstrap interval over samples")
+    config |= {
+        "seconds": column.NumberColumn("Seconds", format="%.1f"),
+        "queries": column.NumberColumn("Queries", format="localized"),
+        "run": column.LinkColumn("MLflow", display_text="run"),
+        "key": column.TextColumn("Key", help="Digest of all that made it; its address in the store"),
+    }
+    st.dataframe(
+        table, hide_index=True, width="stretch", height="content", placeholder="–", column_config=config, key="seeds"
+    )
+    download(table, "scenario")

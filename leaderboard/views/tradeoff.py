@@ -1,0 +1,194 @@
+"""Privacy against utility: leakage over test accuracy, the Pareto front, and the curves of Optuna's studies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from benchmark import studies
+from benchmark.metrics import METRICS
+from leaderboard import charts
+from leaderboard.comparison import estimate
+from leaderboard.ranking import AUC, TPR, WORST, Board
+from leaderboard.views import axes, chosen, digits, download, empty, frame, interval, number, ranked
+
+SUMMARIES = {"worst": "Worst case", "mean": "Mean", "attack": "One attack"}
+RANKED, UNRANKED, REFERENCE = charts.KINDS
+COLUMNS = ("defense", "kind", "curve", "place", "front", "accuracy", "accuracy_low", "accuracy_high",
+           "leakage", "leakage_low", "leakage_high", "decided", "reason")  # fmt: skip
+Found = tuple[str, str, pd.DataFrame]
+
+
+def show() -> None:
+    """The page."""
+    protocol, results = chosen()
+    board, tables = ranked(protocol, results)
+    table = tables["defenses"]
+    pool, first = table.attrs["pool"], table.attrs["metric"]
+    st.title("Privacy–utility", anchor=False)
+    st.text(axes(results))
+    if not pool:
+        empty("Nothing is ranked yet", "A leakage needs attacks that ran on every ranked defense.",
+              f"leakboard run --protocol {protocol}")  # fmt: skip
+    left, middle, right, csv = st.columns([3, 2, 3, 1], vertical_alignment="bottom")
+    summary = left.segmented_control(
+        "Leakage", list(SUMMARIES), format_func=SUMMARIES.get, default="worst", required=True, key="leakage",
+        bind="query-params",
+    )  # fmt: skip
+    metric = middle.segmented_control(
+        "Metric", list(WORST), format_func=lambda m: METRICS[m].label, default=first, required=True, key="metric",
+        bind="query-params", help=f"{METRICS[TPR].label}: {METRICS[TPR].help} {METRICS[AUC].label}: {METRICS[AUC].help}",
+    )  # fmt: skip
+    attack = ""
+    if summary == "attack":
+        attack = str(right.selectbox("Attack", pool, key="against", bind="query-params"))
+    of_board = points(frame(results), table, board, str(metric), str(summary), attack)
+    of_studies, note = _studies(protocol, str(metric), str(summary), attack)
+    shown = pd.concat([of_board, of_studies], ignore_index=True) if len(of_studies) else of_board
+    if of_board.empty:
+        st.text(f"No defense has a {METRICS[str(metric)].label} and a test accuracy: too few samples for it.")
+        st.stop()
+    with csv:
+        download(shown, f"{protocol}-tradeoff")
+    label = f"{attack or SUMMARIES[str(summary)]}: {METRICS[str(metric)].label}"
+    floor = board.utility_floor * table.loc[table.defense == board.baseline, "test_accuracy"].max()
+    lines = {"floor": float(floor)}
+    if summary == "worst":
+        lines["null worst case"] = float(table.loc[table.reason == "", f"worst_{metric}_null_95"].mean())
+    # A collapsed model would squeeze the others into a corner.
+    drawn = shown[shown.accuracy > 0.9 * floor] if np.isfinite(floor) else shown
+    st.altair_chart(charts.tradeoff(drawn, label, str(metric), lines), width="stretch")
+    st.text(
+        "Down and to the right is better. Bars: 95 % t-intervals over seeds. Grey steps: the Pareto front of what is "
+        "ranked. Below the dashed line is chance." + (f" {note}" if note else "")
+    )
+    if not (of_board.kind == REFERENCE).any():
+        st.text("No defense with a claim of differential privacy is scored here: the reference is missing.")
+    _table(shown, str(metric), label)
+
+
+def points(
+    frame: pd.DataFrame, table: pd.DataFrame, board: Board, metric: str, summary: str, attack: str
+) -> pd.DataFrame:
+    """One row a defense that has both coordinates, with COLUMNS (see `charts.tradeoff`).
+
+    frame: `ranking.scenarios`; table: `ranking.defense_table`. summary: "worst" or "mean" over the table's pool of
+    attacks, or "attack", for the one named.
+    """
+    found = pd.DataFrame({"defense": table.defense, "reason": table.reason})
+    found["kind"] = np.where(table.reason == "", RANKED, UNRANKED)
+    epsilon = _epsilons(frame)
+    found.loc[table.epsilon.astype(str) != "", "kind"] = REFERENCE
+    for side in ("", "_low", "_high"):
+        found[f"accuracy{side}"] = table[f"test_accuracy{side}"]
+    if summary == "worst":
+        for side in ("", "_low", "_high"):
+            found[f"leakage{side}"] = table[f"worst_{metric}{side}"]
+        found["decided"] = table[f"worst_{metric}_attack"]
+    else:
+        attacks = [attack] if summary == "attack" else table.attrs["pool"]
+        leakage = _mean_over(frame, metric, attacks, board.seeds).reindex(table.defense)
+        found[["leakage", "leakage_low", "leakage_high"]] = leakage.to_numpy(float)
+        found["decided"] = attack or f"mean of {len(attacks)} attacks"
+    found["front"] = False
+    on_board = (found.reason == "") & found.leakage.notna()
+    found.loc[on_board, "front"] = front(found.accuracy[on_board], found.leakage[on_board])
+    found["place"] = found.defense.map(epsilon)
+    base = found.defense.map(charts.base_name)
+    several = base.map(base[found.kind == REFERENCE].value_counts()) > 1
+    found["curve"] = np.where((found.kind == REFERENCE) & several & found.place.notna(), base, "")
+    return found.dropna(subset=["leakage", "accuracy"])[list(COLUMNS)].reset_index(drop=True)
+
+
+def _mean_over(frame: pd.DataFrame, metric: str, attacks: list[str], seeds: tuple[int, ...]) -> pd.DataFrame:
+    """Mean over attacks, then over seeds, with its 95 % t-interval, by defense; only where no attack or seed lacks."""
+    mine = frame[(frame.task == "membership") & (frame.status == "ok")]
+    mine = mine[mine.attack.isin(attacks) & mine.seed.isin(seeds)]
+    by_seed = mine.groupby(["defense", "seed"])[metric].agg(["mean", "count"])
+    whole = by_seed[by_seed["count"] == len(attacks)]["mean"].groupby("defense")
+    found = {name: estimate(values.to_numpy(float)) for name, values in whole if len(values) == len(seeds)}
+    return pd.DataFrame.from_dict(found, orient="index", columns=["mean", "low", "high"])
+
+
+def _epsilons(frame: pd.DataFrame) -> dict[str, float]:
+    """The epsilon that each defense claims, where it is a number: it orders the settings of one defense."""
+    found: dict[str, float] = {}
+    for r in frame[frame.task == "utility"].result:
+        try:
+            found[r.defense] = float(r.claims["epsilon"])
+        except (KeyError, ValueError):
+            continue
+    return found
+
+
+def front(accuracy: pd.Series, leakage: pd.Series) -> pd.Series:
+    """Which points no other beats on both sides: at least as accurate and leaking less, or the other way round."""
+    order = np.lexsort((leakage.to_numpy(float), -accuracy.to_numpy(float)))
+    falling = leakage.to_numpy(float)[order]
+    lowest_before = np.concatenate([[np.inf], np.minimum.accumulate(falling)[:-1]]) if len(order) else falling
+    kept = np.zeros(len(order), bool)
+    kept[order] = falling < lowest_before
+    return pd.Series(kept, index=accuracy.index)
+
+
+@st.cache_data(ttl=10, max_entries=8, show_spinner=False)  # type: ignore[untyped-decorator]
+def _read(url: str, protocol: str) -> tuple[list[studies.Study], str]:
+    try:
+        return studies.read(url, protocol), ""
+    except ConnectionError as error:
+        return [], f"{error}."
+
+
+def _studies(protocol: str, metric: str, summary: str, attack: str) -> tuple[pd.DataFrame, str]:
+    """The fronts of the protocol's studies as rows of COLUMNS, and what has to be said of them."""
+    found, note = _read(studies.address(), protocol)
+    rows: list[pd.DataFrame] = []
+    others = 0
+    for study in found:
+        if study.leakage != metric:
+            others += 1
+            continue
+        values = {
+            "worst": [t.leakage for t in study.trials],
+            "mean": [np.mean(list(t.by_attack.values() or [np.nan])) for t in study.trials],
+            "attack": [t.by_attack.get(attack, np.nan) for t in study.trials],
+        }[summary]
+        whole = pd.DataFrame({
+            "defense": [t.defense for t in study.trials], "accuracy": [t.accuracy for t in study.trials],
+            "leakage": np.array(values, float), "decided": [t.decides if summary == "worst" else "" for t in study.trials],
+        }).dropna(subset=["accuracy", "leakage"])  # fmt: skip
+        best = whole[front(whole.accuracy, whole.leakage)].drop_duplicates("defense").sort_values("accuracy")
+        kind = f"study of {study.defense} ({study.name.rsplit(' ', 1)[-1]}), {len(study.trials)} trials"
+        place = np.arange(len(best), dtype=float)
+        rows.append(best.assign(kind=kind, curve=kind, place=place, front=False, reason="tuning split"))
+    if rows:
+        note += " Triangles: points of the fronts of Optuna's studies, on tuning splits that no rank uses."
+    if others:
+        note += f" {others} more studies measure the other metric."
+    whole = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    return whole.reindex(columns=list(COLUMNS)), note.strip()
+
+
+def _table(shown: pd.DataFrame, metric: str, label: str) -> None:
+    """The points in numbers."""
+    left, right = digits(shown, "accuracy"), digits(shown, "leakage")
+    column = st.column_config
+    config: dict[str, Any] = {
+        "defense": column.TextColumn("Defense", pinned=True, width="medium"),
+        "kind": column.TextColumn("Kind", help="Ranked points and those that are not are scored on the board's seeds"),
+        "front": column.CheckboxColumn("Front", width="small", help="No ranked defense is better on both sides"),
+        "accuracy": number("test_accuracy", digits=left),
+        "accuracy_ci": column.TextColumn("95 %", help="t-interval over seeds"),
+        "leakage": number(metric, label, digits=right),
+        "leakage_ci": column.TextColumn("95 %", help="t-interval over seeds"),
+        "decided": column.TextColumn("Decided by", help="The attack, or what was averaged"),
+        "reason": column.TextColumn("Why not ranked"),
+    }
+    intervals = {f"{c}_ci": interval(shown, c, d) for c, d in (("accuracy", left), ("leakage", right))}
+    st.dataframe(
+        shown.assign(**intervals).sort_values(["front", "accuracy"], ascending=False), hide_index=True, width="stretch",
+        height="content", column_order=list(config), column_config=config, placeholder="–", key="points",
+    )  # fmt: skip
