@@ -89,10 +89,10 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
         alt.Chart(data[~own]).mark_point(size=55, filled=False, opacity=1)
         .encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
     ]  # fmt: skip
-    # Neighbours in leakage have their names on different sides, so that fewer of them overlap.
-    side = data[own].leakage.rank(method="first") % 2
-    for i, align, dx in ((0, "left", 9), (1, "right", -9)):
-        names = alt.Chart(data[own][side == i]).mark_text(align=align, dx=dx, dy=-9, fontSize=12, limit=220)
+    # Names stand outside the crowd: left of the less accurate half, right of the other.
+    side = data[own].accuracy > data[own].accuracy.median()
+    for right, align, dx in ((True, "left", 9), (False, "right", -9)):
+        names = alt.Chart(data[own][side == right]).mark_text(align=align, dx=dx, dy=-9, fontSize=12, limit=220)
         layers.append(names.encode(x=x, y=y, text="name:N", color=colour))
     return alt.layer(*layers).properties(height=460)
 
@@ -128,8 +128,13 @@ def heat_map(cells: pd.DataFrame, label: str, metric: str, falling: bool) -> alt
         dark = (high - cells.value if falling else cells.value) > 0.6 * high
     ink = np.where(cells.value.isna(), GREY, np.where(dark, "white", DARK))
     rows, columns = list(dict.fromkeys(cells["row"])), list(dict.fromkeys(cells["column"]))
-    x = alt.X("column:N", sort=columns, title=None, axis=alt.Axis(orient="top", labelAngle=-40, labelLimit=150))
-    y = alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(labelLimit=150))
+    x = alt.X(
+        "column:N",
+        sort=columns,
+        title=None,
+        axis=alt.Axis(orient="top", labelAngle=-40, labelLimit=150, labelOverlap=False),
+    )
+    y = alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(labelLimit=150, labelOverlap=False))
     tooltip = [
         alt.Tooltip("attack:N"),
         alt.Tooltip("defense:N"),
@@ -143,9 +148,8 @@ def heat_map(cells: pd.DataFrame, label: str, metric: str, falling: bool) -> alt
     frame = alt.Chart(cells[cells.opened]).mark_rect(filled=False, stroke=VERMILLION, strokeWidth=3)
     number = base.mark_text(fontSize=12, cursor="pointer").encode(text="text:N", color=alt.Color("ink:N", scale=None))
     colour = alt.Color("value:Q", title=label, scale=colours, legend=alt.Legend(orient="bottom", gradientLength=220))
-    return alt.layer(scored.encode(color=colour).add_params(click), nothing, number, frame.encode(x=x, y=y)).properties(
-        height=90 + 30 * len(rows)
-    )
+    layers = scored.encode(color=colour).add_params(click), nothing, number, frame.encode(x=x, y=y)
+    return alt.layer(*layers).resolve_scale(color="independent").properties(height=190 + 28 * len(rows))
 
 
 def roc(results: Sequence[Result]) -> alt.LayerChart:
@@ -214,7 +218,7 @@ def histogram(edges: Sequence[float], members: Sequence[float], nonmembers: Sequ
                 alt.Tooltip("right:Q", format=".4g"),
             ],
         )
-        .properties(height=240)
+        .properties(height=320)
     )
 
 

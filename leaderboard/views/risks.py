@@ -123,6 +123,10 @@ def _fit(
         equation = f"{found[0]:.3f} {symbol} {'+' if found[1] >= 0 else '−'} {abs(found[1]):.3f}"
         lines = {f"here: {equation}": found[:2]}
     label = f"{METRICS[success].label} of {attack}"
-    st.altair_chart(charts.fitted(points, title, label, lines | reference if lines else {}, 0.5), width="stretch", key=f"fit-{symbol}")
+    st.altair_chart(
+        charts.fitted(points, title, label, lines | reference if lines else {}, 0.5),
+        width="stretch",
+        key=f"fit-{symbol}",
+    )
     said = f"Fitted line: {equation}; r = {found[2]:.2f}" if found else "No line: the points don't differ"
     st.text(f"{said}; {len(points)} points, one a defense and seed. Dotted: chance.")

@@ -1,14 +1,29 @@
-"""Made-up results: a maker of single records, and a small board of many entries."""
+"""Made-up results: a maker of single records, a small board of many entries; and the app that shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from benchmark.result import Result
+from leaderboard import screenshots, tables
+from leaderboard.publish import publish
 from leaderboard.ranking import Board
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser as Chromium
+    from playwright.sync_api import ConsoleMessage, Page
+
+APP = str(Path(tables.__file__).with_name("app.py"))
+PUBLISHED = Path(tables.__file__).with_name("published")
 
 TRACKS = {"loss": "", "random": "", "lira": "bank-online", "nn_sorted": "shadow", "boundary": "", "gradient": "partial"}
 STRENGTH = {"random": 0.0, "loss": 0.06, "boundary": 0.05, "nn_sorted": 0.09, "lira": 0.16, "gradient": 0.11}
@@ -45,8 +60,13 @@ def make_board(seeds: tuple[int, ...] = (0, 1, 2)) -> tuple[list[Result], Board]
                 "adjacency": "add-remove",
                 "sampling": "poisson",
             }
+            measures = {"test_accuracy": test, "train_accuracy": min(1, test + 0.15 * leak), "ece": 0.05 + 0.05 * leak}
+            measures |= {
+                "js_entropy": 0.03 + 0.2 * leak,
+                "js_entropy_null": 0.04,
+            }  # and no cross-entropy, as old records
             results.append(make_result(
-                "utility", "", defense, seed, metrics={"test_accuracy": test, "train_accuracy": min(1, test + 0.15 * leak), "ece": 0.05 + 0.05 * leak},
+                "utility", "", defense, seed, metrics=measures,
                 cost={"train_seconds": seconds, "seconds": seconds}, claims=claims if defense.startswith("dp") else {},
             ))  # fmt: skip
             for attack, strength in STRENGTH.items():
@@ -78,8 +98,9 @@ def _membership(random: np.random.Generator, attack: str, defense: str, seed: in
     fpr = np.r_[0, np.geomspace(1e-3, 1, 60)]
     tpr = np.clip(fpr ** ((1 - auc) / auc), 0, 1)
     tpr_at = float(np.interp(0.01, fpr, tpr))
+    histogram = ((-1.0, 0.0, 1.0, 2.0), (200, 300, 500), (500, 300, 200)) if attack == "loss" else None
     return make_result(
-        "membership", attack, defense, seed, null_row=attack == "random", roc=(tuple(fpr), tuple(tpr)),
+        "membership", attack, defense, seed, null_row=attack == "random", roc=(tuple(fpr), tuple(tpr)), histogram=histogram,
         metrics={"auc": auc, "tpr_at_fpr_0.01": tpr_at, "tpr_at_fpr_0.01_reversed": max(0, 0.02 - tpr_at), "balanced_accuracy": 0.5 + 0.8 * (auc - 0.5)},
         null_auc=tuple(random.normal(0.5, 0.013, 40)), null_tpr=tuple(random.uniform(0.004, 0.02, 40)),
         cost={"seconds": 40.0 if attack == "lira" else 1.5, "queries": 2000.0 * (200 if attack == "boundary" else 1)},
@@ -114,3 +135,122 @@ def result() -> Callable[..., Result]:
 @pytest.fixture
 def made_up() -> tuple[list[Result], Board]:
     return make_board()
+
+
+# --- The app ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty published folder, a tracking store without a run, and no study."""
+    for name, value in _environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.delenv("LEAKBOARD_PUBLIC", raising=False)
+    tables.source.cache_clear()
+    yield tmp_path
+    tables.source.cache_clear()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    stores = {"MLFLOW_TRACKING_URI": "mlflow", "LEAKBOARD_OPTUNA": "optuna"}
+    return {"LEAKBOARD_PUBLISHED": str(folder)} | {k: f"sqlite:///{folder}/{v}.db" for k, v in stores.items()}
+
+
+def app_page(view: str, show: str = "show", **query: str) -> AppTest:
+    """One page of `leaderboard.views` on the made-up protocol, not run yet: AppTest doesn't follow `st.navigation`."""
+
+    def page(view: str, show: str) -> None:
+        import importlib
+
+        import streamlit
+
+        streamlit.session_state["protocol"] = "toy-v1"
+        getattr(importlib.import_module(f"leaderboard.views.{view}"), show)()
+
+    app = AppTest.from_function(page, args=(view, show), default_timeout=30)
+    for name, value in query.items():
+        app.query_params[name] = value
+    return app
+
+
+def texts(app: AppTest) -> str:
+    return "\n".join(str(e.value) for e in (*app.text, *app.title, *app.subheader, *app.metric))
+
+
+@dataclass
+class Browser:
+    """A page of a real Chromium on the running app, and what went wrong on it so far."""
+
+    page: Page
+    address: str
+    folder: Path
+    errors: list[str] = field(default_factory=list)
+
+    def open(self, path: str) -> None:
+        """Go to a path of the app and wait until it is drawn."""
+        self.page.goto(f"{self.address}/{path}")
+        self.page.get_by_test_id("stHeading").first.wait_for(timeout=60_000)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the script has ended and tables and charts are drawn; note tracebacks."""
+        self.page.wait_for_timeout(400)
+        self.page.wait_for_selector('[data-test-script-state="notRunning"]', timeout=60_000)
+        self.page.wait_for_timeout(400)
+        self.errors += self.page.get_by_test_id("stException").all_inner_texts()
+
+    def column(self, label: str, table: int = 0) -> list[str]:
+        """The cells of one column of a table, as its accessible twin says them."""
+        shown = self.page.get_by_test_id("stDataFrame").nth(table)
+        header = shown.get_by_role("columnheader", name=label, exact=True, include_hidden=True).first
+        cells = shown.locator(f"td[aria-colindex='{header.get_attribute('aria-colindex')}']")
+        return [text or "" for text in cells.all_text_contents()]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    """One for a module: Playwright runs once at a time."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=screenshots.chromium(), args=screenshots.OFFLINE)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """The app on a made-up board (toy-v1) and on the published digits-v1, started once for a module."""
+    folder = tmp_path_factory.mktemp("board")
+    publish(*make_board(), folder / "toy-v1")
+    shutil.copytree(PUBLISHED / "digits-v1", folder / "digits-v1")
+    with _browse(chromium, folder) as found:
+        yield found
+
+
+@pytest.fixture
+def empty_browser(chromium: Chromium, tmp_path: Path) -> Iterator[Browser]:
+    """The app without a result."""
+    with _browse(chromium, tmp_path) as found:
+        yield found
+
+
+@contextmanager
+def _browse(chromium: Chromium, folder: Path) -> Iterator[Browser]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _environment(folder).items():
+            patch.setenv(name, value)
+        with screenshots.app() as address:
+            page = chromium.new_page(viewport={"width": 1280, "height": 1800})
+            found = Browser(page, address, folder)
+            page.on("console", lambda message: _note(found.errors, message))
+            page.on("pageerror", lambda error: found.errors.append(str(error)))
+            yield found
+            page.close()
+
+
+def _note(errors: list[str], message: ConsoleMessage) -> None:
+    # On a page below the root Streamlit first asks for its own health there: that 404 is its way.
+    if message.type == "error" and "/_stcore/" not in message.location["url"]:
+        errors.append(message.text)

@@ -1,8 +1,7 @@
-"""Both pages with made-up results, without any, and with a card that tries to be more than text."""
+"""The app with made-up results: the board, an entry, editions and trust; a card that tries to be more than text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,37 +12,10 @@ from benchmark.result import Result
 from leaderboard import screenshots, tables
 from leaderboard.publish import edition_folder, publish
 from leaderboard.ranking import Board
-from tests.leaderboard.conftest import EVIL, hostile
+from tests.leaderboard.conftest import APP, EVIL, app_page, hostile, texts
 
-APP = str(Path(tables.__file__).with_name("app.py"))
 HOSTILE = "<script>alert(1)</script> **bold** [link](http://x)"
 Toy = tuple[list[Result], Board]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty published folder, and a tracking store without a run."""
-    monkeypatch.setenv("LEAKBOARD_PUBLISHED", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
-    monkeypatch.delenv("LEAKBOARD_PUBLIC", raising=False)
-    tables.source.cache_clear()
-    yield tmp_path
-    tables.source.cache_clear()
-
-
-def entry_page() -> None:
-    """The entry page alone: AppTest does not follow `st.navigation`."""
-    import streamlit
-
-    from leaderboard.views import entry
-
-    streamlit.session_state["protocol"] = "toy-v1"
-    entry.show()
-
-
-def texts(app: AppTest) -> str:
-    return "\n".join(str(e.value) for e in (*app.text, *app.title, *app.subheader, *app.metric))
 
 
 def test_an_empty_board_says_what_to_run(folder: Path) -> None:
@@ -59,6 +31,8 @@ def test_the_board_ranks_and_explains(folder: Path, made_up: Toy) -> None:
     ranked, rest = (element.value for element in app.dataframe)
     assert list(ranked["defense"])[:2] == ["dp_sgd[noise=0.5]", "selena+diffence[n=10]"]
     assert ranked["interval"].iloc[0] == "1–2"
+    coverage = dict(rest[["defense", "coverage"]].itertuples(index=False))
+    assert coverage == {"constant": "18/18", "hamp": "17/18"}, "lira lacks one seed of hamp"
     assert list(rest["reason"]) == ["below the utility floor (0.10 < 0.59)", "lira missing (seed 2)"]
     assert "over 4 membership attacks" in texts(app)
     app.text_input(key="search").set_value("SELENA").run()
@@ -67,21 +41,22 @@ def test_the_board_ranks_and_explains(folder: Path, made_up: Toy) -> None:
 
 def test_attacks_by_task_and_track(folder: Path, made_up: Toy) -> None:
     publish(*made_up, folder / "toy-v1")
-    app = AppTest.from_file(APP, default_timeout=30)
-    app.query_params["show"] = "Attacks"
-    app.run()
+    app = app_page("board", "attacks").run()
     assert not app.exception
     assert "random" in list(app.dataframe[0].value["attack"])
     assert list(app.dataframe[1].value["attack"]) == ["lira"]
-    app.button_group(key="track").set_value(["posterior/shadow"]).run()
+    app.button_group(key="knowledge").set_value(["shadow"]).run()
     assert list(app.dataframe[0].value["attack"]) == ["nn_sorted"]
+    app.button_group(key="knowledge").set_value([]).run()
+    app.button_group(key="access").set_value(["label", "white-box"]).run()
+    assert list(app.dataframe[0].value["attack"]) == ["boundary", "gradient"]
+    app.button_group(key="task").set_value("attribute").run()
+    assert "attribute_mlp" in list(app.dataframe[0].value["attack"])
 
 
 def test_the_entry_page(folder: Path, made_up: Toy) -> None:
     publish(*made_up, folder / "toy-v1")
-    app = AppTest.from_function(entry_page, default_timeout=30)
-    app.query_params["entry"] = "selena"
-    app.run()
+    app = app_page("entry", entry="selena").run()
     assert not app.exception
     assert app.metric[0].value == "2–3"
     assert "there is no submission of this name" in texts(app)
@@ -100,9 +75,7 @@ def test_a_card_is_text(folder: Path, made_up: Toy) -> None:
     source = f'"""{HOSTILE}"""\nfrom benchmark.api import Card, Defense\nclass D(Defense):\n    """{HOSTILE}"""\n'
     source += f'    card = Card({HOSTILE!r}, ("A. Author",), "ref", 2020)\n    stages = ("training",)\n'
     (folder / "submissions" / "defenses" / "selena.py").write_text(source)
-    app = AppTest.from_function(entry_page, default_timeout=30)
-    app.query_params["entry"] = "selena"
-    app.run()
+    app = app_page("entry", entry="selena").run()
     assert not app.exception
     assert not app.markdown
     assert any(e.value.startswith(HOSTILE) for e in app.text)
@@ -156,9 +129,7 @@ def test_what_was_not_isolated_says_so(folder: Path, made_up: Toy) -> None:
     cells = dict(app.dataframe[0].value[["defense", "isolation"]].itertuples(index=False))
     assert cells.pop("selena") == "NOT ISOLATED (--trust)"
     assert set(cells.values()) == {"bubblewrap"}
-    page = AppTest.from_function(entry_page, default_timeout=30)
-    page.query_params["entry"] = "selena"
-    page.run()
+    page = app_page("entry", entry="selena").run()
     assert "Trust: self-reported. Where it ran: not isolated (--trust)." in texts(page)
     assert "NOT ISOLATED (--trust)" in set(page.dataframe[0].value["isolation"])
 
@@ -170,9 +141,7 @@ def test_the_log_of_a_failure_can_be_read(folder: Path, made_up: Toy) -> None:
         r.model_copy(update=broken) if (r.attack, r.defense, r.seed) == ("loss", "selena", 1) else r for r in results
     ]
     publish(results, board, folder / "toy-v1")
-    app = AppTest.from_function(entry_page, default_timeout=30)
-    app.query_params["entry"] = "selena"
-    app.run()
+    app = app_page("entry", entry="selena").run()
     assert app.selectbox(key="log").options == ["loss on selena, seed 1: failed"]
     assert broken["log"] in [e.value for e in app.text]
 
@@ -205,15 +174,15 @@ def test_a_browser_obeys_no_record(folder: Path, made_up: Toy) -> None:
         page = browser.new_page(viewport={"width": 1400, "height": 2000})
         page.on("request", lambda request: requests.append(request.url))
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-        for path in ("?show=Defenses", "?show=Attacks", f"entry?entry={name}"):
+        for path in ("", "attacks", "tradeoff", "matrix", "risks", f"entry?entry={name}"):
             page.goto(f"{address}/{path}")
-            page.get_by_test_id("stDataFrame").first.wait_for(timeout=60_000)
+            page.get_by_test_id("stHeading").first.wait_for(timeout=60_000)
             page.wait_for_selector('[data-test-script-state="notRunning"]', timeout=60_000)
             page.wait_for_timeout(1500)
             assert not page.get_by_test_id("stException").count()
             assert page.locator("img[src*=evil], a[href*=evil]").count() == 0
             assert page.locator("script", has_text="alert").count() == 0
-            if "Attacks" in path:
+            if path == "attacks":
                 shown = " ".join(page.get_by_test_id("stButtonGroup").all_inner_texts())
                 assert EVIL[: EVIL.index("\x1b")] in shown, "drawn as it is, where Streamlit would read Markdown"
         assert "What failed scenarios printed" in page.inner_text("body")

@@ -1,0 +1,128 @@
+"""The app in a real Chromium: one walk through all views, with and without results."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from leaderboard import screenshots
+from tests.leaderboard.conftest import Browser, make_result
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(screenshots.chromium() is None, reason="no Chromium"),
+]
+
+
+WORST = "Worst TPR at 1 % FPR"
+
+
+def views(browser: Browser) -> list[str]:
+    """The paths of all pages, as the navigation links them."""
+    browser.open("")
+    links = [a.get_attribute("href") or "" for a in browser.page.get_by_test_id("stTopNavLink").all()]
+    return [urlsplit(link).path.lstrip("/") for link in links]
+
+
+@pytest.mark.parametrize("protocol", ["digits-v1", "toy-v1"])
+def test_every_view_opens_with_results(browser: Browser, protocol: str) -> None:
+    paths = views(browser)
+    assert {"", "attacks", "tradeoff", "matrix", "risks", "entry"} <= set(paths)
+    for path in paths:
+        browser.open(f"{path}?protocol={protocol}")
+        assert not browser.errors, path
+
+
+def test_every_view_opens_without_a_result(empty_browser: Browser) -> None:
+    for path in views(empty_browser):
+        empty_browser.open(f"{path}?protocol=digits-v1")
+        assert not empty_browser.errors, path
+        assert empty_browser.page.get_by_text("leakboard run").count(), path
+
+
+def test_search_filters_and_csv(browser: Browser, tmp_path: Path) -> None:
+    """What is searched and filtered is shown, lies in the address, and is what the CSV holds."""
+    page = browser.page
+    browser.open("attacks?protocol=toy-v1")
+    everything = browser.column("Attack")
+    page.get_by_role("button", name="white-box", exact=True).click()
+    browser.settle()
+    assert browser.column("Attack") == ["gradient"] != everything
+    browser.open("?protocol=toy-v1")
+    page.get_by_role("textbox", name="Search").fill("selena")
+    page.get_by_role("textbox", name="Search").press("Enter")
+    browser.settle()
+    names = browser.column("Defense")
+    assert sorted(names) == ["selena", "selena+diffence[n=10]"]
+    with page.expect_download() as download:
+        page.get_by_test_id("stDownloadButton").get_by_role("button").click()
+    download.value.save_as(tmp_path / "board.csv")
+    with open(tmp_path / "board.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["defense"] for row in rows] == names
+    decimals = len(browser.column(WORST)[0].split(".")[1])
+    assert [f"{float(row['worst_tpr_at_fpr_0.01']):.{decimals}f}" for row in rows] == browser.column(WORST)
+    address = page.url
+    assert parse_qs(urlsplit(address).query)["search"] == ["selena"]
+    browser.open("?protocol=toy-v1")
+    assert len(browser.column("Defense")) > 2
+    page.goto(address)
+    browser.settle()
+    page.get_by_test_id("stDataFrame").first.wait_for()
+    assert browser.column("Defense") == names
+    assert not browser.errors
+
+
+def test_a_cell_of_the_heat_map_opens_its_scenario(browser: Browser) -> None:
+    page = browser.page
+    browser.open("matrix?protocol=toy-v1")
+    numbers = page.get_by_test_id("stVegaLiteChart").first.locator("svg g.mark-text.role-mark text")
+    box = numbers.last.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.get_by_text("gradient on constant").wait_for(timeout=20_000)
+    assert parse_qs(urlsplit(page.url).query) == {
+        "protocol": ["toy-v1"], "attack": ["gradient"], "defense": ["constant"]
+    }  # fmt: skip
+    shared = page.url
+    browser.open("?protocol=toy-v1")
+    page.goto(shared)
+    page.get_by_text("gradient on constant").wait_for(timeout=20_000)
+    browser.settle()
+    assert not browser.errors
+
+
+def test_an_address_restores_the_other_views(browser: Browser) -> None:
+    page = browser.page
+    browser.open("tradeoff?protocol=toy-v1")
+    page.get_by_role("radio", name="One attack").click()
+    browser.settle()
+    page.get_by_role("radio", name="AUC", exact=True).click()
+    browser.settle()
+    shared = page.url
+    browser.open("?protocol=toy-v1")
+    page.goto(shared)
+    page.get_by_test_id("stDataFrame").wait_for()
+    browser.settle()
+    assert page.get_by_role("radio", name="One attack").get_attribute("aria-checked") == "true"
+    assert page.get_by_role("radio", name="AUC", exact=True).get_attribute("aria-checked") == "true"
+    assert not browser.errors
+
+
+def test_a_new_run_appears_while_the_board_is_open(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmark.tracking import Tracker
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{browser.folder}/mlflow.db")
+    browser.open("?protocol=toy-v1")
+    browser.page.get_by_text("8 attacks").wait_for()
+    added = make_result("membership", "newcomer", "undefended", 0, metrics={"auc": 0.7}, finished=time.time())
+    Tracker(browser.folder / "logged").log(added)
+    browser.page.get_by_text("9 attacks").wait_for(timeout=30_000)
+    browser.open("attacks?protocol=toy-v1")
+    assert "newcomer" in browser.column("Attack", 1), "listed with what it lacks"
+    assert not browser.errors
