@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 import pandas as pd
@@ -89,25 +90,38 @@ def _frame(version: int, _results: list[Result]) -> pd.DataFrame:
     return scenarios(_results)
 
 
-def ranked(protocol: str, results: list[Result]) -> tuple[Board, dict[str, pd.DataFrame]]:
-    """The board's settings and its tables: "defenses", and one of attacks under each task's name.
+class Tables(Mapping[str, pd.DataFrame]):
+    """The ranked tables: "defenses", and one of attacks under each task's name; each is made when it is asked for."""
 
-    Ranked is what can be trusted as far as is chosen at the top.
-    """
+    def __init__(self, board: Board, least: Trust, results: list[Result]) -> None:
+        self._made_of = _version(results)[0], board, least, results
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        found: pd.DataFrame = _table(name, *self._made_of)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("defenses", *TASK_METRICS))
+
+    def __len__(self) -> int:
+        return 1 + len(TASK_METRICS)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)  # type: ignore[untyped-decorator]
+def _table(name: str, version: int, board: Board, least: Trust, _results: list[Result]) -> pd.DataFrame:
+    found = _frame(version, _results)
+    return defense_table(found, board, least) if name == "defenses" else attack_table(found, board, name, least)
+
+
+def ranked(protocol: str, results: list[Result]) -> tuple[Board, Tables]:
+    """The board's settings and its tables. Ranked is what can be trusted as far as is chosen at the top."""
     try:
         board = tables.board_of(protocol)
     except ValueError as error:
         st.subheader("This protocol can't be ranked", anchor=False)
         st.text(str(error))
         st.stop()
-    return board, _ranked(_version(results)[0], board, least_trust(), results)
-
-
-@st.cache_data(max_entries=16, show_spinner=False)  # type: ignore[untyped-decorator]
-def _ranked(version: int, board: Board, least: Trust, _results: list[Result]) -> dict[str, pd.DataFrame]:
-    found = _frame(version, _results)
-    attacks = {t: attack_table(found, board, t, least) for t in TASK_METRICS}
-    return {"defenses": defense_table(found, board, least)} | attacks
+    return board, Tables(board, least_trust(), results)
 
 
 def download(table: pd.DataFrame, name: str) -> None:

@@ -16,6 +16,7 @@ from leaderboard.charts import base_name
 from leaderboard.ranking import AUC, ISOLATION, TASK_METRICS, TPR
 from leaderboard.views import (
     TRUST_COLUMNS,
+    Tables,
     chosen,
     download,
     editions,
@@ -51,7 +52,7 @@ def show() -> None:
     _history(protocol, str(name))
 
 
-def _standing(found: dict[str, pd.DataFrame], name: str) -> None:
+def _standing(found: Tables, name: str) -> None:
     """Where the entry stands on the board, or why it has no rank."""
     for title, table in found.items():
         kind = "defense" if title == "defenses" else "attack"

@@ -6,7 +6,6 @@ import json
 import shlex
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -76,17 +75,23 @@ def matrix(scenarios: pd.DataFrame, board: Board, metric: str) -> pd.DataFrame:
     scenarios: `ranking.scenarios` of one task. Columns attack, defense, row, column (short names), value, text (what
     the cell shows), note (its seeds in words). Required entries come first.
     """
-    rows = []
-    for (attack, defense), group in scenarios.groupby(["attack", "defense"], sort=False):
-        values = group[metric][group.status == "ok"].dropna()
-        value = float(values.mean()) if len(values) else np.nan
-        others = group[group.status != "ok"]
-        note = f"{len(values)} of {len(group)} scored"
-        note += "".join(f"; {s}: {r}" for s, r in dict(zip(others.status, others.reason, strict=True)).items())
-        state = "–" if others.empty or set(others.status) == {"skipped"} else "failed"
-        text = state if np.isnan(value) else f"{value:.2f}"
-        rows.append({"attack": attack, "defense": defense, "value": value, "text": text, "note": note})
-    cells = pd.DataFrame(rows)
+    pair = ["attack", "defense"]
+    ok = scenarios.status == "ok"
+    cells = scenarios.assign(value=scenarios[metric].where(ok)).groupby(pair, sort=False).agg(
+        value=("value", "mean"), scored=("value", "count"), seeds=("seed", "size")
+    )  # fmt: skip
+    others = scenarios[~ok].groupby(pair, sort=False)
+    reasons = {key: dict(zip(rows.status, rows.reason, strict=True)) for key, rows in others}
+    why = [reasons.get(key, {}) for key in cells.index]
+    cells["note"] = [
+        f"{scored} of {seeds} scored" + "".join(f"; {status}: {reason}" for status, reason in w.items())
+        for scored, seeds, w in zip(cells.scored, cells.seeds, why, strict=True)
+    ]
+    cells["text"] = [
+        f"{value:.2f}" if scored else "failed" if set(w) - {"skipped"} else "–"
+        for value, scored, w in zip(cells.value, cells.scored, why, strict=True)
+    ]
+    cells = cells.drop(columns=["scored", "seeds"]).reset_index()
     for kind, required, short in (
         ("attack", board.required_attacks, "row"),
         ("defense", board.required_defenses, "column"),
