@@ -82,6 +82,36 @@ def test_a_card_is_text(folder: Path, made_up: Toy) -> None:
     assert "A. Author (2020)" in texts(app)
 
 
+def test_hyperparameters_cost_and_history_of_an_entry(
+    folder: Path, made_up: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, board = made_up
+    publish(results, board, folder / "toy-v1")
+    (folder / "submissions" / "defenses").mkdir(parents=True)
+    (folder / "submissions" / "defenses" / "dp_sgd.py").write_text(
+        "from benchmark.api import Annotated, Card, Defense, Hyper, Search\n"
+        "class D(Defense):\n"
+        "    card = Card('T', ('A',), 'R', 2020)\n"
+        "    stages = ('training',)\n"
+        "    class Params(Hyper):\n"
+        "        noise: Annotated[float, Search(0.1, 4, log=True)] = 1.0\n"
+        "        clip: float = 2.0\n"
+    )
+    later = [r.model_copy(update={"protocol_digest": "d2", "finished": r.finished + 9}) for r in results]
+    monkeypatch.setattr(tables, "_fetch", lambda *_: later)
+    app = app_page("entry", entry="dp_sgd[noise=0.5]").run()
+    assert not app.exception
+    parameters, _, history = (element.value for element in app.dataframe)
+    assert parameters.to_dict("records") == [
+        {"name": "noise", "value": "0.5", "default": "1.0", "searched": "0.1 to 4, log"},
+        {"name": "clip", "value": "2.0", "default": "2.0", "searched": ""},
+    ]
+    assert "Cost (means): 95 seconds to train." in texts(app)
+    assert list(history.edition) == ["public split, version d2", "public split, version d1"]
+    assert list(history.scenarios) == [27, 27]
+    assert list(history["rank"]) == ["1–2", "1–2"]
+
+
 def test_two_editions_are_chosen_between(folder: Path, made_up: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     results, board = made_up
     publish(results, board, folder / "toy-v1")
