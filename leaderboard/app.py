@@ -8,7 +8,20 @@ import streamlit as st
 
 from leaderboard import tables
 from leaderboard.ranking import TRUST
-from leaderboard.views import TRUST_HELP, board, editions, entry, matrix, risks, tradeoff
+from leaderboard.views import (
+    TRUST_HELP,
+    board,
+    compare,
+    editions,
+    entry,
+    matrix,
+    papers,
+    protocol,
+    reconstructions,
+    risks,
+    submit,
+    tradeoff,
+)
 
 REFRESH_SECONDS = 10
 # Path in the address, title, icon (Material symbols) and page; the first is the one that opens.
@@ -18,7 +31,12 @@ PAGES: tuple[tuple[str, str, str, Callable[[], None]], ...] = (
     ("tradeoff", "Privacy–utility", "balance", tradeoff.show),
     ("matrix", "Matrix", "grid_on", matrix.show),
     ("risks", "Model risks", "query_stats", risks.show),
+    ("reconstructions", "Reconstructions", "image", reconstructions.show),
     ("entry", "Entry", "science", entry.show),
+    ("compare", "Compare", "compare_arrows", compare.show),
+    ("papers", "Papers", "menu_book", papers.show),
+    ("protocol", "Protocol", "description", protocol.show),
+    ("submit", "Submit", "upload", submit.show),
 )
 
 
@@ -32,11 +50,9 @@ def main() -> None:
     st.session_state["pages"] = pages
     page = st.navigation(list(pages.values()), position="top")
     left, middle, trust, right = st.columns([2, 3, 3, 2], vertical_alignment="bottom")
-    protocol = left.selectbox(
-        "Protocol", tables.protocols(), key="protocol", bind="query-params", persist_state="session"
-    )
-    if protocol:
-        found = list(editions(protocol))
+    name = left.selectbox("Protocol", tables.protocols(), key="protocol", bind="query-params", persist_state="session")
+    if name:
+        found = list(editions(name))
         if len(found) > 1:
             why = "Results of two versions or two splits never share a table."
             middle.selectbox("Edition", found, key="edition", bind="query-params", persist_state="session", help=why)
@@ -45,14 +61,14 @@ def main() -> None:
             bind="query-params", persist_state="session", help=f"The others are listed below, unranked. {TRUST_HELP}",
         )  # fmt: skip
         with right:
-            _watch(protocol)
+            _watch(name)
     page.run()
 
 
 @st.fragment(run_every=REFRESH_SECONDS)  # type: ignore[untyped-decorator]
-def _watch(protocol: str) -> None:
+def _watch(name: str) -> None:
     """Look for new results now and then; redraw the page only if there are any."""
-    source = tables.source(protocol)
+    source = tables.source(name)
     if source.refresh():
         st.rerun()
     st.text(f"{len(source.results):,} results{'; ' if source.message else ''}{source.message}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import pandas as pd
@@ -64,7 +64,7 @@ def _others(frame: pd.DataFrame, side: Side, first: str) -> list[str]:
     return sorted(set(frame[side][frame.task.isin(tasks)]) - {"", first})
 
 
-def _best(found: dict[str, pd.DataFrame], side: Side, names: list[str]) -> int:
+def _best(found: Mapping[str, pd.DataFrame], side: Side, names: list[str]) -> int:
     """Which of the names stands highest on the board."""
     ranked = [
         str(n) for title, table in found.items() if (title == "defenses") == (side == "defense") for n in table[side]
@@ -72,7 +72,7 @@ def _best(found: dict[str, pd.DataFrame], side: Side, names: list[str]) -> int:
     return next((names.index(n) for n in ranked if n in names), 0)
 
 
-def _pool(found: dict[str, pd.DataFrame], board: Board, side: Side) -> Sequence[str]:
+def _pool(found: Mapping[str, pd.DataFrame], board: Board, side: Side) -> Sequence[str]:
     """The opponents over which the board ranks."""
     return found["defenses"].attrs["pool"] if side == "defense" else board.required_defenses
 
