@@ -86,9 +86,12 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
         bars.encode(x=alt.X("accuracy_low:Q", scale=across, title="Test accuracy"), x2="accuracy_high:Q", y=y, color=colour),
         alt.Chart(data[own]).mark_point(size=95, filled=True, opacity=1)
         .encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
-        alt.Chart(data[~own]).mark_point(size=55, filled=False, opacity=1)
-        .encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
     ]  # fmt: skip
+    if studies:  # a layer of no point would be a picture without a name to assistive technologies
+        layers.append(
+            alt.Chart(data[~own]).mark_point(size=55, filled=False, opacity=1)
+            .encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip)
+        )  # fmt: skip
     # Names stand outside the crowd: left of the less accurate half, right of the other.
     side = data[own].accuracy > data[own].accuracy.median()
     for right, align, dx in ((True, "left", 9), (False, "right", -9)):
