@@ -22,12 +22,12 @@ class Estimate(NamedTuple):
 
 def estimate(values: Floats) -> Estimate:
     """Mean and 95 % t-interval of one value a seed (s,); NaNs (seeds without a value) don't count."""
-    mean, half = _interval(np.asarray(values, float))
+    mean, half = interval(np.asarray(values, float))
     return Estimate(float(mean), float(mean - half), float(mean + half))
 
 
-def _interval(values: Floats) -> tuple[Floats, Floats]:
-    """Mean and half-width over the last axis; the half-width is NaN for fewer than two values."""
+def interval(values: Floats) -> tuple[Floats, Floats]:
+    """Mean and half-width of the 95 % t-interval over the last axis without NaNs; NaN for fewer than two values."""
     count = np.isfinite(values).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(np.isfinite(values), values, 0).sum(-1) / np.where(count, count, np.nan)
@@ -56,7 +56,7 @@ def rank(values: Floats, larger_is_better: bool) -> pd.DataFrame:
     values = -np.asarray(values, float) if larger_is_better else np.asarray(values, float)
     score = nanmean(nanmean(values, axis=1), axis=1)
     # Records hold 6 digits: what differs after the 9th is rounding of the arithmetic, not a difference.
-    mean, half = _interval(nanmean((values[:, None] - values[None]).round(9), axis=2))
+    mean, half = interval(nanmean((values[:, None] - values[None]).round(9), axis=2))
     better = mean + half < 0  # better[i, j]: i is clearly better than j
     n = len(values)
     tie, head, letter = [""] * n, -1, 0
@@ -89,17 +89,17 @@ def _letters(number: int) -> str:
 
 
 def leave_one_out(values: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """The worst case on each seed, and which candidate gave it (RULES 17); values (candidates, seeds).
+    """The worst case on each seed, and which candidate gave it (RULES 17); values (..., candidates, seeds).
 
     For a seed the candidate with the largest mean over the *other* seeds is chosen and its value on this
     seed reported, so that picking a maximum does not flatter it. One seed leaves nothing to choose on:
-    then it is the maximum itself.
+    then it is the maximum itself. Both are (..., seeds); NaN where there is no candidate.
     """
-    seeds = values.shape[1]
-    if not len(values):
-        return np.full(seeds, np.nan), np.zeros(seeds, np.intp)
+    *more, candidates, seeds = values.shape
+    if not candidates:
+        return np.full((*more, seeds), np.nan), np.zeros((*more, seeds), np.intp)
     if seeds == 1:
-        chosen = values.argmax(0)
+        chosen = values.argmax(-2)
     else:
-        chosen = np.array([np.delete(values, s, 1).mean(1).argmax() for s in range(seeds)])
-    return values[chosen, np.arange(seeds)], chosen
+        chosen = np.stack([np.delete(values, s, -1).mean(-1).argmax(-1) for s in range(seeds)], -1)
+    return np.take_along_axis(values, chosen[..., None, :], -2)[..., 0, :], chosen

@@ -7,17 +7,20 @@ so that two entries are compared by their seed-paired differences. RULES 12, 14 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from benchmark.metrics import METRICS
 from benchmark.result import Result, Trust
 from benchmark.text import LINE, LOG, NAME, plain, plain_log
-from leaderboard.comparison import Floats, estimate, leave_one_out, nanmean, rank
+from leaderboard.comparison import Floats, interval, leave_one_out, nanmean, rank
+from leaderboard.records import Records
 
 TPR, AUC = "tpr_at_fpr_0.01", "auc"
 WORST = (TPR, AUC)
@@ -92,18 +95,14 @@ def scenarios(results: Iterable[Result]) -> pd.DataFrame:
 
     Raises ValueError where results of two protocol versions or two splits meet, or one scenario is twice.
     """
-    results = [readable(r) for r in results]
+    records = results if isinstance(results, Records) else Records.of(map(readable, results))
     for what, seen in (
-        ("protocol versions", {f"{r.protocol} {r.protocol_digest}" for r in results}),
-        ("splits", {split_of(r) for r in results}),
+        ("protocol versions", {" ".join(v) for v in records.distinct("protocol", "protocol_digest")}),
+        ("splits", {"official" if trust == "official" else "public" for (trust,) in records.distinct("trust")}),
     ):
         if len(seen) > 1:
             raise ValueError(f"results of different {what} never share a table: {' and '.join(sorted(seen))}")
-    columns = ("task", "attack", "defense", "seed", "status", "reason", "track", "null_row", "trust", "isolation")
-    # The record's own fields come last: no cost or metric of that name takes their place.
-    rows = [{**r.cost, **r.metrics, **{c: getattr(r, c) for c in columns}, "result": r} for r in results]
-    wanted = [*columns, "result", "seconds", "queries", "train_seconds", "members", "nonmembers", *METRICS]
-    frame = pd.DataFrame(rows).reindex(columns=list(dict.fromkeys(wanted)))
+    frame = records.frame.copy(deep=False)
     twice = frame[frame.duplicated(["task", "attack", "defense", "seed"])]
     if len(twice):
         raise ValueError("one scenario is there twice: {task} {attack} {defense} seed {seed}".format(**twice.iloc[0]))
@@ -122,18 +121,39 @@ def _needed(metric: str) -> int:
 
 def rank_metric(frame: pd.DataFrame, board: Board) -> str:
     """The first metric of `board.rank_by` that the smallest number of scored non-members allows."""
-    scored = frame[(frame.task == "membership") & (frame.status == "ok")]
-    least = scored.nonmembers.min()
+    least = frame.nonmembers[(frame.task == "membership") & (frame.status == "ok")].min()
     return next((m for m in board.rank_by if not _needed(m) or least >= 10 * _needed(m)), AUC)
 
 
-def _cube(
-    frame: pd.DataFrame, column: str, defenses: Sequence[str], attacks: Sequence[str], seeds: Sequence[int]
-) -> Floats:
-    """The values of one task's scenarios with status ok, (defenses, attacks, seeds); NaN where there is none."""
-    index = pd.MultiIndex.from_product([defenses, attacks, seeds])
-    values = frame[frame.status == "ok"].set_index(["defense", "attack", "seed"])[column].reindex(index)
-    return values.to_numpy(float).reshape(len(defenses), len(attacks), len(seeds))
+class _Grid:
+    """Rows by (defense, attack, seed), one a place; a row that has none there is left out."""
+
+    def __init__(self, frame: pd.DataFrame, defenses: Sequence[str], attacks: Sequence[str], seeds: Sequence[int]):
+        axes = {"defense": defenses, "attack": attacks, "seed": seeds}
+        places = np.array([pd.Index(names).get_indexer(frame[axis]) for axis, names in axes.items()], np.intp)
+        inside = (places >= 0).all(0)
+        self._rows, self._places = frame[inside], tuple(places[:, inside])
+        self._ok = (self._rows.status == "ok").to_numpy()
+        self._shape = len(defenses), len(attacks), len(seeds)
+
+    def values(self, column: str) -> Floats:
+        """A column of the scenarios with status ok, (defenses, attacks, seeds); NaN where there is none."""
+        found = np.full(self._shape, np.nan)
+        found[self._places] = np.where(self._ok, self._rows[column].to_numpy(float), np.nan)
+        return found
+
+    def lists(self, column: str) -> NDArray[np.object_]:
+        """A column of lists, (defenses, attacks, seeds); () where there is no row."""
+        found = np.empty(self._shape, object)
+        found.fill(())
+        found[self._places] = self._rows[column].to_numpy()
+        return found
+
+    def complete(self) -> NDArray[np.bool_]:
+        """Whether every place of a defense (first axis) or of an attack (second) is ok or skipped, as a mask."""
+        found = np.zeros(self._shape, bool)
+        found[self._places] = self._ok | (self._rows.status == "skipped").to_numpy()
+        return found
 
 
 def _missing(frame: pd.DataFrame, entry: str, wanted: Iterable[tuple[str, int]]) -> str:
@@ -161,16 +181,20 @@ def _lacking(mine: pd.DataFrame, least: Trust, entry: str, wanted: Sequence[tupl
 def _counted(frame: pd.DataFrame, least: Trust) -> pd.DataFrame:
     """The rows that may rank an entry: of this level of trust or a higher one."""
     levels = list(TRUST)
-    return frame[frame.trust.isin(levels[levels.index(least) :])]
+    enough = frame.trust.isin(levels[levels.index(least) :])
+    return frame if enough.all() else frame[enough]
 
 
-def _weakest(rows: pd.DataFrame) -> dict[str, object]:
-    """The columns `trust` and `isolation` of an entry that rests on these rows. What was skipped ran nowhere."""
-    ran = rows[rows.status != "skipped"]
-    return {
-        "trust": min(rows.trust, key=list(TRUST).index, default=""),
-        "isolation": min(ran.isolation, key=list(ISOLATION).index, default=""),
-    }
+def _weakest(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The columns `trust` and `isolation` of each entry that rests on these rows. What was skipped ran nowhere.
+
+    kind: the column with the entries' names, which are the index of what is returned.
+    """
+    found = {}
+    for name, levels, mine in (("trust", list(TRUST), rows), ("isolation", list(ISOLATION), rows[rows.status != "skipped"])):
+        weakest = pd.Series(pd.Index(levels).get_indexer(mine[name])).groupby(np.asarray(mine[kind])).min()
+        found[name] = weakest.map(dict(enumerate(levels)))
+    return pd.DataFrame(found).fillna("")
 
 
 # --- Defenses ---------------------------------------------------------------------------------------
@@ -190,50 +214,67 @@ def defense_table(
     metric = rank_metric(counted, board)
     utility, membership = (frame[frame.task == task] for task in ("utility", "membership"))
     defenses = sorted(frame.defense.unique())
-    kept = pd.DataFrame([_utility(utility, d, board.seeds) for d in defenses], index=defenses)
-    if len(kept):
-        kept["train_ratio"] = kept.train_seconds / kept.train_seconds.get(board.baseline, np.nan)
+    kept = _utility(utility, defenses, board.seeds)
+    kept["train_ratio"] = kept.train_seconds / kept.train_seconds.get(board.baseline, np.nan)
     trusted = counted[(counted.task == "utility") & (counted.defense == board.baseline) & (counted.status == "ok")]
     floor = board.utility_floor * trusted.test_accuracy[trusted.seed.isin(board.seeds)].mean()
-    wanted = [(a, s) for a in ("", *board.required_attacks) for s in board.seeds]
-    reasons = {
-        d: _lacking(frame[frame.defense == d], least, "attack", wanted)
-        or _looks_up(utility[(utility.defense == d) & utility.seed.isin(board.seeds)])
-        or _collapsed(kept.test_accuracy[d], floor, board.baseline)
-        for d in defenses
-    }
+    reasons = _lack(frame, least, "defense", defenses, list(dict.fromkeys(("", *board.required_attacks))), board.seeds)
+    lookups = _looks_up(utility[utility.seed.isin(board.seeds)])
+    for d, accuracy in kept.test_accuracy.items():
+        reasons[d] = reasons[d] or lookups.get(d, "") or _collapsed(accuracy, floor, board.baseline)
     ranked = [d for d in defenses if not reasons[d]]
-    attacks = sorted(membership[~membership.null_row.astype(bool)].attack.unique())
-    ran = np.isfinite(_cube(counted[counted.task == "membership"], AUC, ranked, attacks, board.seeds))
+    attacks = sorted(membership.attack[~membership.null_row.astype(bool)].unique())
+    ran = np.isfinite(_Grid(counted[counted.task == "membership"], ranked, attacks, board.seeds).values(AUC))
     pool = [a for i, a in enumerate(attacks) if ranked and ran[:, i].all()]
     if not pool:
         reasons |= dict.fromkeys(ranked, "no attack ran on every ranked defense")
         ranked = []
-    worst = {m: _cube(membership, m, defenses, pool, board.seeds) for m in WORST}
-    lower = _cube(membership, "epsilon_lower", defenses, pool, board.seeds)
-    rows, by_seed = [], {}
-    for i, defense in enumerate(defenses):
-        mine = membership[membership.defense == defense]
-        row: dict[str, object] = {"defense": defense, "reason": reasons[defense]}
-        rests = frame if reasons[defense] else counted
-        row |= _weakest(rests[rests.defense == defense])
-        for m in WORST:
-            columns, by_seed[defense, m] = _worst_case(mine, m, worst[m][i], pool, board)
-            row |= columns
-        # By the attack that does best on the other seeds: a bound holds for an attack chosen beforehand (RULES 30).
-        row["epsilon_lower"] = leave_one_out(lower[i])[0].mean() if pool else np.nan
-        rows.append(row | kept.loc[defense].to_dict())
-    names = list(rows[0]) if rows else ["defense", "reason", "trust", "isolation"]
-    table = pd.DataFrame(rows, columns=names).set_index("defense", drop=False)
-    values = np.array([by_seed[d, metric] for d in ranked]).reshape(len(ranked), 1, len(board.seeds))
+    grid = _Grid(membership, defenses, pool, board.seeds)
+    rests = frame[frame.index.isin(counted.index) | ~frame.defense.isin(ranked)]
+    table = pd.DataFrame({"defense": defenses, "reason": [reasons[d] for d in defenses]}, index=pd.Index(defenses))
+    parts, by_seed = [table, _weakest(rests, "defense").reindex(defenses, fill_value="")], {}
+    tracks = dict(zip(zip(membership.defense, membership.attack, strict=True), membership.track, strict=True))
+    for m in WORST:
+        columns, by_seed[m] = _worst_case(grid, m, defenses, pool, tracks)
+        parts.append(pd.DataFrame(columns, index=table.index))
+    # By the attack that does best on the other seeds: a bound holds for an attack chosen beforehand (RULES 30).
+    lower = leave_one_out(grid.values("epsilon_lower"))[0].mean(-1)
+    table = pd.concat([*parts, pd.Series(lower, table.index, name="epsilon_lower"), kept], axis=1)
+    values = by_seed[metric][[defenses.index(d) for d in ranked]].reshape(len(ranked), 1, len(board.seeds))
     table = _with_ranks(table, rank(values, larger_is_better=False).set_index(pd.Index(ranked)))
     table.attrs = {"metric": metric, "pool": pool}
     return table
 
 
-def _looks_up(utility: pd.DataFrame) -> str:
-    """Why a defense that keeps a table of its members is not ranked; "" for an honest one."""
-    return next((plain(r.claims["lookup"]) for r in utility.result if "lookup" in r.claims), "")
+def _lack(
+    frame: pd.DataFrame, least: Trust, kind: str, entries: Sequence[str], others: Sequence[str], seeds: Sequence[int]
+) -> dict[str, str]:
+    """What each entry lacks (`_lacking`) of its scenarios with `others`; kind: "defense" or "attack"."""
+    counterpart = "attack" if kind == "defense" else "defense"
+    axes = (entries, others) if kind == "defense" else (others, entries)
+    both = [_Grid(rows, *axes, seeds).complete() for rows in (frame, _counted(frame, least))]
+    whole = (both[0] & both[1]).all(axis=(1, 2) if kind == "defense" else (0, 2))
+    wanted = [(other, seed) for other in others for seed in seeds]
+    short = frame[["attack", "defense", "seed", "status", "trust"]]
+    return {
+        entry: "" if done else _lacking(short[short[kind] == entry], least, counterpart, wanted)
+        for entry, done in zip(entries, whole, strict=True)
+    }
+
+
+def _claims(utility: pd.DataFrame) -> list[tuple[str, dict[str, str]]]:
+    """The defense and the claims of each of these rows that claims something."""
+    pairs = zip(utility.defense, utility.claims, strict=True)
+    return [(defense, json.loads(text)) for defense, text in pairs if text != "{}"]
+
+
+def _looks_up(utility: pd.DataFrame) -> dict[str, str]:
+    """Why a defense that keeps a table of its members is not ranked; honest ones are not in it."""
+    found: dict[str, str] = {}
+    for defense, claims in _claims(utility):
+        if "lookup" in claims:
+            found.setdefault(defense, plain(claims["lookup"]))
+    return found
 
 
 def _collapsed(accuracy: float, floor: float, baseline: str) -> str:
@@ -243,30 +284,26 @@ def _collapsed(accuracy: float, floor: float, baseline: str) -> str:
     return f"below the utility floor ({accuracy:.2f} < {floor:.2f})" if accuracy < floor else ""
 
 
-def _utility(utility: pd.DataFrame, defense: str, seeds: Sequence[int]) -> dict[str, object]:
-    """The columns of a defense that come from its utility results."""
-    mine = utility[(utility.defense == defense) & (utility.status == "ok") & utility.seed.isin(seeds)]
-    test = estimate(mine.test_accuracy.to_numpy(float))
-    texts = dict.fromkeys(epsilon_text(r.claims) for r in mine.result)
-    return {
-        "test_accuracy": test.mean,
-        "test_accuracy_low": test.low,
-        "test_accuracy_high": test.high,
-        "train_accuracy": mine.train_accuracy.mean(),
-        "ece": mine.ece.mean(),
-        "robust_accuracy": mine.robust_accuracy.mean(),
-        "certified_accuracy": mine.certified_accuracy.mean(),
-        "epsilon": " / ".join(t for t in texts if t),
-        "extra_data": _said(mine, "extra_data"),
-        "tuned": _said(mine, "tuned"),
-        "train_seconds": mine.train_seconds.mean(),
-        "ms_per_query": mine.ms_per_query.mean(),
-        "ms_per_query_alone": mine.ms_per_query_alone.mean(),
-    }
+def _utility(utility: pd.DataFrame, defenses: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+    """The columns of the defenses that come from their utility results, by defense."""
+    grid = _Grid(utility, defenses, list(utility.attack.unique()), seeds)
 
+    def over_seeds(column: str) -> Floats:
+        return np.concatenate([*grid.values(column).transpose(1, 0, 2)] or [np.empty((len(defenses), 0))], axis=1)
 
-def _said(utility: pd.DataFrame, claim: str) -> str:
-    return " / ".join(dict.fromkeys(plain(t) for r in utility.result if (t := r.claims.get(claim))))
+    test, half = interval(over_seeds("test_accuracy"))
+    columns: dict[str, object] = {"test_accuracy": test, "test_accuracy_low": test - half, "test_accuracy_high": test + half}
+    columns |= {m: nanmean(over_seeds(m), -1) for m in ("train_accuracy", "ece", "robust_accuracy", "certified_accuracy")}
+    claims = _claims(utility[(utility.status == "ok") & utility.seed.isin(seeds)])
+    said: dict[str, dict[str, dict[str, None]]] = {d: {} for d in defenses}
+    for defense, mine in claims:
+        texts = {"epsilon": epsilon_text(mine)} | {c: plain(mine[c]) for c in ("extra_data", "tuned") if mine.get(c)}
+        for name, text in texts.items():
+            if text:
+                said[defense].setdefault(name, {})[text] = None
+    columns |= {name: [" / ".join(said[d].get(name, ())) for d in defenses] for name in ("epsilon", "extra_data", "tuned")}
+    columns |= {m: nanmean(over_seeds(m), -1) for m in ("train_seconds", "ms_per_query", "ms_per_query_alone")}
+    return pd.DataFrame(columns, index=pd.Index(defenses))
 
 
 def epsilon_text(claims: dict[str, str]) -> str:
@@ -285,57 +322,56 @@ def epsilon_text(claims: dict[str, str]) -> str:
 
 
 def _worst_case(
-    mine: pd.DataFrame, metric: str, values: Floats, pool: Sequence[str], board: Board
+    grid: _Grid, metric: str, defenses: Sequence[str], pool: Sequence[str], tracks: dict[tuple[str, str], str]
 ) -> tuple[dict[str, object], Floats]:
-    """One defense's columns for one metric, and its worst case on each seed.
+    """The defenses' columns for one metric, and their worst case on each seed (defenses, seeds).
 
-    values (attacks, seeds). Reversing an attack's sign makes 1 - AUC of its AUC; its TPR is recorded.
+    Reversing an attack's sign makes 1 - AUC of its AUC; its TPR is recorded.
     """
+    values = grid.values(metric)
+    reverse = 1 - values if metric == AUC else grid.values(f"{metric}_reversed")
+    known = np.isfinite(reverse).all(-1, keepdims=True)
+    by_seed, chosen = leave_one_out(np.concatenate([values, np.where(known, reverse, -np.inf)], axis=1))
+    whole = np.isfinite(values).all((1, 2)) & bool(pool)
+    by_seed[~whole] = np.nan
+    names = [*pool, *(f"{a}, sign reversed" for a in pool)]
+    deciding = [names[np.bincount(c).argmax()] if w else "" for c, w in zip(chosen, whole, strict=True)]
+    null = _null_worst_case(grid, metric)
+    worst, half = interval(by_seed)
     name = f"worst_{metric}"
-    one = [mine.defense.iloc[0]] if len(mine) else [""]
-    reverse = 1 - values if metric == AUC else _cube(mine, f"{metric}_reversed", one, pool, board.seeds)[0]
-    known = [i for i in range(len(pool)) if np.isfinite(reverse[i]).all()]
-    by_seed, chosen = leave_one_out(np.concatenate([values, reverse[known]]))
-    names = [*pool, *(f"{pool[i]}, sign reversed" for i in known)]
-    whole = bool(pool) and bool(np.isfinite(values).all())
-    if not whole:
-        by_seed = np.full(len(board.seeds), np.nan)
-    deciding = names[np.bincount(chosen).argmax()] if whole else ""
-    tracks = dict(zip(mine.attack, mine.track, strict=True))
-    null = _null_worst_case(mine, metric, pool, board.seeds)
-    worst = estimate(by_seed)
     columns: dict[str, object] = {
-        name: worst.mean,
-        f"{name}_low": worst.low,
-        f"{name}_high": worst.high,
+        name: worst,
+        f"{name}_low": worst - half,
+        f"{name}_high": worst + half,
         f"{name}_attack": deciding,
-        f"{name}_track": tracks.get(deciding.removesuffix(", sign reversed"), ""),
-        f"{name}_null": null[0],
-        f"{name}_null_95": null[1],
-        f"mean_{metric}": values.mean() if whole else np.nan,
+        f"{name}_track": [
+            tracks.get((d, a.removesuffix(", sign reversed")), "") for d, a in zip(defenses, deciding, strict=True)
+        ],
+        f"{name}_null": null[:, 0],
+        f"{name}_null_95": null[:, 1],
+        f"mean_{metric}": np.where(whole, nanmean(nanmean(values, 1), -1), np.nan),
     }
     if metric == AUC:
-        columns["worst_auc_oracle"] = values.max(0).mean() if whole else np.nan
+        columns["worst_auc_oracle"] = np.where(whole, values.max(1, initial=-np.inf).mean(-1), np.nan)
     return columns, by_seed
 
 
-def _null_worst_case(mine: pd.DataFrame, metric: str, pool: Sequence[str], seeds: Sequence[int]) -> tuple[float, float]:
-    """Mean and 95 % quantile of the pool's maximum under permuted labels, averaged over seeds.
+def _null_worst_case(grid: _Grid, metric: str) -> Floats:
+    """Mean and 95 % quantile of the pool's maximum under permuted labels, averaged over seeds: (defenses, 2).
 
     The permutations of one target are the same for all attacks, so the maximum is taken draw by draw,
     for AUC over both signs. (The record holds no permuted TPR of reversed scores.)
     """
-    found = {(r.attack, r.seed): r.null_auc if metric == AUC else r.null_tpr for r in mine.result}
-    summaries = []
-    for seed in seeds:
-        draws = [found.get((a, seed), ()) for a in pool]
-        if not draws or not all(draws):
-            return np.nan, np.nan
-        each = np.array([d[: min(map(len, draws))] for d in draws])
-        highest = (np.maximum(each, 1 - each) if metric == AUC else each).max(0)
-        summaries.append((highest.mean(), np.quantile(highest, 0.95)))
-    mean, high = np.mean(summaries, axis=0)
-    return float(mean), float(high)
+    draws = grid.lists("null_auc" if metric == AUC else "null_tpr")
+    defenses, attacks, seeds = draws.shape
+    found = np.full((defenses, seeds, 2), np.nan)
+    shortest = np.array([len(d) for d in draws.flat], int).reshape(draws.shape).min(1, initial=2**31) * bool(attacks)
+    for length in np.unique(shortest[shortest > 0]):
+        at, seed = np.nonzero(shortest == length)
+        each = np.concatenate([d[:length] for d in draws[at, :, seed].flat]).reshape(len(at), attacks, length)
+        highest = (np.maximum(each, 1 - each) if metric == AUC else each).max(1)
+        found[at, seed] = np.stack([highest.mean(1), np.quantile(highest, 0.95, axis=1)], -1)
+    return found.mean(1)
 
 
 # --- Attacks ----------------------------------------------------------------------------------------
@@ -352,26 +388,34 @@ def attack_table(
     """
     frame = results if isinstance(results, pd.DataFrame) else scenarios(results)
     metric = rank_metric(_counted(frame, least), board) if task == "membership" else TASK_METRICS[task][0]
-    frame = frame[(frame.task == task) & frame.defense.isin(board.required_defenses) & frame.seed.isin(board.seeds)]
+    defenses = list(dict.fromkeys(board.required_defenses))
+    frame = frame[(frame.task == task) & frame.defense.isin(defenses) & frame.seed.isin(board.seeds)]
     attacks = sorted(frame.attack.unique())
-    cubes = {m: _cube(frame, m, board.required_defenses, attacks, board.seeds) for m in TASK_METRICS[task]}
-    wanted = [(d, s) for d in board.required_defenses for s in board.seeds]
-    rows = []
-    for i, attack in enumerate(attacks):
-        mine = frame[frame.attack == attack]
-        ok = mine[mine.status == "ok"]
-        null = bool(mine.null_row.any())
-        nothing = "" if len(ok) else f"skipped everywhere: {mine.reason.iloc[0]}"
-        row: dict[str, object] = {"attack": attack, "task": task, "track": next(filter(None, mine.track), "")}
-        lacking = "null row" if null else _lacking(mine, least, "defense", wanted) or nothing
-        row |= {"null_row": null, "reason": lacking} | _weakest(mine)
-        for m in TASK_METRICS[task]:
-            value = estimate(nanmean(cubes[m][:, i], axis=0))
-            row |= {m: value.mean, f"{m}_low": value.low, f"{m}_high": value.high}
-        row |= {"seconds": ok.seconds.mean(), "queries": ok.queries.mean(), "targets": len(ok)}
-        rows.append(row)
-    columns = list(rows[0]) if rows else ["attack", "task", "track", "null_row", "reason", "trust", "isolation"]
-    table = pd.DataFrame(rows, columns=columns).set_index("attack", drop=False)
+    grid = _Grid(frame, defenses, attacks, board.seeds)
+    cubes = {m: grid.values(m) for m in TASK_METRICS[task]}
+    by_attack = frame.groupby(np.asarray(frame.attack))
+    null, first = by_attack.null_row.any(), by_attack.reason.first()
+    named = frame[frame.track != ""]
+    ok = frame[frame.status == "ok"]
+    scored = ok.groupby(np.asarray(ok.attack))
+    lacks = _lack(frame, least, "attack", attacks, defenses, board.seeds)
+    targets = scored.size().reindex(attacks, fill_value=0)
+    table = pd.DataFrame({
+        "attack": attacks,
+        "task": task,
+        "track": named.track.astype(str).groupby(np.asarray(named.attack)).first().reindex(attacks, fill_value=""),
+        "null_row": null,
+        "reason": [
+            "null row" if null[a] else lacks[a] or ("" if targets[a] else f"skipped everywhere: {first[a]}")
+            for a in attacks
+        ],
+    }, index=pd.Index(attacks))  # fmt: skip
+    parts = [table, _weakest(frame, "attack").reindex(attacks, fill_value="")]
+    for m, cube in cubes.items():
+        mean, half = interval(nanmean(cube, 0))
+        parts.append(pd.DataFrame({m: mean, f"{m}_low": mean - half, f"{m}_high": mean + half}, index=table.index))
+    costs = scored[["seconds", "queries"]].mean().reindex(attacks)
+    table = pd.concat([*parts, costs, targets.rename("targets")], axis=1)
     ranks = [rank(np.empty((0, 1, 1)), larger_is_better=True)]
     for _, entries in table[table.reason == ""].groupby("track"):
         values = cubes[metric][:, [attacks.index(a) for a in entries.attack]].transpose(1, 0, 2)

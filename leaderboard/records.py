@@ -1,0 +1,161 @@
+"""Results in columns: tables are computed from these; a record is opened only where somebody looks at it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast, overload
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic_core import from_json, to_json
+
+from benchmark.metrics import METRICS
+from benchmark.result import Result
+
+FEW = ("protocol", "protocol_digest", "task", "attack", "defense", "dataset", "architecture", "status", "reason",
+       "access", "knowledge", "track", "trust", "isolation")  # fmt: skip
+"""Texts with few different values."""
+NUMBERS = tuple(dict.fromkeys(("seconds", "queries", "train_seconds", "members", "nonmembers", *METRICS)))
+"""Costs and metrics that tables show; NaN where a record has none."""
+NULLS = ("null_auc", "null_tpr")
+WHERE = ("run_id", "experiment_id")
+"""Where MLflow keeps it, from the record's provenance; "" where it doesn't."""
+
+_text = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [("key", pa.string()), ("seed", pa.int64()), ("null_row", pa.bool_()), ("finished", pa.float64())]
+    + [(name, _text) for name in FEW]
+    + [(name, pa.float64()) for name in NUMBERS]
+    + [(name, pa.list_(pa.float64())) for name in NULLS]
+    + [("claims", _text), ("numbers", pa.string())]  # JSON; a digest of all metrics
+    + [("run_id", pa.string()), ("experiment_id", _text)]
+)
+_PLAIN = {"key", "seed", "null_row", "finished", *FEW}
+"""The fields of a `Result` that are columns as they are."""
+
+
+def columns(results: Sequence[Result]) -> pa.Table:
+    """The columns of these results, one row each. Their texts are taken as they are (`ranking.readable`)."""
+    found: dict[str, list[Any]] = {name: [getattr(r, name) for r in results] for name in _PLAIN}
+    for name in NUMBERS:
+        found[name] = [r.metrics.get(name, r.cost.get(name)) for r in results]
+    for name in NULLS:
+        found[name] = [getattr(r, name) for r in results]
+    found["claims"] = [to_json(r.claims).decode() for r in results]
+    found["numbers"] = [hashlib.sha256(to_json(sorted(r.metrics.items()))).hexdigest()[:16] for r in results]
+    for name in WHERE:
+        found[name] = [r.provenance.get(name, "") for r in results]
+    return pa.table({f.name: pa.array(found[f.name], _plain_type(f.type)) for f in SCHEMA}).cast(SCHEMA)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+class Row:
+    """One result of `Records`: it has the fields of a `Result`. What no column holds opens the record."""
+
+    __slots__ = ("_opened", "_place", "_records")
+
+    def __init__(self, records: Records, place: int) -> None:
+        self._records, self._place = records, place
+        self._opened: Result | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _PLAIN:
+            return self._records.values(name)[self._place]
+        if name == "claims":
+            return from_json(self._records.values(name)[self._place])
+        if self._opened is None:
+            self._opened = self._records.open(self._place)
+        return getattr(self._opened, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.model_copy() == (other.model_copy() if isinstance(other, Row) else other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Records(Sequence[Result]):
+    """Results of which each is made an object only where it is asked for.
+
+    table: `SCHEMA`; `read(i)` gives the whole record of the row whose column `row` is i.
+    """
+
+    def __init__(self, table: pa.Table, read: Callable[[int], Result]) -> None:
+        self.table, self._read = table, read
+        self._values: dict[str, list[Any]] = {}
+
+    @classmethod
+    def of(cls, results: Iterable[Result]) -> Records:
+        """The columns of results at hand."""
+        found = list(results)
+        return cls(numbered(columns(found)), found.__getitem__)
+
+    def take(self, places: NDArray[np.intp]) -> Records:
+        """Those at these places, in this order."""
+        return Records(self.table.take(pa.array(places)), self._read)
+
+    def values(self, name: str) -> list[Any]:
+        """One column as a list."""
+        if name not in self._values:
+            column = self.table[name].combine_chunks()
+            if pa.types.is_dictionary(column.type):
+                kinds = np.array(column.dictionary.to_pylist(), dtype=object)
+                self._values[name] = kinds[column.indices.to_numpy()].tolist() if len(column) else []
+            else:
+                self._values[name] = column.to_pylist()
+        return self._values[name]
+
+    def open(self, place: int) -> Result:
+        """The whole record at this place."""
+        return self._read(self.values("row")[place])
+
+    def distinct(self, *names: str) -> set[tuple[Any, ...]]:
+        """The different values of these columns."""
+        found = self.table.select(names).group_by(list(names)).aggregate([])
+        return set(zip(*(found[name].to_pylist() for name in names), strict=True))
+
+    @functools.cached_property
+    def version(self) -> str:
+        """Another text for other results, and for another mark or place of isolation on the same."""
+        found = hashlib.sha256()
+        for name in ("key", "finished", "trust", "isolation"):
+            series = self.table[name].combine_chunks().to_pandas()
+            found.update(pd.util.hash_pandas_object(series, index=False).to_numpy().tobytes())
+        return found.hexdigest()
+
+    @functools.cached_property
+    def frame(self) -> pd.DataFrame:
+        """The columns that tables are computed from, and the rows themselves in `result`."""
+        names = ["task", "attack", "defense", "seed", "status", "reason", "track", "null_row", "trust", "isolation"]
+        names += [*NUMBERS, *NULLS, "claims"]
+        frame = self.table.select(names).combine_chunks().to_pandas()
+        frame["result"] = np.fromiter(iter(self), object, len(self))
+        return frame
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Result: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Records: ...
+
+    def __getitem__(self, place: int | slice) -> Result | Records:
+        if isinstance(place, slice):
+            return self.take(np.arange(len(self))[place])
+        return cast(Result, Row(self, range(len(self))[place]))
+
+    def __iter__(self) -> Iterator[Result]:
+        return (cast(Result, Row(self, i)) for i in range(len(self)))
+
+
+def numbered(table: pa.Table, first: int = 0) -> pa.Table:
+    """The table with its rows counted in the column `row`."""
+    return table.append_column("row", pa.array(np.arange(first, first + table.num_rows)))
