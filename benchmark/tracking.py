@@ -9,20 +9,21 @@ and the ledger; whatever a killed one has left half done is done anew.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import logging
 import os
+import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from benchmark.result import Result
-from benchmark.store import digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +45,10 @@ class Tracker:
     """Logs results to one MLflow; `pending` counts those that wait for it to answer."""
 
     def __init__(self, ledger: Path) -> None:
+        from benchmark.store import digest  # slow, and the app, which only reads, does without
+
         self.uri = uri()
+        self._digest = digest
         self._ledger = ledger / digest(self.uri)[:16]
         self._lock = FileLock(self._ledger / "lock")
         self._client: MlflowClient | None = None
@@ -59,7 +63,7 @@ class Tracker:
 
     def log(self, result: Result) -> None:
         """Log a result unless it is logged already. A server that does not answer is noted, not raised."""
-        mark = self._ledger / f"{result.key}-{digest(result.status, result.reason)[:8]}.json"
+        mark = self._ledger / f"{result.key}-{self._digest(result.status, result.reason)[:8]}.json"
         if _run_id(mark) and not self._outlived:
             return
         if self.down:
@@ -254,7 +258,33 @@ def connect() -> MlflowClient:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)  # its import has set it to INFO
     if uri().startswith("sqlite:///"):
         _create_database(Path(uri().removeprefix("sqlite:///")))
+    _check_schema(uri())
     return MlflowClient(uri())
+
+
+@functools.cache
+def _check_schema(database: str) -> None:
+    """Raises Unreachable where an older MLflow made this database: MLflow would migrate it unasked."""
+    if not database.startswith(("sqlite:///", "postgresql", "mysql", "mssql")):
+        return
+    import mlflow
+    from sqlalchemy import create_engine, inspect, text
+
+    engine = create_engine(database)
+    with engine.connect() as connection:
+        known = "alembic_version" in inspect(connection).get_table_names()
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar() if known else None
+    engine.dispose()
+    migrations = (Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions").glob("*.py")
+    if found and any(re.search(rf"^down_revision\b.*{found}", path.read_text(), re.M) for path in migrations):
+        shown = _without_password(database)
+        raise Unreachable(
+            f"{shown} was made by an older MLflow (schema {found}); back it up, then: mlflow db upgrade {shown}"
+        )
+
+
+def _without_password(address: str) -> str:
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", address)
 
 
 def _create_database(path: Path) -> None:
@@ -351,25 +381,59 @@ def fetch_results(protocol: str, since_ms: int | None = None) -> list[Result]:
 
     Raises Unreachable (a ConnectionError) where MLflow does not answer.
     """
-    if uri().startswith("sqlite:///") and not Path(uri().removeprefix("sqlite:///")).exists():
-        return []
-    query = "tags.`leakboard.kind` = 'scenario'"
+    return list(results_since(protocol, since_ms))
+
+
+def results_since(protocol: str, since_ms: int | None = None) -> Iterator[Result]:
+    """`fetch_results`, page by page: a hundred thousand records at once fill a memory."""
+    query = _SCENARIOS
     if since_ms is not None:
         query += f" and attributes.end_time >= {since_ms}"
-    results: list[Result] = []
+    for run in _search(protocol, query):
+        if (result := _record(run)) is not None:
+            yield result
+
+
+def gone_runs(protocol: str, held: Collection[str]) -> tuple[set[str], set[str]]:
+    """The runs of a protocol that are marked as deleted, and those of `held` that are there no longer at all.
+
+    A run costs some 3 ms, deleted ones too: ask for a few at a time. Raises Unreachable where MLflow does not answer.
+    """
+    deleted = {run.info.run_id for run in _search(protocol, _SCENARIOS, "deleted_only")}
+    left = sorted(set(held) - deleted)
+    there: set[str] = set()
+    for start in range(0, len(left), 200):
+        ids = ", ".join(f"'{run_id}'" for run_id in left[start : start + 200])
+        there |= {run.info.run_id for run in _search(protocol, f"attributes.run_id IN ({ids})")}
+    return deleted, set(left) - there
+
+
+_SCENARIOS = "tags.`leakboard.kind` = 'scenario'"
+
+
+def _search(protocol: str, query: str, view: str = "active_only") -> Iterator[Any]:
+    """The runs of a protocol; none where there is no local database, which is not made for that."""
+    if uri().startswith("sqlite:///") and not Path(uri().removeprefix("sqlite:///")).exists():
+        return
     try:
         client = connect()
+        from mlflow.entities import ViewType
+
         found = client.get_experiment_by_name(protocol)
+        if found is None or found.lifecycle_stage == "deleted":
+            return
         token: str | None = None
-        while found:
-            page = client.search_runs([found.experiment_id], query, max_results=1000, page_token=token)
-            results += [r for run in page if (r := _record(run)) is not None]
+        while True:
+            page = client.search_runs([found.experiment_id], query, ViewType.from_string(view), 1000, page_token=token)
+            yield from page
             token = page.token
             if not token:
-                break
+                return
+    except Unreachable:
+        raise
     except Exception as problem:  # MLflow and its stores raise many kinds
-        raise Unreachable(f"MLflow at {uri()} did not answer: {' '.join(str(problem).split())[:200]}") from None
-    return results
+        text = _without_password(" ".join(str(problem).split()))[:200]
+        raise Unreachable(f"MLflow at {_without_password(uri())} did not answer: {text}") from None
 
 
 def _record(run: Any) -> Result | None:

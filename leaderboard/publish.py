@@ -19,12 +19,13 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from benchmark.result import Result
 from leaderboard.ranking import TASK_METRICS, Board, attack_table, defense_table, scenarios, split_of
@@ -85,18 +86,25 @@ def load(folder: Path) -> list[Result]:
 
     Raises ValueError, in one line, where the Parquet file is not the one that the provenance names.
     """
+    return list(stream(folder))
+
+
+def stream(folder: Path) -> Iterator[Result]:
+    """`load`, a batch of rows at a time: a hundred thousand records at once fill a memory."""
     path = folder / SCENARIOS
     if not path.exists():
-        return []
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != provenance(folder).get("sha256"):
-        raise ValueError(f"{path} is not what was published (half written or changed): publish again")
+        return
     try:
-        frame = pd.read_parquet(io.BytesIO(data))
-        held = [name for name in NESTED if name in frame]  # what was published before knows fewer
-        heads = frame.drop(columns=held).to_dict("records")
-        nested = frame[held].to_dict("records")
-        return [Result.model_validate_json(_join(*pair)) for pair in zip(heads, nested, strict=True)]
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != provenance(folder).get("sha256"):
+            raise ValueError("")
+    except (ValueError, OSError):
+        raise ValueError(f"{path} is not what was published (half written or changed): publish again") from None
+    try:
+        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(1000):
+            for flat in batch.to_pylist():
+                nested = {name: flat.pop(name) for name in NESTED if name in flat}  # older files know fewer
+                yield Result.model_validate_json(_join(flat, nested))
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise ValueError(f"{path} holds no results: {str(error).splitlines()[0]}") from None
 

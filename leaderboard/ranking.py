@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ from benchmark.metrics import METRICS
 from benchmark.result import Result, Trust
 from benchmark.text import LINE, LOG, NAME, plain, plain_log
 from leaderboard.comparison import Floats, interval, leave_one_out, nanmean, rank
-from leaderboard.records import Records
+from leaderboard.records import Records, places
+from leaderboard.records import split_of as split_of
 
 TPR, AUC = "tpr_at_fpr_0.01", "auc"
 WORST = (TPR, AUC)
@@ -85,11 +87,6 @@ def readable(result: Result) -> Result:
     return result.model_copy(update=changed) if changed else result
 
 
-def split_of(result: Result) -> str:
-    """Official rows lie on a secret split, all others on the public one (RULES 26)."""
-    return "official" if result.trust == "official" else "public"
-
-
 def scenarios(results: Iterable[Result]) -> pd.DataFrame:
     """One row a result, with one column a metric and a cost; a rate that can't be resolved is NaN, texts are plain.
 
@@ -98,7 +95,7 @@ def scenarios(results: Iterable[Result]) -> pd.DataFrame:
     records = results if isinstance(results, Records) else Records.of(map(readable, results))
     for what, seen in (
         ("protocol versions", {" ".join(v) for v in records.distinct("protocol", "protocol_digest")}),
-        ("splits", {"official" if trust == "official" else "public" for (trust,) in records.distinct("trust")}),
+        ("splits", {split for (split,) in records.distinct("split")}),
     ):
         if len(seen) > 1:
             raise ValueError(f"results of different {what} never share a table: {' and '.join(sorted(seen))}")
@@ -130,9 +127,9 @@ class _Grid:
 
     def __init__(self, frame: pd.DataFrame, defenses: Sequence[str], attacks: Sequence[str], seeds: Sequence[int]):
         axes = {"defense": defenses, "attack": attacks, "seed": seeds}
-        places = np.array([pd.Index(names).get_indexer(frame[axis]) for axis, names in axes.items()], np.intp)
-        inside = (places >= 0).all(0)
-        self._rows, self._places = frame[inside], tuple(places[:, inside])
+        found = np.array([places(frame[axis], names) for axis, names in axes.items()], np.intp)
+        inside = (found >= 0).all(0)
+        self._rows, self._places = frame[inside], tuple(found[:, inside])
         self._ok = (self._rows.status == "ok").to_numpy()
         self._shape = len(defenses), len(attacks), len(seeds)
 
@@ -142,15 +139,15 @@ class _Grid:
         found[self._places] = np.where(self._ok, self._rows[column].to_numpy(float), np.nan)
         return found
 
-    def lists(self, column: str) -> NDArray[np.object_]:
+    def lists(self, column: str) -> NDArray[Any]:
         """A column of lists, (defenses, attacks, seeds); () where there is no row."""
         found = np.empty(self._shape, object)
         found.fill(())
         found[self._places] = self._rows[column].to_numpy()
         return found
 
-    def complete(self) -> NDArray[np.bool_]:
-        """Whether every place of a defense (first axis) or of an attack (second) is ok or skipped, as a mask."""
+    def done(self) -> NDArray[np.bool_]:
+        """Which places have a row that is ok or skipped."""
         found = np.zeros(self._shape, bool)
         found[self._places] = self._ok | (self._rows.status == "skipped").to_numpy()
         return found
@@ -191,9 +188,12 @@ def _weakest(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     kind: the column with the entries' names, which are the index of what is returned.
     """
     found = {}
-    for name, levels, mine in (("trust", list(TRUST), rows), ("isolation", list(ISOLATION), rows[rows.status != "skipped"])):
-        weakest = pd.Series(pd.Index(levels).get_indexer(mine[name])).groupby(np.asarray(mine[kind])).min()
-        found[name] = weakest.map(dict(enumerate(levels)))
+    for name, levels, mine in (
+        ("trust", list(TRUST), rows),
+        ("isolation", list(ISOLATION), rows[rows.status != "skipped"]),
+    ):
+        level = pd.DataFrame({"level": places(mine[name], levels), "entry": np.asarray(mine[kind])})
+        found[name] = level.groupby("entry")["level"].min().map(dict(enumerate(levels)))
     return pd.DataFrame(found).fillna("")
 
 
@@ -220,7 +220,7 @@ def defense_table(
     floor = board.utility_floor * trusted.test_accuracy[trusted.seed.isin(board.seeds)].mean()
     reasons = _lack(frame, least, "defense", defenses, list(dict.fromkeys(("", *board.required_attacks))), board.seeds)
     lookups = _looks_up(utility[utility.seed.isin(board.seeds)])
-    for d, accuracy in kept.test_accuracy.items():
+    for d, accuracy in zip(defenses, kept.test_accuracy, strict=True):
         reasons[d] = reasons[d] or lookups.get(d, "") or _collapsed(accuracy, floor, board.baseline)
     ranked = [d for d in defenses if not reasons[d]]
     attacks = sorted(membership.attack[~membership.null_row.astype(bool)].unique())
@@ -252,8 +252,8 @@ def _lack(
     """What each entry lacks (`_lacking`) of its scenarios with `others`; kind: "defense" or "attack"."""
     counterpart = "attack" if kind == "defense" else "defense"
     axes = (entries, others) if kind == "defense" else (others, entries)
-    both = [_Grid(rows, *axes, seeds).complete() for rows in (frame, _counted(frame, least))]
-    whole = (both[0] & both[1]).all(axis=(1, 2) if kind == "defense" else (0, 2))
+    both = [_Grid(rows, *axes, seeds).done() for rows in (frame, _counted(frame, least))]
+    whole = np.asarray((both[0] & both[1]).all(axis=(1, 2) if kind == "defense" else (0, 2)))
     wanted = [(other, seed) for other in others for seed in seeds]
     short = frame[["attack", "defense", "seed", "status", "trust"]]
     return {
@@ -292,8 +292,14 @@ def _utility(utility: pd.DataFrame, defenses: Sequence[str], seeds: Sequence[int
         return np.concatenate([*grid.values(column).transpose(1, 0, 2)] or [np.empty((len(defenses), 0))], axis=1)
 
     test, half = interval(over_seeds("test_accuracy"))
-    columns: dict[str, object] = {"test_accuracy": test, "test_accuracy_low": test - half, "test_accuracy_high": test + half}
-    columns |= {m: nanmean(over_seeds(m), -1) for m in ("train_accuracy", "ece", "robust_accuracy", "certified_accuracy")}
+    columns: dict[str, object] = {
+        "test_accuracy": test,
+        "test_accuracy_low": test - half,
+        "test_accuracy_high": test + half,
+    }
+    columns |= {
+        m: nanmean(over_seeds(m), -1) for m in ("train_accuracy", "ece", "robust_accuracy", "certified_accuracy")
+    }
     claims = _claims(utility[(utility.status == "ok") & utility.seed.isin(seeds)])
     said: dict[str, dict[str, dict[str, None]]] = {d: {} for d in defenses}
     for defense, mine in claims:
@@ -301,7 +307,9 @@ def _utility(utility: pd.DataFrame, defenses: Sequence[str], seeds: Sequence[int
         for name, text in texts.items():
             if text:
                 said[defense].setdefault(name, {})[text] = None
-    columns |= {name: [" / ".join(said[d].get(name, ())) for d in defenses] for name in ("epsilon", "extra_data", "tuned")}
+    columns |= {
+        name: [" / ".join(said[d].get(name, ())) for d in defenses] for name in ("epsilon", "extra_data", "tuned")
+    }
     columns |= {m: nanmean(over_seeds(m), -1) for m in ("train_seconds", "ms_per_query", "ms_per_query_alone")}
     return pd.DataFrame(columns, index=pd.Index(defenses))
 
@@ -332,7 +340,7 @@ def _worst_case(
     reverse = 1 - values if metric == AUC else grid.values(f"{metric}_reversed")
     known = np.isfinite(reverse).all(-1, keepdims=True)
     by_seed, chosen = leave_one_out(np.concatenate([values, np.where(known, reverse, -np.inf)], axis=1))
-    whole = np.isfinite(values).all((1, 2)) & bool(pool)
+    whole = np.asarray(np.isfinite(values).all((1, 2))) & bool(pool)
     by_seed[~whole] = np.nan
     names = [*pool, *(f"{a}, sign reversed" for a in pool)]
     deciding = [names[np.bincount(c).argmax()] if w else "" for c, w in zip(chosen, whole, strict=True)]
@@ -365,13 +373,14 @@ def _null_worst_case(grid: _Grid, metric: str) -> Floats:
     draws = grid.lists("null_auc" if metric == AUC else "null_tpr")
     defenses, attacks, seeds = draws.shape
     found = np.full((defenses, seeds, 2), np.nan)
-    shortest = np.array([len(d) for d in draws.flat], int).reshape(draws.shape).min(1, initial=2**31) * bool(attacks)
+    lengths = np.array([len(d) for d in draws.flat], np.intp).reshape(draws.shape)
+    shortest = lengths.min(1, initial=2**31) * bool(attacks)
     for length in np.unique(shortest[shortest > 0]):
         at, seed = np.nonzero(shortest == length)
         each = np.concatenate([d[:length] for d in draws[at, :, seed].flat]).reshape(len(at), attacks, length)
         highest = (np.maximum(each, 1 - each) if metric == AUC else each).max(1)
         found[at, seed] = np.stack([highest.mean(1), np.quantile(highest, 0.95, axis=1)], -1)
-    return found.mean(1)
+    return np.asarray(found.mean(1))
 
 
 # --- Attacks ----------------------------------------------------------------------------------------

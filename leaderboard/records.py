@@ -17,7 +17,7 @@ from benchmark.metrics import METRICS
 from benchmark.result import Result
 
 FEW = ("protocol", "protocol_digest", "task", "attack", "defense", "dataset", "architecture", "status", "reason",
-       "access", "knowledge", "track", "trust", "isolation")  # fmt: skip
+       "access", "knowledge", "track", "trust", "isolation", "split")  # fmt: skip
 """Texts with few different values."""
 NUMBERS = tuple(dict.fromkeys(("seconds", "queries", "train_seconds", "members", "nonmembers", *METRICS)))
 """Costs and metrics that tables show; NaN where a record has none."""
@@ -34,13 +34,19 @@ SCHEMA = pa.schema(
     + [("claims", _text), ("numbers", pa.string())]  # JSON; a digest of all metrics
     + [("run_id", pa.string()), ("experiment_id", _text)]
 )
-_PLAIN = {"key", "seed", "null_row", "finished", *FEW}
+_PLAIN = {"key", "seed", "null_row", "finished", *FEW} - {"split"}
 """The fields of a `Result` that are columns as they are."""
+
+
+def split_of(result: Result) -> str:
+    """Official rows lie on a secret split, all others on the public one (RULES 26)."""
+    return "official" if result.trust == "official" else "public"
 
 
 def columns(results: Sequence[Result]) -> pa.Table:
     """The columns of these results, one row each. Their texts are taken as they are (`ranking.readable`)."""
     found: dict[str, list[Any]] = {name: [getattr(r, name) for r in results] for name in _PLAIN}
+    found["split"] = [split_of(r) for r in results]
     for name in NUMBERS:
         found[name] = [r.metrics.get(name, r.cost.get(name)) for r in results]
     for name in NULLS:
@@ -87,8 +93,9 @@ class Records(Sequence[Result]):
     """
 
     def __init__(self, table: pa.Table, read: Callable[[int], Result]) -> None:
-        self.table, self._read = table, read
+        self.table, self.read = table, read
         self._values: dict[str, list[Any]] = {}
+        self._groups: dict[tuple[str, ...], dict[tuple[Any, ...], Records]] = {}
 
     @classmethod
     def of(cls, results: Iterable[Result]) -> Records:
@@ -98,7 +105,7 @@ class Records(Sequence[Result]):
 
     def take(self, places: NDArray[np.intp]) -> Records:
         """Those at these places, in this order."""
-        return Records(self.table.take(pa.array(places)), self._read)
+        return Records(self.table.take(pa.array(places)), self.read)
 
     def values(self, name: str) -> list[Any]:
         """One column as a list."""
@@ -112,13 +119,30 @@ class Records(Sequence[Result]):
         return self._values[name]
 
     def open(self, place: int) -> Result:
-        """The whole record at this place."""
-        return self._read(self.values("row")[place])
+        """The whole record at this place.
+
+        Of the same scoring, published and in MLflow, each has what the other lacks: pictures, and where the run is.
+        """
+        result = self.read(self.values("row")[place])
+        if "twin" not in self.table.column_names or (twin := self.values("twin")[place]) is None:
+            return result
+        other = self.read(twin)
+        where = {name: other.provenance[name] for name in WHERE if name in other.provenance}
+        more: dict[str, object] = {"provenance": where | result.provenance}
+        return result.model_copy(update=more | ({} if result.pictures else {"pictures": other.pictures}))
 
     def distinct(self, *names: str) -> set[tuple[Any, ...]]:
         """The different values of these columns."""
         found = self.table.select(names).group_by(list(names)).aggregate([])
         return set(zip(*(found[name].to_pylist() for name in names), strict=True))
+
+    def groups(self, *names: str) -> dict[tuple[Any, ...], Records]:
+        """Those that share the values of these columns, by the values."""
+        if names not in self._groups:
+            frame = self.table.select(names).to_pandas()
+            found = {tuple(k): self.take(v) for k, v in frame.groupby(list(names), observed=True).indices.items()}
+            self._groups[names] = found if len(found) != 1 else dict.fromkeys(found, self)
+        return self._groups[names]
 
     @functools.cached_property
     def version(self) -> str:
@@ -134,7 +158,7 @@ class Records(Sequence[Result]):
         """The columns that tables are computed from, and the rows themselves in `result`."""
         names = ["task", "attack", "defense", "seed", "status", "reason", "track", "null_row", "trust", "isolation"]
         names += [*NUMBERS, *NULLS, "claims"]
-        frame = self.table.select(names).combine_chunks().to_pandas()
+        frame: pd.DataFrame = self.table.select(names).combine_chunks().to_pandas()
         frame["result"] = np.fromiter(iter(self), object, len(self))
         return frame
 
@@ -154,6 +178,14 @@ class Records(Sequence[Result]):
 
     def __iter__(self) -> Iterator[Result]:
         return (cast(Result, Row(self, i)) for i in range(len(self)))
+
+
+def places(column: pd.Series[Any], names: Iterable[Any]) -> NDArray[np.intp]:
+    """Where each value lies among the names; -1 for what is none of them."""
+    index = pd.Index(list(names))
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return np.asarray(np.append(index.get_indexer(column.cat.categories), -1)[column.cat.codes], np.intp)
+    return np.asarray(index.get_indexer(pd.Index(column)), np.intp)
 
 
 def numbered(table: pa.Table, first: int = 0) -> pa.Table:

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
+import hashlib
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import yaml
+from numpy.typing import NDArray
+
 from benchmark.result import Result, Trust
-from leaderboard.publish import OFFICIAL, load, provenance
-from leaderboard.ranking import TRUST, Board, readable, split_of
+from benchmark.text import NAME, plain
+from leaderboard.cache import Notes, Table
+from leaderboard.publish import OFFICIAL, PROVENANCE, SCENARIOS, provenance, stream
+from leaderboard.ranking import TRUST, Board, readable
+from leaderboard.records import Records, places
 
-Fetch = Callable[[str, "int | None"], list[Result]]
+Fetch = Callable[[str, "int | None"], Iterable[Result]]
 """fetch(protocol, since in ms since 1970 or None) -> the results that the tracking server has since."""
+Gone = Callable[[str, "set[str]"], "tuple[set[str], set[str]]"]
+"""gone(protocol, some runs) -> all runs that are marked as deleted, and those of `some` that are there no longer."""
 
-OVERLAP_SECONDS = 300
-"""A run may appear in the store after a run that finished later; clocks of machines differ."""
+OVERLAP_SECONDS, NEAR_SECONDS = 300, 30
+"""A run may appear in the store after a run that finished later; clocks of machines differ. Runs cost 3 ms each: most
+looks go back but a little."""
+LOOK_SECONDS, CHECK_SECONDS = 8, 60
+"""How often MLflow is asked for new runs; and for late and deleted ones."""
+PAGE, CHECKED = 1000, 200
+"""Runs that are taken in at once, and that are looked up by their id in one check."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,17 +69,31 @@ def board_of(protocol: str) -> Board:
 
     Raises ValueError where neither has them.
     """
-    from benchmark import errors
-    from benchmark import protocol as definitions
-
     try:
-        return Board(**definitions.load(protocol).board())
-    except (errors.UserError, ValueError) as error:
+        return _defined_board(path := _definition(protocol), path.stat().st_mtime_ns)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         settings = provenance(published_folder() / protocol).get("board")
         if not isinstance(settings, dict):
-            raise ValueError(f"no board settings for {protocol}: {str(error).splitlines()[0]}") from None
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        return Board(**fields)
+            raise ValueError(f"no board settings for {protocol}: expected {_definition(protocol)}") from None
+        return _board(settings)
+
+
+def _definition(protocol: str) -> Path:
+    return ROOT / "benchmark" / "protocols" / f"{protocol}.yaml"
+
+
+@functools.lru_cache(maxsize=64)
+def _defined_board(path: Path, changed: int) -> Board:
+    """From the file itself: whoever only looks at a board does not wait for what can train networks."""
+    content = yaml.safe_load(path.read_text("utf-8"))
+    return _board({field.name: content[field.name] for field in dataclasses.fields(Board)})
+
+
+def _board(settings: dict[str, Any]) -> Board:
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    return Board(**fields)
 
 
 def cards() -> dict[str, list[Any]]:
@@ -71,93 +106,312 @@ def cards() -> dict[str, list[Any]]:
     return found
 
 
-def newest(results: Iterable[Result], least: Trust = "self-reported") -> list[Result]:
+def newest(records: Records, least: Trust = "self-reported") -> Records:
     """One result a scenario, the last to finish; versions of the protocol and splits stay apart.
 
     Rows that are trusted less than `least` give way to those that are not. A row that was reproduced keeps
-    its mark when the same scenario (the same key) gives the same numbers once more.
+    its mark when the same scenario (the same key) gives the same numbers once more. Where the same scoring is
+    there twice, published and from MLflow, the column `twin` has the other's row.
     """
-    level = {trust: i for i, trust in enumerate(TRUST)}
-    best: dict[tuple[object, ...], Result] = {}
-    for r in sorted(results, key=lambda r: (level[r.trust] >= level[least], r.finished)):
-        scenario = r.protocol_digest, split_of(r), r.task, r.attack, r.defense, r.seed
-        old = best.get(scenario)
-        if old and (old.key, old.metrics) == (r.key, r.metrics) and level[old.trust] > level[r.trust]:
-            continue
-        best[scenario] = r
-    return list(best.values())
+    names = [
+        "protocol_digest",
+        "split",
+        "task",
+        "attack",
+        "defense",
+        "seed",
+        "key",
+        "numbers",
+        "finished",
+        "trust",
+        "row",
+    ]
+    frame = records.table.select(names).to_pandas()
+    level = places(frame.trust, TRUST)
+    scenario = frame.groupby(names[:6], observed=True, sort=False).ngroup().to_numpy()
+    order = np.lexsort((frame.finished, level >= list(TRUST).index(least), scenario))
+    ends = np.flatnonzero(np.append(np.diff(scenario[order]), 1)) + 1 if len(order) else order
+    chosen = order[ends - 1]
+    marked = pd.Series(level).groupby(scenario)
+    for i in np.flatnonzero((marked.max() > marked.min()).to_numpy()):
+        best = -1
+        for row in order[ends[i - 1] if i else 0 : ends[i]]:
+            same = best >= 0 and frame.key[best] == frame.key[row] and frame.numbers[best] == frame.numbers[row]
+            best = best if same and level[best] > level[row] else row
+        chosen[i] = best
+    chosen = np.sort(chosen)
+    found = records.take(chosen)
+    return Records(found.table.append_column("twin", pa.array(_twins(frame, scenario)[chosen])), found.read)
 
 
-def editions(results: Iterable[Result]) -> dict[str, list[Result]]:
+def _twins(frame: pd.DataFrame, scenario: NDArray[np.int64]) -> NDArray[np.object_]:
+    """The column `row` of another row of the same scenario, key and time; None where there is none."""
+    found = np.full(len(frame), None, object)
+    same = pd.DataFrame({"scenario": scenario, "key": frame.key, "finished": frame.finished})
+    several = same[same.duplicated(keep=False)].sort_values(["scenario", "key", "finished"], kind="stable")
+    group, rows = (
+        several.groupby(["scenario", "key", "finished"], sort=False).ngroup().to_numpy(),
+        frame.row.to_numpy()[several.index],
+    )
+    first = np.append(True, np.diff(group) != 0) if len(group) else np.empty(0, bool)
+    found[several.index] = np.where(first, np.roll(rows, -1), np.roll(rows, 1))
+    return found
+
+
+def editions(results: Iterable[Result]) -> dict[str, Records]:
     """Results that may share a table, under a name each, the one with the newest result first."""
-    groups: dict[str, list[Result]] = {}
-    for r in sorted(results, key=lambda r: -r.finished):
-        groups.setdefault(f"{split_of(r)} split, version {r.protocol_digest[:8]}", []).append(r)
-    return groups
+    records = results if isinstance(results, Records) else Records.of(results)
+    found: dict[str, Records] = {}
+    groups = records.groups("split", "protocol_digest")
+    for (split, digest), rows in sorted(groups.items(), key=lambda pair: -max(pair[1].values("finished"))):
+        name = f"{split} split, version {digest[:8]}"
+        found[f"{split} split, version {digest}" if name in found else name] = rows
+    return found
+
+
+# --- The source of a protocol's results -------------------------------------------------------------
 
 
 class Source:
-    """The results of one protocol in memory, read once and then brought up to date by increments."""
+    """The results of one protocol: a table kept in a file, brought up to date by increments."""
 
-    def __init__(self, protocol: str, folder: Path, fetch: Fetch) -> None:
-        self.protocol, self.message = protocol, ""
-        self._folder, self._fetch, self._lock = folder, fetch, threading.Lock()
-        self._published: dict[Path, int] = {}
-        self._last: float | None = None
-        """When the newest result that MLflow gave was finished; what is published says nothing of that."""
-        self.results: list[Result] = []
+    def __init__(
+        self, protocol: str, folder: Path, fetch: Fetch, gone: Gone | None = None, path: Path | None = None,
+        tracking: str = "", every: float = 0,
+    ) -> None:  # fmt: skip
+        """folder: of all published protocols. path: of the table's file, which says which MLflow (`tracking`) it is of.
+
+        every: seconds that pass, at least, before MLflow is asked again. What is in the file is there at once.
+        """
+        self.protocol = protocol
+        self._folder, self._fetch, self._gone, self._path, self._every = folder, fetch, gone, path, every
+        self._lock, self._messages = threading.Lock(), dict[str, str]()
+        self._table = Table(Notes(protocol, tracking))
+        self._look_at = self._check_at = self._looked_back = self._written = -math.inf
+        """When MLflow is asked again for new runs, and for deleted ones; when it was asked for late ones; the last write."""
+        self._held: set[tuple[str, str, float]] | None = None
+        self._failed: dict[str, tuple[list[int], str]] = {}
+        self._unwritten, self._turn, self._opened = 0, 0, time.monotonic()
+        self.results = Records.of([])
+        if path is not None:
+            self._open(path)
+
+    @property
+    def message(self) -> str:
+        """What went wrong in the last look, in one line; "" where all is well."""
+        return "; ".join(self._messages.values())
 
     def refresh(self) -> bool:
-        """Look for news; whether there were any. What goes wrong is told in `message`, in one line."""
+        """Look for news; whether there were any. What goes wrong is told in `message`."""
         with self._lock:
-            before, self.message = self.results, ""
-            folder = self._folder / self.protocol
-            for step in (lambda: self._read(folder), lambda: self._read(folder / OFFICIAL), self._ask):
+            before, known, folder = self.results.version, self._unwritten, self._folder / self.protocol
+            steps = {"": lambda: self._read("", folder), OFFICIAL: lambda: self._read(OFFICIAL, folder / OFFICIAL)}
+            if time.monotonic() >= self._look_at:
+                steps["mlflow"] = self._look
+            if time.monotonic() >= max(self._look_at, self._check_at):
+                steps["deleted"] = self._check
+            for name, step in steps.items():
                 try:
-                    self.results = newest([*self.results, *map(readable, step())], least_trust())
+                    step()
+                    self._messages.pop(name, None)
                 except (ValueError, ConnectionError) as error:
-                    self.message = str(error).splitlines()[0] if str(error) else type(error).__name__
-            # `newest` makes a new list each time: records are immutable, so their keys, times and marks tell.
-            return [(r.key, r.finished, r.trust) for r in before] != [
-                (r.key, r.finished, r.trust) for r in self.results
-            ]
+                    self._messages[name] = str(error).splitlines()[0] if str(error) else type(error).__name__
+                    if name == "mlflow":
+                        break  # who does not answer is not asked again
+            self._compare_versions(folder)
+            if self._unwritten != known:
+                self._choose()
+            self._write()
+            return self.results.version != before
 
-    def _read(self, folder: Path) -> list[Result]:
-        path = folder / "provenance.json"
-        changed = path.stat().st_mtime_ns if path.exists() else 0
-        if changed == self._published.get(folder, 0):
-            return []
-        results = load(folder)
-        self._published[folder] = changed
-        return results
+    def _open(self, path: Path) -> None:
+        try:
+            table = Table.read(path)
+        except FileExistsError as error:
+            self._messages["file"], self._path = str(error), None
+            return
+        except ValueError as error:
+            self._messages["file"] = str(error)
+            return
+        if table is None or (table.notes.protocol, table.notes.tracking) != (self.protocol, self._table.notes.tracking):
+            return
+        self._table, self._written = table, time.monotonic()
+        self._look_at = time.monotonic() + self._every
+        self._choose()
 
-    def _ask(self) -> list[Result]:
-        # A clock that once ran ahead must not hide what came after it was set back.
-        last = None if self._last is None else min(self._last, time.time())
-        found = self._fetch(self.protocol, None if last is None else int((last - OVERLAP_SECONDS) * 1000))
-        self._last = max((r.finished for r in found), default=self._last)
-        return found
+    def _choose(self) -> None:
+        rows, deleted = self._table.rows, self._table.notes.deleted
+        if deleted:
+            rows = rows.take(np.flatnonzero(~np.isin(rows.values("run_id"), deleted)))
+        self.results = newest(rows, least_trust())
+
+    def _write(self) -> None:
+        """Keep the table in its file: at once if much has come, else now and then."""
+        if time.monotonic() > self._opened + CHECK_SECONDS:
+            self._messages.pop("file", None)
+        much = self._unwritten * 100 >= len(self.results)
+        if self._path is None or not self._unwritten or not (much or time.monotonic() > self._written + CHECK_SECONDS):
+            return
+        self._written = time.monotonic()
+        try:
+            self._table.write(self._path)
+        except OSError as error:
+            self._messages["file"] = f"{self._path}: the table can't be kept there: {error.strerror or error}"
+            return
+        self._unwritten = 0
+        self._choose()  # what was at hand lies in the file now
+
+    def _read(self, origin: str, folder: Path) -> None:
+        """The published rows, if their files have changed."""
+        stamps = [n for name in (SCENARIOS, PROVENANCE) for n in _stamp(folder / name)]
+        if stamps == self._table.notes.published.get(origin, [0] * 4):
+            return
+        if self._failed.get(origin, ([], ""))[0] != stamps:
+            try:
+                self._unwritten += 1 + self._table.add(origin, self._published(folder), replace=True)
+            except ValueError as error:
+                self._failed[origin] = stamps, str(error)
+            else:
+                self._table.notes.published[origin] = stamps
+                return
+        raise ValueError(self._failed[origin][1])
+
+    def _published(self, folder: Path) -> Iterator[Result]:
+        for r in stream(folder):
+            if r.protocol != self.protocol:
+                other = plain(r.protocol, NAME)
+                raise ValueError(f"{folder} holds results of {other}, expected {self.protocol}: none of them is shown")
+            yield readable(r)
+
+    def _compare_versions(self, folder: Path) -> None:
+        """Say so where what is published was scored under another version of the protocol."""
+        rows, version = self._table.parts.get(""), self._version()
+        others = [d for d in rows["protocol_digest"].unique().to_pylist() if d != version] if rows and version else []
+        if others:
+            self._messages["version"] = (
+                f"{folder} was published under version {others[0][:8]} of the protocol, which is {version[:8]} now: "
+                f"they stay apart; score and publish again"
+            )
+        else:
+            self._messages.pop("version", None)
+
+    def _version(self) -> str:
+        """What the protocol measures, as a digest; "" where it is not defined here."""
+        notes, stamp = self._table.notes, _stamp(_definition(self.protocol))
+        if stamp != notes.definition:
+            from benchmark import errors
+            from benchmark import protocol as definitions  # slow: it can train networks
+
+            notes.definition, notes.version = stamp, ""
+            with contextlib.suppress(errors.UserError):
+                notes.version = definitions.load(self.protocol).measures
+        return notes.version
+
+    def _look(self) -> None:
+        """Take in what ended in MLflow since the last look."""
+        now, notes = time.monotonic(), self._table.notes
+        self._look_at = now + self._every
+        held = self._runs()
+        since, started = None, time.time()
+        if held and notes.looked is not None:
+            # A clock that once ran ahead must not hide what came after it was set back.
+            late = now > self._looked_back + CHECK_SECONDS
+            since = int((min(notes.looked, started) - (OVERLAP_SECONDS if late else NEAR_SECONDS)) * 1000)
+            self._looked_back = now if late else self._looked_back
+        left = iter(self._fetch(self.protocol, since))
+        while page := list(islice(left, PAGE)):
+            news = [readable(r) for r in page if r.protocol == self.protocol and _run(r) not in held]
+            changed = {run for run, *_ in map(_run, news) if run} & {run for run, *_ in held} if news else set()
+            if changed:
+                self._drop(changed)
+            self._unwritten += self._table.add("mlflow", news)
+            held.update(map(_run, news))
+        notes.looked = started
+
+    def _runs(self) -> set[tuple[str, str, float]]:
+        """The run, key and time of each row of MLflow's."""
+        if self._held is None:
+            rows = self._table.parts.get("mlflow")
+            columns = [rows[n].to_pylist() for n in ("run_id", "key", "finished")] if rows else [[], [], []]
+            self._held = set(zip(*columns, strict=True))
+        return self._held
+
+    def _drop(self, runs: set[str]) -> None:
+        part = self._table.parts["mlflow"]
+        kept = ~np.isin(part["run_id"].to_pylist(), list(runs))
+        self._unwritten += len(kept) - int(kept.sum())
+        self._table.keep("mlflow", kept)
+
+    def _check(self) -> None:
+        """Reconcile what was deleted in MLflow: all that is marked so, and, a few at a time, what is gone for good."""
+        rows, notes, started = self._table.parts.get("mlflow"), self._table.notes, time.monotonic()
+        self._check_at = started + CHECK_SECONDS
+        if self._gone is None or not rows:
+            return
+        pairs = zip(rows["finished"].to_pylist(), rows["run_id"].to_pylist(), strict=True)
+        runs = [run for _, run in sorted(pair for pair in pairs if pair[1])]
+        start = self._turn % max(1, len(runs))
+        asked = {*runs[start : start + CHECKED], *runs[-1:], *notes.deleted}
+        deleted, lost = self._gone(self.protocol, asked)
+        self._turn = start + CHECKED if start + CHECKED < len(runs) else 0
+        self._check_at = time.monotonic() + max(CHECK_SECONDS, 50 * (time.monotonic() - started))
+        if asked and lost == asked:  # another database, or none
+            self._drop(set(runs))
+            self._held, notes.deleted, notes.looked = None, [], None
+            self._look()
+            return
+        if lost:
+            self._drop(lost)
+            self._held = None
+        marked = sorted(deleted & set(runs) - lost)
+        self._unwritten += marked != notes.deleted
+        notes.deleted = marked
+
+
+def _run(r: Result) -> tuple[str, str, float]:
+    return r.provenance.get("run_id", ""), r.key, r.finished
+
+
+def _stamp(path: Path) -> list[int]:
+    """When a file was changed and its size; zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return [0, 0]
+    return [found.st_mtime_ns, found.st_size]
+
+
+def tracking_uri() -> str:
+    """The MLflow of this process, as `benchmark.tracking.uri` has it."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+
+
+def table_path(protocol: str) -> Path:
+    """The file of a protocol's table: beside a local database, else in mlruns/; LEAKBOARD_TABLES names a folder."""
+    tracking = tracking_uri()
+    local = Path(tracking.removeprefix("sqlite:///")).parent if tracking.startswith("sqlite:///") else Path("mlruns")
+    folder = Path(os.environ.get("LEAKBOARD_TABLES") or local / "tables")
+    return folder / f"{protocol}-{hashlib.sha256(tracking.encode()).hexdigest()[:8]}.parquet"
 
 
 @functools.cache
 def source(protocol: str) -> Source:
     """The one source of a protocol in this process, read when it is first asked for."""
-    found = Source(protocol, published_folder(), _fetch)
+    path, tracking = table_path(protocol), hashlib.sha256(tracking_uri().encode()).hexdigest()
+    found = Source(protocol, published_folder(), _fetch, _gone, path, tracking, LOOK_SECONDS)
     found.refresh()
     return found
 
 
-def current_results(protocol: str) -> list[Result]:
-    """Published results and what MLflow has since, the newest of each scenario."""
-    found = source(protocol)
-    found.refresh()
-    return found.results
-
-
-def _fetch(protocol: str, since_ms: int | None) -> list[Result]:
+def _fetch(protocol: str, since_ms: int | None) -> Iterable[Result]:
     try:
-        from benchmark.tracking import fetch_results
+        from benchmark.tracking import results_since
     except ImportError as error:
         raise ConnectionError(f"MLflow is not available: {error}") from None
-    found: list[Result] = fetch_results(protocol, since_ms)
-    return found
+    return results_since(protocol, since_ms)
+
+
+def _gone(protocol: str, held: set[str]) -> tuple[set[str], set[str]]:
+    from benchmark.tracking import gone_runs
+
+    return gone_runs(protocol, held)

@@ -23,6 +23,7 @@ from leaderboard.ranking import (
     scenarios,
     split_of,
 )
+from leaderboard.records import Records
 
 TRUST_HELP = "; ".join(f"{level}: {meaning}" for level, meaning in TRUST.items()) + "."
 ISOLATION_HELP = "Where the entry's code ran. " + "; ".join(f"{k}: {v}" for k, v in ISOLATION.items() if k) + "."
@@ -34,25 +35,13 @@ TRUST_COLUMNS = {
 }
 
 
-def editions(protocol: str) -> dict[str, list[Result]]:
-    """Results of a protocol that may share a table, under a name each, the one with the newest result first."""
-    found: dict[str, list[Result]] = _editions(tables.source(protocol).results)[0]
-    return found
-
-
-@st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={list: id})  # type: ignore[untyped-decorator]
-def _editions(results: list[Result]) -> tuple[dict[str, list[Result]], list[Result]]:
-    """The list is kept beside what was made of it, so that no other list can take its id."""
-    return tables.editions(results), results
-
-
-def chosen() -> tuple[str, list[Result]]:
+def chosen() -> tuple[str, Records]:
     """The protocol chosen at the top and the results of the chosen edition, or the newest one's.
 
     Stops the page with what to do next where there are no results.
     """
     protocol: str = st.session_state.get("protocol") or ""
-    found = editions(protocol) if protocol else {}
+    found = tables.editions(tables.source(protocol).results) if protocol else {}
     if not found:
         empty("No results yet", "Score the baselines, then come back; this page looks for results every ten seconds.",
               f"leakboard run --protocol {protocol or 'digits-v1'}")  # fmt: skip
@@ -73,28 +62,22 @@ def least_trust() -> Trust:
     return st.session_state.get("trust") or tables.least_trust()
 
 
-def frame(results: list[Result]) -> pd.DataFrame:
+def frame(results: Records) -> pd.DataFrame:
     """`ranking.scenarios` of the results; shared by all visitors, so not to be changed."""
-    found: pd.DataFrame = _frame(_version(results)[0], results)
+    found: pd.DataFrame = _frame(results.version, results)
     return found
 
 
-@st.cache_resource(max_entries=16, show_spinner=False, hash_funcs={list: id})  # type: ignore[untyped-decorator]
-def _version(results: list[Result]) -> tuple[int, list[Result]]:
-    """A number that changes with the results, and the list, kept so that no other list can take its id."""
-    return hash(tuple((r.key, r.finished, r.trust, r.isolation) for r in results)), results
-
-
 @st.cache_resource(max_entries=8, show_spinner=False)  # type: ignore[untyped-decorator]
-def _frame(version: int, _results: list[Result]) -> pd.DataFrame:
+def _frame(version: str, _results: Records) -> pd.DataFrame:
     return scenarios(_results)
 
 
 class Tables(Mapping[str, pd.DataFrame]):
     """The ranked tables: "defenses", and one of attacks under each task's name; each is made when it is asked for."""
 
-    def __init__(self, board: Board, least: Trust, results: list[Result]) -> None:
-        self._made_of = _version(results)[0], board, least, results
+    def __init__(self, board: Board, least: Trust, results: Records) -> None:
+        self._made_of = results.version, board, least, results
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         found: pd.DataFrame = _table(name, *self._made_of)
@@ -108,12 +91,12 @@ class Tables(Mapping[str, pd.DataFrame]):
 
 
 @st.cache_data(max_entries=64, show_spinner=False)  # type: ignore[untyped-decorator]
-def _table(name: str, version: int, board: Board, least: Trust, _results: list[Result]) -> pd.DataFrame:
+def _table(name: str, version: str, board: Board, least: Trust, _results: Records) -> pd.DataFrame:
     found = _frame(version, _results)
     return defense_table(found, board, least) if name == "defenses" else attack_table(found, board, name, least)
 
 
-def ranked(protocol: str, results: list[Result]) -> tuple[Board, Tables]:
+def ranked(protocol: str, results: Records) -> tuple[Board, Tables]:
     """The board's settings and its tables. Ranked is what can be trusted as far as is chosen at the top."""
     try:
         board = tables.board_of(protocol)
@@ -131,7 +114,7 @@ def download(table: pd.DataFrame, name: str) -> None:
     )
 
 
-def axes(results: list[Result]) -> str:
+def axes(results: Records) -> str:
     """What the protocol fixes, in a line: data set, network, version, split."""
     r = results[0]
     return f"Data {r.dataset}, network {r.architecture}, version {r.protocol_digest[:8]}, {split_of(r)} split"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from benchmark.result import Result
+from benchmark.result import Result, Trust
 from leaderboard import tables
 from leaderboard.publish import edition_folder, load, mark, publish
 from leaderboard.ranking import Board, defense_table
+from leaderboard.records import Records
 from leaderboard.terminal import print_tables
 from tests.leaderboard.conftest import EVIL, hostile
 
@@ -25,7 +27,7 @@ def test_newest_of_a_scenario_wins_within_its_version(result: Callable[..., Resu
     new = old.model_copy(update={"finished": 2.0, "status": "failed"})
     other = old.model_copy(update={"protocol_digest": "d2", "finished": 3.0})
     official = old.model_copy(update={"trust": "official", "finished": 0.5})
-    assert set(map(id, tables.newest([new, other, old, official]))) == {id(new), id(other), id(official)}
+    assert list(tables.newest(Records.of([new, other, old, official]))) == [new, other, official]
     assert list(tables.editions([old, other, official])) == [
         "public split, version d2",
         "public split, version d1",
@@ -50,8 +52,8 @@ def test_a_source_reads_once_and_then_asks_for_what_is_new(made_up: MadeUp, tmp_
     assert not source.refresh()
     assert len(source.results) == 110
     # What is published says nothing of what MLflow holds: a board newer than one's own runs must not hide them.
-    newest = max(r.finished for r in results[100:110])
-    assert asked == [None, None, int((newest - tables.OVERLAP_SECONDS) * 1000)]
+    assert asked[:2] == [None, None]
+    assert asked[2] == pytest.approx((time.time() - tables.OVERLAP_SECONDS) * 1000, abs=60_000)
     publish(results[:120], board, tmp_path / "toy-v1")
     assert source.refresh()
     assert len(source.results) == 120
@@ -162,10 +164,14 @@ def test_a_mark_outlives_another_scoring_with_the_same_numbers(result: Callable[
     local = marked.model_copy(update={"finished": 2.0, "trust": "self-reported"})
     changed = local.model_copy(update={"metrics": {"auc": 0.7}})
     edited = local.model_copy(update={"key": "other code"})
-    assert tables.newest([local, marked]) == [marked]
-    assert tables.newest([changed, marked]) == [changed]
-    assert tables.newest([edited, marked]) == [edited]
-    assert tables.newest([edited, marked], "reproduced") == [marked], "a public board prefers what it may rank"
+
+    def newest(*results: Result, least: Trust = "self-reported") -> list[Result]:
+        return list(tables.newest(Records.of(results), least))
+
+    assert newest(local, marked) == newest(marked, local) == [marked]
+    assert newest(changed, marked) == [changed]
+    assert newest(edited, marked) == [edited]
+    assert newest(edited, marked, least="reproduced") == [marked], "a public board prefers what it may rank"
 
 
 def test_public_boards_are_strict(monkeypatch: pytest.MonkeyPatch) -> None:
