@@ -79,8 +79,7 @@ class Table:
         while batch := list(islice(left, GROUP)):
             fits = [r for r in batch if -(2**63) <= r.seed < 2**63]
             found.append(numbered(columns(fits), self._texts.add(to_json(r).decode() for r in fits)))
-        if found:
-            self.parts[origin] = pa.concat_tables(found).unify_dictionaries().combine_chunks()
+        self.parts[origin] = pa.concat_tables(found or [_EMPTY]).unify_dictionaries().combine_chunks()
         return sum(int(part.num_rows) for part in found) - before
 
     def keep(self, origin: str, kept: NDArray[np.bool_]) -> None:

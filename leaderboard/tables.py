@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import math
@@ -86,7 +85,7 @@ def _definition(protocol: str) -> Path:
 def _defined_board(path: Path, changed: int) -> Board:
     """From the file itself: whoever only looks at a board does not wait for what can train networks."""
     content = yaml.safe_load(path.read_text("utf-8"))
-    return _board({field.name: content[field.name] for field in dataclasses.fields(Board)})
+    return _board({name: content[name.removeprefix("required_")] for name in Board.__dataclass_fields__})
 
 
 def _board(settings: dict[str, Any]) -> Board:
@@ -285,7 +284,8 @@ class Source:
 
     def _compare_versions(self, folder: Path) -> None:
         """Say so where what is published was scored under another version of the protocol."""
-        rows, version = self._table.parts.get(""), self._version()
+        rows = self._table.parts.get("")
+        version = self._version() if rows else ""
         others = [d for d in rows["protocol_digest"].unique().to_pylist() if d != version] if rows and version else []
         if others:
             self._messages["version"] = (
@@ -386,19 +386,23 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
 
 
+def tracking_id() -> str:
+    """What stands in a table's file for the MLflow that it is of, whose address may hold a password."""
+    return hashlib.sha256(tracking_uri().encode()).hexdigest()
+
+
 def table_path(protocol: str) -> Path:
     """The file of a protocol's table: beside a local database, else in mlruns/; LEAKBOARD_TABLES names a folder."""
     tracking = tracking_uri()
     local = Path(tracking.removeprefix("sqlite:///")).parent if tracking.startswith("sqlite:///") else Path("mlruns")
     folder = Path(os.environ.get("LEAKBOARD_TABLES") or local / "tables")
-    return folder / f"{protocol}-{hashlib.sha256(tracking.encode()).hexdigest()[:8]}.parquet"
+    return folder / f"{protocol}-{tracking_id()[:8]}.parquet"
 
 
 @functools.cache
 def source(protocol: str) -> Source:
     """The one source of a protocol in this process, read when it is first asked for."""
-    path, tracking = table_path(protocol), hashlib.sha256(tracking_uri().encode()).hexdigest()
-    found = Source(protocol, published_folder(), _fetch, _gone, path, tracking, LOOK_SECONDS)
+    found = Source(protocol, published_folder(), _fetch, _gone, table_path(protocol), tracking_id(), LOOK_SECONDS)
     found.refresh()
     return found
 
