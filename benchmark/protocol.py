@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from benchmark.digests import digest
 from benchmark.errors import UserError, printable, suggest
-from benchmark.store import digest
 
 FOLDER = Path(__file__).parent / "protocols"
 SIZE = 1 << 16

@@ -29,16 +29,11 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from benchmark.digests import digest as digest
 from benchmark.errors import UserError
 from benchmark.result import Result
 
 Tensors = dict[str, Tensor]
-
-
-def digest(*parts: Any) -> str:
-    """40 hex digits of the SHA-256 of the parts' canonical JSON."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 def tensor_digest(*tensors: Tensor) -> str:
@@ -222,11 +217,3 @@ def _opened(content: bytes) -> str:
 def _existing(path: Path) -> Path:
     """The folder, or the nearest one above that is there."""
     return next(p for p in (path, *path.absolute().parents) if p.exists())
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    raise TypeError(f"a key cannot hold {type(value).__name__}")

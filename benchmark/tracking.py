@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from benchmark.digests import digest
 from benchmark.result import Result
 
 if TYPE_CHECKING:
@@ -45,10 +46,7 @@ class Tracker:
     """Logs results to one MLflow; `pending` counts those that wait for it to answer."""
 
     def __init__(self, ledger: Path) -> None:
-        from benchmark.store import digest  # slow, and the app, which only reads, does without
-
         self.uri = uri()
-        self._digest = digest
         self._ledger = ledger / digest(self.uri)[:16]
         self._lock = FileLock(self._ledger / "lock")
         self._client: MlflowClient | None = None
@@ -63,7 +61,7 @@ class Tracker:
 
     def log(self, result: Result) -> None:
         """Log a result unless it is logged already. A server that does not answer is noted, not raised."""
-        mark = self._ledger / f"{result.key}-{self._digest(result.status, result.reason)[:8]}.json"
+        mark = self._ledger / f"{result.key}-{digest(result.status, result.reason)[:8]}.json"
         if _run_id(mark) and not self._outlived:
             return
         if self.down:

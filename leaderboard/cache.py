@@ -48,9 +48,6 @@ class Notes:
     """When MLflow was last asked, in seconds since 1970: all that ended before is here."""
     deleted: list[str] = field(default_factory=list)
     """Runs that are here, but marked as deleted in MLflow: they may be restored."""
-    definition: list[int] = field(default_factory=list)
-    version: str = ""
-    """What the protocol's file looked like when it was read, and the digest of what it measures."""
 
 
 class Table:

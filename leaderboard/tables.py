@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import math
@@ -17,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import yaml
 from numpy.typing import NDArray
 
+from benchmark import errors
+from benchmark import protocol as definitions
 from benchmark.result import Result, Trust
 from benchmark.text import NAME, plain
 from leaderboard.cache import Notes, Table
@@ -69,30 +69,13 @@ def board_of(protocol: str) -> Board:
     Raises ValueError where neither has them.
     """
     try:
-        return _defined_board(path := _definition(protocol), path.stat().st_mtime_ns)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return Board(**definitions.load(protocol).board())
+    except (errors.UserError, ValueError) as error:
         settings = provenance(published_folder() / protocol).get("board")
         if not isinstance(settings, dict):
-            raise ValueError(f"no board settings for {protocol}: expected {_definition(protocol)}") from None
-        return _board(settings)
-
-
-def _definition(protocol: str) -> Path:
-    return ROOT / "benchmark" / "protocols" / f"{protocol}.yaml"
-
-
-@functools.lru_cache(maxsize=64)
-def _defined_board(path: Path, changed: int) -> Board:
-    """From the file itself: whoever only looks at a board does not wait for what can train networks."""
-    content = yaml.safe_load(path.read_text("utf-8"))
-    return _board({name: content[name.removeprefix("required_")] for name in Board.__dataclass_fields__})
-
-
-def _board(settings: dict[str, Any]) -> Board:
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
-    }
-    return Board(**fields)
+            raise ValueError(f"no board settings for {protocol}: {str(error).splitlines()[0]}") from None
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return Board(**fields)
 
 
 def cards() -> dict[str, list[Any]]:
@@ -297,15 +280,10 @@ class Source:
 
     def _version(self) -> str:
         """What the protocol measures, as a digest; "" where it is not defined here."""
-        notes, stamp = self._table.notes, _stamp(_definition(self.protocol))
-        if stamp != notes.definition:
-            from benchmark import errors
-            from benchmark import protocol as definitions  # slow: it can train networks
-
-            notes.definition, notes.version = stamp, ""
-            with contextlib.suppress(errors.UserError):
-                notes.version = definitions.load(self.protocol).measures
-        return notes.version
+        try:
+            return definitions.load(self.protocol).measures
+        except errors.UserError:
+            return ""
 
     def _look(self) -> None:
         """Take in what ended in MLflow since the last look."""
