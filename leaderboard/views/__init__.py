@@ -35,13 +35,18 @@ TRUST_COLUMNS = {
 }
 
 
+def editions(protocol: str) -> dict[str, Records]:
+    """Results of a protocol that may share a table, under a name each, the one with the newest result first."""
+    return tables.editions(tables.source(protocol).results)
+
+
 def chosen() -> tuple[str, Records]:
     """The protocol chosen at the top and the results of the chosen edition, or the newest one's.
 
     Stops the page with what to do next where there are no results.
     """
     protocol: str = st.session_state.get("protocol") or ""
-    found = tables.editions(tables.source(protocol).results) if protocol else {}
+    found = editions(protocol) if protocol else {}
     if not found:
         empty("No results yet", "Score the baselines, then come back; this page looks for results every ten seconds.",
               f"leakboard run --protocol {protocol or 'digits-v1'}")  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -197,7 +197,7 @@ def _required(name: str, found: Protocol | None, results: Sequence[Result]) -> N
 # --- What changed -----------------------------------------------------------------------------------
 
 
-def _history(found: Protocol | None, editions: dict[str, list[Result]]) -> None:
+def _history(found: Protocol | None, editions: Mapping[str, Sequence[Result]]) -> None:
     """The versions that results know, whether the file is still the one, and what the changelog says of rules."""
     st.subheader("Versions, and why they changed", anchor=False)
     st.text("Whatever moves a number makes a new version; results of two versions never meet in one table.")
