@@ -178,12 +178,21 @@ class Tracker:
 
 
 class Trials:
-    """Logs the trials of a study as runs under one parent, in an experiment apart from the board's."""
+    """Logs the trials of a study as runs under one parent, in an experiment apart from the board's.
+
+    Commands that share a study share them too: whoever holds the lock is the only one that makes runs.
+    """
 
     def __init__(self, protocol: str, study: str) -> None:
-        self._client = connect()
-        self._experiment = _experiment(self._client, f"{protocol}.tuning")
-        query = f"tags.`leakboard.study` = '{study}'"
+        self._client, self._study = connect(), study
+        FOLDER.mkdir(exist_ok=True)
+        self._lock = FileLock(FOLDER / f"tuning-{digest(uri(), protocol, study)[:16]}.lock")
+        with self._lock:
+            self._experiment = _experiment(self._client, f"{protocol}.tuning")
+            self._start()
+
+    def _start(self) -> None:
+        study, query = self._study, f"tags.`leakboard.study` = '{self._study}'"
         known = self._client.search_runs([self._experiment], query, max_results=10_000)
         parents = [r.info.run_id for r in known if r.data.tags["leakboard.kind"] == "study"]
         self.logged = {
@@ -193,7 +202,6 @@ class Trials:
             if r.data.tags["leakboard.kind"] == "trial" and r.info.status != "FINISHED":
                 self._client.delete_run(r.info.run_id)
         self.parent = parents[0] if parents else self._run(study, {"leakboard.kind": "study", "leakboard.study": study})
-        self._study = study
 
     def _run(self, title: str, tags: dict[str, str]) -> str:
         run_id = str(self._client.create_run(self._experiment, run_name=title, tags=tags).info.run_id)
@@ -203,10 +211,17 @@ class Trials:
 
     def log(self, number: int, params: dict[str, Any], metrics: dict[str, float], tags: dict[str, str]) -> None:
         """One finished trial, once."""
-        from mlflow.entities import Metric, Param, RunTag
-
         if number in self.logged:
             return
+        with self._lock:
+            query = f"tags.`leakboard.study` = '{self._study}' and tags.`leakboard.trial` = '{number}'"
+            if not any(r.info.status == "FINISHED" for r in self._client.search_runs([self._experiment], query)):
+                self._log(number, params, metrics, tags)
+        self.logged.add(number)
+
+    def _log(self, number: int, params: dict[str, Any], metrics: dict[str, float], tags: dict[str, str]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
         own = {"mlflow.parentRunId": self.parent, "leakboard.study": self._study, "leakboard.trial": str(number)}
         run_id = self._run(f"trial {number}", own | {"leakboard.kind": "trial"})
         now = int(time.time() * 1000)
@@ -215,7 +230,6 @@ class Trials:
             [RunTag(k, v) for k, v in tags.items()],
         )  # fmt: skip
         self._client.set_terminated(run_id)
-        self.logged.add(number)
 
     def curve(self, name: str, values: list[float]) -> None:
         """A metric of the study by trials finished, on the parent."""

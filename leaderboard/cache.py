@@ -114,7 +114,7 @@ class Table:
         text = json.dumps(asdict(self.notes) | {"format": _FORMAT})
         notes = {_NOTES: f"{hashlib.sha256(text.encode()).hexdigest()} {text}"}
         return pq.ParquetWriter(
-            file, _FILE.with_metadata(notes), compression="zstd", compression_level=1, write_statistics=False,
+            file, _FILE.with_metadata(notes), compression="lz4", write_statistics=False,
             use_dictionary=[*FEW, "claims", "experiment_id", "origin"], write_page_checksum=True,
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def made(count: int, first: int = 0) -> Iterator[Result]:
         )  # fmt: skip
 
 
-def prepare(folder: Path, count: int) -> None:
-    """A small published board, a warm table of all results, and a database of as many runs."""
+def prepare(folder: Path, count: int) -> dict[str, float]:
+    """A small published board, a warm table of all results, and a database of as many runs; the memory it took."""
     from benchmark.tracking import Tracker
 
     defenses = tuple({r.defense: None for r in made(count)})
@@ -76,6 +77,7 @@ def prepare(folder: Path, count: int) -> None:
     source.refresh()
     if len(source.results) != count or source.message:
         raise SystemExit(f"expected {count} results, given {len(source.results)}: {source.message}")
+    return {"first fill: memory, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
 def copy(database: Path, count: int, ended: float, results: list[Result] | None) -> None:
@@ -100,28 +102,37 @@ def copy(database: Path, count: int, ended: float, results: list[Result] | None)
     connection.close()
 
 
-def measure(folder: Path, count: int) -> dict[str, float]:
-    """Seconds by the clock and, "(CPU)", of this process; and the most memory that it ever held."""
+class Clock:
+    """Seconds of each piece of work by the clock and, "(CPU)", of this process; of pieces of one name the longest."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, float] = {}
+
+    def __call__(self, name: str, work: Callable[[], Any]) -> Any:
+        start, spent = time.perf_counter(), time.process_time()
+        done = work()
+        for kind, seconds in (("", time.perf_counter() - start), (" (CPU)", time.process_time() - spent)):
+            self.found[name + kind] = max(self.found.get(name + kind, 0), seconds)
+        return done
+
+
+def measure_tables(folder: Path, count: int) -> dict[str, float]:
+    """What the first page is made of."""
+    timed = Clock()
+    results = timed("  table read", lambda: tables.source(PROTOCOL).results)
+    board = tables.board_of(PROTOCOL)
+    frame = timed("  columns", lambda: scenarios(results))
+    timed("  ranked", lambda: [defense_table(frame, board), *(attack_table(frame, board, t) for t in TASK_METRICS)])
+    return timed.found
+
+
+def measure_app(folder: Path, count: int) -> dict[str, float]:
+    """Seconds, and the most memory that the process ever held."""
     from streamlit.testing.v1 import AppTest
 
     from benchmark import tracking
 
-    found: dict[str, float] = {}
-
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        start, spent = time.perf_counter(), time.process_time()
-        done = work()
-        found[name] = max(found.get(name, 0), time.perf_counter() - start)
-        found[f"{name} (CPU)"] = max(found.get(f"{name} (CPU)", 0), time.process_time() - spent)
-        return done
-
-    results = timed("table read", lambda: tables.source(PROTOCOL).results)
-    board = tables.board_of(PROTOCOL)
-    frame = timed("columns", lambda: scenarios(results))
-    timed("ranked", lambda: [defense_table(frame, board), *(attack_table(frame, board, t) for t in TASK_METRICS)])
-    del results, frame
-    tables.source.cache_clear()
-
+    timed = Clock()
     page = str(ROOT / "leaderboard" / "app.py")
     empty = AppTest.from_file(page, default_timeout=600)
     empty.query_params["protocol"] = "smoke"
@@ -147,35 +158,34 @@ def measure(folder: Path, count: int) -> dict[str, float]:
     timed("1,000 new runs", source.refresh)
     if source.message or len(source.results) != count + NEW:
         raise SystemExit(f"expected {count + NEW} results, given {len(source.results)}: {source.message}")
-    found["memory, GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return found
+    return timed.found | {"memory, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
+STEPS = {"prepare": prepare, "tables": measure_tables, "app": measure_app}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--step", choices=["prepare", "measure"], help="used by the script itself")
+    parser.add_argument("--step", choices=list(STEPS), help="used by the script itself")
     arguments = parser.parse_args()
     if arguments.step:
         folder, count = Path.cwd(), arguments.sizes[0]
-        if arguments.step == "prepare":
-            prepare(folder, count)
-        else:
-            print(json.dumps(measure(folder, count)))
+        print(json.dumps(STEPS[arguments.step](folder, count)))
         return 0
-    figures = {}
+    figures: dict[int, dict[str, float]] = {}
     for count in arguments.sizes:
         with tempfile.TemporaryDirectory() as folder:
             own = {
                 "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "LEAKBOARD_PUBLISHED": f"{folder}/published",
                 "PYTHONPATH": str(ROOT), "LEAKBOARD_PUBLIC": "",
             }  # fmt: skip
-            for step in ("prepare", "measure"):
+            for step in STEPS:
                 command = [sys.executable, __file__, "--sizes", str(count), "--step", step]
                 done = subprocess.run(
                     command, cwd=folder, env=os.environ | own, stdout=subprocess.PIPE, text=True, check=True
                 )
-            figures[count] = json.loads(done.stdout.splitlines()[-1])
+                figures.setdefault(count, {}).update(json.loads(done.stdout.splitlines()[-1]))
     print(f"{'results':26}" + "".join(f"{count:>12,}" for count in figures))
     for name in next(iter(figures.values())):
         print(f"{name:26}" + "".join(f"{found[name]:12.3f}" for found in figures.values()))
@@ -183,7 +193,7 @@ def main() -> int:
     sizes = sorted(figures)
     linear = all(
         figures[large][name] <= figures[small][name] * large / small
-        for small, large in zip(sizes, sizes[1:], strict=False)
+        for small, large in pairwise(sizes)
         for name in PROMISES
     )
     print("kept" if kept and linear else f"NOT KEPT: promised {PROMISES}, and growth no worse than linear")

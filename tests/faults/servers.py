@@ -22,10 +22,11 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A server on `port`; its database `server.db`, its artifacts and its log lie in `folder`."""
+    """A server on `port`; its database `server.db` (or `database`, an address), its artifacts and its log lie in `folder`."""
 
     folder: Path
     port: int
+    database: str = ""
     _process: subprocess.Popen[bytes] | None = field(default=None)
 
     @property
@@ -36,7 +37,7 @@ class Server:
         """Returns when it answers."""
         command = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", str(self.folder / "a"),
+            "--backend-store-uri", self.database or f"sqlite:///{self.folder}/server.db", "--artifacts-destination", str(self.folder / "a"),
         ]  # fmt: skip
         # `sys.path` for the test is not for the server, and neither is the address of the server itself.
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
