@@ -74,8 +74,11 @@ def rank(values: Floats, larger_is_better: bool) -> pd.DataFrame:
 
 def nanmean(values: Floats, axis: int) -> Floats:
     """The mean without NaNs; NaN where nothing is left."""
-    count = np.isfinite(values).sum(axis)
-    total: Floats = np.where(np.isfinite(values), values, 0).sum(axis)
+    finite = np.isfinite(values)
+    if finite.all() and values.shape[axis]:
+        return np.asarray(values.mean(axis))
+    count = finite.sum(axis)
+    total: Floats = np.where(finite, values, 0).sum(axis)
     return total / np.where(count, count, np.nan)
 
 

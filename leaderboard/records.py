@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, cast, overload
 
 import numpy as np
@@ -76,6 +77,8 @@ class Row:
             return self._records.values(name)[self._place]
         if name == "claims":
             return from_json(self._records.values(name)[self._place])
+        if name.startswith("__"):  # numpy and others ask what a thing can do: no reason to open it
+            raise AttributeError(name)
         if self._opened is None:
             self._opened = self._records.open(self._place)
         return getattr(self._opened, name)
@@ -158,9 +161,8 @@ class Records(Sequence[Result]):
         """The columns that tables are computed from, and the rows themselves in `result`."""
         names = ["task", "attack", "defense", "seed", "status", "reason", "track", "null_row", "trust", "isolation"]
         names += [*NUMBERS, *NULLS, "claims"]
-        frame: pd.DataFrame = self.table.select(names).combine_chunks().to_pandas()
-        frame["result"] = np.fromiter(iter(self), object, len(self))
-        return frame
+        frame: pd.DataFrame = self.table.select(names).to_pandas()
+        return frame.assign(result=np.fromiter(iter(self), object, len(self)))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -177,7 +179,7 @@ class Records(Sequence[Result]):
         return cast(Result, Row(self, range(len(self))[place]))
 
     def __iter__(self) -> Iterator[Result]:
-        return (cast(Result, Row(self, i)) for i in range(len(self)))
+        return cast(Iterator[Result], map(Row, repeat(self), range(len(self))))
 
 
 def places(column: pd.Series[Any], names: Iterable[Any]) -> NDArray[np.intp]:

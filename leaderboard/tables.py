@@ -122,7 +122,7 @@ def newest(records: Records, least: Trust = "self-reported") -> Records:
             best = best if same and level[best] > level[row] else row
         chosen[i] = best
     chosen = np.sort(chosen)
-    found = records.take(chosen)
+    found = records if len(chosen) == len(records) else records.take(chosen)
     return Records(found.table.append_column("twin", pa.array(_twins(frame, scenario)[chosen])), found.read)
 
 
