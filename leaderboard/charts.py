@@ -265,3 +265,34 @@ def fitted(
             for some, dy in words
         ),
     ).properties(height=380)
+
+
+def budget(table: pd.DataFrame) -> alt.LayerChart | None:
+    """What an attack makes of more queries: its mean AUC over queries to a target; None without two budgets of one.
+
+    table: `ranking.attack_table`. Variants of an attack that differ in their budget alone share a curve.
+    """
+    rows = table[table[AUC].notna() & (table.queries > 0)]
+    rows = rows.assign(curve=rows.attack.map(without_budget))
+    if not rows.curve.duplicated().any():
+        return None
+    y = alt.Y(f"{AUC}:Q", title="AUC", scale=alt.Scale(zero=False))
+    base = alt.Chart(rows).encode(
+        x=alt.X("queries:Q", title="Queries to a target", scale=alt.Scale(type="log", nice=False, padding=20)),
+        color=alt.Color(
+            "curve:N", title=None, scale=alt.Scale(range=[BLUE, *STUDIES, VERMILLION]),
+            legend=alt.Legend(orient="bottom", columns=2),
+        ),
+        tooltip=["attack:N", alt.Tooltip("queries:Q", format=","), alt.Tooltip(f"{AUC}:Q", format=".3f")],
+    )  # fmt: skip
+    bars = base.mark_rule().encode(
+        y=alt.Y(f"{AUC}_low:Q", title="AUC", scale=alt.Scale(zero=False)), y2=f"{AUC}_high:Q"
+    )
+    return alt.layer(bars, base.mark_line(point=True).encode(y=y)).properties(height=340)
+
+
+def without_budget(name: str) -> str:
+    """An attack's name without the hyperparameters that say how much it asks: a[norm=linf,queries=9] -> a[norm=linf]."""
+    id, _, given = name.partition("[")
+    kept = [p for p in given.rstrip("]").split(",") if p and p.partition("=")[0] not in ("queries", "copies")]
+    return f"{id}[{','.join(kept)}]" if kept else id

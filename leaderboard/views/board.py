@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from benchmark.metrics import METRICS
+from leaderboard import charts
 from leaderboard.ranking import AUC, RANKS, TASK_METRICS, TPR, WORST
 from leaderboard.views import (
     TRUST_COLUMNS,
@@ -72,6 +73,11 @@ def attacks() -> None:
     with csv:
         download(table, f"{protocol}-attacks-{task}")
     _attacks(table, task, tables[task].attrs["metric"])
+    labels = tables[task][tables[task].track.fillna("").str.startswith("label/")]
+    if task == "membership" and (drawn := charts.budget(labels)) is not None:
+        st.subheader("What queries buy", anchor=False)
+        st.text("Attacks that see labels alone, by their queries to a target. Bars: 95 % t-intervals over seeds.")
+        st.altair_chart(drawn, width="stretch")
 
 
 def _filtered(table: pd.DataFrame, name: str, track: str, whose: str) -> tuple[pd.DataFrame, Any]:
