@@ -31,6 +31,8 @@ from leaderboard.records import FEW, SCHEMA, Records, columns, numbered
 GROUP = 2000
 """Rows that are read at once where one record is opened."""
 _NOTES = b"leakboard"
+_CHUNKS = 50
+"""A look that brings news adds a chunk; so many are made one, which copies them all."""
 _STALE_SECONDS = 3600
 """What a killed write has left is removed after this time."""
 
@@ -76,7 +78,8 @@ class Table:
         while batch := list(islice(left, GROUP)):
             fits = [r for r in batch if -(2**63) <= r.seed < 2**63]
             found.append(numbered(columns(fits), self._texts.add(to_json(r).decode() for r in fits)))
-        self.parts[origin] = pa.concat_tables(found or [_EMPTY]).unify_dictionaries().combine_chunks()
+        table = pa.concat_tables(found or [_EMPTY]).unify_dictionaries()
+        self.parts[origin] = table if table["key"].num_chunks < _CHUNKS else table.combine_chunks()
         return sum(int(part.num_rows) for part in found) - before
 
     def keep(self, origin: str, kept: NDArray[np.bool_]) -> None:

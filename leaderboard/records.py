@@ -143,8 +143,8 @@ class Records(Sequence[Result]):
         """Those that share the values of these columns, by the values."""
         if names not in self._groups:
             frame = self.table.select(names).to_pandas()
-            found = {tuple(k): self.take(v) for k, v in frame.groupby(list(names), observed=True).indices.items()}
-            self._groups[names] = found if len(found) != 1 else dict.fromkeys(found, self)
+            found = frame.groupby(list(names), observed=True).indices.items()
+            self._groups[names] = {tuple(k): self if len(found) == 1 else self.take(places) for k, places in found}
         return self._groups[names]
 
     @functools.cached_property

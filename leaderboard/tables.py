@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from benchmark import errors
@@ -171,7 +172,7 @@ class Source:
         self._table = Table(Notes(protocol, tracking))
         self._look_at = self._check_at = self._looked_back = self._written = -math.inf
         """When MLflow is asked again for new runs, and for deleted ones; when it was asked for late ones; the last write."""
-        self._held: set[tuple[str, str, float]] | None = None
+        self._held: set[int] | None = None
         self._failed: dict[str, tuple[list[int], str]] = {}
         self._unwritten, self._turn, self._opened = 0, 0, time.monotonic()
         self.results = Records.of([])
@@ -224,7 +225,7 @@ class Source:
     def _choose(self) -> None:
         rows, deleted = self._table.rows, self._table.notes.deleted
         if deleted:
-            rows = rows.take(np.flatnonzero(~np.isin(rows.values("run_id"), deleted)))
+            rows = rows.take(np.flatnonzero(~pc.is_in(rows.table["run_id"], _strings(deleted)).to_numpy()))
         self.results = newest(rows, least_trust())
 
     def _write(self) -> None:
@@ -240,8 +241,9 @@ class Source:
         except OSError as error:
             self._messages["file"] = f"{self._path}: the table can't be kept there: {error.strerror or error}"
             return
+        if self._unwritten * 10 >= len(self.results):
+            self._choose()  # what was at hand lies in the file now, and need not be held
         self._unwritten = 0
-        self._choose()  # what was at hand lies in the file now
 
     def _read(self, origin: str, folder: Path) -> None:
         """The published rows, if their files have changed."""
@@ -298,27 +300,29 @@ class Source:
             self._looked_back = now if late else self._looked_back
         left = iter(self._fetch(self.protocol, since))
         while page := list(islice(left, PAGE)):
-            news = [readable(r) for r in page if r.protocol == self.protocol and _run(r) not in held]
-            changed = {run for run, *_ in map(_run, news) if run} & {run for run, *_ in held} if news else set()
-            if changed:
-                self._drop(changed)
+            news = [readable(r) for r in page if r.protocol == self.protocol and hash(_run(r)) not in held]
+            if runs := {run for run, *_ in map(_run, news) if run}:
+                self._drop(runs)  # those that were here, and have changed
             self._unwritten += self._table.add("mlflow", news)
-            held.update(map(_run, news))
+            held.update(hash(_run(r)) for r in news)
         notes.looked = started
 
-    def _runs(self) -> set[tuple[str, str, float]]:
-        """The run, key and time of each row of MLflow's."""
+    def _runs(self) -> set[int]:
+        """Hashes of the run, key and time of each row of MLflow's."""
         if self._held is None:
             rows = self._table.parts.get("mlflow")
             columns = [rows[n].to_pylist() for n in ("run_id", "key", "finished")] if rows else [[], [], []]
-            self._held = set(zip(*columns, strict=True))
+            self._held = set(map(hash, zip(*columns, strict=True)))
         return self._held
 
     def _drop(self, runs: set[str]) -> None:
-        part = self._table.parts["mlflow"]
-        kept = ~np.isin(part["run_id"].to_pylist(), list(runs))
-        self._unwritten += len(kept) - int(kept.sum())
-        self._table.keep("mlflow", kept)
+        part = self._table.parts.get("mlflow")
+        if not part:
+            return
+        gone = pc.is_in(part["run_id"], _strings(runs)).to_numpy()
+        if gone.any():
+            self._unwritten += int(gone.sum())
+            self._table.keep("mlflow", ~gone)
 
     def _check(self) -> None:
         """Reconcile what was deleted in MLflow: all that is marked so, and, a few at a time, what is gone for good."""
@@ -326,24 +330,29 @@ class Source:
         self._check_at = started + CHECK_SECONDS
         if self._gone is None or not rows:
             return
-        pairs = zip(rows["finished"].to_pylist(), rows["run_id"].to_pylist(), strict=True)
-        runs = [run for _, run in sorted(pair for pair in pairs if pair[1])]
-        start = self._turn % max(1, len(runs))
-        asked = {*runs[start : start + CHECKED], *runs[-1:], *notes.deleted}
+        runs, order = rows["run_id"], np.argsort(rows["finished"].to_numpy(), kind="stable")
+        start = self._turn if self._turn < len(order) else 0
+        self._turn = start + CHECKED
+        places = np.append(order[start : start + CHECKED], order[-1])
+        asked = ({*runs.take(pa.array(places)).to_pylist()} | {*notes.deleted}) - {""}
         deleted, lost = self._gone(self.protocol, asked)
-        self._turn = start + CHECKED if start + CHECKED < len(runs) else 0
         self._check_at = time.monotonic() + max(CHECK_SECONDS, 50 * (time.monotonic() - started))
         if asked and lost == asked:  # another database, or none
-            self._drop(set(runs))
+            self._unwritten += len(order)
+            self._table.keep("mlflow", np.zeros(len(order), bool))
             self._held, notes.deleted, notes.looked = None, [], None
             self._look()
             return
         if lost:
             self._drop(lost)
             self._held = None
-        marked = sorted(deleted & set(runs) - lost)
+        marked = sorted({*runs.filter(pc.is_in(runs, _strings(deleted))).to_pylist()} - lost)
         self._unwritten += marked != notes.deleted
         notes.deleted = marked
+
+
+def _strings(names: Iterable[str]) -> pa.Array:
+    return pa.array(sorted(names), pa.string())
 
 
 def _run(r: Result) -> tuple[str, str, float]:
