@@ -41,7 +41,7 @@ def screenshots(
 ) -> list[Path]:
     """Write the pictures of a protocol (default: the app's first) and return their paths.
 
-    A page's name is its picture's: board.png, and board-400.png, board-dark.png and board-400-dark.png beside it.
+    A page's name is its picture's: matrix.png, and matrix-400.png, matrix-dark.png and matrix-400-dark.png beside it.
     Raises RuntimeError where there is no browser, where the app doesn't start, and for errors on a page.
     """
     from playwright.sync_api import sync_playwright

@@ -57,7 +57,7 @@ def empty(title: str, text: str, command: str) -> NoReturn:
     """Ends a page that has nothing to show with what to run."""
     st.subheader(title, anchor=False)
     st.text(text)
-    st.code(command, language="bash")
+    st.code(command, language=None)
     st.stop()
     raise AssertionError  # `st.stop` does not return
 

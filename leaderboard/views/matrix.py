@@ -133,7 +133,7 @@ def _scenario(protocol: str, board: Board, found: pd.DataFrame, attack: str, def
     results: list[Result] = sorted(found.result, key=lambda r: r.seed)
     if not results:
         st.text("It was not scored. This does it:")
-        st.code(command(protocol, board, attack, defense), language="bash")
+        st.code(command(protocol, board, attack, defense), language=None)
         return
     left, right = st.columns(2, gap="large")
     with left:
@@ -151,7 +151,7 @@ def _scenario(protocol: str, board: Board, found: pd.DataFrame, attack: str, def
         one_seed = next(r for r in results if r.seed == seed)
         _histogram(one_seed)
         st.text("This command scores it again, or takes it from the store:")
-        st.code(command(protocol, board, attack, defense, one_seed.seed), language="bash", wrap_lines=True)
+        st.code(command(protocol, board, attack, defense, one_seed.seed), language=None, wrap_lines=True)
         if link := run_link(one_seed):
             st.link_button("The run in MLflow", link, icon=":material/open_in_new:")
     _seeds(results)

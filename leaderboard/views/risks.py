@@ -61,7 +61,7 @@ def show() -> None:
         st.subheader(f"JS distance of the {MEASURES[measure].lower()}", anchor=False)
         if js.empty:
             st.text("The records hold no JS distance: they were made by an earlier version. Score them again:")
-            st.code(f"leakboard run --protocol {protocol}", language="bash")
+            st.code(f"leakboard run --protocol {protocol}", language=None)
         else:
             # Their line is of this attack's accuracy: beside any other success it would say nothing.
             same = attack == theirs and success == ACCURACY
