@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
@@ -162,7 +163,13 @@ class Records(Sequence[Result]):
         names = ["task", "attack", "defense", "seed", "status", "reason", "track", "null_row", "trust", "isolation"]
         names += [*NUMBERS, *NULLS, "claims"]
         frame: pd.DataFrame = self.table.select(names).to_pandas()
-        return frame.assign(result=np.fromiter(iter(self), object, len(self)))
+        collects = gc.isenabled()
+        gc.disable()  # so many new objects would set it off again and again, and it goes through all that there are
+        try:
+            return frame.assign(result=np.fromiter(iter(self), object, len(self)))
+        finally:
+            if collects:
+                gc.enable()
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

@@ -171,6 +171,18 @@ def test_the_same_command_goes_on_and_another_makes_its_own(tmp_path: Path, regi
         made(tmp_path, registry, url="nonsense://x")
 
 
+def test_changed_ranges_make_a_study_of_their_own(tmp_path: Path, registry: Registry) -> None:
+    """The old study stays as it is: its trials lie in other ranges and are none of the new one's."""
+    old = made(tmp_path, registry)
+    old.study.tell(old.study.ask(), [0.9, 0.6])
+    source = tmp_path / "defenses" / "mine.py"
+    source.write_text(source.read_text().replace("Search(0.1, 10,", "Search(0.1, 20,"))
+    new = made(tmp_path, Registry(tmp_path))
+    assert new.name != old.name and [t.state for t in new.study.trials] == [TrialState.WAITING]
+    assert [t.state for t in old.study.get_trials()] == [TrialState.COMPLETE]
+    assert len(optuna.get_all_study_names(new.url)) == 2
+
+
 def test_a_trial_of_a_killed_command_is_done_again(tmp_path: Path, registry: Registry) -> None:
     study = made(tmp_path, registry)
     gone = subprocess.Popen([sys.executable, "-c", ""])
