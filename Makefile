@@ -26,6 +26,7 @@ speed: .venv/.run
 	$(BIN)/python speed/bank.py
 	$(BIN)/python speed/isolation.py
 	$(BIN)/python speed/robust.py
+	$(BIN)/python speed/board.py
 
 # A random fault every few seconds for ten minutes, and ten minutes of odd input for every reader.
 soak: .venv/.test

@@ -208,6 +208,11 @@ def tune(
     total = len(study.grid) or trials
     say = partial(out.print, soft_wrap=True, markup=False, highlight=False)
     say(f"{study.name}: {len(study.finished())} of {total} trials finished")
+    if others := study.others():
+        say(
+            f"{len(others)} earlier {'study' if len(others) == 1 else 'studies'} of this defense had other ranges, attacks, "
+            "settings or code: left as it is, not mixed with this one"
+        )
     say(f"searched: {', '.join(study.labels)}; against {', '.join(study.attacks)}")
     study.run(total, workers or runs.default_workers(job.setting.device), timeout, err)
     best = study.front()

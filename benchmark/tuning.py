@@ -348,6 +348,11 @@ class Tuning:
         ]  # fmt: skip
         return f"{self.protocol} {self.chain.name} {digest(*made_of)[:8]}"
 
+    def others(self) -> list[str]:
+        """Studies of the same defense that this one does not go on with, for something of theirs has changed since."""
+        mine = self.name.rsplit(" ", 1)[0] + " "
+        return [n for n in optuna.get_all_study_names(self.url) if n.startswith(mine) and n != self.name]
+
     @property
     def labels(self) -> list[str]:
         """What is searched, by the names that a user writes."""

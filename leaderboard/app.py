@@ -60,6 +60,7 @@ def main() -> None:
             "Rank what is at least", list(TRUST), default=tables.least_trust(), required=True, key="trust",
             bind="query-params", persist_state="session", help=f"The others are listed below, unranked. {TRUST_HELP}",
         )  # fmt: skip
+        st.session_state["drawn"] = tables.source(name).results.version
         with right:
             _watch(name)
     page.run()
@@ -67,9 +68,13 @@ def main() -> None:
 
 @st.fragment(run_every=REFRESH_SECONDS)  # type: ignore[untyped-decorator]
 def _watch(name: str) -> None:
-    """Look for new results now and then; redraw the page only if there are any."""
+    """Look for new results now and then; redraw the page only if there are any.
+
+    All visitors share the source: what one of them finds, the others see at their next look.
+    """
     source = tables.source(name)
-    if source.refresh():
+    source.refresh()
+    if source.results.version != st.session_state.get("drawn"):
         st.rerun()
     st.text(f"{len(source.results):,} results{'; ' if source.message else ''}{source.message}")
 

@@ -54,6 +54,8 @@ class Claim(_Strict):
     relation: Literal["above", "not below", "equal"]
     margin: Annotated[float, Field(ge=0)]
     """In the units of the metric; set before anything was scored for the claim."""
+    note: str = ""
+    """Where it does not hold here: what was found to be the reason, or what speaks for one."""
 
     def chances(self, difference: Floats) -> tuple[float, float]:
         """P-values of seed-paired differences (s,): against the claim's opposite, and against the claim."""

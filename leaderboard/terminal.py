@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -39,7 +39,7 @@ def print_tables(results: Iterable[Result], board: Board, console: Console) -> N
     _print_logs(frame, console)
 
 
-def print_claims(findings: Iterable[Finding], console: Console) -> None:
+def print_claims(findings: Sequence[Finding], console: Console) -> None:
     """One row a claim: its difference with a 95 % interval, what it had to be, and the verdict; then what was compared."""
     out = Table(
         "", "claim", "first", "second", "difference", "should be", "verdict", box=None, title="Claims of the papers"
@@ -52,6 +52,9 @@ def print_claims(findings: Iterable[Finding], console: Console) -> None:
             numbers = [f"{f.first.mean:.3f}", f"{f.second.mean:.3f}", f"{d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})"]
         out.add_row(f.claim.id, f.claim.says, *numbers, f"{sign}{f.claim.margin:g}", f.verdict)
     console.print(out, width=min(130, console.width))
+    for f in findings:
+        if f.claim.note and f.verdict not in ("holds", "not scored"):
+            console.print(f"{f.claim.id}: {f.claim.note}", markup=False, highlight=False)
     counts = Counter(f.verdict for f in findings)
     console.print(
         ", ".join(f"{n} {v}" for v, n in counts.items()) + "; p-values by Holm's method, margins set beforehand"

@@ -180,7 +180,8 @@ def test_changed_ranges_make_a_study_of_their_own(tmp_path: Path, registry: Regi
     new = made(tmp_path, Registry(tmp_path))
     assert new.name != old.name and [t.state for t in new.study.trials] == [TrialState.WAITING]
     assert [t.state for t in old.study.get_trials()] == [TrialState.COMPLETE]
-    assert len(optuna.get_all_study_names(new.url)) == 2
+    assert new.others() == [old.name] and old.others() == [new.name]
+    assert made(tmp_path, registry, spec="label_smoothing").others() == []
 
 
 def test_a_trial_of_a_killed_command_is_done_again(tmp_path: Path, registry: Registry) -> None:

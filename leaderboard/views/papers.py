@@ -154,6 +154,7 @@ def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[s
         "expected": column.TextColumn("Difference should be", help="The margin was set before anything was scored"),
         **{c: column.NumberColumn(t, format="%.3f" if c in ("first", "second") else "%+.3f") for c, t in numbers.items()},
         "metric": column.TextColumn("Metric"),
+        **({"note": column.TextColumn("Why not", width="large", help="What was found to be the reason, or what speaks for one")} if table.note.any() else {}),
     }  # fmt: skip
     st.dataframe(
         table, hide_index=True, width="stretch", height="content", column_order=list(config), column_config=config,
@@ -184,4 +185,5 @@ def _claim(found: claims.Finding) -> dict[str, object]:
         "low": difference.low,
         "high": difference.high,
         "metric": papers.label(claim.first.metric),
+        "note": "" if found.verdict in ("holds", "not scored") else claim.note,
     }

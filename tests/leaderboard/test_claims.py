@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from benchmark import protocol
 from benchmark.registry import Registry
 from benchmark.result import Result
 from leaderboard.claims import Claim, Score, check, holm, load
+from leaderboard.terminal import print_claims
 from tests.conftest import SUBMISSIONS
 
 
@@ -122,3 +125,16 @@ def test_every_claim_is_about_what_its_protocol_scores(one: Claim) -> None:
 
 def test_every_claim_has_an_id_of_its_own() -> None:
     assert len({c.id for c in load()}) == len(load()) >= 18
+
+
+@pytest.mark.parametrize(("first", "told"), [(0.6, False), (0.4, True)])
+def test_why_a_claim_does_not_hold_is_told_where_it_does_not(first: float, told: bool) -> None:
+    sides = [Score(protocol="p", attacks=(a,), defense="undefended", metric="auc") for a in ("first", "second")]
+    claim = Claim(id="X1", says="it leaks", first=sides[0], second=sides[1], relation="above", margin=0.0, note="scale")
+    rows = [record("first", seed, first + seed / 1000) for seed in range(3)]
+    rows += [record("second", seed, 0.5) for seed in range(3)]
+    console = Console(file=io.StringIO(), width=120)
+    print_claims(check([claim], lambda name: rows), console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("X1: scale" in shown) is told
+    assert ("1 holds" in shown) is not told
