@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
+import yaml
 
 from benchmark.metrics import METRICS
 from leaderboard import charts
@@ -15,8 +17,8 @@ from leaderboard.views import axes, chosen, download, empty, frame, number
 
 ACCURACY = "balanced_accuracy"
 MEASURES = {"js_entropy": "Entropy", "js_cross_entropy": "Cross-entropy"}
-PAPER = {"js_entropy": ("nn_sorted", 0.716, 0.416), "js_cross_entropy": ("nn_normal_label", 0.731, 0.415)}
-"""The attack, slope and intercept of He et al., figure 9: attack accuracy over JS distance."""
+PAPER = Path(__file__).parents[1] / "risks.yaml"
+"""He et al., figure 9: for each distance the attack, and slope and intercept of its accuracy over the distance."""
 HELP = (
     "Jensen–Shannon distance (natural logarithm, 20 pooled bins) between the histograms of the served target's "
     "entropy, or cross-entropy, on members and on non-members"
@@ -39,7 +41,8 @@ def show() -> None:
         "JS distance of the", list(MEASURES), format_func=MEASURES.get, default="js_entropy", required=True, key="js",
         bind="query-params", help=HELP,
     ))  # fmt: skip
-    theirs, slope, intercept = PAPER[measure]
+    line = yaml.safe_load(PAPER.read_text("utf-8"))[measure]
+    theirs, slope, intercept = line["attack"], line["slope"], line["intercept"]
     # A key a measure: each has an attack of its own to start with.
     attack = str(middle.selectbox(
         "Attack", attacks, index=attacks.index(theirs) if theirs in attacks else 0, key=f"{measure}_attack",
