@@ -15,8 +15,8 @@ from benchmark.result import Result
 from benchmark.text import NAME, plain
 from leaderboard import figures, tables
 from leaderboard.pairs import MEAN, WORST_CASE, Side, differences
-from leaderboard.ranking import ISOLATION, TASK_METRICS, Board, epsilon_text, scenarios
-from leaderboard.views import chosen, ranked
+from leaderboard.ranking import ISOLATION, TASK_METRICS, Board, epsilon_text
+from leaderboard.views import chosen, frame, ranked
 
 column = st.column_config
 SIDES: tuple[Side, ...] = get_args(Side)
@@ -33,35 +33,35 @@ def show() -> None:
     side: Side = st.segmented_control(
         "Two", list(SIDES), default=SIDES[0], required=True, key="side", bind="query-params", format_func=_plural
     )
-    frame = scenarios(results)
-    names = sorted(set(frame[side]) - {""})
+    scored = frame(results)
+    names = sorted(set(scored[side]) - {""})
     left, right = st.columns(2)
     usual = names.index(board.baseline) if board.baseline in names else _best(found, side, names)
     first = str(left.selectbox("First", names, index=usual, key="first", bind="query-params"))
-    others = _others(frame, side, first)
+    others = _others(scored, side, first)
     if not others:
         st.text(f"There is no other {side} of the same task to compare with.")
         st.code(f"leakboard run --protocol {protocol}", language=None, wrap_lines=True)
         st.stop()
     second = str(right.selectbox("Second", others, index=_best(found, side, others), key="second", bind="query-params"))
-    table = differences(frame, side, first, second, board.seeds, _pool(found, board, side))
+    table = differences(scored, side, first, second, board.seeds, _pool(found, board, side))
     if table.empty:
         st.text("Both lack a scenario on the same opponent and seed: nothing can be compared.")
         st.code(shlex.join(["leakboard", "run", first, second, "--protocol", protocol]), language=None, wrap_lines=True)
     else:
         _differences(table, side, f"{protocol}-compare.csv")
     st.subheader("In what they differ", anchor=False)
-    _cards([facts(name, side, list(frame.result[frame[side] == name])) for name in (first, second)])
+    _cards([facts(name, side, list(scored.result[scored[side] == name])) for name in (first, second)])
 
 
 def _plural(side: str) -> str:
     return f"{side.capitalize()}s"
 
 
-def _others(frame: pd.DataFrame, side: Side, first: str) -> list[str]:
+def _others(scored: pd.DataFrame, side: Side, first: str) -> list[str]:
     """The entries that share a task with the first one."""
-    tasks = set(frame.task[frame[side] == first])
-    return sorted(set(frame[side][frame.task.isin(tasks)]) - {"", first})
+    tasks = set(scored.task[scored[side] == first])
+    return sorted(set(scored[side][scored.task.isin(tasks)]) - {"", first})
 
 
 def _best(found: Mapping[str, pd.DataFrame], side: Side, names: list[str]) -> int:
