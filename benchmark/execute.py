@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -48,8 +48,6 @@ _GRACE = 600
 """Seconds beyond the limits after which a job is stopped from outside; sandboxes are stopped by their watchdog."""
 _AHEAD = 2
 """Jobs that a worker has at hand: the one that it does, and the next."""
-_WORTH = 5.0
-"""Seconds of work on an entry for which it starts in one more worker: twice what importing PyTorch takes."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +110,10 @@ class Progress:
 
 @dataclass
 class _Worker:
-    """One process, the jobs that it has at hand (it does the first), and the entries that it has met last."""
+    """One process and the jobs that it has at hand (it does the first)."""
 
     pool: ProcessPoolExecutor
     jobs: dict[Future[Done], Job] = field(default_factory=dict)
-    warm: dict[str, None] = field(default_factory=dict)
     since: float = 0.0
     """When the first of its jobs came to be the first."""
 
@@ -124,17 +121,10 @@ class _Worker:
         if not self.jobs:
             self.since = time.monotonic()
         self.jobs[self.pool.submit(run_job, job)] = job
-        self.warm.pop(_entry(job), None)
-        self.warm[_entry(job)] = None
 
     def finished(self, future: Future[Done]) -> Job:
         self.since = time.monotonic()
         return self.jobs.pop(future)
-
-
-def _entry(job: Job) -> str:
-    """The entry whose code a job is mostly about."""
-    return job.attack.split("[")[0] or job.defense.split("[")[0].split("+")[0]
 
 
 def execute(
@@ -146,11 +136,10 @@ def execute(
     progress = Progress(plan, workers)
     failed: dict[str, Done] = {}
     losses: dict[str, int] = defaultdict(int)
-    mean: dict[str, float] = {}
     team = [_Worker(_pool(setting, workers)) for _ in range(workers)]
     try:
         while waiting or any(w.jobs for w in team):
-            _hand_out(team, waiting, setting, mean)
+            _hand_out(team, waiting, setting)
             running = {f: w for w in team for f in w.jobs}
             finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
             ended: list[tuple[Job, Done]] = []
@@ -170,7 +159,6 @@ def execute(
                     ended += _replace(worker, setting, workers, waiting, losses, hung=True)
             for job, done in ended:
                 progress.advance(job.kind, done.seconds)
-                mean[_entry(job)] = (mean.get(_entry(job), done.seconds) + done.seconds) / 2
                 if done.ends_run:
                     raise StoreError(done.error)
                 if done.error:
@@ -184,20 +172,21 @@ def execute(
             _stop(worker.pool)
 
 
-def _hand_out(team: list[_Worker], waiting: dict[str, Job], setting: Setting, mean: Mapping[str, float]) -> None:
-    """Give every worker what it can do next. Training comes in the plan's order; a scenario goes where its entry is."""
+def _hand_out(team: list[_Worker], waiting: dict[str, Job], setting: Setting) -> None:
+    """Give every worker what it can do next, in the plan's order where that does not make one wait for another."""
     for depth in range(_AHEAD):
         for worker in team:
             if len(worker.jobs) > depth:
                 continue
             unfinished = waiting.keys() | {j.id for w in team for j in w.jobs.values()}
-            job = _choose(worker, team, [j for j in waiting.values() if not (j.needs & unfinished)], mean)
-            if job is None:
-                continue
+            ready = [j for j in waiting.values() if not (j.needs & unfinished)]
+            if not ready:
+                return
+            making = {m for w in team if w is not worker for j in w.jobs.values() for m in _makes(j)}
+            job = next((j for j in ready if not (making & _makes(j))), ready[0])
             try:
                 worker.submit(job)
             except BrokenProcessPool:  # it died since the last look; what it was doing, if anything, tells
-                worker.warm.clear()
                 if not worker.jobs:
                     _stop(worker.pool, kill=True)
                     worker.pool = _pool(setting, len(team))
@@ -205,22 +194,11 @@ def _hand_out(team: list[_Worker], waiting: dict[str, Job], setting: Setting, me
             del waiting[job.id]
 
 
-def _choose(worker: _Worker, team: list[_Worker], ready: list[Job], mean: Mapping[str, float]) -> Job | None:
-    """Scenarios last; and what this worker has met, or nobody has, before what others have met.
-
-    An entry starts in one more worker only where what is left of it, by the mean seconds of its jobs, is worth that.
-    """
-    alike = [j for j in ready if (j.kind == "scenario") == (ready[0].kind == "scenario")]
-    elsewhere = {e for w in team if w is not worker for e in w.warm}
-    mine = (j for j in alike if _entry(j) in worker.warm)
-    new = (j for j in alike if _entry(j) not in elsewhere)
-    if found := next(mine, None) or next(new, None):
-        return found
-    left: dict[str, float] = defaultdict(float)
-    for job in alike:
-        left[_entry(job)] += mean.get(_entry(job), 1.0)
-    most = max(left, key=lambda e: left[e], default="")
-    return next(j for j in alike if _entry(j) == most) if most and left[most] >= _WORTH else None
+def _makes(job: Job) -> set[tuple[str, int]]:
+    """What chains of one seed make once for all of them, like DIFFENCE's reconstructions: the second one waits."""
+    if job.attack or job.kind == "networks":
+        return set()
+    return {(part.split("[")[0], job.seed) for part in job.defense.split("+")}
 
 
 def _replace(
@@ -235,7 +213,6 @@ def _replace(
     """A new process for a worker that died or hangs. Its jobs go back to the queue; a culprit's end is returned."""
     first, *others = worker.jobs.values()
     worker.jobs.clear()
-    worker.warm.clear()
     _stop(worker.pool, kill=True)
     worker.pool = _pool(setting, workers)
     losses[first.id] += 1

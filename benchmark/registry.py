@@ -73,7 +73,7 @@ class Entry:
     """The file as it was read: what runs is what was checked, whatever becomes of the file."""
     class_name: str = ""
     libraries: tuple[str, ...] = ()
-    """Modules that it imports, apart from the contract."""
+    """Modules, and names in modules, that it imports, apart from the contract."""
 
     @property
     def reviewed(self) -> bool:
@@ -359,8 +359,8 @@ def _libraries(tree: ast.Module) -> tuple[str, ...]:
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return tuple(sorted(found - {"benchmark.api", "__future__"}))
+            found |= {node.module if a.name == "*" else f"{node.module}.{a.name}" for a in node.names}
+    return tuple(sorted(n for n in found if not n.startswith(("benchmark.", "__future__."))))
 
 
 def _the_class(tree: ast.Module, path: Path) -> ast.ClassDef:

@@ -14,6 +14,7 @@ import gc
 import importlib.util
 import json
 import os
+import pkgutil
 import resource
 import shutil
 import signal
@@ -41,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in config["libraries"]:
         with contextlib.suppress(Exception):  # the fork will fail the same way, and say so
-            importlib.import_module(name)
+            pkgutil.resolve_name(name)  # the name itself: some packages load what it needs when it is asked for
     sandbox.warm_up()
     gc.enable()
     gc.freeze()  # a fork that collects garbage would copy every page that holds an object

@@ -349,8 +349,8 @@ def job(name: str, attack: str = "", defense: str = "undefended", kind: str = "s
     return Job(name, kind, defense, 0, attack, needs=frozenset(needs))
 
 
-def worker(*warm: str) -> execute._Worker:
-    return execute._Worker(Pool(), warm=dict.fromkeys(warm))  # type: ignore[arg-type]
+def worker() -> execute._Worker:
+    return execute._Worker(Pool())  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -359,59 +359,58 @@ def setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> execute.Setting:
     return execute.Setting(protocol.load("smoke"), SUBMISSIONS, tmp_path / "store", "cpu")
 
 
-def test_training_comes_in_the_order_of_the_plan() -> None:
-    one, two = worker("loss"), worker()
-    ready = [job("a", kind="networks"), job("b", "loss"), job("c", kind="answers")]
-    assert execute._choose(one, [one, two], ready, {}) is ready[0]
-    assert execute._choose(one, [one, two], [], {}) is None
-
-
-def test_a_scenario_goes_where_its_entry_is_warm() -> None:
-    one, two = worker("loss"), worker("lira")
-    ready = [job("a", "nn_sorted"), job("b", "lira[variance=auto]"), job("c", "loss"), job("d", "lira")]
-    assert execute._choose(one, [one, two], ready, {}) is ready[2]
-    assert execute._choose(two, [one, two], ready, {}) is ready[1], "whatever its hyperparameters"
-    assert execute._choose(worker(), [one, two], ready, {}) is ready[0], "one that nobody has met"
-    assert execute._choose(worker(), [one, two], ready[1:], {}) is None, "three short jobs are not worth a start"
-    assert execute._choose(worker(), [one, two], ready[1:], {"loss": 5.0}) is ready[2], "a long one is"
-    assert execute._choose(worker(), [one, two], ready[1:], {"lira": 2.5}) is ready[1], "as are two"
-    utility = [job("e", defense="memguard[budget=1]+diffence")]
-    assert execute._choose(worker("memguard"), [one], [*ready, *utility], {}) is utility[0]
-
-
-def test_two_workers_share_the_entries(setting: execute.Setting) -> None:
-    """Each entry's scenarios end up with one worker, as long as there is other work."""
-    attacks = ["loss", "lira", "nn_sorted", "grad_norm"]
-    waiting = {f"{a}{d}": job(f"{a}{d}", a, d) for d in "xyz" for a in attacks}
+def test_jobs_are_handed_out_in_the_order_of_the_plan(setting: execute.Setting) -> None:
+    """Whatever their kind and entry, and no worker is without one while there are any."""
+    waiting = {n: job(n, a) for n, a in zip("abcde", ("loss", "lira", "loss", "lira", "loss"), strict=True)}
     team = [worker(), worker()]
-    met: dict[str, set[int]] = {a: set() for a in attacks}
-    while waiting or any(w.jobs for w in team):
-        execute._hand_out(team, waiting, setting, {})
-        assert all(len(w.jobs) <= execute._AHEAD for w in team)
-        for i, w in enumerate(team):
-            if w.jobs:
-                met[w.finished(next(iter(w.jobs))).attack].add(i)
-    assert {len(who) for who in met.values()} <= {1, 2} and sum(len(who) for who in met.values()) <= 5
+    execute._hand_out(team, waiting, setting)
+    assert [[j.id for j in w.jobs.values()] for w in team] == [["a", "c"], ["b", "d"]] and list(waiting) == ["e"]
+    for future in list(team[1].jobs):
+        team[1].finished(future)
+    execute._hand_out(team, waiting, setting)
+    assert [j.id for j in team[1].jobs.values()] == ["e"] and not waiting
+
+
+def test_no_worker_waits_for_what_another_makes_while_there_is_other_work(setting: execute.Setting) -> None:
+    """What a guard keeps in the store serves every chain with it: whoever asks at the same time waits for it."""
+    waiting = {
+        n: job(n, defense=d, kind=k)
+        for n, d, k in (
+            ("a", "diffence[n=10]", "guard"),
+            ("b", "hamp+diffence[n=2]", "answers"),
+            ("c", "diffence[n=10]", "networks"),
+            ("d", "diffence", "answers"),
+            ("e", "hamp", "guard"),
+        )
+    }
+    waiting["f"] = job("f", "loss", "diffence")
+    team = [worker(), worker()]
+    execute._hand_out(team, waiting, setting)
+    assert [[j.id for j in w.jobs.values()] for w in team] == [["a", "b"], ["c", "f"]]
+    team[1].jobs.clear()
+    waiting.pop("e")
+    execute._hand_out(team, waiting, setting)
+    assert [j.id for j in team[1].jobs.values()] == ["d"], "no worker rests"
 
 
 def test_no_job_is_handed_out_before_what_it_needs(setting: execute.Setting) -> None:
     waiting = {"a": job("a", kind="networks"), "b": job("b", "loss", needs="a"), "c": job("c", "lira", needs="a")}
     team = [worker(), worker()]
-    execute._hand_out(team, waiting, setting, {})
+    execute._hand_out(team, waiting, setting)
     assert [j.id for w in team for j in w.jobs.values()] == ["a"] and list(waiting) == ["b", "c"]
-    execute._hand_out(team, waiting, setting, {})
+    execute._hand_out(team, waiting, setting)
     assert list(waiting) == ["b", "c"], "it is not finished"
     team[0].finished(next(iter(team[0].jobs)))
-    execute._hand_out(team, waiting, setting, {})
+    execute._hand_out(team, waiting, setting)
     assert not waiting
 
 
 def test_a_worker_that_died_at_rest_is_replaced(setting: execute.Setting) -> None:
-    dead, busy = worker("loss"), worker("lira")
+    dead, busy = worker(), worker()
     dead.pool = broken = Pool(broken=True)  # type: ignore[assignment]
     waiting = {"a": job("a", "loss"), "b": job("b", "lira")}
-    execute._hand_out([dead, busy], waiting, setting, {})
-    execute._hand_out([dead, busy], waiting, setting, {})
+    execute._hand_out([dead, busy], waiting, setting)
+    execute._hand_out([dead, busy], waiting, setting)
     assert broken.stopped and not waiting
     assert [j.id for w in (dead, busy) for j in w.jobs.values()] in (["a", "b"], ["b", "a"])
 
@@ -420,12 +419,11 @@ def test_a_job_that_loses_its_worker_is_tried_again_three_times(setting: execute
     one, waiting = worker(), {"c": job("c", "loss")}
     losses: dict[str, int] = defaultdict(int)
     for attempt in range(execute._LOSSES):
-        one.warm["loss"] = None
         before = one.pool
         for name in "ab":
             one.submit(waiting.pop(name, job(name, "loss")))
         ended = execute._replace(one, setting, 1, waiting, losses)
-        assert before.stopped and not one.jobs and not one.warm  # type: ignore[attr-defined]
+        assert before.stopped and not one.jobs  # type: ignore[attr-defined]
         if attempt < execute._LOSSES - 1:
             assert not ended and list(waiting) == ["c", "a", "b"], "at the end of the queue"
     ((culprit, done),) = ended
