@@ -26,11 +26,11 @@ STARTS = 250
 PROBES = 100
 """Probes of the first step; step t has sqrt(t) times as many."""
 STEP_SIZES = 8
-BATCH = 250
+BATCH = 125
 """Images asked for at a time, filled up where fewer are left, and samples that walk together. A network's last digits depend on the size of its
 batch, and beside the boundary they decide labels: without full batches a distance would depend on its company."""
-BUDGET = 2**22
-"""Pixels of the probes held at once: 16 MiB of float32."""
+BUDGET = 2**20
+"""Pixels of the probes held at once: 4 MiB of float32 stay in the processor's cache."""
 
 
 class LabelOnlyBoundary(Attack):
@@ -116,7 +116,10 @@ class LabelOnlyBoundary(Attack):
     def _direction(self, target: Target, at: Tensor, y: Tensor, size: Tensor, noise: Tensor) -> Tensor:
         """Where labels other than y (n,) lie, seen from `at` (n, d): unit vectors, or signs, (n, d)."""
         found = []
-        for rows in torch.arange(len(at)).split(max(1, BUDGET // noise.numel())):
+        # As many samples at a time as leave the least of a batch to be filled up.
+        most = max(1, BUDGET // noise.numel())
+        together = max(range(1, most + 1), key=lambda n: n * len(noise) / math.ceil(n * len(noise) / BATCH))
+        for rows in torch.arange(len(at)).split(together):
             probes = torch.addcmul(at[rows].unsqueeze(1), size[rows].view(-1, 1, 1), noise).clamp_(0, 1)
             outside = self._labels(target, probes.flatten(0, 1)).view(len(rows), -1) != y[rows].unsqueeze(1)
             vote = 2 * outside.float() - 1
@@ -157,5 +160,6 @@ class LabelOnlyBoundary(Attack):
 
     def _labels(self, target: Target, x: Tensor) -> Tensor:
         """Labels (n,) of images (n, d), asked for in full batches."""
-        filled = torch.cat([x, x[:1].expand(-len(x) % BATCH, -1)]).view(-1, *self.shape)
-        return torch.cat([target.labels(part) for part in filled.split(BATCH)])[: len(x)]
+        *parts, last = x.split(BATCH)
+        last = torch.cat([last, x[:1].expand(-len(x) % BATCH, -1)])
+        return torch.cat([target.labels(part.view(-1, *self.shape)) for part in (*parts, last)])[: len(x)]
