@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from benchmark.result import Result
@@ -142,12 +143,13 @@ def made_up() -> tuple[list[Result], Board]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty published folder, a tracking store without a run, and no study."""
+    """An empty published folder, a tree without submissions, a tracking store without a run, and no study."""
     for name, value in _environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     monkeypatch.delenv("LEAKBOARD_PUBLIC", raising=False)
     tables.source.cache_clear()
+    st.cache_data.clear()
     yield tmp_path
     tables.source.cache_clear()
 
@@ -157,24 +159,25 @@ def _environment(folder: Path) -> dict[str, str]:
     return {"LEAKBOARD_PUBLISHED": str(folder)} | {k: f"sqlite:///{folder}/{v}.db" for k, v in stores.items()}
 
 
-def app_page(view: str, show: str = "show", **query: str) -> AppTest:
-    """One page of `leaderboard.views` on the made-up protocol, not run yet: AppTest doesn't follow `st.navigation`."""
+def app_page(view: str, show: str = "show", protocol: str = "toy-v1", **query: str) -> AppTest:
+    """One page of `leaderboard.views`, not run yet, with a protocol chosen: AppTest doesn't follow `st.navigation`."""
 
-    def page(view: str, show: str) -> None:
+    def page(view: str, show: str, protocol: str) -> None:
         import importlib
 
         import streamlit
 
-        streamlit.session_state["protocol"] = "toy-v1"
+        streamlit.session_state["protocol"] = protocol
         getattr(importlib.import_module(f"leaderboard.views.{view}"), show)()
 
-    app = AppTest.from_function(page, args=(view, show), default_timeout=30)
+    app = AppTest.from_function(page, args=(view, show, protocol), default_timeout=60)
     for name, value in query.items():
         app.query_params[name] = value
     return app
 
 
 def texts(app: AppTest) -> str:
+    """All plain text of a page."""
     return "\n".join(str(e.value) for e in (*app.text, *app.title, *app.subheader, *app.metric))
 
 

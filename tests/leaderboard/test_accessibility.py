@@ -15,7 +15,6 @@ from leaderboard import screenshots
 from leaderboard.pairs import differences
 from leaderboard.publish import load, publish
 from leaderboard.ranking import Board, defense_table, scenarios
-from tests.leaderboard.pages import own_folder
 from tests.leaderboard.test_reconstructions import inversions
 
 pytestmark = [
@@ -31,11 +30,6 @@ MINE = {
     "submit": "Submit",
     "papers": "Papers",
 }
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    yield from own_folder(tmp_path, monkeypatch)
 
 
 def fill(folder: Path, made_up: Toy) -> Toy:

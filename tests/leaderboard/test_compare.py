@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,9 @@ from leaderboard.pairs import differences, verdict, worst_by_seed
 from leaderboard.publish import publish
 from leaderboard.ranking import WORST, Board, defense_table, scenarios
 from leaderboard.views.compare import facts, parts
-from tests.leaderboard.conftest import EVIL, hostile, make_result
-from tests.leaderboard.pages import own_folder, page
+from tests.leaderboard.conftest import EVIL, app_page, hostile, make_result
 
 Toy = tuple[list[Result], Board]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    yield from own_folder(tmp_path, monkeypatch)
 
 
 def row(table: pd.DataFrame, metric: str, against: str) -> pd.Series:
@@ -113,7 +106,7 @@ def test_hyperparameters_come_with_their_defaults() -> None:
 
 def test_the_page(folder: Path, made_up: Toy) -> None:
     publish(*made_up, folder / "toy-v1")
-    app = page("compare", first="selena", second="hamp").run()
+    app = app_page("compare", first="selena", second="hamp").run()
     assert not app.exception
     table = app.dataframe[0].value
     assert set(table.metric) == {"Test accuracy", "TPR at 1 % FPR", "AUC"}
@@ -131,7 +124,7 @@ def test_the_page(folder: Path, made_up: Toy) -> None:
 def test_a_lone_entry_has_nothing_to_meet(folder: Path) -> None:
     rows = [make_result("utility", "", "only", s, metrics={"test_accuracy": 0.8}) for s in (0, 1)]
     publish(rows, Board((), ("only",), (0, 1), "only", 0.7), folder / "toy-v1")
-    app = page("compare").run()
+    app = app_page("compare").run()
     assert not app.exception
     assert app.code[0].value == "leakboard run --protocol toy-v1"
 
@@ -139,7 +132,7 @@ def test_a_lone_entry_has_nothing_to_meet(folder: Path) -> None:
 def test_records_stay_text(folder: Path, made_up: Toy) -> None:
     results, board = made_up
     publish(hostile(results), board, folder / "toy-v1")
-    app = page("compare", first="undefended").run()
+    app = app_page("compare", first="undefended").run()
     app.selectbox(key="second").set_value(next(o for o in app.selectbox(key="second").options if "alert" in o)).run()
     assert not app.exception
     assert not app.markdown

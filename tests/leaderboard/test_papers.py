@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,7 @@ from leaderboard.papers import Paper, Table, beside, load
 from leaderboard.publish import publish
 from leaderboard.ranking import Board
 from tests.conftest import SUBMISSIONS
-from tests.leaderboard.conftest import make_result
-from tests.leaderboard.pages import own_folder, page, texts
+from tests.leaderboard.conftest import app_page, make_result, texts
 
 TABLE = {
     "table": "Table 1", "about": "attacks", "dataset": "CIFAR10", "network": "ResNet18", "size": "10,000", "unit": "percent",
@@ -32,11 +30,6 @@ TABLE = {
     ],
 }  # fmt: skip
 A, B = [0.60, 0.61, 0.65], [0.62, 0.60, 0.61]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    yield from own_folder(tmp_path, monkeypatch)
 
 
 def paper(**changes: object) -> Paper:
@@ -109,7 +102,7 @@ def test_the_papers_name_protocols_and_entries_that_there_are() -> None:
 
 
 def test_the_page_without_a_result(folder: Path) -> None:
-    app = page("papers", paper="Peng et al. 2025").run()
+    app = app_page("papers", paper="Peng et al. 2025").run()
     assert not app.exception
     numbers, verdicts = (element.value for element in app.dataframe)
     assert "79.14 %" in set(numbers.printed)
@@ -131,7 +124,7 @@ def test_the_page_joins_and_decides(folder: Path) -> None:
     ]
     rows = [r.model_copy(update={"protocol": "fashion-claims-v1", "dataset": "fashion_mnist"}) for r in rows]
     publish(rows, Board((), ("undefended",), (0, 1, 2), "undefended", 0.7), folder / "fashion-claims-v1")
-    app = page("papers", paper="He et al. 2022").run()
+    app = app_page("papers", paper="He et al. 2022").run()
     assert not app.exception
     numbers, verdicts = (element.value for element in app.dataframe)
     best = numbers[(numbers.row == "NN-normal+label") & (numbers.dataset == "CIFAR10")].iloc[0]

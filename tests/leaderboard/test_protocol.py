@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,14 @@ from leaderboard.publish import publish
 from leaderboard.ranking import Board
 from leaderboard.views import protocol as view
 from leaderboard.views.protocol import rules
-from tests.leaderboard.conftest import hostile
-from tests.leaderboard.pages import own_folder, page, texts
+from tests.leaderboard.conftest import app_page, hostile, texts
 
 Toy = tuple[list[Result], Board]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    yield from own_folder(tmp_path, monkeypatch)
-
-
 @pytest.mark.parametrize("name", definitions.names())
 def test_every_protocol_is_described_without_a_result(folder: Path, name: str) -> None:
-    app = page("protocol", protocol=name).run()
+    app = app_page("protocol", protocol=name).run()
     assert not app.exception
     found, said = definitions.load(name), texts(app)
     assert found.about.strip() in said
@@ -63,7 +56,7 @@ def test_scored_counts_and_versions(folder: Path, made_up: Toy) -> None:
         for r in results
     ]
     publish(old, board, folder / "digits-v1")
-    app = page("protocol", protocol="digits-v1").run()
+    app = app_page("protocol", protocol="digits-v1").run()
     assert not app.exception
     attacks, defenses, versions = (element.value for element in app.dataframe)
     undefended = defenses.set_index("defense").loc["undefended"]
@@ -79,7 +72,7 @@ def test_a_protocol_without_a_file(folder: Path, made_up: Toy) -> None:
     """What was published says what was required; hostile rows change nothing of that."""
     results, board = made_up
     publish(hostile(results), board, folder / "toy-v1")
-    app = page("protocol").run()
+    app = app_page("protocol").run()
     assert not app.exception
     assert not app.markdown
     assert "unknown protocol 'toy-v1'" in texts(app)
@@ -88,13 +81,13 @@ def test_a_protocol_without_a_file(folder: Path, made_up: Toy) -> None:
 
 
 def test_nothing_at_all_says_what_to_run(folder: Path) -> None:
-    app = page("protocol", protocol="no-such-v1").run()
+    app = app_page("protocol", protocol="no-such-v1").run()
     assert not app.exception
     assert app.code[0].value == "leakboard run --protocol digits-v1"
 
 
 def test_metrics_are_explained(folder: Path) -> None:
-    said = texts(page("protocol", protocol="digits-v1").run())
+    said = texts(app_page("protocol", protocol="digits-v1").run())
     for name in ("auc", "tpr_at_fpr_0.01", "mse_to_class_mean", "agreement", "test_accuracy"):
         assert f"{METRICS[name].label}: {METRICS[name].help}" in said
 

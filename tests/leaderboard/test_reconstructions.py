@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from benchmark.result import Picture, Result
 from leaderboard.figures import GAP, strip
 from leaderboard.publish import publish
 from leaderboard.ranking import Board
-from tests.leaderboard.conftest import EVIL, make_result
-from tests.leaderboard.pages import own_folder, page, texts
+from tests.leaderboard.conftest import EVIL, app_page, make_result, texts
 
 BOARD = Board((), ("undefended", "selena"), (0, 1), "undefended", 0.7)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    yield from own_folder(tmp_path, monkeypatch)
 
 
 def inversions(pictures: bool = True) -> list[Result]:
@@ -66,7 +58,7 @@ def test_strip_places_each_image() -> None:
 
 def test_images_stand_beside_class_means(folder: Path) -> None:
     publish(inversions(), BOARD, folder / "toy-v1")
-    app = page("reconstructions", defense="undefended", seed="1").run()
+    app = app_page("reconstructions", defense="undefended", seed="1").run()
     assert not app.exception
     assert app.selectbox(key="seed").value == 1
     assert len(app.get("image")) == 3, "the class means, then two attacks"
@@ -82,7 +74,7 @@ def test_images_stand_beside_class_means(folder: Path) -> None:
 
 def test_what_can_be_drawn_is_shown_first(folder: Path) -> None:
     publish(inversions(), BOARD, folder / "toy-v1")
-    app = page("reconstructions").run()
+    app = app_page("reconstructions").run()
     assert app.selectbox(key="defense").options == ["undefended", "selena"]
     app.selectbox(key="defense").set_value("selena").run()
     assert not app.exception
@@ -92,7 +84,7 @@ def test_what_can_be_drawn_is_shown_first(folder: Path) -> None:
 
 def test_old_records_say_what_to_run(folder: Path) -> None:
     publish(inversions(pictures=False), BOARD, folder / "toy-v1")
-    app = page("reconstructions").run()
+    app = app_page("reconstructions").run()
     assert not app.exception
     assert not app.get("image")
     assert app.code[0].value == "leakboard run descent nothing --protocol toy-v1\nleakboard publish --protocol toy-v1"
@@ -101,7 +93,7 @@ def test_old_records_say_what_to_run(folder: Path) -> None:
 
 def test_a_board_without_inversion_says_what_to_run(folder: Path) -> None:
     publish([r for r in inversions() if r.task == "utility"], BOARD, folder / "toy-v1")
-    app = page("reconstructions").run()
+    app = app_page("reconstructions").run()
     assert not app.exception
     assert app.code[0].value == "leakboard run --protocol digits-v1"
 
@@ -116,7 +108,7 @@ def test_odd_pictures_and_names_do_no_harm(folder: Path) -> None:
     ]
     rows = [r for r in rows if r.attack != "nothing"]
     publish(rows, BOARD, folder / "toy-v1")
-    app = page("reconstructions", seed="1").run()
+    app = app_page("reconstructions", seed="1").run()
     assert not app.exception
     assert "Images of shape (1, 1, 1, 2) can't be drawn." in texts(app)
     app.selectbox(key="seed").set_value(0).run()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from typer.main import get_command
 
 from benchmark import protocol
@@ -16,7 +14,7 @@ from benchmark.result import Result
 from leaderboard.publish import publish
 from leaderboard.ranking import Board
 from leaderboard.views.submit import STEPS
-from tests.leaderboard.pages import own_folder, page, texts
+from tests.leaderboard.conftest import app_page, texts
 
 Toy = tuple[list[Result], Board]
 SOURCE = '''
@@ -26,11 +24,6 @@ class D(Defense):
     card = Card("Selena by hand", ("A. Author",), "ref", 2020)
     stages = ("training",)
 '''
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    yield from own_folder(tmp_path, monkeypatch)
 
 
 def write(folder: Path, name: str, source: str) -> None:
@@ -55,7 +48,7 @@ def test_each_entry_has_its_state(folder: Path, made_up: Toy) -> None:
     write(folder, "selena", SOURCE)
     write(folder, "broken", "import os; class")
     publish(*made_up, folder / "toy-v1")
-    app = page("submit").run()
+    app = app_page("submit").run()
     assert not app.exception
     table = app.dataframe[0].value.set_index("entry")
     assert table.index[0] not in ("selena",), "what can't be read comes first"
@@ -74,7 +67,7 @@ def test_each_entry_has_its_state(folder: Path, made_up: Toy) -> None:
 
 def test_reviewed_files_say_so() -> None:
     """On the project's own tree, which lists its baselines as reviewed."""
-    app = page("submit", find="label_smoothing").run()
+    app = app_page("submit", find="label_smoothing").run()
     assert not app.exception
     assert list(app.dataframe[0].value.reviewed) == [True]
 
@@ -83,14 +76,14 @@ def test_a_damaged_file_is_named(folder: Path, made_up: Toy) -> None:
     publish(*made_up, folder / "toy-v1")
     (folder / "other-v1").mkdir()
     (folder / "other-v1" / "scenarios.parquet").write_bytes(b"PAR1 half")
-    app = page("submit").run()
+    app = app_page("submit").run()
     assert not app.exception
     assert "other-v1/scenarios.parquet can't be read" in texts(app)
     assert "selena" in set(app.dataframe[0].value.entry)
 
 
 def test_without_anything_it_says_how_to_begin(folder: Path) -> None:
-    app = page("submit", protocol="").run()
+    app = app_page("submit", protocol="").run()
     assert not app.exception
     assert app.code[-1].value == "leakboard new attack mine"
     assert not app.dataframe
