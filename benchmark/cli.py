@@ -195,6 +195,7 @@ def tune(
 ) -> None:  # fmt: skip
     """Search a defense's hyperparameters for its privacy-utility curve; run the same command again to go on."""
     from benchmark import runs, tuning
+    from benchmark.tracking import without_password
 
     if isolation not in ("auto", "always"):
         raise UserError(f"--isolation: expected auto or always, given {isolation!r}")
@@ -225,7 +226,9 @@ def tune(
         table.add_row(f"{point.accuracy:.3f}", f"{point.leakage:.3f}", point.decides, escape(point.defense))
     out.print(table)
     say(f"hypervolume of the front: {study.hypervolumes()[-1]:.4f} (accuracy 0, leakage 1 as the reference)")
-    say(f"figure: {study.finish(FIGURES)}; study: {storage}; MLflow: experiment {protocol}.tuning (leakboard ui)")
+    say(
+        f"figure: {study.finish(FIGURES)}; study: {without_password(storage)}; MLflow: experiment {protocol}.tuning (leakboard ui)"
+    )
     say("these are tuning splits; the board takes what is scored on its own:")
     say(f"next: leakboard run {' '.join(shlex.quote(p.defense) for p in best)} --protocol {protocol}")
 

@@ -289,13 +289,14 @@ def _check_schema(database: str) -> None:
     engine.dispose()
     migrations = (Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions").glob("*.py")
     if found and any(re.search(rf"^down_revision\b.*{found}", path.read_text(), re.M) for path in migrations):
-        shown = _without_password(database)
+        shown = without_password(database)
         raise Unreachable(
             f"{shown} was made by an older MLflow (schema {found}); back it up, then: mlflow db upgrade {shown}"
         )
 
 
-def _without_password(address: str) -> str:
+def without_password(address: str) -> str:
+    """The text as it may be shown: without the passwords of the addresses in it."""
     return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", address)
 
 
@@ -444,8 +445,8 @@ def _search(protocol: str, query: str, view: str = "active_only") -> Iterator[An
     except Unreachable:
         raise
     except Exception as problem:  # MLflow and its stores raise many kinds
-        text = _without_password(" ".join(str(problem).split()))[:200]
-        raise Unreachable(f"MLflow at {_without_password(uri())} did not answer: {text}") from None
+        text = without_password(" ".join(str(problem).split()))[:200]
+        raise Unreachable(f"MLflow at {without_password(uri())} did not answer: {text}") from None
 
 
 def _record(run: Any) -> Result | None:

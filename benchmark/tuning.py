@@ -43,13 +43,14 @@ from benchmark.protocol import Axes, Protocol
 from benchmark.registry import Chain, Part, Registry
 from benchmark.remote import require
 from benchmark.store import digest
-from benchmark.tracking import Trials
+from benchmark.tracking import Trials, without_password
 
 _SUFFIX = ".tuning"
 FIRST_SEED = 10_000
 """Tuning seeds count from here; those of protocols are small."""
 DIGITS = 3
 """Significant digits of what is proposed: names stay short, and are read back as they were meant."""
+_OPENINGS = 10
 _STARTUP = 8
 _LOSSES = 3
 """Failed trials in a row that end a study: the defense is broken, not one of its settings."""
@@ -309,13 +310,19 @@ class Tuning:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         if self.url.startswith("sqlite:///"):
             Path(self.url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.study = optuna.create_study(
-                storage=self.url, study_name=self.name, directions=["maximize", "minimize"], load_if_exists=True
-            )
-        except Exception as problem:  # SQLAlchemy and its drivers raise many kinds
-            text = printable(" ".join(str(problem).split()), 300)
-            raise UserError(f"--storage: expected a database that Optuna can use, given {self.url}: {text}") from None
+        for attempt in range(_OPENINGS):
+            try:
+                self.study = optuna.create_study(
+                    storage=self.url, study_name=self.name, directions=["maximize", "minimize"], load_if_exists=True
+                )
+                break
+            except Exception as problem:  # SQLAlchemy and its drivers raise many kinds
+                text = without_password(printable(" ".join(str(problem).split()), 300))
+                if "already exists" in text and attempt + 1 < _OPENINGS:
+                    time.sleep(0.5)  # another command was quicker to make the tables of an empty database
+                    continue
+                given = without_password(self.url)
+                raise UserError(f"--storage: expected a database that Optuna can use, given {given}: {text}") from None
         # A study that goes on must not propose again what it proposed at its start.
         seed = 10_000 * self.seed + len(self.study.trials)
         self.study.sampler = (

@@ -171,6 +171,27 @@ def test_the_same_command_goes_on_and_another_makes_its_own(tmp_path: Path, regi
         made(tmp_path, registry, url="nonsense://x")
 
 
+def test_whoever_comes_second_to_an_empty_database_looks_again(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, asked = optuna.create_study, 0
+
+    def late(**options: Any) -> optuna.Study:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise RuntimeError("Key (version_num)=(v3.2.0.a) already exists. (postgresql://me:secret@host/optuna)")
+        return create(**options)
+
+    monkeypatch.setattr(tuning.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(optuna, "create_study", late)
+    assert made(tmp_path, registry).study.trials and asked == 3
+    monkeypatch.setattr(tuning, "_OPENINGS", 2)
+    asked = 0
+    with pytest.raises(UserError, match=r"already exists.*postgresql://me:\*\*\*@host/optuna"):
+        made(tmp_path, registry)
+
+
 def test_changed_ranges_make_a_study_of_their_own(tmp_path: Path, registry: Registry) -> None:
     """The old study stays as it is: its trials lie in other ranges and are none of the new one's."""
     old = made(tmp_path, registry)
