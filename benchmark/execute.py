@@ -195,7 +195,10 @@ def _hand_out(team: list[_Worker], waiting: dict[str, Job], setting: Setting) ->
 
 
 def _makes(job: Job) -> set[tuple[str, int]]:
-    """What chains of one seed make once for all of them, like DIFFENCE's reconstructions: the second one waits."""
+    """The parts whose store a job fills: what one makes once for all chains of a seed, like DIFFENCE's reconstructions.
+
+    Of two at once the second one waits. An attack's scenario reads what others have made.
+    """
     if job.attack or job.kind == "networks":
         return set()
     return {(part.split("[")[0], job.seed) for part in job.defense.split("+")}

@@ -51,6 +51,7 @@ FIRST_SEED = 10_000
 DIGITS = 3
 """Significant digits of what is proposed: names stay short, and are read back as they were meant."""
 _OPENINGS = 10
+"""Looks at an empty database, half a second apart, while other commands make its tables."""
 _STARTUP = 8
 _LOSSES = 3
 """Failed trials in a row that end a study: the defense is broken, not one of its settings."""
