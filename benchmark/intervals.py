@@ -45,6 +45,8 @@ def _through(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tenso
         return low.relu(), high.relu()
     if kind in _MONOTONE:
         return layer(low), layer(high)
+    if kind.__module__.startswith("timm."):
+        return _through_timm(layer, low, high)
     middle, half = (low + high) / 2, (high - low) / 2
     if isinstance(layer, nn.Linear) and kind is nn.Linear:
         middle, half = layer(middle), functional.linear(half, layer.weight.abs())
@@ -57,11 +59,38 @@ def _through(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tenso
         weight = None if layer.weight is None else layer.weight.abs()
         half = norm(half, torch.zeros_like(layer.running_mean), layer.running_var, weight)
     else:
-        known = ", ".join(
-            t.__name__ for t in (Network, nn.Sequential, nn.Linear, nn.Conv2d, nn.BatchNorm2d, *_MONOTONE)
-        )
-        raise ValueError(f"interval bounds: expected layers of {known}, given {kind.__name__}")
+        raise _unknown(layer)
     return middle - half, middle + half
+
+
+def _through_timm(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """timm's ResNet, whose layers follow each other, and its plain block, whose ends are sums of two ways."""
+    from timm.layers import SelectAdaptivePool2d  # loaded already, for one of its layers is here
+    from timm.models.resnet import BasicBlock, ResNet
+
+    kind = type(layer)
+    if isinstance(layer, SelectAdaptivePool2d) and kind is SelectAdaptivePool2d:
+        return layer(low), layer(high)
+    if isinstance(layer, ResNet) and kind is ResNet:
+        names = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4", "global_pool", "fc")
+        return _in_turn(layer, names, low, high)
+    if isinstance(layer, BasicBlock) and kind is BasicBlock and layer.se is None:
+        short = (low, high) if layer.downsample is None else _through(layer.downsample, low, high)
+        long = _in_turn(layer, ("conv1", "bn1", "drop_block", "act1", "aa", "conv2", "bn2"), low, high)
+        return _through(layer.act2, long[0] + short[0], long[1] + short[1])
+    raise _unknown(layer)
+
+
+def _in_turn(layer: nn.Module, names: tuple[str, ...], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    for name in names:
+        low, high = _through(getattr(layer, name), low, high)
+    return low, high
+
+
+def _unknown(layer: nn.Module) -> ValueError:
+    known = ", ".join(t.__name__ for t in (Network, nn.Sequential, nn.Linear, nn.Conv2d, nn.BatchNorm2d, *_MONOTONE))
+    expected = f"{known} or timm's ResNet of plain blocks"
+    return ValueError(f"interval bounds: expected layers of {expected}, given {type(layer).__name__}")
 
 
 def _shapes(*tensors: Tensor) -> str:

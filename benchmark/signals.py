@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -25,21 +29,25 @@ def best_thresholds(signal: Tensor, y: Tensor, member: Tensor, classes: int) -> 
     member (n,) bool; of equally good thresholds, the largest. A class without members, or without others, gets
     the threshold of all together (Song and Mittal 2021, section 3.2.2; one sort for all classes).
     """
-    order = signal.argsort(descending=True, stable=True)
-    overall = _best_threshold(signal[order], member[order])
-    found = overall.repeat(classes + 1)
-    order = order[y[order].argsort(stable=True)]
-    sizes = y.bincount(minlength=classes).tolist()
-    for c, (s, m) in enumerate(zip(signal[order].split(sizes), member[order].split(sizes), strict=True)):
+    # NumPy sorts five times as fast as torch here, and the sorting is most of the work.
+    values, members, labels = (t.numpy(force=True) for t in (signal, member, y))
+    labels = labels.astype(np.min_scalar_type(classes))  # of few bits are sorted in one pass
+    order = np.argsort(-values)
+    overall = _best_threshold(values[order], members[order])
+    found = np.full(classes + 1, overall, values.dtype)
+    order = order[labels[order].argsort(kind="stable")]
+    ends = np.bincount(labels, minlength=classes).cumsum()[:-1]
+    for c, (s, m) in enumerate(zip(np.split(values[order], ends), np.split(members[order], ends), strict=True)):
         if m.any() and not m.all():
             found[c] = _best_threshold(s, m)
-    return found
+    return torch.from_numpy(found)
 
 
-def _best_threshold(signal: Tensor, member: Tensor) -> Tensor:
-    """The best threshold () of a signal (n,) in descending order, halfway between two of its values."""
-    hits, alarms = member.cumsum(0), (~member).cumsum(0)
-    below = torch.cat([signal[1:], signal[-1:]])
-    gain = hits / hits[-1].double() - alarms / alarms[-1].double()
-    gain[signal == below] = -1  # equal signals cannot be parted; the last row, which parts nothing, is one of them
-    return ((signal + below) / 2)[gain.argmax()]
+def _best_threshold(signal: NDArray[Any], member: NDArray[np.bool_]) -> Any:
+    """The best threshold of a signal (n,) in descending order, halfway between two of its values."""
+    n, hits, below = len(signal), member.cumsum(), np.append(signal[1:], signal[-1:])
+    # hits / members - alarms / others, in whole numbers: ties are exact.
+    gain = hits * n - np.arange(1, n + 1) * hits[-1]
+    gain[signal == below] = -n * n  # equal signals cannot be parted; the last row, which parts nothing, is one of them
+    best = gain.argmax()
+    return (signal[best] + below[best]) / 2
