@@ -247,9 +247,10 @@ def score_trial(spec: str, leakage: str, floor: float) -> Scored:
             result = _run(artifacts, registry.attack(name), chain, seed)
             if result.status == "skipped" or leakage not in result.metrics:
                 continue
-            value = result.metrics[leakage]
-            by_attack.setdefault(name, []).append(max(value, 1 - value) if leakage == "auc" else value)
+            by_attack.setdefault(name, []).append(result.metrics[leakage])
     means = {name: sum(v) / len(v) for name, v in by_attack.items() if len(v) == len(protocol.seeds)}
+    if leakage == "auc":  # the sign is the attack's, not chosen anew for each split: that would add noise to leakage
+        means = {name: max(mean, 1 - mean) for name, mean in means.items()}
     if not means:
         raise RuntimeError(f"no attack gave {leakage}: the split is too small for it, or none applies")
     worst = max(means, key=lambda name: means[name])
