@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -335,6 +335,10 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
         *(answers["target-test"].numpy(), labels["target-test"].numpy()),
         np.random.default_rng(seed_of("bootstrap", seed)),
     )
+    if chain.guards:
+        for side, part in (("members", "target-train"), ("nonmembers", "target-test")):
+            bare = artifacts.answers(replace(chain, guards=()), seed, ("target", 0), part)
+            found[f"left_alone_{side}"] = float((answers[part] == bare).all(1).double().mean())
     found |= js_risk(
         *(answers["target-train"].numpy(), labels["target-train"].numpy()),
         *(answers["target-test"].numpy(), labels["target-test"].numpy()),

@@ -9,6 +9,7 @@ apart by any threshold, so they always move together.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,6 +106,10 @@ def _registry() -> dict[str, Metric]:
                "How far the answer moves (total variation) from a member to its near-duplicate."),
         Metric("near_duplicate_nonmembers", "Near-duplicates of non-members", "none", 0, 1,
                "How far the answer moves (total variation) from a non-member to its near-duplicate."),
+        *(Metric(f"left_alone_{side}", f"Answers left alone, {words}", "none", 0, 1,
+                 f"Share of {words} whose answer the guards leave as the network gave it: DIFFENCE does where no "
+                 "reconstruction keeps the label. A difference between members and non-members leaks.")
+          for side, words in (("members", "members"), ("nonmembers", "non-members"))),
         Metric("members", "Members", "none", 0, math.inf, "Members scored."),
         Metric("nonmembers", "Non-members", "none", 0, math.inf, "Non-members scored."),
         Metric("ms_per_query", "ms per query", "none", 0, math.inf,
@@ -286,3 +291,15 @@ def ece(log_posteriors: ArrayLike, y: ArrayLike, bins: int = 10) -> float:
     bin_of = np.searchsorted(np.arange(1, bins) / bins, confidence, side="left")
     gaps = np.bincount(bin_of, (top == np.asarray(y)) - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(top))
+
+
+def hypervolume(points: Sequence[tuple[float, float]]) -> float:
+    """The area that points (accuracy, leakage) in [0, 1] dominate, out of 1: all is worse than accuracy 1 at leakage 0.
+
+    The reference is accuracy 0 at leakage 1, which every setting beats, so that fronts can be compared.
+    """
+    area, least = 0.0, 1.0
+    for accuracy, leakage in sorted(points, key=lambda p: (-p[0], p[1])):
+        area += accuracy * max(0.0, least - leakage)
+        least = min(least, leakage)
+    return area

@@ -38,6 +38,7 @@ from benchmark.artifacts import Artifacts, training_code
 from benchmark.datasets.splits import indices_digest, split
 from benchmark.errors import UserError, printable
 from benchmark.execute import Setting, tuned_mark
+from benchmark.metrics import hypervolume
 from benchmark.plan import judge_code, make_plan, scenario_key
 from benchmark.protocol import Axes, Protocol
 from benchmark.registry import Chain, Part, Registry
@@ -502,18 +503,6 @@ class Tuning:
         params = {named.get(k, k): v for k, v in trial.params.items()}
         with contextlib.suppress(Exception):  # as above
             log.log(trial.number, params, {re.sub(r"[^\w\-. :/]", "_", k): v for k, v in metrics.items()}, tags)
-
-
-def hypervolume(points: Sequence[tuple[float, float]]) -> float:
-    """The area that points (accuracy, leakage) in [0, 1] dominate, out of 1: all is worse than accuracy 1 at leakage 0.
-
-    The reference is accuracy 0 at leakage 1, which every trial beats, so that studies can be compared.
-    """
-    area, least = 0.0, 1.0
-    for accuracy, leakage in sorted(points, key=lambda p: (-p[0], p[1])):
-        area += accuracy * max(0.0, least - leakage)
-        least = min(least, leakage)
-    return area
 
 
 def start(

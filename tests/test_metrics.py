@@ -17,6 +17,7 @@ from benchmark.metrics import (
     curve,
     decisions,
     ece,
+    hypervolume,
     resolves,
     roc,
     thin_roc,
@@ -290,3 +291,15 @@ def test_an_edge_belongs_to_the_bin_below(edge):
 
 def test_a_certain_and_right_model_is_calibrated():
     assert ece(np.log(np.eye(3) + 1e-300), [0, 1, 2]) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_hypervolume_is_optunas() -> None:
+    from optuna._hypervolume import compute_hypervolume
+
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 40):
+        points = [(float(a), float(b)) for a, b in rng.random((n, 2)).round(1)]
+        theirs = compute_hypervolume(np.array([(-a, b) for a, b in points]), np.array([0.0, 1.0]))
+        assert hypervolume(points) == pytest.approx(theirs)
+    assert hypervolume([]) == 0
+    assert hypervolume([(0.5, 0.25), (0.5, 0.5)]) == pytest.approx(0.5 * 0.75)

@@ -139,6 +139,7 @@ def artifacts(tmp_path_factory):
     return Artifacts(protocol.load("smoke"), Registry(SUBMISSIONS), store, torch.device("cpu"), Isolation("never"))
 
 
+FITTED = "undefended[epochs=30]"
 MEASURED = {"robust_accuracy": "target-test", "robust_train_accuracy": "target-train"}
 
 
@@ -178,6 +179,22 @@ def test_what_is_claimed_is_printed_and_measured(artifacts, defense, claims):
     assert (found.metrics.keys() & {*MEASURED, "certified_accuracy"}) == (
         MEASURED.keys() if "robust" in claims else set()
     )
+
+
+def test_how_often_a_guard_leaves_answers_alone_is_on_its_row(artifacts):
+    """One reconstruction, and what the network says of it: where that is another label, the query is answered itself."""
+    made = "n=1,timestep=400,train_steps=20"
+    found = utility(artifacts, artifacts.chain(f"{FITTED}+diffence[{made}]"), 0).metrics
+    assert not any(
+        name.startswith("left_alone") for name in utility(artifacts, artifacts.chain("undefended"), 0).metrics
+    )
+    for side, part in (("members", "target-train"), ("nonmembers", "target-test")):
+        own, of_reconstruction = (
+            artifacts.answers(artifacts.chain(c), 0, ("target", 0), part).argmax(1)
+            for c in (FITTED, f"{FITTED}+diffence[{made},average=true]")
+        )
+        share = float((own != of_reconstruction).double().mean())
+        assert found[f"left_alone_{side}"] == share and 0.05 < share < 0.95
 
 
 def test_robust_accuracy_is_measured_on_so_many_samples_at_most(artifacts, monkeypatch):

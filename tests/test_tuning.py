@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -20,6 +19,7 @@ from optuna.trial import TrialState
 from benchmark import protocol as protocols
 from benchmark import tuning
 from benchmark.errors import UserError
+from benchmark.metrics import hypervolume
 from benchmark.registry import Registry
 from benchmark.store import Store
 from benchmark.tuning import Tuning, defaults, paper_grid, propose, space, tuning_attacks, tuning_protocol, with_choices
@@ -134,18 +134,6 @@ def test_the_front_is_what_nothing_beats(tmp_path: Path, registry: Registry) -> 
     front = study.front()
     assert {(p.accuracy, p.leakage) for p in front} == set(values) - beaten == {(0.95, 0.9), (0.9, 0.6), (0.8, 0.5)}
     assert [p.accuracy for p in front] == sorted((p.accuracy for p in front), reverse=True)
-
-
-def test_the_hypervolume_is_optunas() -> None:
-    from optuna._hypervolume import compute_hypervolume
-
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 7, 40):
-        points = [(float(a), float(b)) for a, b in rng.random((n, 2)).round(1)]
-        theirs = compute_hypervolume(np.array([(-a, b) for a, b in points]), np.array([0.0, 1.0]))
-        assert tuning.hypervolume(points) == pytest.approx(theirs)
-    assert tuning.hypervolume([]) == 0
-    assert tuning.hypervolume([(0.5, 0.25), (0.5, 0.5)]) == pytest.approx(0.5 * 0.75)
 
 
 def test_a_random_search_and_another_seed_are_studies_of_their_own(tmp_path: Path, registry: Registry) -> None:
@@ -278,7 +266,7 @@ def test_a_study_from_start_to_board(tmp_path: Path) -> None:
         assert {r.data.tags["mlflow.parentRunId"] for r in trials} == {parents[0].info.run_id}
         curve = client.get_metric_history(parents[0].info.run_id, "hypervolume")
         assert sorted(m.step for m in curve) == [1, 2, 3, 4]
-        assert max(m.value for m in curve) == pytest.approx(tuning.hypervolume([tuple(t.values) for t in done]))
+        assert max(m.value for m in curve) == pytest.approx(hypervolume([tuple(t.values) for t in done]))
         assert f"hypervolume of the front: {max(m.value for m in curve):.4f}" in out
         by_number = {int(r.data.tags["leakboard.trial"]): r for r in trials}
         for t in done:
