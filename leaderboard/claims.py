@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from scipy import stats
 
+from benchmark.metrics import hypervolume
 from benchmark.result import Result
 from leaderboard.comparison import Estimate, Floats, estimate, leave_one_out
 
@@ -42,6 +43,9 @@ class Score(_Strict):
     defense: str
     metric: str
     of_several: Literal["best", "worst"] = "best"
+    settings: tuple[str, ...] = ()
+    """More settings of the defense, for a trade-off: the score is then the area that the front of all of them dominates,
+    on test accuracy and the metric (`metrics.hypervolume`)."""
 
 
 class Claim(_Strict):
@@ -131,16 +135,29 @@ def _above(values: Floats, least: float) -> float:
 
 
 def by_entry(results: Iterable[Result]) -> _Table:
-    """Metrics of each attack and defense by seed."""
+    """Metrics and costs of each attack and defense by seed."""
     table: _Table = {}
     for r in results:
         if r.status == "ok":
-            table.setdefault((r.attack, r.defense), {})[r.seed] = r.metrics
+            table.setdefault((r.attack, r.defense), {})[r.seed] = r.metrics | r.cost
     return table
 
 
 def by_seed(table: _Table, score: Score) -> dict[int, float]:
-    """The score by seed, on the seeds that all its attacks have."""
+    """The score by seed, on the seeds that all its attacks and settings have."""
+    if not score.settings:
+        return _of_attacks(table, score)
+    utility = Score(protocol=score.protocol, attacks=("",), defense="", metric="test_accuracy")
+    points: list[tuple[dict[int, float], dict[int, float]]] = []
+    for defense in (score.defense, *score.settings):
+        tested, leaked = (_of_attacks(table, s.model_copy(update={"defense": defense})) for s in (utility, score))
+        points.append((tested, leaked))
+    seeds = sorted(set.intersection(*(set(side) for point in points for side in point)))
+    return {seed: hypervolume([(tested[seed], leaked[seed]) for tested, leaked in points]) for seed in seeds}
+
+
+def _of_attacks(table: _Table, score: Score) -> dict[int, float]:
+    """The best, or the worst, of the attacks on one setting, by seed."""
     rows = [
         {s: m[score.metric] for s, m in table.get((a, score.defense), {}).items() if score.metric in m}
         for a in score.attacks

@@ -96,6 +96,11 @@ def label(metric: str) -> str:
     return METRICS[metric].label if metric in METRICS else COSTS[metric]
 
 
+def is_share(metric: str) -> bool:
+    """Whether it lies in [0, 1], as most do: what counts time has another axis."""
+    return metric in METRICS and METRICS[metric].high <= 1
+
+
 def beside(paper: Paper, results: Callable[[str], Iterable[Result]], sizes: Mapping[str, int | None]) -> pd.DataFrame:
     """One row a number: as printed, in our units, and our mean with its 95 % t-interval over seeds (NaN: not scored).
 

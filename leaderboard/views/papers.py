@@ -137,7 +137,8 @@ def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[s
         st.text("What is not scored needs:")
         st.code("\n".join(f"leakboard run --protocol {p}" for p in missing), language=None, wrap_lines=True)
     table = pd.DataFrame([_claim(f) for f in findings])
-    drawn = table[table.low.notna()]
+    comparable = pd.Series([papers.is_share(f.claim.first.metric) for f in findings], index=table.index, dtype=bool)
+    drawn = table[table.low.notna() & comparable]
     if len(drawn):
         st.text("Differences with 95 % intervals. Blue: the claim holds; orange: it fails; grey: unresolved.")
         side = drawn.verdict.map({"holds": "second", "fails": "first"}).fillna("neither")
@@ -184,6 +185,6 @@ def _claim(found: claims.Finding) -> dict[str, object]:
         "difference": difference.mean,
         "low": difference.low,
         "high": difference.high,
-        "metric": papers.label(claim.first.metric),
+        "metric": ("Front of accuracy and " if claim.first.settings else "") + papers.label(claim.first.metric),
         "note": "" if found.verdict in ("holds", "not scored") else claim.note,
     }

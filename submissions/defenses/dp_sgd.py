@@ -48,7 +48,7 @@ class DPSGD(Defense):
         """
 
         noise_multiplier: Annotated[
-            float | None, Field(gt=0), Search(0.1, 4, log=True, grid=(0.0001, 0.001, 0.01, 0.1, 1))
+            float | None, Field(gt=0), Search(0.001, 4, log=True, grid=(0.0001, 0.001, 0.01, 0.1, 1))
         ] = None
         target_epsilon: Annotated[float | None, Field(gt=0)] = None
         max_grad_norm: Annotated[float, Field(gt=0), Search(0.1, 10, log=True)] = 1.0

@@ -98,6 +98,38 @@ def test_the_best_of_several_is_chosen_on_other_seeds() -> None:
     assert worst is not None and worst.mean == pytest.approx((0.9 + 0.9 + 0.6) / 3)
 
 
+def served(defense: str, seed: int, attack: str, value: float) -> Result:
+    metric = "auc" if attack else "test_accuracy"
+    found = record(attack, seed, value, metric=metric).model_copy(update={"defense": defense})
+    return found.model_copy(update={"cost": {"train_seconds": 60 * value}})
+
+
+def test_a_front_counts_all_settings() -> None:
+    """By hand: (.8, .6) and (.6, .5) dominate .8 * .4 + .6 * .1 on each seed; the third setting adds nothing."""
+    worth = {"s": (0.8, 0.6), "s[e=2]": (0.6, 0.5), "s[e=3]": (0.5, 0.7), "t": (0.9, 0.6)}
+    rows = [
+        served(d, seed, attack, value)
+        for d, (accuracy, leaked) in worth.items()
+        for seed in range(3)
+        for attack, value in (("", accuracy), ("a", leaked), ("b", 0.5))
+    ]
+    several, alone = score("a", "b"), score("a", "b")
+    several = several.model_copy(update={"defense": "s", "settings": ("s[e=2]", "s[e=3]")})
+    alone = alone.model_copy(update={"defense": "t"})
+    found = check([claim("above", 0.0, several, alone)], lambda name: rows)[0]
+    assert found.first is not None and found.first.mean == pytest.approx(0.8 * 0.4 + 0.6 * 0.1)
+    assert found.second is not None and found.second.mean == pytest.approx(0.6), "of one setting, its attack's value"
+    lacking = several.model_copy(update={"settings": ("s[e=2]", "s[e=4]")})
+    assert check([claim("above", 0.0, lacking, alone)], lambda name: rows)[0].verdict == "not scored"
+
+
+def test_claims_may_be_about_costs() -> None:
+    rows = [served(d, seed, "", value + seed / 100) for d, value in (("s", 0.5), ("t", 0.1)) for seed in range(3)]
+    sides = [Score(protocol="p", attacks=("",), defense=d, metric="train_seconds") for d in ("s", "t")]
+    found = check([claim("above", 20.0, *sides)], lambda name: rows)[0]
+    assert found.verdict == "holds" and found.difference is not None and found.difference.mean == pytest.approx(24)
+
+
 def test_what_is_not_scored_is_named() -> None:
     some = [claim("above", 0.0), claim("above", 0.0, second=score("z", name="q")).model_copy(update={"id": "Y"})]
     found = check(some, lambda name: records(SURE) if name == "p" else [record("z", 0, 0.5, "q", status="failed")])
@@ -117,10 +149,11 @@ def test_every_claim_is_about_what_its_protocol_scores(one: Claim) -> None:
         loaded = protocol.load(s.protocol)
         required = {registry.attack(a).name for a in loaded.attacks}
         if s.attacks == ("",):  # the utility of a target
-            assert s.metric in ("test_accuracy", "ece")
+            assert s.metric in ("test_accuracy", "ece", "train_seconds", "ms_per_query_alone")
         else:
             assert {registry.attack(a).name for a in s.attacks} == set(s.attacks) <= required
-        assert s.defense in loaded.defenses and registry.chain(s.defense, loaded.baseline).name == s.defense
+        for defense in (s.defense, *s.settings):
+            assert defense in loaded.defenses and registry.chain(defense, loaded.baseline).name == defense
 
 
 def test_every_claim_has_an_id_of_its_own() -> None:
