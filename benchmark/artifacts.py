@@ -10,7 +10,6 @@ import hmac
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from benchmark import architectures
 from benchmark.access import Answers, GuardedTarget, check_log_posteriors, raw
 from benchmark.api import Bank, Claims, Context, Predict, Samples
 from benchmark.population import Population, digest_of, populate, seed_of
-from benchmark.protocol import BankSizes, Protocol, Recipe
+from benchmark.protocol import BankSizes, Protocol, Recipe, World
 from benchmark.registry import Chain, Part, Registry, code_digest
 from benchmark.remote import Builder, Isolation, RemoteAttacker, Setup
 from benchmark.store import Store, digest, tensor_digest
@@ -30,7 +29,6 @@ from benchmark.training import TrainingTask
 _TOGETHER = (("target-train", "target-test"), ("shadow-train", "shadow-test"))
 """Parts that a target is asked in one shuffle: a guard that counts its calls must not learn who was trained on."""
 
-World = Literal["target", "shadow"]
 Model = tuple[str, int]
 """Role (target, shadow, online, offline, evaluator) and number."""
 
@@ -53,6 +51,11 @@ def training_code() -> str:
 def world_of(role: str) -> World:
     """Banks belong to the adversary: they live behind the shadow world's secrets (RULES 3)."""
     return "target" if role == "target" else "shadow"
+
+
+def prepared_in(chain: Chain, role: str) -> World:
+    """The world whose guard states a network of this role is served behind; its noise is that of `world_of`."""
+    return "target" if role == "target" else chain.prepared
 
 
 def data_of(role: str) -> World:
@@ -261,7 +264,7 @@ class Artifacts:
     ) -> Predict:
         """The model behind the first `guards` guards (default all); with `stored` false, none remembers anything."""
         guarded = chain.guards[:guards]
-        at_hand = (chain.training.name, tuple(g.name for g in guarded), seed, model, stored)
+        at_hand = (chain.training.name, tuple(g.name for g in guarded), chain.prepared, seed, model, stored)
         if at_hand in self._predictors:
             return self._predictors[at_hand]
         classes = self.population(seed).data.classes
@@ -269,7 +272,7 @@ class Artifacts:
         predict = _checked(first, classes, chain.training.name)
         world = world_of(model[0])
         for i, part in enumerate(guarded):
-            state = self.guard_state(chain, i, seed, world)
+            state = self.guard_state(chain, i, seed, prepared_in(chain, model[0]))
             context = self._context(part, state, seed, world)
             if not stored:
                 context = replace(context, remember=lambda name, x, make: make())
@@ -361,7 +364,7 @@ class Artifacts:
         """What identifies a model behind its guards."""
         group = self.group_of(chain.training, model)
         networks = self.networks_key(chain.training, seed, group)
-        guards = [self.guard_key(chain, i, seed, world_of(model[0])) for i in range(len(chain.guards))]
+        guards = [self.guard_key(chain, i, seed, prepared_in(chain, model[0])) for i in range(len(chain.guards))]
         return [networks, group.index(model), guards, self.stamp(seed, world_of(model[0])) if guards else ""]
 
     def known_answers(self, chain: Chain, seed: int, model: Model, parts: list[str]) -> Answers:

@@ -324,10 +324,10 @@ def _prepare(artifacts: Artifacts, job: Job) -> None:
         i, world = job.detail
         artifacts.guard_state(chain, i, job.seed, world)  # type: ignore[arg-type]
     else:
-        parts, *models = job.detail
+        world, parts, *models = job.detail
         for model in models:
             for part in parts:  # type: ignore[attr-defined]
-                artifacts.answers(chain, job.seed, model, part)  # type: ignore[arg-type]
+                artifacts.answers(replace(chain, prepared=world), job.seed, model, part)  # type: ignore[arg-type]
 
 
 def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
@@ -361,13 +361,14 @@ def tuned_mark(store: Path, protocol: str, defense: str) -> Path:
 def _result(setting: Setting, registry: Registry, job: Job, status: Status, reason: str, **fields: Any) -> Result:
     protocol = setting.protocol
     isolation = Isolation(setting.isolation)
-    entry = registry.attack(job.attack).entry if job.attack else None
+    attack = registry.attack(job.attack) if job.attack else None
+    entry = attack.entry if attack else None
     chain = registry.chain(job.defense, protocol.baseline)
     provenance = fields.pop("provenance", {}) | environment(setting.device)
     provenance |= {"defense_source": "+".join(p.entry.source[:12] for p in chain.parts)}
     if entry:
         provenance["attack_source"] = entry.source[:12]
-    parts = [*((registry.attack(job.attack),) if job.attack else ()), *chain.parts]
+    parts = [*((attack,) if attack else ()), *chain.parts]
     places: list[Where] = ["trusted", "reviewed", "bubblewrap"]
     nulls = [p.entry.card.null for p in chain.parts if p.entry.card]
     with contextlib.suppress(OSError):  # RULES 27
@@ -386,7 +387,7 @@ def _result(setting: Setting, registry: Registry, job: Job, status: Status, reas
         status=status,
         reason=printable(reason),
         access=entry.access if entry else "",
-        knowledge="+".join(sorted(entry.needs)) or "none" if entry else "",
+        knowledge=attack.knowledge if attack else "",
         null_row=fields.pop("null_row", bool(entry.card and entry.card.null) if entry else any(nulls)),
         provenance=provenance,
         isolation=min((isolation.where(p.entry) for p in parts), key=places.index),

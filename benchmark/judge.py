@@ -23,12 +23,14 @@ from benchmark.errors import Fault, printable
 from benchmark.lookup import IMAGES, LookupGap, lookup_gap
 from benchmark.metrics import Floats
 from benchmark.population import seed_of
+from benchmark.protocol import OWN_GUARDS
 from benchmark.registry import Chain, Part
 from benchmark.result import Picture
 from benchmark.risk import js_risk
 from benchmark.uncertainty import bank_auc, epsilon_lower_bound, membership_report
 
 OUT_OF_MODEL = "a guard is outside the threat model: the attack reads the raw network"
+NO_STATE = "not applicable: no guard here holds anything of the target's world, so that the attack is its default"
 
 
 _AGAIN, _MOVED, _WAVER = 256, 1e-3, 0.05
@@ -74,11 +76,16 @@ class Scenario:
     chain: Chain
     seed: int
 
+    def __post_init__(self) -> None:
+        self.chain = self.chain.facing(self.attack)
+
     def score(self) -> Outcome:
         """Run and judge. Raises Skip; whatever the submission raises passes through."""
         entry = self.attack.entry
         if self.chain.guards and (entry.access == "white-box" or entry.task in ("inversion", "attribute")):
             raise Skip(OUT_OF_MODEL)
+        if self.attack.adversary.guards == "target" and not self._states():
+            raise Skip(NO_STATE)
         self._open()
         if entry.access == "white-box" and self._judges(("target", 0)) is None:
             raise Skip("only the defense's own code can build this network")
@@ -99,6 +106,11 @@ class Scenario:
         return outcome
 
     # --- What the attack is given ---
+
+    def _states(self) -> bool:
+        """Whether a guard holds anything that was made in the target's world."""
+        guards = range(len(self.chain.guards))
+        return any(self.artifacts.guard_state(self.chain, i, self.seed, "target") for i in guards)
 
     def _open(self) -> None:
         self.population = self.artifacts.population(self.seed)
@@ -140,7 +152,8 @@ class Scenario:
         return Knowledge(
             classes=classes,
             shape=shape,
-            seed=seed_of("attack", self.seed, self.attack.name, self.chain.name),
+            # Both variants of RULES 3 draw alike: what they differ by is what the target's guards tell.
+            seed=seed_of("attack", self.seed, replace(self.attack, adversary=OWN_GUARDS).name, self.chain.name),
             device=self.artifacts.device,
             simple=self.population.data.simple,
             shadow=self._shadow() if membership and "shadow" in needs else None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from benchmark.artifacts import Artifacts, Model, training_code, world_of
+from benchmark.artifacts import Artifacts, Model, prepared_in, training_code
 from benchmark.registry import Chain, Part, code_digest
 from benchmark.store import digest
 
@@ -76,7 +76,8 @@ def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], se
                 if artifacts.store.result(key) is not None:
                     plan.done.append(key)
                     continue
-                needs = frozenset(_answers(plan, artifacts, attack, chain, seed, models))
+                faced = chain.facing(attack) if attack else chain
+                needs = frozenset(_answers(plan, artifacts, attack, faced, seed, models))
                 job = Job(key, "scenario", chain.name, seed, attack.name if attack else "", needs=needs)
                 plan.jobs[key] = job
     return plan
@@ -135,10 +136,11 @@ def _answers(
         if attack and attack.entry.task == "stealing":
             parts = (*parts, "shadow-train")
         guards = [g for i in range(len(chain.guards)) if (g := _guard(plan, artifacts, chain, i, seed, role))]
-        id = digest("job", "answers", chain.name, seed, role, parts)
+        world = prepared_in(chain, role)
+        id = digest("job", "answers", chain.name, seed, role, parts, world)
         needs = frozenset(filter(None, [*networks, *guards]))
         if id not in plan.jobs:
-            plan.jobs[id] = Job(id, "answers", chain.name, seed, detail=(parts, *mine), needs=needs)
+            plan.jobs[id] = Job(id, "answers", chain.name, seed, detail=(world, parts, *mine), needs=needs)
         yield id
 
 
@@ -157,7 +159,7 @@ def _networks(plan: Plan, artifacts: Artifacts, training: Part, chain: Chain, se
 
 
 def _guard(plan: Plan, artifacts: Artifacts, chain: Chain, i: int, seed: int, role: str) -> str:
-    world = world_of(role)
+    world = prepared_in(chain, role)
     key = artifacts.guard_key(chain, i, seed, world)
     if artifacts.store.has("guard", key):
         return ""

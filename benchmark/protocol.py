@@ -30,6 +30,9 @@ class Split(_Strict):
     digests: dict[int, str]
 
 
+World = Literal["target", "shadow"]
+"""The defender's world, and the adversary's."""
+
 Augmentation = Literal["none", "simple", "randaug"]
 """`simple` is a crop after padding and a flip, by data set; `randaug` is RandAugment with N = 2, M = 10."""
 
@@ -48,6 +51,21 @@ class Axes(_Strict):
 
 
 UNCHANGED = Axes()
+
+
+class AttackAxes(_Strict):
+    """What an entry may change of what its adversary holds; it combines with every attack that it makes stronger."""
+
+    guards: World = "shadow"
+    """In which world the guards before the adversary's own models are prepared; their noise key is always the shadow
+    world's (RULES 3)."""
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        return self.model_dump(exclude_defaults=True)
+
+
+OWN_GUARDS = AttackAxes()
 
 
 class Recipe(_Strict):

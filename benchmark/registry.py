@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, create_model
 
 from benchmark.api import Card, Hyper, Search
 from benchmark.errors import UserError, printable, suggest
-from benchmark.protocol import UNCHANGED, Axes
+from benchmark.protocol import OWN_GUARDS, UNCHANGED, AttackAxes, Axes, World
 
 TASKS = {
     "Attack": "membership",
@@ -80,6 +80,12 @@ class Entry:
         """Whether this very file is listed as reviewed, so that it may run in the judge's process."""
         return _reviewed().get(f"{self.kind}s/{self.id}") == hashlib.sha256(self.text.encode()).hexdigest()
 
+    @property
+    def asks_own_models(self) -> bool:
+        """Whether it is an attack that is given answers of the adversary's own models behind their guards."""
+        own = {"shadow", "bank-online", "bank-offline"}
+        return self.task == "membership" and self.access != "white-box" and bool(self.needs & own)
+
     def load(self) -> type:
         """Run the file in this process and return its one class."""
         name = f"submissions.{self.kind}s.{self.id}"
@@ -109,25 +115,36 @@ def review(entries: list[Entry]) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """An entry with its hyperparameters, and what a training defense changes of the recipe."""
+    """An entry with its hyperparameters, and what a training defense changes of the recipe, an attack of its adversary."""
 
     entry: Entry
     params: Hyper
     axes: Axes = UNCHANGED
+    adversary: AttackAxes = OWN_GUARDS
 
     @property
     def name(self) -> str:
         """Canonical: only what differs from the defaults, in the order of the declaration."""
         chosen = {k: v for k, v in self.params.model_dump().items() if v != self.entry.params.model_fields[k].default}
-        chosen |= self.axes.chosen
+        chosen |= self._changed
         inside = ",".join(f"{k}={_text(v)}" for k, v in chosen.items())
         return f"{self.entry.id}[{inside}]" if inside else self.entry.id
 
     @property
     def key(self) -> dict[str, Any]:
         """What identifies it in the store."""
-        axes = {"axes": self.axes.chosen} if self.axes.chosen else {}
+        axes = {"axes": self._changed} if self._changed else {}
         return {"id": self.entry.id, "source": self.entry.source, "params": self.params.model_dump(mode="json")} | axes
+
+    @property
+    def knowledge(self) -> str:
+        """What an attack knows besides the target: none, or its needs, and guards where it holds the target's own."""
+        extra = ["guards"] if self.adversary.guards == "target" else []
+        return "+".join([*sorted(self.entry.needs), *extra]) or "none"
+
+    @property
+    def _changed(self) -> dict[str, Any]:
+        return self.axes.chosen | self.adversary.chosen
 
     def create(self) -> Any:
         """An instance of the file's own class, with its own `Params`."""
@@ -142,6 +159,12 @@ class Chain:
     name: str
     training: Part
     guards: tuple[Part, ...] = ()
+    prepared: World = "shadow"
+    """In which world the guards before the adversary's own models are prepared (`facing`)."""
+
+    def facing(self, attack: Part) -> Chain:
+        """This defense with the adversary's own models behind the guards that this attack holds (RULES 3)."""
+        return replace(self, prepared=attack.adversary.guards) if self.guards else self
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -216,16 +239,25 @@ class Registry:
     def _part(self, kind: str, id: str, given: dict[str, Any]) -> Part:
         entry = self.entry(kind, id)
         axes = tuple(Axes.model_fields) if "training" in entry.stages else ()
-        known = (*entry.params.model_fields, *axes)
+        own = tuple(AttackAxes.model_fields) if entry.asks_own_models else ()
+        known = (*entry.params.model_fields, *axes, *own)
         unknown = [k for k in given if k not in known]
         if unknown:
+            if unknown[0] in AttackAxes.model_fields and kind == "attack":
+                needs = " and ".join(sorted(entry.needs)) or "nothing"
+                raise UserError(
+                    f"{id}: {unknown[0]}: expected a membership attack by labels or posteriors that needs shadow or a bank, "
+                    f"given {entry.task} by {entry.access} access that needs {needs}; leave {unknown[0]} out"
+                )
             hint = suggest(unknown[0], known)
             if unknown[0] in Axes.model_fields and kind == "defense":
                 hint = "; the recipe belongs to the training defense, such as undefended"
             raise UserError(f"{id}: unknown hyperparameter {unknown[0]!r}{hint}")
         try:
             changes = Axes(**{k: v for k, v in given.items() if k in axes})
-            return Part(entry, entry.params(**{k: v for k, v in given.items() if k not in axes}), changes)
+            adversary = AttackAxes(**{k: v for k, v in given.items() if k in own})
+            params = entry.params(**{k: v for k, v in given.items() if k not in (*axes, *own)})
+            return Part(entry, params, changes, adversary)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(p) for p in first["loc"])
@@ -280,7 +312,7 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     params: type[Hyper] = Hyper
     for node in cls.body:
         if isinstance(node, ast.ClassDef) and node.name == "Params":
-            params = _params(node, path, tuple(Axes.model_fields) if kind == "defense" else ())
+            params = _params(node, path, tuple((Axes if kind == "defense" else AttackAxes).model_fields))
         name, value = _assignment(node)
         if name in ("card", "access", "needs", "calibrate", "stages", "data_independent", "uses") and value is not None:
             values[name] = _literal(value, path)

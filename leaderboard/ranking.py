@@ -110,6 +110,29 @@ def scenarios(results: Iterable[Result]) -> pd.DataFrame:
     return frame
 
 
+def with_defaults(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame, with an attack's default in place of its variant `guards=target` where that was skipped.
+
+    A variant is skipped on a target whose guards hold nothing of its world: there it is the default, whose row it has
+    then (RULES 3, 12). Where the default was not scored either, nothing changes.
+    """
+    variants = {a: d for a in frame.attack.unique() if (d := _default(a)) != a}
+    if not variants:
+        return frame
+    rows = list(zip(frame.attack, frame.task, frame.defense, frame.seed, strict=True))
+    scored = {rows[i]: i for i in np.flatnonzero((frame.status == "ok") & frame.attack.isin(list(variants.values())))}
+    order = np.arange(len(frame))
+    for i in np.flatnonzero((frame.status == "skipped") & frame.attack.isin(list(variants))):
+        attack, *where = rows[i]
+        order[i] = scored.get((variants[attack], *where), i)
+    return frame.iloc[order].set_axis(frame.index).assign(attack=frame.attack, track=frame.track)
+
+
+def _default(attack: str) -> str:
+    """An attack's name without `guards=target`, which is the last of what a canonical name holds in brackets."""
+    return attack.replace("[guards=target]", "").replace(",guards=target]", "]")
+
+
 def _needed(metric: str) -> int:
     """Samples without which a rate is not shown (RULES 15); ten times as many, and it may be ranked."""
     found = re.match(r"t[pn]r_at_f[pn]r_([\d.]+)", metric)
@@ -208,8 +231,9 @@ def defense_table(
     A defense is ranked if every required scenario is ok or skipped and it keeps its utility. The pool is
     every membership attack, null rows apart, that is ok on each ranked defense and seed (RULES 12). Rows
     that are trusted less than `least` count for nothing: not for a rank, the pool, the floor or the metric.
+    A variant that was skipped for being its default has the default's rows (`with_defaults`).
     """
-    frame = results if isinstance(results, pd.DataFrame) else scenarios(results)
+    frame = with_defaults(results if isinstance(results, pd.DataFrame) else scenarios(results))
     counted = _counted(frame, least)
     metric = rank_metric(counted, board)
     utility, membership = (frame[frame.task == task] for task in ("utility", "membership"))
@@ -223,7 +247,8 @@ def defense_table(
     for d, accuracy in zip(defenses, kept.test_accuracy, strict=True):
         reasons[d] = reasons[d] or lookups.get(d, "") or _collapsed(accuracy, floor, board.baseline)
     ranked = [d for d in defenses if not reasons[d]]
-    attacks = sorted(membership.attack[~membership.null_row.astype(bool)].unique())
+    named = membership.attack[~membership.null_row.astype(bool)].unique()
+    attacks = sorted(named, key=lambda a: (_default(a), a != _default(a)))  # of equals the first decides: the default
     ran = np.isfinite(_Grid(counted[counted.task == "membership"], ranked, attacks, board.seeds).values(AUC))
     pool = [a for i, a in enumerate(attacks) if ranked and ran[:, i].all()]
     if not pool:
@@ -392,10 +417,10 @@ def attack_table(
     """One row an attack of a task, by track, ranked ones first; `attrs` holds the ranking `metric`.
 
     A metric is averaged over the required defenses, then over seeds. Targets on which an attack was
-    skipped don't count; two attacks are compared on the targets that both have. An attack with required
+    skipped don't count, but those on which a variant is its default (`with_defaults`); two attacks are compared on the targets that both have. An attack with required
     rows that are trusted less than `least` is not ranked.
     """
-    frame = results if isinstance(results, pd.DataFrame) else scenarios(results)
+    frame = with_defaults(results if isinstance(results, pd.DataFrame) else scenarios(results))
     metric = rank_metric(_counted(frame, least), board) if task == "membership" else TASK_METRICS[task][0]
     defenses = list(dict.fromkeys(board.required_defenses))
     frame = frame[(frame.task == task) & frame.defense.isin(defenses) & frame.seed.isin(board.seeds)]

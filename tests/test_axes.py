@@ -1,7 +1,12 @@
-"""The axes of a protocol beyond data, network and recipe: canaries, another adversary, fewer candidates for labels."""
+"""The axes of a protocol beyond data, network and recipe: canaries, another adversary, fewer candidates for labels.
+
+And what an attack changes of its adversary: whose guards stand before the models that he trains.
+"""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +15,15 @@ import pytest
 import torch
 import yaml
 
-from benchmark import datasets, protocol, runs
+from benchmark import datasets, execute, protocol, runs
+from benchmark.api import Context
 from benchmark.artifacts import Artifacts
 from benchmark.errors import UserError
-from benchmark.judge import Outcome, Scenario
-from benchmark.protocol import Adversary, Canaries, Protocol
+from benchmark.judge import Outcome, Scenario, Skip
+from benchmark.plan import make_plan, scenario_key
+from benchmark.protocol import Adversary, Canaries, Protocol, World
 from benchmark.registry import Registry
+from benchmark.remote import Isolation
 from benchmark.store import Store
 from tests.conftest import SUBMISSIONS
 
@@ -151,6 +159,137 @@ def test_attacks_that_see_labels_are_scored_on_fewer(plain: Artifacts, tmp_path:
     assert few.metrics["members"] == few.metrics["nonmembers"] == 10
     assert few.cost["queries"] < all_.cost["queries"]
     assert outcome(fewer, "loss").metrics == outcome(plain, "loss").metrics, "who sees posteriors is scored on all"
+
+
+# --- Whose guards the adversary holds -----------------------------------------------------------------
+
+MARKED = """
+import torch
+from benchmark.api import Card, Defense
+
+
+class Marked(Defense):
+    card = Card(title="Marked", authors=("nobody",), reference="none", year=None)
+    stages = ("post-inference",)
+
+    def prepare(self, predict, task):
+        return {"mark": MARK}
+
+    def guard(self, predict, state, context):
+        def answer(x):
+            p = predict(x).exp() / 2
+            p[:, 0] += state["mark"] / 4
+            p[:, 1] += context.uniform("mark", x, 1)[:, 0] / 4
+            return (p / p.sum(1, keepdim=True)).log()
+
+        return answer
+"""
+"""A guard whose answers give away its state and its noise."""
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    """With two guards of the tests: `marked` holds the mean pixel of its world's training set, `alike` a constant."""
+    root = tmp_path_factory.mktemp("guarded")
+    shutil.copytree(SUBMISSIONS, root / "submissions", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, mark in (("marked", "task.train.x.mean().double()"), ("alike", "torch.tensor(0.5, dtype=torch.float64)")):
+        (root / "submissions" / "defenses" / f"{name}.py").write_text(MARKED.replace("MARK", mark))
+    registry, store = Registry(root / "submissions"), Store(root / "store")
+    return Artifacts(SMOKE, registry, store, torch.device("cpu"), Isolation("never"))
+
+
+@pytest.mark.parametrize("world", ["target", "shadow"])
+@pytest.mark.parametrize("role", ["shadow", "online", "offline", "target"])
+def test_models_answer_behind_the_state_of_one_world_and_their_own_noise(
+    guarded: Artifacts, role: str, world: World
+) -> None:
+    chain, model = replace(guarded.chain("marked"), prepared=world), (role, 0)
+    part = {"shadow": "shadow-test", "target": "target-test"}.get(role, "candidates")
+    x = guarded.part(0, part).x
+    prepared = "target" if role == "target" else world
+    keyed = "target" if role == "target" else "shadow"
+    context = Context(guarded._noise_key(0, keyed), guarded.device, lambda name, x, make: make())
+    p = guarded.served(chain.training, 0, model)(x).exp() / 2
+    p[:, 0] += guarded.part(0, f"{prepared}-train").x.mean().double() / 4
+    p[:, 1] += context.uniform("mark", x, 1)[:, 0] / 4
+    expected = p / p.sum(1, keepdim=True)
+    for answers in (guarded.answers(chain, 0, model, part), guarded.predictor(chain, 0, model)(x)):
+        torch.testing.assert_close(answers.exp(), expected, rtol=0, atol=1e-6)
+    states = [guarded.guard_state(chain, 0, 0, w)["mark"] for w in ("target", "shadow")]
+    assert abs(states[0] - states[1]) > 1e-4, "else nothing was shown"
+
+
+def test_what_depends_on_the_states_has_a_key_of_its_own_and_nothing_else(guarded: Artifacts) -> None:
+    def keys(spec: str, role: str) -> list[object]:
+        chain = guarded.chain(spec)
+        return [guarded._answering(replace(chain, prepared=w), 0, (role, 0)) for w in ("shadow", "target")]
+
+    for role in ("shadow", "online", "offline"):
+        own, other = keys("memguard", role)
+        assert own != other
+        own, other = keys("undefended", role)
+        assert own == other
+    own, other = keys("memguard", "target")
+    assert own == other, "the target is the same target to every adversary"
+    chain = guarded.chain("memguard")
+    named = [guarded.registry.attack(f"nn_sorted{g}") for g in ("", "[guards=shadow]", "[guards=target]")]
+    found = [scenario_key(guarded, part, chain, 0) for part in named]
+    assert found[0] == found[1] != found[2]
+
+
+ADAPTIVE = [
+    "nn_sorted[epochs=5{}]",
+    "metric_ment{}",
+    "lira{}",
+    "lira_offline{}",
+    "rmia_offline{}",
+    "label_only_noise{}",
+]
+
+
+def variants(attack: str) -> tuple[str, str]:
+    """An attack with the adversary's own guards, and with the target's."""
+    given = ",guards=target" if "[" in attack else "[guards=target]"
+    return attack.format(""), attack.format(given)
+
+
+@pytest.mark.parametrize("attack", ADAPTIVE)
+def test_equal_states_make_equal_adversaries(guarded: Artifacts, attack: str) -> None:
+    """To the last digit, the draws of neural attacks included."""
+    own, other = (vars(outcome(guarded, spec, "alike")) for spec in variants(attack))
+    assert {**own, "cost": 0} == {**other, "cost": 0}
+
+
+@pytest.mark.parametrize("attack", ["nn_sorted[epochs=5{}]", "lira{}"])
+def test_other_states_make_another_adversary(guarded: Artifacts, attack: str) -> None:
+    own, other = (outcome(guarded, spec, "marked") for spec in variants(attack))
+    assert own.histogram != other.histogram
+
+
+@pytest.mark.parametrize("chain", ["undefended", "label_smoothing", "label_smoothing+rounding", "temperature+top_k"])
+def test_where_no_guard_holds_anything_the_variant_does_not_apply(guarded: Artifacts, chain: str) -> None:
+    with pytest.raises(Skip, match="not applicable: no guard here holds anything of the target's world"):
+        outcome(guarded, "nn_sorted[guards=target]", chain)
+
+
+@pytest.mark.parametrize("attack", ["nn_sorted[epochs=5,guards=target]", "rmia_offline[guards=target]"])
+def test_all_that_a_scenario_reads_was_made_by_the_jobs_that_it_waits_for(
+    guarded: Artifacts, attack: str, tmp_path: Path
+) -> None:
+    artifacts = Artifacts(SMOKE, guarded.registry, Store(tmp_path), guarded.device, Isolation("never"))
+    chain, part = artifacts.chain("temperature+memguard"), artifacts.registry.attack(attack)
+    plan = make_plan(artifacts, [artifacts.registry.attack("nn_sorted[epochs=5]"), part], [chain], [0])
+    scenario = next(job for job in plan.jobs.values() if job.attack == part.name)
+
+    def wait_for(ids: frozenset[str]) -> None:
+        for id in ids:
+            wait_for(plan.jobs[id].needs)
+            execute._prepare(artifacts, plan.jobs[id])
+
+    wait_for(scenario.needs)
+    artifacts.store.made.clear()
+    Scenario(artifacts, part, chain, 0).score()
+    assert not artifacts.store.made
 
 
 # --- What a protocol measures -----------------------------------------------------------------------

@@ -67,12 +67,14 @@ def test_what_is_read_from_the_syntax_tree_is_what_python_sees(
         ("nn_sorted[learning_rate=0.001,epochs=7]", "nn_sorted[epochs=7,learning_rate=0.001]"),
         ("nn_sorted[learning_rate=1e-3]", "nn_sorted[learning_rate=0.001]"),
         ("attribute_mlp[ embedding = untrained ]", "attribute_mlp[embedding=untrained]"),
+        ("nn_sorted[guards=shadow]", "nn_sorted"),
+        ("nn_sorted[guards=target,epochs=7]", "nn_sorted[epochs=7,guards=target]"),
     ],
 )
 def test_one_name_for_one_choice(shipped: Registry, spec: str, name: str) -> None:
     part = shipped.attack(spec)
     assert part.name == name
-    assert shipped.attack(part.name).params == part.params
+    assert shipped.attack(part.name) == part
 
 
 @given(
@@ -184,6 +186,19 @@ def test_an_impossible_cascade_is_one_line(shipped: Registry, spec: str, message
         ("nn_sorted[epochs=x]", "nn_sorted: hyperparameter epochs: Input should be a valid integer"),
         ("nn_sorted[learning_rate=.nan]", "nn_sorted: hyperparameter learning_rate"),
         ("attribute_mlp[embedding=trained]", "Input should be 'target' or 'untrained', given 'trained'"),
+        (
+            "nn_sorted[guards=nobody]",
+            "nn_sorted: hyperparameter guards: Input should be 'target' or 'shadow', given 'nobody'",
+        ),
+        ("nn_sorted[guard=target]", "nn_sorted: unknown hyperparameter 'guard'; did you mean 'guards'?"),
+        (
+            "loss[guards=target]",
+            "loss: guards: expected a membership attack by labels or posteriors that needs shadow or a bank, "
+            "given membership by posterior access that needs nothing; leave guards out",
+        ),
+        ("ml_doctor_partial[guards=target]", "that needs partial; leave guards out"),
+        ("ml_doctor_white_box_shadow[guards=shadow]", "given membership by white-box access that needs shadow; leave"),
+        ("steal_mse[guards=target]", "given stealing by posterior access that needs shadow; leave guards out"),
         ("nn_sorted[epochs]", "expected parameter=value in brackets, given 'epochs'"),
         ("nn_sorted[epochs=1.2.3]", "expected a number, given '1.2.3'"),
         ("nn_sorted[epochs={]", "'nn_sorted[epochs={]'"),
@@ -196,6 +211,16 @@ def test_a_wrong_name_says_what_was_expected(shipped: Registry, spec: str, messa
         shipped.attack(spec)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_adversary_with_the_targets_guards_is_another_one(shipped: Registry) -> None:
+    own, other = shipped.attack("rmia_offline"), shipped.attack("rmia_offline[guards=target]")
+    assert (own.knowledge, other.knowledge) == ("bank-offline+shadow", "bank-offline+shadow+guards")
+    assert shipped.attack("loss").knowledge == "none"
+    assert "axes" not in own.key and other.key == own.key | {"axes": {"guards": "target"}}, "old keys stay as they were"
+    guarded, bare = (shipped.chain(spec, "undefended") for spec in ("memguard", "undefended"))
+    assert guarded.facing(own) == guarded and guarded.facing(other).prepared == "target"
+    assert bare.facing(other) == bare, "without a guard there is nothing to prepare"
 
 
 CARD = 'card = Card(title="NAME", authors=("you",), reference="unpublished", year=None)'
@@ -224,6 +249,7 @@ BROKEN = {
     "card_argument": (changed("year=None", "when=1"), "Card: "),
     "not_a_card": (changed(CARD, 'card = "me"'), "card: expected Card(...), given str"),
     "default_out_of_range": (changed("log=True)] = 1.0", "log=True)] = -1.0"), "Params: "),
+    "name_taken": (changed("power: Annotated", "guards: Annotated"), "with another name (this one is taken), given 'guards'"),
     "no_default": (changed("log=True)] = 1.0", "log=True)]"), "power: expected a default, given none"),
     "imports_judge": (TEMPLATES["attack"] + "\n\ndef f():\n    import benchmark.judge\n", "from benchmark.api alone"),
     "imports_relative": (TEMPLATES["attack"].replace("from torch", "from .loss import Loss\nfrom torch"), "'.loss'"),

@@ -84,6 +84,17 @@ def test_an_attack_scores_the_same_in_a_sandbox(both: tuple[Artifacts, Artifacts
     assert (here["cost"] > 0) == asks, "the queries are counted"
 
 
+@pytest.mark.slow
+def test_an_attack_with_the_targets_guards_scores_the_same_in_a_sandbox(both: tuple[Artifacts, Artifacts]) -> None:
+    found = [
+        outcome(artifacts, f"nn_sorted[epochs=5{guards}]", "memguard")
+        for artifacts in both
+        for guards in ("", ",guards=target")
+    ]
+    assert found[1] == found[3] != found[0]
+    assert found[0] == found[2]
+
+
 def same(here: dict[str, Tensor], there: dict[str, Tensor]) -> bool:
     return here.keys() == there.keys() and all(
         torch.equal(t, there[n]) and t.dtype == there[n].dtype for n, t in here.items()

@@ -89,7 +89,7 @@ def _cards(name: str) -> None:
 
 
 def _hyperparameters(entry: Any, part: str) -> None:
-    """Each with its value here, its default and the range that is searched; what the recipe changes comes last."""
+    """Each with its value here, its default and the range that is searched; what is changed beside them comes last."""
     given = dict(item.split("=", 1) for item in re.sub(r".*\[|\]", "", part).split(",") if "=" in item)
     rows = []
     for name, field in entry.params.model_fields.items():
@@ -97,7 +97,8 @@ def _hyperparameters(entry: Any, part: str) -> None:
         ranged = f"{search.low:g} to {search.high:g}{', log' if search.log else ''}" if search else ""
         default = _value(field.default)
         rows.append({"name": name, "value": given.pop(name, default), "default": default, "searched": ranged})
-    rows += [{"name": name, "value": value, "default": "the recipe's", "searched": ""} for name, value in given.items()]
+    own = "the adversary's" if entry.kind == "attack" else "the recipe's"
+    rows += [{"name": name, "value": value, "default": own, "searched": ""} for name, value in given.items()]
     if rows:
         st.dataframe(
             pd.DataFrame(rows), hide_index=True, width="stretch", height="content", placeholder="–",

@@ -169,11 +169,12 @@ def _required(name: str, found: Protocol | None, results: Sequence[Result]) -> N
             mine = [r for r in results if getattr(r, kind) == entry]
             found_here = [next((e for e in known.get(id, []) if e.kind == kind), None) for id, _ in parts(entry)]
             cards = [e for e in found_here if e and e.card]
+            tracks = [r.track for r in mine] or [f"{e.access}/{'+'.join(sorted(e.needs)) or 'none'}" for e in cards]
             rows.append({
                 kind: plain(entry, NAME),
                 "method": plain(" + ".join(e.card.title for e in cards)) or "no submission of this name",
                 "about": ", ".join(dict.fromkeys(s for e in cards for s in (e.stages or (e.task,)))),
-                "track": "; ".join(dict.fromkeys(f"{e.access}/{'+'.join(sorted(e.needs)) or 'none'}" for e in cards)) if kind == "attack" else "",
+                "track": "; ".join(dict.fromkeys(tracks)) if kind == "attack" else "",
                 "ok": sum(r.status == "ok" for r in mine),
                 "skipped": sum(r.status == "skipped" for r in mine),
                 "other": sum(r.status not in ("ok", "skipped") for r in mine),

@@ -12,7 +12,7 @@ from benchmark import studies
 from benchmark.metrics import METRICS
 from leaderboard import charts
 from leaderboard.comparison import estimate
-from leaderboard.ranking import AUC, TPR, WORST, Board
+from leaderboard.ranking import AUC, TPR, WORST, Board, with_defaults
 from leaderboard.views import axes, chosen, digits, download, empty, frame, interval, number, ranked
 
 SUMMARIES = {"worst": "Worst case", "mean": "Mean", "attack": "One attack"}
@@ -90,7 +90,7 @@ def points(
         found["decided"] = table[f"worst_{metric}_attack"]
     else:
         attacks = [attack] if summary == "attack" else table.attrs["pool"]
-        leakage = _mean_over(frame, metric, attacks, board.seeds).reindex(table.defense)
+        leakage = _mean_over(with_defaults(frame), metric, attacks, board.seeds).reindex(table.defense)
         found[["leakage", "leakage_low", "leakage_high"]] = leakage.to_numpy(float)
         found["decided"] = attack or f"mean of {len(attacks)} attacks"
     found["front"] = False

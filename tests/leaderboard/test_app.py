@@ -12,6 +12,7 @@ from benchmark.result import Result
 from leaderboard import screenshots, tables
 from leaderboard.publish import edition_folder, publish
 from leaderboard.ranking import Board
+from tests.conftest import SUBMISSIONS
 from tests.leaderboard.conftest import APP, EVIL, app_page, hostile, texts
 
 HOSTILE = "<script>alert(1)</script> **bold** [link](http://x)"
@@ -110,6 +111,28 @@ def test_hyperparameters_cost_and_history_of_an_entry(
     assert list(history.edition) == ["public split, version d2", "public split, version d1"]
     assert list(history.scenarios) == [27, 27]
     assert list(history["rank"]) == ["1–2", "1–2"]
+
+
+def test_an_attack_with_the_targets_guards_has_its_pages(
+    folder: Path, made_up: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, board = made_up
+    name = "nn_sorted[guards=target]"
+    more = [
+        r.model_copy(update={"attack": name, "key": r.key + "g", "knowledge": "shadow+guards"})
+        for r in results
+        if r.attack == "nn_sorted"
+    ]
+    publish([*results, *more], board, folder / "toy-v1")
+    (folder / "submissions" / "attacks").mkdir(parents=True)
+    (folder / "submissions" / "attacks" / "nn_sorted.py").write_text((SUBMISSIONS / "attacks/nn_sorted.py").read_text())
+    app = app_page("entry", entry=name).run()
+    assert not app.exception
+    guards = next(row for row in app.dataframe[0].value.to_dict("records") if row["name"] == "guards")
+    assert guards == {"name": "guards", "value": "target", "default": "the adversary's", "searched": ""}
+    app = app_page("board", "attacks", search="guards=target").run()
+    assert not app.exception
+    assert list(app.dataframe[0].value["attack"]) == [name]
 
 
 def test_two_editions_are_chosen_between(folder: Path, made_up: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,7 @@ def test_hyperparameters_come_with_their_defaults() -> None:
     assert given["label_smoothing: epsilon"] == "0.25"
     assert given["Method"] == "Label smoothing"
     assert facts("label_smoothing", "defense", [])["label_smoothing: epsilon"] == "0.8"
+    assert facts("nn_sorted[guards=target]", "attack", [])["nn_sorted: guards"] == "target"
     assert facts("no_such", "defense", [])["no_such"] == "there is no submission of this name"
 
 

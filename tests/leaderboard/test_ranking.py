@@ -23,6 +23,7 @@ c .43333 .45 .43667. All three are clearly apart: ranks 1, 2, 3, ties a, b, c.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,16 @@ from scipy import stats
 
 from benchmark.result import Result
 from leaderboard.comparison import estimate, leave_one_out, paired_difference, rank
-from leaderboard.ranking import ISOLATION, TRUST, Board, attack_table, defense_table, epsilon_text, scenarios
+from leaderboard.ranking import (
+    ISOLATION,
+    TRUST,
+    Board,
+    attack_table,
+    defense_table,
+    epsilon_text,
+    scenarios,
+    with_defaults,
+)
 
 AUCS = {
     "p": {"a": (0.60, 0.60, 0.63), "b": (0.61, 0.59, 0.62), "c": (0.50, 0.50, 0.50)},
@@ -206,6 +216,61 @@ def test_failed_counts_as_missing_and_skipped_leaves_the_pool(result: Make) -> N
     assert attack.targets == 6
     assert attack.auc == pytest.approx(0.5)
     assert not pd.isna(attack["rank"])
+
+
+def with_variant(result: Make, a_on_r: str = "ok") -> tuple[list[Result], Board]:
+    """The toy board with `a[x=2,guards=target]`, .75 on p and skipped elsewhere, beside `a[x=2]`, which has a's values."""
+    results, _ = toy(result)
+    seeds: dict[str, Any] = {"knowledge": "shadow+guards", "null_auc": (0.5, 0.4, 0.53)}
+    named = [r.model_copy(update={"attack": "a[x=2]"}) if r.attack == "a" else r for r in results]
+    named = [
+        r.model_copy(update={"status": a_on_r, "metrics": {}, "null_auc": ()})
+        if (r.attack, r.defense) == ("a[x=2]", "r") and a_on_r != "ok"
+        else r
+        for r in named
+    ]
+    for s in (0, 1, 2):
+        named.append(result("membership", "a[x=2,guards=target]", "p", s, metrics={"auc": 0.75}, **seeds))
+        named += [
+            result("membership", "a[x=2,guards=target]", d, s, status="skipped", **seeds | {"null_auc": ()})
+            for d in "qr"
+        ]
+    return named, Board(("a[x=2]", "a[x=2,guards=target]", "b", "c"), ("p", "q", "r"), (0, 1, 2), "r", 0.5, ("auc",))
+
+
+def test_a_variant_that_is_its_default_counts_as_it(result: Make) -> None:
+    """It stays in the pool, decides where it is stronger, and unranks nobody (RULES 3, 12)."""
+    results, board = with_variant(result)
+    table = defense_table(results, board)
+    assert table.attrs["pool"] == ["a[x=2]", "a[x=2,guards=target]", "b", "c"]
+    rows = by(table, "defense")
+    assert set(table.reason) == {""}
+    assert (rows["p"].worst_auc, rows["p"].worst_auc_attack) == (pytest.approx(0.75), "a[x=2,guards=target]")
+    assert rows["p"].worst_auc_track == "posterior/shadow+guards"
+    plain = by(defense_table(*toy(result)), "defense")
+    for d in "qr":
+        assert rows[d].worst_auc == plain[d].worst_auc
+        assert rows[d].worst_auc_null == plain[d].worst_auc_null, "twice the same draws are no further draws"
+    assert [rows[d].worst_auc_attack for d in "qr"] == ["c, sign reversed", "a[x=2]"]
+    attacks = by(attack_table(results, board), "attack")
+    found, default = attacks["a[x=2,guards=target]"], attacks["a[x=2]"]
+    assert found.auc == pytest.approx((0.75 + 0.60 + 0.72) / 3) and default.auc == pytest.approx(5.79 / 9)
+    assert (found.track, default.track) == ("posterior/shadow+guards", "posterior/none")
+    assert (found.reason, found.targets, found["rank"]) == ("", 9, 1)
+
+
+@pytest.mark.parametrize("status", ["failed", "skipped"])
+def test_a_variant_has_no_number_where_its_default_has_none(result: Make, status: str) -> None:
+    results, board = with_variant(result, status)
+    table = defense_table(results, board)
+    assert "a[x=2,guards=target]" not in table.attrs["pool"] or status == "failed"
+    assert by(table, "defense")["r"].reason == ("a[x=2] failed (seed 0, 1, 2)" if status == "failed" else "")
+    assert by(attack_table(results, board), "attack")["a[x=2,guards=target]"].targets == 6
+
+
+def test_rows_of_a_table_without_variants_are_the_rows_themselves(result: Make) -> None:
+    frame = scenarios(toy(result)[0])
+    assert with_defaults(frame) is frame
 
 
 def test_utility_floor_and_missing_baseline(result: Make) -> None:

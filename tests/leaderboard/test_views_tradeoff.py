@@ -72,6 +72,21 @@ def test_one_attack_and_the_mean_come_with_intervals_over_seeds(made_up: Toy) ->
     assert [mean.leakage, mean.leakage_low, mean.leakage_high] == pytest.approx(list(estimate(np.mean(rest, axis=0))))
 
 
+def test_the_mean_over_the_pool_keeps_defenses_on_which_a_variant_is_its_default(made_up: Toy) -> None:
+    results, board = made_up
+    of = [r for r in results if r.attack == "nn_sorted"]
+    stronger = [r for r in of if "+" in r.defense]
+    more = [
+        r.model_copy(update={"attack": "nn_sorted[guards=target]", "metrics": r.metrics | {AUC: 0.9}})
+        if r in stronger
+        else r.model_copy(update={"attack": "nn_sorted[guards=target]", "status": "skipped", "metrics": {}})
+        for r in of
+    ]
+    before, after = points(made_up, "mean"), points(([*results, *more], board), "mean")
+    assert set(before.defense) == set(after.defense)
+    assert after.leakage["selena+diffence[n=10]"] > before.leakage["selena+diffence[n=10]"]
+
+
 def test_settings_of_the_reference_are_joined_by_epsilon(made_up: Toy) -> None:
     results, board = made_up
     other = []
