@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import altair as alt
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from benchmark.result import Result
 from leaderboard.ranking import AUC
@@ -17,6 +19,8 @@ STUDIES = ["#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a7a00"]
 RATES = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
 KINDS = {"ranked": BLUE, "not ranked": GREY, "differential privacy (reference)": VERMILLION}
 """The points of the board on the privacy-utility chart. The last kind is what any other defense is held against."""
+HEIGHT, NAME_HEIGHT = 460, 13
+"""Pixels of the trade-off's plot, and of a line of its names."""
 CHANCE = {AUC: 0.5, "balanced_accuracy": 0.5, "attribute_accuracy": 0.5, "attribute_balanced_accuracy": 0.5}
 """What guessing reaches, for metrics that say so whatever the data: the middle of a diverging scale."""
 
@@ -92,12 +96,28 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
             alt.Chart(data[~own]).mark_point(size=55, filled=False, opacity=1)
             .encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip)
         )  # fmt: skip
-    # Names stand outside the crowd: left of the less accurate half, right of the other.
+    # Names stand outside the crowd: left of the less accurate half, right of the other; and none on another.
     side = data[own].accuracy > data[own].accuracy.median()
+    there, back = (np.positive, np.positive) if metric == AUC else (np.log, np.exp)
+    low, high = there(limits)
+    heights = (there(data.leakage[own].to_numpy(float)) - low) / (high - low) * HEIGHT
+    data.loc[own, "named"] = back(low + apart(heights, NAME_HEIGHT) / HEIGHT * (high - low))
     for right, align, dx in ((True, "left", 9), (False, "right", -9)):
         names = alt.Chart(data[own][side == right]).mark_text(align=align, dx=dx, dy=-9, fontSize=12, limit=220)
-        layers.append(names.encode(x=x, y=y, text="name:N", color=colour))
-    return alt.layer(*layers).properties(height=460)
+        layers.append(names.encode(x=x, y=alt.Y("named:Q", scale=scale, title=label), text="name:N", color=colour))
+    return alt.layer(*layers).properties(height=HEIGHT)
+
+
+def apart(heights: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """Heights (n,) moved as little as it takes, in sum of squares, to lie `least` apart in their order.
+
+    Pool-adjacent-violators: heights that crowd form a block around their mean.
+    """
+    order = np.argsort(heights, kind="stable")
+    steps = least * np.arange(len(heights))
+    found = np.empty(len(heights))
+    found[order] = isotonic_regression(heights[order] - steps).x + steps if len(heights) else []
+    return found
 
 
 def _reference(name: str, axis: str, value: float, scale: alt.Scale) -> alt.LayerChart:
