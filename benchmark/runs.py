@@ -189,14 +189,19 @@ def board_results(job: Run) -> list[Result]:
 
 
 def stored_results(name: str, submissions: Path, store: Path) -> list[Result]:
-    """All results of a protocol, of every entry in `submissions/` with its default hyperparameters."""
+    """All results of a protocol, of every entry in `submissions/` with its default hyperparameters.
+
+    Of attacks those with `guards=target` too: the worst case takes the stronger of the two (RULES 3).
+    """
     job = prepare([], name, submissions, store, "auto")
     return board_results(job)
 
 
 def _known_attacks(job: Run) -> list[Part]:
     registry = job.artifacts.registry
-    every = [registry.attack(i) for (k, i), e in registry.entries.items() if k == "attack" and not e.error]
+    usable = [e for e in registry.entries.values() if e.kind == "attack" and not e.error]
+    every = [registry.attack(e.id) for e in usable]
+    every += [registry.attack(f"{e.id}[guards=target]") for e in usable if e.asks_own_models]
     return list({a.name: a for a in (*job.attacks, *every)}.values())
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark import execute, isolation, protocol
+from benchmark import execute, isolation, protocol, runs
 from benchmark.artifacts import Artifacts
 from benchmark.plan import Job, Plan, make_plan, scenario_key
 from benchmark.population import populate
@@ -29,6 +29,7 @@ from benchmark.registry import Registry
 from benchmark.result import Result
 from benchmark.store import Store
 from benchmark.templates import TEMPLATES
+from leaderboard.ranking import Board, defense_table
 from tests.conftest import SUBMISSIONS, Home, Inline, alive, descendants, numbers
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -154,6 +155,27 @@ def test_a_run_scores_logs_and_is_not_done_twice(home: Home, smoke_store: Path, 
     assert code == 0
     assert "0 trained, 3 reused; 0 scenarios scored, 3 reused" in said
     assert again == results
+
+
+def test_both_adversaries_of_rules_3_are_scored_and_ranked(home: Home, inline: None) -> None:
+    """An ordinary entry: planned, scored, found again, and no reason to rank anything lower than before."""
+    for kind, name in (("attacks", "nn_sorted"), ("defenses", "memguard")):
+        shutil.copy(SUBMISSIONS / kind / f"{name}.py", home.submissions / kind)
+    own = home.protocol(attacks=["loss", "nn_sorted[epochs=5]"], defenses=["undefended", "memguard"])
+    name = "nn_sorted[epochs=5,guards=target]"
+    code, said, results = run(home, name, protocol=own)
+    assert code == 0, said
+    bare, guarded = (results[f"{name} on {chain}, 0"] for chain in ("undefended", "memguard"))
+    assert (bare.status, guarded.status) == ("skipped", "ok")
+    assert bare.reason.startswith("not applicable: no guard here holds anything of the target's world")
+    assert {r.track for r in (bare, guarded)} == {"posterior/shadow+guards"}
+    run(home, protocol=own)
+    run(home, "nn_sorted", "nn_sorted[guards=target]", protocol=own)
+    stored = runs.stored_results(own, home.submissions, home.store)
+    assert {r.attack for r in stored} == {"", "loss", "nn_sorted", "nn_sorted[epochs=5]", "nn_sorted[guards=target]"}
+    table = defense_table(stored, Board(("loss",), ("undefended", "memguard"), (0,), "undefended", 0.0, ("auc",)))
+    assert table.attrs["pool"] == ["loss", "nn_sorted", "nn_sorted[guards=target]", "nn_sorted[epochs=5]"]
+    assert set(table.reason) == {""}
 
 
 def test_the_record_says_what_was_run(scored: Home) -> None:
