@@ -54,7 +54,7 @@ UNCHANGED = Axes()
 
 
 class AttackAxes(_Strict):
-    """What an entry may change of what its adversary holds; it combines with every attack that it makes stronger."""
+    """What an entry may change of its adversary; it combines with every attack that is given models of its own."""
 
     guards: World = "shadow"
     """In which world the guards before the adversary's own models are prepared; their noise key is always the shadow

@@ -417,8 +417,9 @@ def attack_table(
     """One row an attack of a task, by track, ranked ones first; `attrs` holds the ranking `metric`.
 
     A metric is averaged over the required defenses, then over seeds. Targets on which an attack was
-    skipped don't count, but those on which a variant is its default (`with_defaults`); two attacks are compared on the targets that both have. An attack with required
-    rows that are trusted less than `least` is not ranked.
+    skipped don't count, but those on which a variant is its default do (`with_defaults`); two attacks are
+    compared on the targets that both have. An attack with required rows that are trusted less than `least`
+    is not ranked.
     """
     frame = with_defaults(results if isinstance(results, pd.DataFrame) else scenarios(results))
     metric = rank_metric(_counted(frame, least), board) if task == "membership" else TASK_METRICS[task][0]
