@@ -82,7 +82,7 @@ def test_a_second_call_trains_nothing_and_is_quick(scored, place):
     assert done.returncode == 0
     assert time.perf_counter() - start < 20
     assert "0 trained" in done.stdout
-    assert re.search(r"0 scenarios scored, 119 reused", done.stdout)
+    assert re.search(r"0 scenarios scored, 140 reused", done.stdout)
     assert done.stdout.rstrip().splitlines()[-1].startswith("next: ")
 
 
