@@ -43,7 +43,7 @@ def scored(place):
 
 @pytest.mark.slow
 def test_every_scenario_is_scored_or_skipped_with_a_reason(scored):
-    assert len(scored) == 17 * 7
+    assert len(scored) == 20 * 7
     assert {r.status for r in scored.values()} == {"ok", "skipped"}
     assert all(r.reason for r in scored.values() if r.status == "skipped")
 
