@@ -146,6 +146,11 @@ class Subject:
     def part(self) -> Part:
         return Part(self.entry, self.entry.params())
 
+    @cached_property
+    def meter(self) -> _Meter:
+        """What it costs with its default hyperparameters."""
+        return _Meter()
+
     @property
     def defends(self) -> bool:
         return self.entry.kind == "defense"
@@ -229,13 +234,16 @@ def check_entry(bench: Bench, entry: Entry) -> list[Check]:
     checks = [Check(READABLE, not entry.error, printable(entry.error))]
     if entry.error:
         return checks
-    subject = Subject(bench, entry)
-    for rule in RULES:
-        if rule.applies(subject):
-            failed = [c.name for c in checks if not c.ok]
-            blocker = next((name for name in rule.after if name in failed), "")
-            checks.append(Check(rule.name, False, "not tried", blocker) if blocker else _try(rule, subject))
-            bench.rest()
+    with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
+        if entry.kind == "defense":  # what it makes is measured: in a store that holds some, that would cost nothing
+            bench = dataclasses.replace(bench, store=Path(folder))
+        subject = Subject(bench, entry)
+        for rule in RULES:
+            if rule.applies(subject):
+                failed = [c.name for c in checks if not c.ok]
+                blocker = next((name for name in rule.after if name in failed), "")
+                checks.append(Check(rule.name, False, "not tried", blocker) if blocker else _try(rule, subject))
+                bench.rest()
     return checks
 
 
@@ -349,9 +357,9 @@ def _works_on(protocol: str) -> Callable[[Subject], str]:
 
 def _limits(subject: Subject) -> str:
     limits = subject.bench.artifacts().protocol.limits
-    with tempfile.TemporaryDirectory(prefix="leakboard-") as folder, _Meter() as meter:
-        if subject.defends:  # in an empty store, or what was trained before would cost nothing
-            artifacts = subject.bench.artifacts(store=Path(folder))
+    with subject.meter as meter:
+        if subject.defends:  # what it has made is measured already
+            artifacts = subject.bench.artifacts()
             utility(artifacts, subject.chain(artifacts), 0)
         else:
             subject.run()
@@ -362,17 +370,22 @@ def _limits(subject: Subject) -> str:
 
 
 class _Meter:
-    """Seconds, and the peak of memory beyond what was in use before, of this process and those under it."""
+    """Seconds, and the peak of memory beyond what was in use before, of this process and those under it.
+
+    Entered again, it adds the seconds and keeps the higher peak.
+    """
+
+    seconds, peak_mb = 0.0, 0.0
 
     def __enter__(self) -> _Meter:
-        self.peak_mb, self._before, self._start = 0.0, _resident_mb(), time.perf_counter()
+        self._before, self._start = _resident_mb(), time.perf_counter()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._start
+        self.seconds += time.perf_counter() - self._start
         self._done.set()
         self._thread.join()
 
@@ -537,7 +550,8 @@ def _made(subject: Subject, artifacts: Artifacts, part: Part | None = None) -> d
 
 
 def _makes(subject: Subject) -> str:
-    _made(subject, subject.bench.artifacts())
+    with subject.meter:
+        _made(subject, subject.bench.artifacts())
     return ""
 
 

@@ -18,6 +18,7 @@ from benchmark.checks import Bench, Broken, Check, Rule
 from benchmark.errors import UserError
 from benchmark.population import populate
 from benchmark.registry import Registry
+from benchmark.submission import Defender
 
 ROOT = Path(__file__).resolve().parent.parent
 REGISTRY = Registry(ROOT / "submissions")
@@ -253,6 +254,32 @@ def test_the_meter_sees_time_and_memory():
         del hoard
     assert 0.2 <= meter.seconds < 5
     assert 150 < meter.peak_mb < 600
+
+
+def test_a_meter_goes_on():
+    meter = checks._Meter()
+    for size in (25, 1):
+        with meter:
+            hoard = np.ones(size * 2**20)
+            time.sleep(0.2)
+            del hoard
+    assert 0.4 <= meter.seconds < 5
+    assert meter.peak_mb > 150, "the higher peak stays"
+
+
+def test_what_a_defense_makes_is_measured_once_and_from_nothing(bench, monkeypatch):
+    """Though the bench's own store holds what it would make; the limit covers making and answering together."""
+    entry = REGISTRY.entries["defense", "label_smoothing"]
+    checks._made(checks.Subject(bench, entry), bench.artifacts())
+    bench.rest()
+    trained, train = [], Defender.train
+    monkeypatch.setattr(Defender, "train", lambda self, tasks: (trained.append(time.sleep(0.7)), train(self, tasks))[1])
+    monkeypatch.setattr(checks, "utility", lambda *_: time.sleep(0.4))
+    kept = ("trains, or prepares its guard", "keeps within the time and memory of smoke")
+    monkeypatch.setattr(checks, "RULES", [r for r in checks.RULES if r.name in kept])
+    found = {c.name: c for c in checks.check_entry(bench, entry)}
+    assert found[kept[1]].ok and float(found[kept[1]].detail.split(" s,")[0]) >= 1.1
+    assert len(trained) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
