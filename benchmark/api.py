@@ -29,7 +29,7 @@ from benchmark.signals import best_thresholds, logit_margin
 __all__ = [
     "Access", "Annotated", "Attack", "AttributeAttack", "Bank", "Calibrate", "Candidates", "Card", "Claims",
     "Context", "Defense", "Embeddings", "Extra", "Field", "Hyper", "InversionAttack", "Knowledge", "Literal", "Need",
-    "Perceptron", "Predict", "Samples", "Search", "Stage", "StealingAttack", "Target", "Task", "World",
+    "Perceptron", "Predict", "Pretrained", "Samples", "Search", "Stage", "StealingAttack", "Target", "Task", "World",
     "best_thresholds", "interval_bounds", "logit_margin",
 ]  # fmt: skip
 
@@ -77,6 +77,16 @@ class Search:
     high: float
     log: bool = False
     grid: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Marks a hyperparameter that names a diffusion model of the user's, for `task.pretrained`; None names none.
+
+    The judge reads the model before any work starts. The hyperparameters `instead_of` stay at their defaults with it.
+    """
+
+    instead_of: tuple[str, ...] = ()
 
 
 class Hyper(BaseModel):
@@ -334,6 +344,15 @@ class Task:
         """Tensors that depend on this world's data and seed but on no network; made once and stored.
 
         `name` must hold every hyperparameter that `make` reads.
+        """
+        raise NotImplementedError
+
+    def pretrained(self, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A model that a hyperparameter marked `Pretrained` names: its configuration and its float32 weights.
+
+        The configuration is that of a diffusers `UNet2DModel` for images of this shape, which predicts the noise, under
+        "unet", and that of its 1000 steps under "scheduler" ({}: those of Ho et al. 2020). Any other name raises
+        `PermissionError`.
         """
         raise NotImplementedError
 

@@ -10,12 +10,13 @@ import hmac
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark import architectures
+from benchmark import architectures, pretrained
 from benchmark.access import Answers, GuardedTarget, check_log_posteriors, raw
 from benchmark.api import Bank, Claims, Context, Predict, Samples
 from benchmark.population import Population, digest_of, populate, seed_of
@@ -82,6 +83,7 @@ class Artifacts:
     secret: bytes | None = field(default=None, repr=False)
     _populations: dict[int, Population] = field(default_factory=dict)
     _predictors: dict[tuple[object, ...], Predict] = field(default_factory=dict)
+    _models: dict[str, pretrained.Model] = field(default_factory=dict)
 
     @property
     def measures(self) -> str:
@@ -93,9 +95,23 @@ class Artifacts:
         self.isolation.end_sessions()
 
     def key(self, part: Part) -> dict[str, object]:
-        """What identifies a part in the store; what unreviewed code made unwatched serves no other run."""
+        """What identifies a part in the store; what unreviewed code made unwatched serves no other run.
+
+        Raises UserError where a pretrained model can't be used: whatever plans with the part does so before it works.
+        """
         trusted = {"trusted": True} if self.isolation.where(part.entry) == "trusted" else {}
-        return part.key | trusted
+        models = {"pretrained": self.models(part)} if part.pretrained else {}
+        return part.key | trusted | models
+
+    def models(self, *parts: Part) -> dict[str, str]:
+        """Digests of the pretrained models that the parts are given: the files under a name may change."""
+        return {name: self._model(name).digest for part in parts for name in sorted(part.pretrained)}
+
+    def _model(self, name: str) -> pretrained.Model:
+        """Read once: what is handed over is what the keys name."""
+        if name not in self._models:
+            self._models[name] = pretrained.read(name, self.shape(self.protocol.seeds[0])[1])
+        return self._models[name]
 
     @cached_property
     def environment(self) -> str:
@@ -194,6 +210,15 @@ class Artifacts:
             key = digest("artifact", name, self._source(part), made_from, training_code(), self.environment)
             return self.store.get("artifact", key, make)  # type: ignore[arg-type]
 
+        def given(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+            if name not in part.pretrained:
+                named = ", ".join(part.pretrained) or "none"
+                raise PermissionError(
+                    f"task.pretrained: expected a model that a hyperparameter names ({named}), given {name!r}"
+                )
+            model = self._model(name)
+            return model.config, model.weights
+
         return TrainingTask(
             train=population.samples(members if samples else none),
             reference=population.samples(reference if samples and "reference" in uses else none),
@@ -208,6 +233,7 @@ class Artifacts:
             seed=seed_of("network", self.protocol.dataset, seed, role, k, secret=self.secret),
             device=self.device,
             artifact=artifact,
+            pretrained=given,
         )
 
     def served(self, training: Part, seed: int, model: Model) -> Predict:
@@ -312,7 +338,8 @@ class Artifacts:
         return Builder(self._setup(seed, ("target", 0)), seed_of("copy", seed))
 
     def _source(self, part: Part) -> object:
-        return [part.entry.source, "trusted"] if "trusted" in self.key(part) else part.entry.source
+        more = {name: what for name, what in self.key(part).items() if name in ("trusted", "pretrained")}
+        return [part.entry.source, *more.items()] if more else part.entry.source
 
     def _context(self, part: Part, state: dict[str, Tensor], seed: int, world: World) -> Context:
         key, stamp = self._noise_key(seed, world), self.stamp(seed, world)

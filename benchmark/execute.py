@@ -350,6 +350,8 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
         fields["null_row"] = outcome.null
     fields.pop("null", None)
     fields["provenance"] = {"data": population.data.digest[:16], "split": indices_digest(population.parts)[:16]}
+    if models := artifacts.models(*chain.parts):
+        fields["provenance"]["pretrained"] = ", ".join(f"{name} {made_of[:16]}" for name, made_of in models.items())
     return _result(setting, artifacts.registry, job, "ok", "", **fields)
 
 

@@ -439,13 +439,16 @@ def _robustness(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -
 
 
 def _extra_data(artifacts: Artifacts, chain: Chain, seed: int) -> str:
-    """How many images besides the training set the defense reads, such as "320 reference images"; "" for none."""
+    """What the defense reads besides the training set, such as "320 reference images, external model NAME"; "" for nothing."""
     reference, validation = artifacts.population(seed).reference("target")
     sizes = {"reference": len(reference), "validation": len(validation)}
     used = {name for part in chain.parts for name in part.entry.uses}
     if artifacts.protocol.recipe_of("target", chain.training.axes).early_stopping:
         used.add("validation")
-    return ", ".join(f"{sizes[name]} {name} images" for name in sorted(used))
+    models = dict.fromkeys(name for part in chain.parts for name in part.pretrained)
+    return ", ".join(
+        [*(f"{sizes[name]} {name} images" for name in sorted(used)), *(f"external model {name}" for name in models)]
+    )
 
 
 def _claims(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -> dict[str, str]:

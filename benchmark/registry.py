@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError, create_model
 
-from benchmark.api import Card, Hyper, Search
+from benchmark.api import Card, Hyper, Pretrained, Search
 from benchmark.errors import UserError, printable, suggest
 from benchmark.protocol import OWN_GUARDS, UNCHANGED, AttackAxes, Axes, World
 
@@ -33,9 +33,10 @@ TASKS = {
 REVIEWED = Path(__file__).parent / "reviewed.json"
 _NAMES: dict[str, Any] = {
     "int": int, "float": float, "str": str, "bool": bool,
-    "Annotated": Annotated, "Literal": Literal, "Field": Field, "Search": Search, "Card": Card, "frozenset": frozenset,
+    "Annotated": Annotated, "Literal": Literal, "Field": Field, "Search": Search, "Card": Card, "Pretrained": Pretrained,
+    "frozenset": frozenset,
 }  # fmt: skip
-_CALLABLE = {"Field", "Search", "Card", "frozenset"}
+_CALLABLE = {"Field", "Search", "Card", "Pretrained", "frozenset"}
 _BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "allow_inf_nan", "description")
 """What `Field` may say. An alias, or a field that is left out of dumps, would hide it from the store's keys."""
 SIZE = 1 << 18
@@ -145,6 +146,17 @@ class Part:
     @property
     def _changed(self) -> dict[str, Any]:
         return self.axes.chosen | self.adversary.chosen
+
+    @property
+    def pretrained(self) -> dict[str, Pretrained]:
+        """The models that its hyperparameters name."""
+        given = ((getattr(self.params, name), mark) for name, mark in _marks(self.entry.params).items())
+        return {model: mark for model, mark in given if model is not None}
+
+    @property
+    def replaced(self) -> frozenset[str]:
+        """Hyperparameters that mean nothing here: a model that is given takes their place."""
+        return frozenset(name for mark in self.pretrained.values() for name in mark.instead_of)
 
     def create(self) -> Any:
         """An instance of the file's own class, with its own `Params`."""
@@ -257,11 +269,19 @@ class Registry:
             changes = Axes(**{k: v for k, v in given.items() if k in axes})
             adversary = AttackAxes(**{k: v for k, v in given.items() if k in own})
             params = entry.params(**{k: v for k, v in given.items() if k not in (*axes, *own)})
-            return Part(entry, params, changes, adversary)
+            part = Part(entry, params, changes, adversary)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(p) for p in first["loc"])
             raise UserError(f"{id}: hyperparameter {where}: {first['msg']}, given {first['input']!r}") from None
+        for name in sorted(part.replaced):
+            value, usual = getattr(part.params, name), entry.params.model_fields[name].default
+            if value != usual:
+                raise UserError(
+                    f"{id}: hyperparameter {name}: expected its default {_text(usual)} beside the pretrained model "
+                    f"{next(iter(part.pretrained))}, which takes its place, given {_text(value)}"
+                )
+        return part
 
 
 def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
@@ -316,6 +336,8 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
         name, value = _assignment(node)
         if name in ("card", "access", "needs", "calibrate", "stages", "data_independent", "uses") and value is not None:
             values[name] = _literal(value, path)
+    if kind == "attack" and (named := _marks(params)):
+        raise UserError(f"{path}: Params: {next(iter(named))}: expected Pretrained in a defense, given an attack")
     _check_values(values, task, path)
     own = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)} | {_assignment(n)[0] for n in cls.body}
     plain = [len(cls.bases) == 1 and not own & names for names in ({"train", "network"}, {"network"})]
@@ -411,6 +433,12 @@ def _base(cls: ast.ClassDef) -> str:
     return ""
 
 
+def _marks(params: type[Hyper]) -> dict[str, Pretrained]:
+    """The hyperparameters that name pretrained models."""
+    fields = params.model_fields.items()
+    return {name: mark for name, f in fields for mark in f.metadata if isinstance(mark, Pretrained)}
+
+
 def _params(node: ast.ClassDef, path: Path, taken: tuple[str, ...]) -> type[Hyper]:
     fields: dict[str, Any] = {}
     for statement in node.body:
@@ -438,6 +466,13 @@ def _params(node: ast.ClassDef, path: Path, taken: tuple[str, ...]) -> type[Hype
         if defaults[name] != given:  # else the entry's plain name would not stand for its defaults
             raise UserError(
                 f"{path}: Params: {name}: expected a default that stays as it is, given {given!r}, which is read as {defaults[name]!r}"
+            )
+    for name, mark in _marks(model).items():
+        if model.model_fields[name].annotation != str | None or defaults[name] is not None:
+            raise UserError(f"{path}: Params: {name}: Pretrained: expected Annotated[str | None, Pretrained()] = None")
+        if not isinstance(mark.instead_of, tuple) or any(n == name or n not in [*fields] for n in mark.instead_of):
+            raise UserError(
+                f"{path}: Params: {name}: Pretrained: instead_of: expected a tuple of other hyperparameters, given {mark.instead_of!r}"
             )
     return model
 

@@ -202,13 +202,19 @@ class RemoteDefender:
         session = self._isolation.open(self._part, self._setup)
         make = self._maker(session)
 
-        def artifact(meta: Meta, _: Tensors) -> Message:
+        def task_of(meta: Meta) -> TrainingTask:
             number = meta.get("task")
             if type(number) is not int or not 0 <= number < len(tasks):
                 raise ValueError(f"expected one of {len(tasks)} tasks")
-            return {}, tasks[number].artifact(_name(meta), make)
+            return tasks[number]
 
-        session.handlers["artifact"] = artifact
+        def artifact(meta: Meta, _: Tensors) -> Message:
+            return {}, task_of(meta).artifact(_name(meta), make)
+
+        def pretrained(meta: Meta, _: Tensors) -> Message:
+            return task_of(meta).pretrained(_name(meta))
+
+        session.handlers |= {"artifact": artifact, "pretrained": pretrained}
         meta: list[Meta] = []
         tensors: Tensors = {}
         for i, task in enumerate(tasks):

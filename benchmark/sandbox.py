@@ -105,9 +105,12 @@ class _Work:
         channel.handlers.update({name: getattr(self, f"_{name}") for name in names})
 
     def ask(self, do: str, meta: Meta, tensors: Tensors | None = None) -> Tensors:
+        return self.call(do, meta, tensors)[1]
+
+    def call(self, do: str, meta: Meta, tensors: Tensors | None = None) -> Message:
         """Call the judge; its refusals arrive as the exceptions that they are in its own process."""
         try:
-            return self.channel.call(do, meta, tensors)[1]
+            return self.channel.call(do, meta, tensors)
         except RemoteError as error:
             kinds: dict[str, type[Exception]] = {"PermissionError": PermissionError, "ValueError": ValueError}
             raise kinds.get(error.kind, RuntimeError)(error.text) from None
@@ -239,6 +242,7 @@ class _Work:
             uses=frozenset(meta["uses"]),
             device=self.device,
             artifact=partial(self._made, "artifact", {"task": number}),
+            pretrained=lambda name: self.call("pretrained", {"task": number, "name": name}),
         )
 
     def _before(self, x: Tensor) -> Tensor:

@@ -43,12 +43,14 @@ class TrainingTask(Task):
         device: torch.device,
         uses: Collection[str] = (),
         artifact: Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]] | None = None,
+        pretrained: Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]] | None = None,
     ) -> None:
         self.samples = {"train": train, "reference": reference, "validation": validation}
         self.classes, self.recipe, self.seed, self.device, self.uses = classes, recipe, seed, device, uses
         c, h, w = train.x.shape[1:]
         self.shape = (c, h, w)
         self._architecture, self._simple, self._artifact = architecture, simple, artifact
+        self._pretrained = pretrained
 
     @property
     def train(self) -> Samples:  # type: ignore[override]
@@ -81,6 +83,11 @@ class TrainingTask(Task):
 
     def artifact(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         return make() if self._artifact is None else self._artifact(name, make)
+
+    def pretrained(self, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        if self._pretrained is None:
+            raise PermissionError(f"task.pretrained: expected a model that a hyperparameter names, given {name!r}")
+        return self._pretrained(name)
 
     def epochs(self, network: nn.Module) -> Iterator[int]:
         best = _Best()

@@ -90,7 +90,7 @@ def space(chain: Chain, protocol: Protocol, grid: bool = False) -> list[Dimensio
     found: list[Dimension] = []
     for i, part in enumerate(chain.parts):
         model, fixed = part.entry.params, part.params.model_fields_set
-        free = [name for name in model.model_fields if name not in fixed]
+        free = [name for name in model.model_fields if name not in fixed | part.replaced]
         own = [d for name in free if (d := _dimension(i, name, part, grid))]
         if not own and not model.model_fields and part is chain.training and len(chain.parts) == 1:
             own = [d for d in _recipe(i, protocol.recipe.epochs) if d.name not in part.axes.chosen]
@@ -307,6 +307,8 @@ class Tuning:
     random: bool = False
     """Draw hyperparameters blindly: what a guided search has to beat."""
     seed: int = 0
+    models: dict[str, str] = field(default_factory=dict)
+    """Digests of the pretrained models that the chain is given."""
     study: optuna.Study = field(init=False)
 
     def __post_init__(self) -> None:
@@ -354,7 +356,7 @@ class Tuning:
         made_of = [
             p.measures, p.attacks, p.seeds, self.leakage, self.floor, self.grid, [q.key for q in self.chain.parts],
             [[d.label, repr(d.distribution)] for d in self.dimensions], training_code(), judge_code(),
-            *(("random",) if self.random else ()), *((self.seed,) if self.seed else ()),
+            *(("random",) if self.random else ()), *((self.seed,) if self.seed else ()), *((self.models,) if self.models else ()),
         ]  # fmt: skip
         return f"{self.protocol} {self.chain.name} {digest(*made_of)[:8]}"
 
@@ -523,7 +525,8 @@ def start(
     parts = [p.entry for p in (*chain.parts, *(registry.attack(a) for a in named))]
     own = replace(own, launcher=own.launcher or require(parts, own.isolation))
     trials = paper_grid(dimensions) if grid else []
-    return Tuning(chain, dimensions, own, registry, leakage, loaded.utility_floor, url, trials, random, seed)
+    models = artifacts.models(*chain.parts)
+    return Tuning(chain, dimensions, own, registry, leakage, loaded.utility_floor, url, trials, random, seed, models)
 
 
 def _lives(pid: Any) -> bool:

@@ -135,6 +135,21 @@ class Home:
         return {f"{r.attack} on {r.defense}, {r.seed}": r for r in found if r}
 
 
+def save_unet(folder: Path, seed: int = 0, **config: Any) -> Any:
+    """A tiny diffusion model for digits, as diffusers saves one in `folder`; returns it."""
+    from diffusers import UNet2DModel
+
+    usual: dict[str, Any] = {
+        "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": (8, 8),
+        "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "norm_num_groups": 4,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = UNet2DModel(**(usual | config))
+    unet.save_pretrained(folder)
+    return unet
+
+
 def numbers(results: dict[str, Result]) -> dict[str, Any]:
     """What must not change from run to run: all but costs, times and the machine."""
     return {name: r.model_dump(exclude={"cost", "finished", "provenance"}) for name, r in results.items()}
@@ -187,7 +202,7 @@ def home(
         (tmp_path / "submissions" / kind).mkdir(parents=True, exist_ok=True)
         shutil.copy(SUBMISSIONS / kind / f"{name}.py", tmp_path / "submissions" / kind)
     shutil.copy(mlflow_template, tmp_path / "mlflow.db")
-    for name in ("PROTOCOL", "WORKERS", "DEVICE", "SPLIT_SECRET", "SPLIT_SECRET_FILE", "DATA"):
+    for name in ("PROTOCOL", "WORKERS", "DEVICE", "SPLIT_SECRET", "SPLIT_SECRET_FILE", "DATA", "MODELS"):
         monkeypatch.delenv(f"LEAKBOARD_{name}", raising=False)
     secret.take.cache_clear()
     monkeypatch.setenv("LEAKBOARD_SUBMISSIONS", str(tmp_path / "submissions"))

@@ -20,7 +20,7 @@ from benchmark.tracking import fetch_results
 from leaderboard.publish import load
 from leaderboard.publish import publish as write
 from leaderboard.ranking import Board
-from tests.conftest import SUBMISSIONS, Ended, Home
+from tests.conftest import SUBMISSIONS, Ended, Home, save_unet
 
 SMOKE = yaml.safe_load((protocol.FOLDER / "smoke.yaml").read_text())
 
@@ -94,6 +94,30 @@ def test_a_mistake_is_one_line(home: Home, inline: None, arguments: list[str], m
 )  # fmt: skip
 def test_a_mistake_in_a_protocol_is_one_line(home: Home, changes: dict[str, Any], message: str) -> None:
     assert message in mistake(home.call("run", "--protocol", home.protocol(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("model", "entry", "message"),
+    [
+        ({}, "diffence[external=none]", "models/none: expected a folder that save_pretrained of diffusers wrote, given none; known: tiny"),
+        ({}, "diffence[external=.tiny]", "'.tiny': expected the name of a folder in "),
+        ({}, "diffence[external=..]", "'diffence[external=..]': expected a number, given '..'"),
+        ({}, "label_smoothing+diffence[external=tny]+memguard", "did you mean 'tiny'?"),
+        ({"sample_size": 32}, "diffence[external=tiny]", "tiny/config.json: expected sample_size [8, 8], as the images have, given 32"),
+        ({"in_channels": 3}, "diffence[external=tiny]", "tiny/config.json: expected in_channels 1, as the images have, given 3"),
+        ({"class_embed_type": "timestep"}, "diffence[external=tiny]", "models/tiny: expected weights and a config.json of one unconditional"),
+        ({}, "diffence[external=tiny,train_steps=9]", "expected its default 400 beside the pretrained model tiny"),
+    ],
+)  # fmt: skip
+def test_a_pretrained_model_that_cannot_be_used_is_one_line(
+    home: Home, inline: None, model: dict[str, Any], entry: str, message: str
+) -> None:
+    home.patch.setenv("LEAKBOARD_MODELS", str(home.folder / "models"))
+    save_unet(home.folder / "models" / "tiny", **model)
+    for name in ("diffence", "label_smoothing", "memguard"):
+        shutil.copy(SUBMISSIONS / "defenses" / f"{name}.py", home.submissions / "defenses")
+    assert message in mistake(home.call("run", entry, "--protocol", "smoke"))
+    assert not (home.store / "networks").exists(), "no work was started"
 
 
 def test_data_that_is_not_there_names_the_ways_to_get_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ import torch
 
 from benchmark import execute, isolation, protocol, runs
 from benchmark.artifacts import Artifacts
+from benchmark.isolation import Launcher
 from benchmark.plan import Job, Plan, make_plan, scenario_key
 from benchmark.population import populate
 from benchmark.registry import Registry
@@ -30,7 +31,7 @@ from benchmark.result import Result
 from benchmark.store import Store
 from benchmark.templates import TEMPLATES
 from leaderboard.ranking import Board, defense_table
-from tests.conftest import SUBMISSIONS, Home, Inline, alive, descendants, numbers
+from tests.conftest import SUBMISSIONS, Home, Inline, alive, descendants, numbers, save_unet
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -134,6 +135,54 @@ def test_a_key_covers_all_that_makes_a_result(artifacts: Artifacts, tmp_path: Pa
     assert edited("(64, 32)", "(64, 33)") != plain
 
 
+def test_another_model_under_the_same_name_is_another_one(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all that it makes: results, the guard's state, what is stored with it, and what is remembered of it."""
+    monkeypatch.setenv("LEAKBOARD_MODELS", str(tmp_path / "models"))
+
+    def addresses(spec: str) -> list[object]:
+        fresh = Artifacts(artifacts.protocol, artifacts.registry, Store(tmp_path / "addresses"), artifacts.device)
+        chain = fresh.chain(spec)
+        asked: list[object] = []
+
+        def get(kind: str, key: str, make: object) -> dict[str, torch.Tensor]:
+            asked.append((kind, key))
+            return {"value": torch.zeros(1)}
+
+        fresh.store.get = get  # type: ignore[method-assign]
+        guard = chain.guards[0]
+        fresh.task(guard, 0, ("target", 0)).artifact("a", dict)
+        fresh._context(guard, {}, 0, "target").remember("a", torch.zeros(1), lambda: torch.zeros(1))
+        keys = [scenario_key(fresh, None, chain, 0), fresh.guard_key(chain, 0, 0, "target")]
+        after = fresh.guard_key(fresh.chain(f"{spec}+memguard"), 1, 0, "target")
+        trained = fresh.networks_key(chain.training, 0, [("target", 0)])
+        return [*asked, *keys, after, trained]
+
+    save_unet(tmp_path / "models" / "one")
+    one = addresses("diffence[external=one]")
+    assert addresses("diffence[external=one]") == one
+    save_unet(tmp_path / "models" / "one", seed=1)
+    two = addresses("diffence[external=one]")
+    *mine, network = one
+    assert all(a != b for a, b in zip(mine, two, strict=False)) and len(mine) == 5
+    assert two[-1] == network, "the network knows nothing of its guard"
+    assert addresses("diffence")[0] not in (one[0], two[0])
+
+
+def test_a_part_is_given_the_models_that_it_names_and_no_other(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAKBOARD_MODELS", str(tmp_path / "models"))
+    for name in ("one", "two"):
+        save_unet(tmp_path / "models" / name)
+    task = artifacts.task(artifacts.chain("diffence[external=one]").guards[0], 0, ("target", 0))
+    config, weights = task.pretrained("one")
+    assert config["unet"]["sample_size"] == 8 and weights["conv_in.bias"].shape == (8,)
+    with pytest.raises(PermissionError, match=r"a model that a hyperparameter names \(one\), given 'two'"):
+        task.pretrained("two")
+
+
 # --- Running in this process ------------------------------------------------------------------------
 
 
@@ -190,6 +239,39 @@ def test_the_record_says_what_was_run(scored: Home) -> None:
     assert utility.cost["train_seconds"] > 0 and utility.cost["ms_per_query"] > 0
     for name in ("commit", "torch", "python", "device", "data", "split", "defense_source"):
         assert loss.provenance[name]
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_is_on_the_record(scored: Home, launcher: Launcher) -> None:
+    """In this process, in a sandbox with the same numbers, and anew when another model lies under its name."""
+    scored.patch.setenv("LEAKBOARD_MODELS", str(scored.folder / "models"))
+    save_unet(scored.folder / "models" / "tiny")
+    shutil.copy(SUBMISSIONS / "defenses" / "diffence.py", scored.submissions / "defenses")
+    entry = "diffence[n=2,external=tiny]"
+    code, said, results = run(scored, entry)
+    assert code == 0 and "0 trained" in said, said
+    utility, loss = results[f" on {entry}, 0"], results[f"loss on {entry}, 0"]
+    assert utility.claims["extra_data"] == "48 reference images, external model tiny"
+    models = Artifacts(
+        protocol.load("smoke"), Registry(scored.submissions), Store(scored.store), torch.device("cpu")
+    ).models(*Registry(scored.submissions).chain(entry, "undefended").parts)
+    assert utility.provenance["pretrained"] == loss.provenance["pretrained"] == f"tiny {models['tiny'][:16]}"
+    assert not [k for k in scored.store.glob("artifact/*/*") if k.is_file()], "no diffusion model was trained"
+
+    elsewhere = scored.folder / "elsewhere"
+    scored.patch.setenv("LEAKBOARD_STORE", str(elsewhere))
+    assert run(scored, entry, "--isolation", "always")[0] == 0
+    store = Store(elsewhere)
+    there = {
+        r.attack: r for p in elsewhere.glob("result/*/*.json") if (r := store.result(p.stem)) and r.defense == entry
+    }
+    assert (there[""].metrics, there["loss"].metrics) == (utility.metrics, loss.metrics)
+    assert there["loss"].isolation == "bubblewrap"
+
+    scored.patch.setenv("LEAKBOARD_STORE", str(scored.store))
+    save_unet(scored.folder / "models" / "tiny", seed=1)
+    code, said, _ = run(scored, entry)
+    assert code == 0 and "3 scenarios scored" in said
 
 
 def test_an_oracle_scores_one(scored: Home) -> None:

@@ -102,6 +102,10 @@ def test_cascades(shipped: Registry, write: Callable[..., Path], tmp_path: Path)
     assert chain.name == "label_smoothing[epsilon=0.1]+diffence[n=5]"
     assert chain.training.entry.id == "label_smoothing"
     assert [g.entry.id for g in chain.guards] == ["diffence"]
+    (plain,), (other,) = chain.guards, shipped.chain("diffence[external=my-ddpm.2]", "undefended").guards
+    assert (plain.pretrained, plain.replaced) == ({}, frozenset())
+    assert (other.name, list(other.pretrained)) == ("diffence[external=my-ddpm.2]", ["my-ddpm.2"])
+    assert other.replaced == {"diffusion", "train_steps"}
     assert [p.entry.id for p in chain.parts] == ["label_smoothing", "diffence"]
     alone = shipped.chain("diffence", "undefended")
     assert (alone.name, alone.training.name) == ("diffence", "undefended")
@@ -155,6 +159,16 @@ def test_guards_of_one_stage_go_in_any_order(shipped: Registry, spec: str) -> No
             "expected the stages in order; write 'label_smoothing+diffence[n=5]+temperature[temperature=2.0]'",
         ),
         ("diffence[scenario=4]", "diffence: hyperparameter scenario: Input should be 1, 2 or 3, given 4"),
+        (
+            "diffence[external=mine,train_steps=100]",
+            "hyperparameter train_steps: expected its default 400 beside the pretrained model mine, which takes its place, "
+            "given 100",
+        ),
+        (
+            "diffence[external=mine,diffusion=reference]",
+            "expected its default members beside the pretrained model mine",
+        ),
+        ("diffence[external=7]", "diffence: hyperparameter external: Input should be a valid string, given 7"),
         (
             "diffence[diffusion=external]",
             "diffusion: Input should be 'members', 'reference' or 'members-and-reference'",
@@ -225,6 +239,8 @@ def test_an_adversary_with_the_targets_guards_is_another_one(shipped: Registry) 
 
 CARD = 'card = Card(title="NAME", authors=("you",), reference="unpublished", year=None)'
 
+POWER = "power: Annotated[float, Field(gt=0), Search(0.5, 4, log=True)] = 1.0"
+
 
 def changed(old: str, new: str) -> str:
     assert old in TEMPLATES["attack"]
@@ -250,6 +266,20 @@ BROKEN = {
     "not_a_card": (changed(CARD, 'card = "me"'), "card: expected Card(...), given str"),
     "default_out_of_range": (changed("log=True)] = 1.0", "log=True)] = -1.0"), "Params: "),
     "name_taken": (changed("power: Annotated", "guards: Annotated"), "with another name (this one is taken), given 'guards'"),
+    "pretrained_attack": (
+        changed(POWER, "model: Annotated[str | None, Pretrained()] = None"), "model: expected Pretrained in a defense, given an attack",
+    ),
+    "pretrained_number": (changed(POWER, "power: Annotated[int, Pretrained()] = 1"), "power: Pretrained: expected Annotated[str | None"),
+    "pretrained_default": (changed(POWER, 'power: Annotated[str | None, Pretrained()] = "x"'), "power: Pretrained: expected Annotated"),
+    "pretrained_instead": (
+        changed(POWER, 'power: Annotated[str | None, Pretrained(("powr",))] = None'), "instead_of: expected a tuple of other hyperparameters",
+    ),
+    "pretrained_itself": (
+        changed(POWER, 'power: Annotated[str | None, Pretrained(("power",))] = None'), "instead_of: expected a tuple of other hyperparameters",
+    ),
+    "pretrained_text": (
+        changed(POWER, 'power: Annotated[str | None, Pretrained("other")] = None\n        other: int = 1'), "given 'other'",
+    ),
     "no_default": (changed("log=True)] = 1.0", "log=True)]"), "power: expected a default, given none"),
     "imports_judge": (TEMPLATES["attack"] + "\n\ndef f():\n    import benchmark.judge\n", "from benchmark.api alone"),
     "imports_relative": (TEMPLATES["attack"].replace("from torch", "from .loss import Loss\nfrom torch"), "'.loss'"),

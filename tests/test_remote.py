@@ -363,6 +363,10 @@ GOOD_GUARDS = {
         "    assert torch.equal(one, two), 'made once'\n"
         "    assert context.key and len(context.key) == 32"
     ),
+    "pretrained": (
+        "if where == 'prepare':\n    try:\n        task.pretrained('tiny')\n    except PermissionError as error:\n"
+        "        assert '(none)' in str(error)\n    else:\n        raise AssertionError"
+    ),
     "artifact": "if where == 'prepare': return {'x': task.artifact('b', lambda: {'x': torch.ones(3)})['x'] * 2}",
     "labels_stay": "if where == 'guard': return (predict(x) / 2).log_softmax(1)",
 }  # fmt: skip

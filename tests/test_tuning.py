@@ -67,6 +67,10 @@ def test_what_is_searched(registry: Registry) -> None:
     assert searched(registry, "mine[count=2]+after") == ["0.strength", "0.rate", "0.kind", *(f"1.{n}" for n in names)]
     assert searched(registry, "after") == [f"1.{n}" for n in names], "guards alone: what they guard is not tuned"
     assert searched(registry, "undefended") == ["0.epochs", "0.weight_decay", "0.early_stopping"]
+    chain = Registry(ROOT / "submissions").chain("diffence[external=mine,scenario=3]", "undefended")
+    assert [d.name for d in space(chain, SMOKE)] == ["n", "timestep"], (
+        "nothing is trained: what says how is not searched"
+    )
     assert searched(registry, "undefended[epochs=2,weight_decay=0]") == ["0.early_stopping"]
 
 
@@ -178,6 +182,11 @@ def test_whoever_comes_second_to_an_empty_database_looks_again(
     asked = 0
     with pytest.raises(UserError, match=r"already exists.*postgresql://me:\*\*\*@host/optuna"):
         made(tmp_path, registry)
+
+
+def test_another_pretrained_model_makes_a_study_of_its_own(tmp_path: Path, registry: Registry) -> None:
+    names = {made(tmp_path, registry, models=m).name for m in ({}, {"tiny": "0123"}, {"tiny": "4567"})}
+    assert len(names) == 3
 
 
 def test_changed_ranges_make_a_study_of_their_own(tmp_path: Path, registry: Registry) -> None:
@@ -296,6 +305,7 @@ def test_a_study_from_start_to_board(tmp_path: Path) -> None:
         (("label_smoothing", "--leakage", "mse"), "expected auc or tpr_at_fpr_0.01"),
         (("label_smoothing", "--attack", "fredrikson"), "expected membership attacks, given fredrikson"),
         (("label_smooth",), "label_smoothing"),
+        (("diffence[external=none]",), "mlruns/models/none: expected a folder that save_pretrained of diffusers wrote"),
         (("label_smoothing[epsilon=0.5]",), "that is not fixed, given none"),
         (("undefended", "--paper-grid"), "expected a defense whose Search"),
     ],

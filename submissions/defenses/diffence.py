@@ -6,8 +6,9 @@ answer for a random one whose logit phi = log p / (1 - p), p the largest posteri
 closest to it: [least, mean] of the members' phi in scenario 2; in scenario 1 the interval of a grid between the least
 phi of members and the largest of non-members after which both sides' phi have the least Jensen-Shannon divergence.
 `average` is section III-B3: the mean of all N answers, which may change labels. The diffusion model is the DDPM of
-Ho et al. 2020, trained on the target's own training data, on the reference part, or on both (appendix C); a
-reconstruction is the forward noising to step T and one jump of DDIM (Song et al. 2021, equation 12) back to the image.
+Ho et al. 2020, trained on the target's own training data, on the reference part, or on both (appendix C), or a model of
+the user's (`external`; section IV-B5), which serves the target's and the shadow's world alike; a reconstruction is the
+forward noising to step T and one jump of DDIM (Song et al. 2021, equation 12) back to the image.
 
 Differences: the UNet has 0.16 million parameters and trains for minutes at most, so that a CPU is enough; pixels of
 images of 28 and more go in blocks of two by two as channels, which costs a quarter. Where no reconstruction keeps the
@@ -19,6 +20,7 @@ this is the formula of the paper. The threat model leaves out what the diffusion
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from functools import cache
@@ -38,6 +40,7 @@ from benchmark.api import (
     Hyper,
     Literal,
     Predict,
+    Pretrained,
     Search,
     Task,
     logit_margin,
@@ -47,12 +50,16 @@ STEPS = 1000
 BATCH = 128
 LEARNING_RATE = 4e-3
 CHUNK = 500
+EXTERNAL_CHUNK = 50
+"""Images at once through a model of the user's, which may be a hundred times as large."""
 KNOWN = 1000
 """Members, and as many non-members, that the defender of scenarios 1 and 2 knows (section IV-B1)."""
 GRID = 20
 BINS = 100
 INTERVAL = "_interval"
 """Name of the interval's ends in the guard's state. What is remembered does not depend on it."""
+CONFIG, LEVELS = "config", "levels"
+"""Names of an external model's configuration and schedule there."""
 
 
 class Diffence(Defense):
@@ -70,15 +77,17 @@ class Diffence(Defense):
     class Params(Hyper):
         """`n` reconstructions a query, noised to `timestep`; the diffusion model takes `train_steps` batches of `diffusion`.
 
-        Scenario 1 reads known non-members from the reference part. With `average` the scenario must be 3.
+        `external` names a model that takes its place (a folder of LEAKBOARD_MODELS). Scenario 1 reads known
+        non-members from the reference part. With `average` the scenario must be 3.
         """
 
         n: Annotated[int, Field(ge=1, le=1000), Search(2, 50)] = 30
         timestep: Annotated[int, Field(ge=1, le=1000), Search(20, 260)] = 160
-        train_steps: Annotated[int, Field(ge=1), Search(100, 1600, log=True)] = 400
+        train_steps: Annotated[int, Field(ge=1), Search(50, 1600, log=True)] = 400
         scenario: Literal[1, 2, 3] = 3
         average: bool = False
         diffusion: Literal["members", "reference", "members-and-reference"] = "members"
+        external: Annotated[str | None, Pretrained(instead_of=("diffusion", "train_steps"))] = None
         as_released: bool = False
 
     def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
@@ -86,13 +95,14 @@ class Diffence(Defense):
         p = self.params
         if p.average and p.scenario != 3:
             raise ValueError(f"scenario: expected 3 with average=true, which chooses no candidate, given {p.scenario}")
-        made = f"{p.diffusion}-{p.train_steps}"
-        state = task.artifact(f"ddpm-{made}", lambda: train_ddpm(task, self._images(task), p.train_steps))
+        if p.external is None:
+            made = f"{p.diffusion}-{p.train_steps}"
+            state = task.artifact(f"ddpm-{made}", lambda: train_ddpm(task, self._images(task), p.train_steps))
+        else:
+            made, state = f"external-{p.external}", external_ddpm(*task.pretrained(p.external))
         if p.scenario == 3:
             return state
-        unet = build_unet(task.shape)
-        unet.load_state_dict(state)
-        unet = unet.to(task.device).eval()
+        unet = load_unet(task.shape, state, task.device)
 
         def known(side: str, x: Tensor) -> Known:
             x = x[torch.randperm(len(x), generator=task.generator(f"known-{side}"))[:KNOWN]]
@@ -117,10 +127,8 @@ class Diffence(Defense):
         p, interval = self.params, state.get(INTERVAL)
 
         @cache
-        def denoiser(shape: tuple[int, int, int]) -> nn.Module:
-            unet = build_unet(shape)
-            unet.load_state_dict({name: w for name, w in state.items() if name != INTERVAL})
-            return unet.to(context.device).eval()
+        def denoiser(shape: tuple[int, int, int]) -> Denoiser:
+            return load_unet(shape, state, context.device)
 
         def reconstruction(x: Tensor, i: int) -> Tensor:
             def make() -> Tensor:
@@ -144,9 +152,12 @@ class Diffence(Defense):
     def _step(self) -> str:
         return f"{self.params.timestep}{'-released' if self.params.as_released else ''}"
 
-    def _reconstruct(self, unet: nn.Module, x: Tensor, noise: Tensor, device: torch.device) -> Tensor:
-        p, parts = self.params, zip(x.to(device).split(CHUNK), noise.to(device).split(CHUNK), strict=True)
-        return torch.cat([reconstruct(unet, *part, p.timestep, p.as_released) for part in parts]).to(x.device)
+    def _reconstruct(self, unet: Denoiser, x: Tensor, noise: Tensor, device: torch.device) -> Tensor:
+        p = self.params
+        chunk = CHUNK if p.external is None else EXTERNAL_CHUNK
+        parts = zip(x.to(device).split(chunk), noise.to(device).split(chunk), strict=True)
+        restored = [reconstruct(unet, *part, p.timestep, p.as_released, unet.levels) for part in parts]
+        return torch.cat(restored).to(x.device)
 
     def _images(self, task: Task) -> Tensor:
         if self.params.diffusion == "members":
@@ -247,13 +258,19 @@ def signal_level(device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def reconstruct(
-    unet: Callable[[Tensor, Tensor], Tensor], x: Tensor, noise: Tensor, timestep: int, released: bool = False
+    unet: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    noise: Tensor,
+    timestep: int,
+    released: bool = False,
+    levels: Tensor | None = None,
 ) -> Tensor:
     """Noise images (n, c, h, w) in [0, 1] to the step, 1 to 1000, and return DDIM's one jump back to t = 0.
 
-    `released` noises as the released code does: images 1 / sqrt(abar), which are too bright, and too much noise.
+    levels (1000,) is the schedule, by default `signal_level`. `released` noises as the released code does: images
+    1 / sqrt(abar), which are too bright, and too much noise.
     """
-    level = signal_level(x.device)[timestep - 1]
+    level = (signal_level(x.device) if levels is None else levels)[timestep - 1]
     signal, spread = (1 / level, 1 / level - 1) if released else (level, 1 - level)
     noisy = signal.sqrt() * (2 * x - 1) + spread.sqrt() * noise
     predicted = unet(noisy, torch.full((len(x),), timestep - 1, device=x.device))
@@ -262,18 +279,24 @@ def reconstruct(
 
 
 class Denoiser(nn.Module):
-    """A UNet for images (c, h, w), on blocks of `block` x `block` pixels: noisy images and steps -> the noise."""
+    """A UNet for images (c, h, w), on blocks of `block` x `block` pixels: noisy images and steps -> the noise.
 
-    def __init__(self, unet: Any, block: int):
+    levels (1000,) is the schedule that it was trained for.
+    """
+
+    levels: Tensor
+
+    def __init__(self, unet: Any, block: int, levels: Tensor):
         super().__init__()
         self.unet, self.block = unet, block
+        self.register_buffer("levels", levels, persistent=False)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         blocks = nn.functional.pixel_unshuffle(x, self.block)
         return nn.functional.pixel_shuffle(self.unet(blocks, t).sample, self.block)
 
 
-def build_unet(shape: tuple[int, int, int]) -> nn.Module:
+def build_unet(shape: tuple[int, int, int]) -> Denoiser:
     """An untrained denoiser of images of this shape: two levels of 16 and 32 channels."""
     from diffusers import UNet2DModel
 
@@ -288,7 +311,31 @@ def build_unet(shape: tuple[int, int, int]) -> nn.Module:
         up_block_types=("UpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
     )
-    return Denoiser(unet, block)
+    return Denoiser(unet, block, signal_level(torch.device("cpu")))
+
+
+def load_unet(shape: tuple[int, int, int], state: dict[str, Tensor], device: torch.device) -> Denoiser:
+    """The trained denoiser, in eval mode, from what `train_ddpm` or `external_ddpm` returned."""
+    if CONFIG in state:
+        from diffusers import UNet2DModel
+
+        config = json.loads(state[CONFIG].numpy().tobytes())
+        unet = Denoiser(UNet2DModel.from_config(config), 1, state[LEVELS])
+    else:
+        unet = build_unet(shape)
+    unet.load_state_dict({name: w for name, w in state.items() if name not in (CONFIG, LEVELS, INTERVAL)})
+    return unet.to(device).eval()
+
+
+def external_ddpm(config: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A model of the user's as a guard's state: weights, configuration (JSON as bytes) and the schedule (1000,)."""
+    levels = signal_level(torch.device("cpu"))
+    if config["scheduler"]:
+        from diffusers import DDPMScheduler
+
+        levels = DDPMScheduler.from_config(config["scheduler"]).alphas_cumprod
+    text = torch.tensor(list(json.dumps(config["unet"]).encode()), dtype=torch.uint8)
+    return {f"unet.{name}": w for name, w in weights.items()} | {CONFIG: text, LEVELS: levels}
 
 
 def train_ddpm(task: Task, images: Tensor, steps: int) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
+from benchmark import pretrained
 from benchmark.api import Context, Defense, Predict, Samples, Task
 from benchmark.registry import Registry
 from submissions.defenses import constant_output, diffence, dp_sgd, label_smoothing, memguard, undefended
@@ -489,3 +490,73 @@ def test_the_artifact_is_named_by_all_that_makes_it(task):
     assert task.made == ["ddpm-members-1", "ddpm-members-1"]
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
     assert all(w.dtype == torch.float32 for w in states[0].values())
+
+
+# --- DIFFENCE with a model of the user's -------------------------------------------------------------
+
+
+class Given(TinyTask):
+    """A tiny task that hands over one model, and has trained another one already."""
+
+    def __init__(self, config, weights, trained=None, **settings):
+        super().__init__(**settings)
+        self.model, self.trained = (config, weights), trained
+
+    def artifact(self, name, make):
+        return self.trained if name.startswith("ddpm") and self.trained else super().artifact(name, make)
+
+    def pretrained(self, name):
+        assert name == "mine"
+        return self.model
+
+
+def saved(ddpm: dict[str, Tensor], folder: Path, shape=(1, 8, 8)):
+    """The built-in model, saved by diffusers and read back as the judge reads it."""
+    unet = diffence.build_unet(shape)
+    unet.load_state_dict(ddpm)
+    unet.unet.save_pretrained(folder)
+    return pretrained.read(folder.name, shape)
+
+
+@pytest.fixture(scope="module")
+def external(ddpm, tmp_path_factory) -> pretrained.Model:
+    root = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEAKBOARD_MODELS", str(root))
+        return saved(ddpm, root / "mine")
+
+
+@pytest.mark.parametrize("settings", [{}, {"scenario": 1}, {"scenario": 2}, {"average": True}, {"as_released": True}])
+def test_the_same_model_from_outside_answers_the_same(predict, ddpm, external, queries, settings):
+    """To the last digit but for the size of batches, which moves sums."""
+    task = Given(external.config, external.weights, ddpm, n=60)
+    few = {"n": 3, "timestep": 200, **settings}
+    own, other = make(diffence, **few), make(diffence, external="mine", **few)
+    states = own.prepare(predict, task), other.prepare(predict, task)
+    assert all(torch.equal(states[1][name], w) for name, w in ddpm.items())
+    memories = Memory(), Memory()
+    answers = [d.guard(predict, s, context(m))(queries) for d, s, m in zip((own, other), states, memories, strict=True)]
+    for mine, theirs in zip(memories[0].stored.values(), memories[1].stored.values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+    apart = (answers[0].exp() - answers[1].exp()).abs().sum(1) > 1e-3
+    assert apart.double().mean() < 0.02, "a rounding may move one reconstruction over an edge"
+
+
+def test_an_external_model_trains_nothing_and_takes_its_own_schedule(external, queries):
+    from diffusers import DDPMScheduler
+
+    cosine = {"beta_schedule": "squaredcos_cap_v2"}
+    task = Given(external.config | {"scheduler": cosine}, external.weights)
+    defense, memory = make(diffence, external="mine", n=1, timestep=300), Memory()
+    state = defense.prepare(lambda x: x, task)
+    assert task.made == []
+    levels = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    assert torch.equal(state["levels"], levels)
+    assert not any(name.startswith("_") for name in state), "what is remembered depends on all of it"
+    defense.guard(lambda x: torch.zeros(len(x), 2, dtype=torch.float64), state, context(memory))(queries[:20])
+    unet = diffence.load_unet((1, 8, 8), state, CPU)
+    noise = context().normal("diffence-0", queries[:20])
+    expected = diffence.reconstruct(unet, queries[:20], noise, 300, levels=levels)
+    usual = diffence.reconstruct(unet, queries[:20], noise, 300)
+    (found,) = memory.stored.values()
+    assert torch.equal(found, expected) and not torch.allclose(found, usual, atol=1e-3)

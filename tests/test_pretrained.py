@@ -1,0 +1,207 @@
+"""Pretrained models: what is read, what its digest covers, and everything that is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmark.errors import UserError
+from benchmark.pretrained import CONFIG_BYTES, STEPS, WEIGHTS_BYTES, Model, read
+from tests.conftest import save_unet
+
+SHAPE = (1, 8, 8)
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of models that holds `tiny`."""
+    monkeypatch.setenv("LEAKBOARD_MODELS", str(tmp_path / "models"))
+    save_unet(tmp_path / "models" / "tiny")
+    return tmp_path / "models"
+
+
+def change(path: Path, **values: Any) -> None:
+    """Other values in a JSON file; what is None in `values` becomes null."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(found | values))
+
+
+def change_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+
+
+# --- What is read -----------------------------------------------------------------------------------
+
+
+def test_a_network_alone_has_its_weights_and_no_schedule(models: Path) -> None:
+    unet, found = save_unet(models / "tiny"), read("tiny", SHAPE)
+    assert found.config["scheduler"] == {} and found.config["unet"]["block_out_channels"] == [8, 8]
+    assert found.weights.keys() == unet.state_dict().keys()
+    assert all(torch.equal(w, found.weights[name]) for name, w in unet.state_dict().items())
+
+
+def test_a_pipeline_has_a_network_and_a_schedule(models: Path) -> None:
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    scheduler = DDPMScheduler(STEPS, beta_schedule="squaredcos_cap_v2")
+    DDPMPipeline(save_unet(models / "tiny"), scheduler).save_pretrained(models / "whole")
+    alone, whole = read("tiny", SHAPE), read("whole", SHAPE)
+    assert whole.config["unet"] == alone.config["unet"]
+    assert whole.config["scheduler"]["beta_schedule"] == "squaredcos_cap_v2"
+    assert whole.digest != alone.digest
+    shutil.copy(models / "whole/scheduler/scheduler_config.json", models / "tiny")
+    assert read("tiny", SHAPE).digest == whole.digest
+
+
+def test_the_digest_covers_all_that_is_read_and_no_name(models: Path) -> None:
+    def digest(name: str) -> str:
+        return read(name, SHAPE).digest
+
+    first = digest("tiny")
+    shutil.copytree(models / "tiny", models / "copy")
+    (models / "link").symlink_to(models / "tiny")
+    assert digest("copy") == digest("link") == first
+    found = {first}
+    change_weights(models / "copy" / WEIGHTS, lambda w: w["conv_in.bias"][0].add_(1e-3))
+    found.add(digest("copy"))
+    change(models / "copy" / "config.json", norm_eps=1e-6)
+    found.add(digest("copy"))
+    change(models / "copy" / "scheduler_config.json", beta_end=0.01)
+    found.add(digest("copy"))
+    assert len(found) == 4
+
+
+def test_half_precision_becomes_single(models: Path) -> None:
+    unet = save_unet(models / "tiny")
+    change_weights(models / "tiny" / WEIGHTS, lambda w: w.update({n: t.half() for n, t in w.items()}))
+    weights = read("tiny", SHAPE).weights
+    assert all(torch.equal(w, unet.state_dict()[name].half().float()) for name, w in weights.items())
+
+
+def test_a_network_of_any_size_is_held_to_the_images(models: Path) -> None:
+    change(models / "tiny" / "config.json", sample_size=None)
+    assert isinstance(read("tiny", (1, 28, 28)), Model)
+    change(models / "tiny" / "config.json", sample_size=[8, 12])
+    assert isinstance(read("tiny", (1, 8, 12)), Model)
+    change(models / "tiny" / "config.json", sample_size=None)
+    with pytest.raises(UserError, match=r"of one unconditional UNet2DModel, given RuntimeError: Sizes of tensors"):
+        read("tiny", (1, 7, 7))
+
+
+# --- What is refused --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../tiny", "/tiny", "", ".tiny", "a b", "tiny/", "tiny\n", "é", "a" * 101])
+def test_a_name_leads_nowhere_else(models: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"expected the name of a folder in .*/models/: letters, digits"):
+        read(name, SHAPE)
+
+
+def bin_only(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "diffusion_pytorch_model.bin")
+
+
+def pipe(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    os.mkfifo(folder / WEIGHTS)
+
+
+def huge(name: str, size: int) -> Callable[[Path], None]:
+    def step(folder: Path) -> None:
+        with (folder / name).open("r+b") as file:
+            file.truncate(size)
+
+    return step
+
+
+def config(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: change(folder / "config.json", **values)
+
+
+def schedule(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: change(folder / "scheduler_config.json", **values)
+
+
+def weights(step: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    return lambda folder: change_weights(folder / WEIGHTS, step)
+
+
+def text(name: str, content: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(content) and None
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no folder": (shutil.rmtree, "tiny: expected a folder that save_pretrained of diffusers wrote, given none"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json: expected this file, given none"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), f"{WEIGHTS}: expected this file, given none"),
+    "pickled": (bin_only, "expected this file, given diffusion_pytorch_model.bin; save_pretrained(..., safe_serialization=True)"),
+    "a pipe": (pipe, f"{WEIGHTS}: expected this file, given none"),
+    "huge config": (huge("config.json", CONFIG_BYTES + 1), f"config.json: expected at most {CONFIG_BYTES} bytes"),
+    "huge weights": (huge(WEIGHTS, WEIGHTS_BYTES + 1), f"{WEIGHTS}: expected at most {WEIGHTS_BYTES} bytes"),
+    "no JSON": (text("config.json", "{"), "config.json: expected JSON, given Expecting property name"),
+    "deep JSON": (text("config.json", "[" * 60_000), "config.json: expected JSON, given maximum recursion"),
+    "no text": (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json: expected JSON, given"),
+    "a list": (text("config.json", "[]"), "config.json: expected a JSON object, given list"),
+    "a bad schedule file": (text("scheduler_config.json", "nothing"), "scheduler_config.json: expected JSON"),
+    "another class": (config(_class_name="UNet2DConditionModel"), 'expected the _class_name UNet2DModel, given "UNet2DConditionModel"'),
+    "another size": (config(sample_size=32), "config.json: expected sample_size [8, 8], as the images have, given 32"),
+    "another height": (config(sample_size=[9, 8]), "expected sample_size [8, 8], as the images have, given [9, 8]"),
+    "no size": (config(sample_size="8"), 'expected sample_size [8, 8], as the images have, given "8"'),
+    "colour": (config(in_channels=3), "config.json: expected in_channels 1, as the images have, given 3"),
+    "variances": (config(out_channels=2), "config.json: expected out_channels 1, as the images have, given 2"),
+    "v-prediction": (schedule(prediction_type="v_prediction"), 'expected prediction_type epsilon, given "v_prediction"'),
+    "few steps": (schedule(num_train_timesteps=100), "expected num_train_timesteps 1000, given 100"),
+    "unknown schedule": (schedule(beta_schedule="mine"), "expected a noise schedule of diffusers, given NotImplementedError: mine"),
+    "no number": (schedule(beta_start="x"), "expected a noise schedule of diffusers, given TypeError"),
+    "short schedule": (schedule(trained_betas=[0.1]), "expected 1000 shares of signal between 0 and 1, given others"),
+    "no noise": (schedule(beta_start=float("nan")), "expected 1000 shares of signal between 0 and 1, given others"),
+    "torn weights": (lambda f: os.truncate(f / WEIGHTS, 5000), f"{WEIGHTS}: expected safetensors, given SafetensorError"),
+    "no safetensors": (text(WEIGHTS, "PK" * 500), f"{WEIGHTS}: expected safetensors, given SafetensorError"),
+    "whole numbers": (weights(lambda w: w.update(x=torch.ones(2, dtype=torch.int64))), f"{WEIGHTS}: expected finite numbers"),
+    "no numbers": (weights(lambda w: w["conv_in.bias"].fill_(float("nan"))), f"{WEIGHTS}: expected finite numbers"),
+    "one too few": (weights(lambda w: w.pop("conv_in.bias")), "of one unconditional UNet2DModel, given RuntimeError: Error"),
+    "one too many": (weights(lambda w: w.update(x=torch.ones(2))), "of one unconditional UNet2DModel, given RuntimeError: Error"),
+    "another width": (config(block_out_channels=[8, 16]), "of one unconditional UNet2DModel, given RuntimeError: Error"),
+    "unknown block": (config(down_block_types=["Mine", "Mine"]), "of one unconditional UNet2DModel, given ValueError: Mine"),
+    "impossible": (config(block_out_channels=[10**9, 10**9]), "of one unconditional UNet2DModel, given RuntimeError"),
+    "conditional": (config(class_embed_type="identity"), "given ValueError: class_labels should be provided"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_broken_or_does_not_fit_is_refused_in_one_line(models: Path, case: str) -> None:
+    spoil, message = REFUSED[case]
+    spoil(models / "tiny")
+    with pytest.raises(UserError) as error:
+        read("tiny", SHAPE)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_link_to_nothing_and_a_near_miss(models: Path) -> None:
+    (models / "gone").symlink_to(models / "nowhere")
+    with pytest.raises(UserError, match="gone: expected a folder"):
+        read("gone", SHAPE)
+    with pytest.raises(UserError, match=r"given none; did you mean 'tiny'\?"):
+        read("tny", SHAPE)
+
+
+def test_too_many_parameters_are_refused(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision on disk is twice as much in memory."""
+    from benchmark import pretrained
+
+    change_weights(models / "tiny" / WEIGHTS, lambda w: w.update({n: t.half() for n, t in w.items()}))
+    size = (models / "tiny" / WEIGHTS).stat().st_size
+    monkeypatch.setattr(pretrained, "WEIGHTS_BYTES", size)
+    with pytest.raises(UserError, match=f"expected at most {size // 4} parameters, given more"):
+        read("tiny", SHAPE)
