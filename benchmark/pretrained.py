@@ -28,6 +28,9 @@ STEPS = 1000
 CONFIG_BYTES = 1 << 16
 WEIGHTS_BYTES = 1 << 29
 """In float32, 128 million parameters; a message to a sandbox holds twice as much."""
+TENSORS = 10_000
+"""Tensors at most: a network is built of no more layers before its weights are held to it."""
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}"
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -47,13 +50,20 @@ def root() -> Path:
 
 def read(name: str, shape: tuple[int, int, int]) -> Model:
     """The model of this name, for images (c, h, w). Raises UserError where it is missing, broken or does not fit them."""
+    try:
+        return _read(name, shape)
+    except OSError as problem:
+        raise UserError(f"{root() / name}: expected files that can be read, given {problem.strerror}") from None
+
+
+def _read(name: str, shape: tuple[int, int, int]) -> Model:
     folder = root() / name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}", name):
+    if not re.fullmatch(_NAME, name):
         raise UserError(
             f"{printable(name, 100)!r}: expected the name of a folder in {root()}/: letters, digits, '.', '_' and '-'"
         )
     if not folder.is_dir():
-        known = (p.name for p in root().glob("*") if p.is_dir())
+        known = (p.name for p in root().glob("*") if p.is_dir() and re.fullmatch(_NAME, p.name))
         raise UserError(
             f"{folder}: expected a folder that save_pretrained of diffusers wrote, given none{suggest(name, known)}"
         )
@@ -85,10 +95,7 @@ def _content(path: Path, most: int) -> bytes:
     size = path.stat().st_size
     if size > most:
         raise UserError(f"{path}: expected at most {most} bytes, given {size}")
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        raise UserError(f"{path}: expected a file that can be read, given {problem.strerror}") from None
+    return path.read_bytes()
 
 
 def _object(path: Path, text: bytes) -> dict[str, Any]:
@@ -121,6 +128,11 @@ def _check_schedule(path: Path, scheduler: dict[str, Any]) -> None:
             raise UserError(f"{path}: expected {name} {expected}, given {_given(scheduler[name])}")
     if not scheduler:
         return
+    if "_class_name" in scheduler and not (scheduler.get("beta_schedule") or scheduler.get("trained_betas")):
+        given = _given(
+            scheduler["_class_name"]
+        )  # of sigmas, flows or a formula of its own: other noise than the betas'
+        raise UserError(f"{path}: expected a scheduler with a beta_schedule or trained_betas, given {given} without")
     from diffusers import DDPMScheduler
 
     try:
@@ -137,17 +149,26 @@ def _weights(path: Path, content: bytes) -> dict[str, Tensor]:
         weights = tensors_from_bytes(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as problem:
         raise UserError(f"{path}: expected safetensors, given {_problem(problem)}") from None
+    if len(weights) > TENSORS:
+        raise UserError(f"{path}: expected at most {TENSORS} tensors, given {len(weights)}")
     if 4 * sum(w.numel() for w in weights.values()) > WEIGHTS_BYTES:
         raise UserError(f"{path}: expected at most {WEIGHTS_BYTES // 4} parameters, given more")
-    if not all(w.is_floating_point() and w.isfinite().all() for w in weights.values()):
-        raise UserError(f"{path}: expected finite numbers, given others")
-    return {name: w.float() for name, w in weights.items()}
+    floats = {name: w.float() for name, w in weights.items() if w.is_floating_point()}
+    if len(floats) < len(weights) or not all(w.isfinite().all() for w in floats.values()):
+        raise UserError(f"{path}: expected numbers that are finite in float32, given others")
+    return floats
 
 
 def _check_network(folder: Path, unet: dict[str, Any], weights: dict[str, Tensor], shape: tuple[int, int, int]) -> None:
     """Build it and pass an image through without any memory or arithmetic: on the device meta."""
     from diffusers import UNet2DModel
 
+    layers, blocks = unet.get("layers_per_block"), unet.get("down_block_types")
+    if isinstance(layers, int) and isinstance(blocks, list) and layers * len(blocks) > len(weights):
+        raise UserError(
+            f"{folder}: expected a config.json of at most {len(weights)} layers, as many as there are tensors, "
+            f"given {len(blocks)} blocks of {_given(layers)}"
+        )
     try:
         with torch.device("meta"), torch.no_grad():
             network = UNet2DModel.from_config(unet)

@@ -89,6 +89,11 @@ def test_half_precision_becomes_single(models: Path) -> None:
     assert all(torch.equal(w, unet.state_dict()[name].half().float()) for name, w in weights.items())
 
 
+def test_eight_bits_become_single(models: Path) -> None:
+    change_weights(models / "tiny" / WEIGHTS, lambda w: w.update({n: t.to(torch.float8_e4m3fn) for n, t in w.items()}))
+    assert {w.dtype for w in read("tiny", SHAPE).weights.values()} == {torch.float32}
+
+
 def test_a_network_of_any_size_is_held_to_the_images(models: Path) -> None:
     change(models / "tiny" / "config.json", sample_size=None)
     assert isinstance(read("tiny", (1, 28, 28)), Model)
@@ -168,8 +173,25 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no noise": (schedule(beta_start=float("nan")), "expected 1000 shares of signal between 0 and 1, given others"),
     "torn weights": (lambda f: os.truncate(f / WEIGHTS, 5000), f"{WEIGHTS}: expected safetensors, given SafetensorError"),
     "no safetensors": (text(WEIGHTS, "PK" * 500), f"{WEIGHTS}: expected safetensors, given SafetensorError"),
-    "whole numbers": (weights(lambda w: w.update(x=torch.ones(2, dtype=torch.int64))), f"{WEIGHTS}: expected finite numbers"),
-    "no numbers": (weights(lambda w: w["conv_in.bias"].fill_(float("nan"))), f"{WEIGHTS}: expected finite numbers"),
+    "whole numbers": (weights(lambda w: w.update(x=torch.ones(2, dtype=torch.int64))), f"{WEIGHTS}: expected numbers that are finite"),
+    "no numbers": (weights(lambda w: w["conv_in.bias"].fill_(float("nan"))), f"{WEIGHTS}: expected numbers that are finite"),
+    "too large numbers": (
+        weights(lambda w: w.update({"conv_in.bias": torch.full((8,), 1e300, dtype=torch.float64)})),
+        f"{WEIGHTS}: expected numbers that are finite in float32",
+    ),
+    "no numbers in 8 bits": (
+        weights(lambda w: w.update({"conv_in.bias": torch.full((8,), torch.nan).to(torch.float8_e4m3fn)})),
+        f"{WEIGHTS}: expected numbers that are finite in float32",
+    ),
+    "endless": (config(layers_per_block=10**9), "layers, as many as there are tensors, given 2 blocks of 1000000000"),
+    "sigmas": (
+        schedule(_class_name="EDMEulerScheduler", num_train_timesteps=STEPS, prediction_type="epsilon"),
+        'expected a scheduler with a beta_schedule or trained_betas, given "EDMEulerScheduler" without',
+    ),
+    "a formula": (
+        schedule(_class_name="IPNDMScheduler", num_train_timesteps=STEPS, trained_betas=None),
+        'expected a scheduler with a beta_schedule or trained_betas, given "IPNDMScheduler" without',
+    ),
     "one too few": (weights(lambda w: w.pop("conv_in.bias")), "of one unconditional UNet2DModel, given RuntimeError: Error"),
     "one too many": (weights(lambda w: w.update(x=torch.ones(2))), "of one unconditional UNet2DModel, given RuntimeError: Error"),
     "another width": (config(block_out_channels=[8, 16]), "of one unconditional UNet2DModel, given RuntimeError: Error"),
@@ -194,6 +216,30 @@ def test_a_link_to_nothing_and_a_near_miss(models: Path) -> None:
         read("gone", SHAPE)
     with pytest.raises(UserError, match=r"given none; did you mean 'tiny'\?"):
         read("tny", SHAPE)
+    (models / "two\nlines").mkdir()
+    with pytest.raises(UserError, match=r"given none; known: tiny$"):  # what no name can be is not proposed
+        read("another", SHAPE)
+
+
+@pytest.mark.parametrize("name", ["is_dir", "is_file", "stat", "read_bytes"])
+def test_what_cannot_be_read_is_said_in_one_line(models: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(UserError, match=r"models/tiny: expected files that can be read, given Permission denied$"):
+        read("tiny", SHAPE)
+
+
+def test_too_many_tensors_are_refused(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmark import pretrained
+
+    count = len(read("tiny", SHAPE).weights)
+    monkeypatch.setattr(pretrained, "TENSORS", count)
+    assert read("tiny", SHAPE)
+    monkeypatch.setattr(pretrained, "TENSORS", count - 1)
+    with pytest.raises(UserError, match=f"{WEIGHTS}: expected at most {count - 1} tensors, given {count}"):
+        read("tiny", SHAPE)
 
 
 def test_too_many_parameters_are_refused(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
