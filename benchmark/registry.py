@@ -156,7 +156,8 @@ class Part:
     @property
     def replaced(self) -> frozenset[str]:
         """Hyperparameters that mean nothing here: a model that is given takes their place."""
-        return frozenset(name for mark in self.pretrained.values() for name in mark.instead_of)
+        given = (m for name, m in _marks(self.entry.params).items() if getattr(self.params, name) is not None)
+        return frozenset(name for mark in given for name in mark.instead_of)
 
     def create(self) -> Any:
         """An instance of the file's own class, with its own `Params`."""

@@ -290,6 +290,23 @@ BROKEN = {
 }  # fmt: skip
 
 
+def test_one_model_given_twice_takes_the_place_of_all_that_it_replaces(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    marks = "".join(
+        f'        {name}: Annotated[str | None, Pretrained(("{of}",))] = None\n        {of}: int = 1\n'
+        for name, of in (("first", "steps"), ("second", "width"))
+    )
+    text = TEMPLATES["defense"].replace("        temperature:", f"{marks}        temperature:")
+    write("twice", text, "defense")
+    write("plain", text.replace('("post-inference",)', '("training",)'), "defense")
+    _, part = Registry(tmp_path).chain("twice[first=mine,second=mine]", "plain").parts
+    assert part.replaced == {"steps", "width"} and list(part.pretrained) == ["mine"]
+    for name in ("steps", "width"):
+        with pytest.raises(UserError, match=f"hyperparameter {name}: expected its default 1 beside the pretrained"):
+            Registry(tmp_path).chain(f"twice[first=mine,second=mine,{name}=2]", "plain")
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_file_is_one_line_and_harms_nobody(name: str, write: Callable[..., Path], tmp_path: Path) -> None:
     text, message = BROKEN[name]
