@@ -335,7 +335,7 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
     part = artifacts.registry.attack(job.attack) if job.attack else None
     if scenario_key(artifacts, part, chain, job.seed) != job.id:
         # A worker that started later has read other files: its number must not go under the old key.
-        raise UserError("the code or a submission changed while the run was going on; run again")
+        raise UserError("the code, a submission or a pretrained model changed while the run was going on; run again")
     try:
         if part:
             outcome = judge.Scenario(artifacts, part, chain, job.seed).score()

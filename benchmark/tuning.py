@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -41,7 +42,7 @@ from benchmark.execute import Setting, tuned_mark
 from benchmark.metrics import hypervolume
 from benchmark.plan import judge_code, make_plan, scenario_key
 from benchmark.protocol import Axes, Protocol
-from benchmark.registry import Chain, Part, Registry
+from benchmark.registry import Chain, Part, Registry, code_digest
 from benchmark.remote import require
 from benchmark.store import digest
 from benchmark.tracking import Trials, without_password
@@ -56,6 +57,12 @@ _OPENINGS = 10
 _STARTUP = 8
 _LOSSES = 3
 """Failed trials in a row that end a study: the defense is broken, not one of its settings."""
+
+
+@cache
+def tuning_code() -> str:
+    """Digest of what turns scenarios into a trial's value."""
+    return code_digest(Path(__file__))
 
 
 # --- What is searched -------------------------------------------------------------------------------
@@ -232,12 +239,17 @@ class Scored:
     by_attack: dict[str, float] = field(default_factory=dict)
 
 
-def score_trial(spec: str, leakage: str, floor: float) -> Scored:
-    """In a worker: train and attack one trial, job by job. Raises RuntimeError with the first failure's line."""
+def score_trial(spec: str, leakage: str, floor: float, models: dict[str, str]) -> Scored:
+    """In a worker: train and attack one trial, job by job. Raises RuntimeError with the first failure's line.
+
+    models: digests of the pretrained models that the study is of.
+    """
     artifacts, setting = execute._artifacts, execute._setting
     assert artifacts is not None and setting is not None
     protocol, registry = setting.protocol, artifacts.registry
     chain = registry.chain(spec, protocol.baseline)
+    if artifacts.models(*chain.parts) != models:  # this worker has read other files than the study
+        raise RuntimeError("a pretrained model changed since the study was opened; run the command again")
     tested = [_utility(artifacts, chain, seed) for seed in protocol.seeds]
     accuracy = sum(tested) / len(tested)
     if accuracy < floor:
@@ -355,7 +367,7 @@ class Tuning:
         p = self.setting.protocol
         made_of = [
             p.measures, p.attacks, p.seeds, self.leakage, self.floor, self.grid, [q.key for q in self.chain.parts],
-            [[d.label, repr(d.distribution)] for d in self.dimensions], training_code(), judge_code(),
+            [[d.label, repr(d.distribution)] for d in self.dimensions], training_code(), judge_code(), tuning_code(),
             *(("random",) if self.random else ()), *((self.seed,) if self.seed else ()), *((self.models,) if self.models else ()),
         ]  # fmt: skip
         return f"{self.protocol} {self.chain.name} {digest(*made_of)[:8]}"
@@ -398,7 +410,7 @@ class Tuning:
                     len(running) < workers and len(self.finished()) + len(running) < trials and time.monotonic() < end
                 ):
                     trial, spec = self._ask()
-                    running[pool.submit(score_trial, spec, self.leakage, self.floor)] = trial, spec
+                    running[pool.submit(score_trial, spec, self.leakage, self.floor, self.models)] = trial, spec
                 if not running:
                     return
                 for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:

@@ -170,6 +170,22 @@ def test_another_model_under_the_same_name_is_another_one(
     assert addresses("diffence")[0] not in (one[0], two[0])
 
 
+def test_no_number_goes_under_a_key_that_was_planned_of_other_files(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAKBOARD_MODELS", str(tmp_path / "models"))
+    save_unet(tmp_path / "models" / "one")
+    jobs = plan_of(artifacts, [], ["diffence[external=one]"]).jobs
+    job = next(j for j in jobs.values() if j.kind == "scenario")
+    save_unet(tmp_path / "models" / "one", seed=1)
+    worker = Artifacts(artifacts.protocol, artifacts.registry, artifacts.store, artifacts.device)
+    monkeypatch.setattr(execute, "_artifacts", worker)
+    monkeypatch.setattr(execute, "_setting", object())
+    done = execute.run_job(job)
+    assert done.error == "the code, a submission or a pretrained model changed while the run was going on; run again"
+    assert done.result is None and artifacts.store.result(job.id) is None
+
+
 def test_a_part_is_given_the_models_that_it_names_and_no_other(
     artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

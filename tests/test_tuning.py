@@ -14,15 +14,18 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
+from benchmark import execute, tuning
 from benchmark import protocol as protocols
-from benchmark import tuning
+from benchmark.artifacts import Artifacts
 from benchmark.errors import UserError
 from benchmark.metrics import hypervolume
 from benchmark.registry import Registry
 from benchmark.store import Store
 from benchmark.tuning import Tuning, defaults, paper_grid, propose, space, tuning_attacks, tuning_protocol, with_choices
+from tests.conftest import save_unet
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = protocols.load("smoke")
@@ -187,6 +190,32 @@ def test_whoever_comes_second_to_an_empty_database_looks_again(
 def test_another_pretrained_model_makes_a_study_of_its_own(tmp_path: Path, registry: Registry) -> None:
     names = {made(tmp_path, registry, models=m).name for m in ({}, {"tiny": "0123"}, {"tiny": "4567"})}
     assert len(names) == 3
+
+
+def test_no_trial_is_scored_on_another_model_than_its_study(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAKBOARD_MODELS", str(tmp_path / "models"))
+    save_unet(tmp_path / "models" / "tiny")
+    worker = Artifacts(SMOKE, registry, Store(tmp_path / "store"), torch.device("cpu"))
+    monkeypatch.setattr(execute, "_artifacts", worker)
+    monkeypatch.setattr(execute, "_setting", SimpleNamespace(protocol=SMOKE))
+    monkeypatch.setattr(tuning, "_utility", lambda *_: 0.0)
+    spec = "diffence[external=tiny]"
+    models = worker.models(*worker.chain(spec).parts)
+    assert tuning.score_trial(spec, "auc", 0.5, models) == tuning.Scored(0.0, None)
+    with pytest.raises(RuntimeError, match="a pretrained model changed since the study was opened"):
+        tuning.score_trial(spec, "auc", 0.5, {"tiny": "0123"})
+
+
+@pytest.mark.parametrize("code", ["tuning_code", "judge_code", "training_code"])
+def test_other_code_makes_a_study_of_its_own(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """What folds the scenarios of a trial into its value too: values of two ways never meet on one front."""
+    old = made(tmp_path, registry).name
+    monkeypatch.setattr(tuning, code, lambda: "another")
+    assert made(tmp_path, registry).name != old
 
 
 def test_changed_ranges_make_a_study_of_their_own(tmp_path: Path, registry: Registry) -> None:
