@@ -37,6 +37,19 @@ def test_thresholds_do_not_part_equal_signals() -> None:
     assert 0 <= overall < 1 and found[0] == overall
 
 
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float32])
+def test_thresholds_lie_between_signals_of_any_kind(kind: torch.dtype) -> None:
+    signal, member = torch.tensor([1, 0, 1, 0]).to(kind), torch.tensor([True, False, True, False])
+    for found in best_thresholds(signal, torch.zeros(4).long(), member, 1):
+        assert found == 0.5 and torch.equal(signal > found, member)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_thresholds_stay_where_the_signal_is() -> None:
+    signal, member = torch.rand(9, device="cuda"), torch.arange(9, device="cuda") < 4
+    assert best_thresholds(signal, torch.zeros_like(member).long(), member, 2).device == signal.device
+
+
 def test_an_attack_sees_the_views_of_its_data_set() -> None:
     simple = {"pad": 1, "flip": True}
     known = Knowledge(3, (1, 4, 4), 7, torch.device("cpu"), simple)
