@@ -49,6 +49,11 @@ def training_code() -> str:
     return code_digest(*_TRAINING_CODE)
 
 
+@lru_cache(maxsize=1)
+def reading_code() -> str:
+    return code_digest(_HERE / "pretrained.py")
+
+
 def world_of(role: str) -> World:
     """Banks belong to the adversary: they live behind the shadow world's secrets (RULES 3)."""
     return "target" if role == "target" else "shadow"
@@ -100,7 +105,7 @@ class Artifacts:
         Raises UserError where a pretrained model can't be used: whatever plans with the part does so before it works.
         """
         trusted = {"trusted": True} if self.isolation.where(part.entry) == "trusted" else {}
-        models = {"pretrained": self.models(part)} if part.pretrained else {}
+        models = {"pretrained": [reading_code(), self.models(part)]} if part.pretrained else {}
         return part.key | trusted | models
 
     def models(self, *parts: Part) -> dict[str, str]:

@@ -168,6 +168,11 @@ def test_another_model_under_the_same_name_is_another_one(
     assert all(a != b for a, b in zip(mine, two, strict=False)) and len(mine) == 5
     assert two[-1] == network, "the network knows nothing of its guard"
     assert addresses("diffence")[0] not in (one[0], two[0])
+    plain = addresses("memguard")
+    monkeypatch.setattr("benchmark.artifacts.reading_code", lambda: "read in another way")
+    *read, network = addresses("diffence[external=one]")
+    assert all(a != b for a, b in zip(read, two, strict=False)) and network == two[-1]
+    assert addresses("memguard") == plain
 
 
 def test_no_number_goes_under_a_key_that_was_planned_of_other_files(
