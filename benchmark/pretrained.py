@@ -2,8 +2,9 @@
 
 NAME is a folder of `LEAKBOARD_MODELS` (default `mlruns/models`) that `UNet2DModel.save_pretrained` wrote, with
 `scheduler_config.json` beside the network's files where its noise schedule is not the usual one, or one that
-`DDPMPipeline.save_pretrained` wrote (`unet/` and `scheduler/`); any scheduler whose noise comes from betas will do. JSON and safetensors alone are read: nothing is
-unpickled, and no code comes with a model. What trained it is unknown, and rows say so.
+`DDPMPipeline.save_pretrained` wrote (`unet/` and `scheduler/`); any scheduler whose noise comes from betas will do.
+JSON and safetensors alone are read: nothing is unpickled, and no code comes with a model. What trained it is unknown,
+and rows say so.
 """
 
 from __future__ import annotations
