@@ -21,12 +21,8 @@ lint: .venv/.test
 screenshots: .venv/.test
 	$(BIN)/python -m leaderboard.screenshots docs fashion-mini-v1
 
-speed: .venv/.run
-	$(BIN)/python speed/training.py
-	$(BIN)/python speed/bank.py
-	$(BIN)/python speed/isolation.py
-	$(BIN)/python speed/robust.py
-	$(BIN)/python speed/board.py
+speed: .venv/.test
+	for part in training bank isolation attacks defenses guards robust board; do $(BIN)/python speed/$$part.py || exit; done
 
 # A random fault every few seconds for ten minutes, and ten minutes of odd input for every reader.
 soak: .venv/.test

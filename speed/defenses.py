@@ -13,6 +13,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,11 +22,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmark import protocol, training
 from benchmark.population import populate
+from benchmark.registry import Registry
 from benchmark.training import TrainingTask
-from submissions.defenses.dp_sgd import DPSGD
-from submissions.defenses.selena import Selena
 
+SUBMISSIONS = Registry(Path(__file__).resolve().parents[1] / "submissions")
 CPU = torch.device("cpu")
+
+
+def made(name: str, **chosen: Any) -> Any:
+    """A defense with these hyperparameters, from the file that the registry runs."""
+    entry = SUBMISSIONS.entry("defense", name)
+    return entry.load()(entry.load().Params(**chosen))  # type: ignore[attr-defined]
 
 
 def promise(what: str, kept: bool, promised: str, measured: str) -> None:
@@ -72,7 +79,7 @@ def selena(epochs: int | None, rounds: int) -> None:
         "ensembles": task_of("digits-v1", None, **changes),
         "one by one": task_of("digits-v1", None, ensemble=1, **changes),
     }
-    defense, groups, fit_ensemble = Selena(Selena.Params()), [], training.fit_ensemble
+    defense, groups, fit_ensemble = made("selena"), [], training.fit_ensemble
 
     def watched(tasks: Sequence[TrainingTask], *rest: Any) -> Any:
         groups.append(len(tasks))
@@ -96,7 +103,7 @@ def selena(epochs: int | None, rounds: int) -> None:
 # --- DP-SGD -----------------------------------------------------------------------------------------
 
 
-def opacus(task: TrainingTask, defense: DPSGD, network: nn.Module) -> float:
+def opacus(task: TrainingTask, defense: Any, network: nn.Module) -> float:
     """Opacus's own loop, as its tutorials have it; returns epsilon."""
     from opacus import PrivacyEngine
 
@@ -124,7 +131,7 @@ def dp(images: int, epochs: int, rounds: int) -> None:
     # Opacus rounds the batches of an epoch down; sizes that divide leave nothing to round.
     task = task_of("fashion-mini-v1", images, architecture="simple_cnn", epochs=epochs, precision="float32",
                    channels_last=False, batch_size=50)  # fmt: skip
-    defense = DPSGD(DPSGD.Params())
+    defense = made("dp_sgd")
     ways: dict[str, Callable[[], Any]] = {
         "ours": lambda: defense.train(task),
         "Opacus": lambda: opacus(task, defense, defense.network(task)),
@@ -152,7 +159,7 @@ def accounting() -> None:
 
     RDPAccountant.get_epsilon = counted
     try:
-        defense, found = DPSGD(DPSGD.Params(target_epsilon=8.0)), []
+        defense, found = made("dp_sgd", target_epsilon=8.0), []
         for seed in range(16):
             task = task_of("digits-v1", None)
             task.seed = seed
