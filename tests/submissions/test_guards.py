@@ -232,6 +232,19 @@ def distorted() -> tuple[Tensor, Tensor]:
     return clean, memguard.add_noise(clean, state)
 
 
+def test_memguards_slope_is_autograds() -> None:
+    g = torch.Generator().manual_seed(3)
+    sides = [torch.randn(40, 7, generator=g, dtype=torch.float64).mul(s).log_softmax(1).sort(1).values for s in (1, 3)]
+    state = memguard.train_classifier(sides[0], sides[1], g)
+    x = torch.cat(sides).requires_grad_()
+    expected = memguard.membership_logit(x, state)
+    (slope,) = torch.autograd.grad(expected.sum(), x)
+    logit, found = memguard.logit_and_slope(x.detach(), state)
+    torch.testing.assert_close(logit, expected.detach(), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(found, slope, rtol=1e-12, atol=1e-14)
+    assert float(slope.abs().max()) > 0
+
+
 @pytest.mark.parametrize("budget", [0.0, 0.02, 0.3, 2.0])
 def test_memguard_keeps_its_budget_on_every_sample(monkeypatch, distorted, budget):
     """The expected distortion of each sample, over 500 even steps of the number that phase II draws."""
