@@ -32,20 +32,29 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Score(_Strict):
-    """One number a seed: a metric of an attack on a defense; of several attacks the best, or the worst, of them.
+class Quantity(_Strict):
+    """One number a target: a metric of an attack; of several attacks the best, or the worst, of them.
 
     Which one that is, is chosen for each seed on the others (RULES 17). The attack "" stands for a target's utility.
     """
 
-    protocol: str
     attacks: Annotated[tuple[str, ...], Field(min_length=1)]
-    defense: str
     metric: str
     of_several: Literal["best", "worst"] = "best"
+    minus: Quantity | None = None
+    """What is subtracted."""
+
+
+class Score(Quantity):
+    """One number a seed: the quantity on a defense; or, over several settings of it, a trade-off or a correlation."""
+
+    protocol: str
+    defense: str
     settings: tuple[str, ...] = ()
-    """More settings of the defense, for a trade-off: the score is then the area that the front of all of them dominates,
-    on test accuracy and the metric (`metrics.hypervolume`)."""
+    """With more settings the score is the area that the front of all of them dominates, on test accuracy and the
+    quantity (`metrics.hypervolume`)."""
+    against: Quantity | None = None
+    """With another quantity it is Spearman's rank correlation of the two over all settings."""
 
 
 class Claim(_Strict):
@@ -54,12 +63,18 @@ class Claim(_Strict):
     id: str
     says: str
     first: Score
-    second: Score
+    second: Score | None = None
+    """None: 0, as for a correlation."""
     relation: Literal["above", "not below", "equal"]
     margin: Annotated[float, Field(ge=0)]
     """In the units of the metric; set before anything was scored for the claim."""
     note: str = ""
     """Where it does not hold here: what was found to be the reason, or what speaks for one."""
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """What it compares."""
+        return (self.first, self.second) if self.second else (self.first,)
 
     def chances(self, difference: Floats) -> tuple[float, float]:
         """P-values of seed-paired differences (s,): against the claim's opposite, and against the claim."""
@@ -92,14 +107,14 @@ def load() -> tuple[Claim, ...]:
 
 def check(claims: Sequence[Claim], results: Callable[[str], Iterable[Result]]) -> list[Finding]:
     """A verdict on each claim; `results(protocol)` gives the records of a protocol."""
-    tables = {name: by_entry(results(name)) for name in {s.protocol for c in claims for s in (c.first, c.second)}}
+    tables = {name: by_entry(results(name)) for name in {s.protocol for c in claims for s in c.scores}}
     pairs = {c.id: pair for c in claims if (pair := _paired(c, tables))}
     chances = np.array([c.chances(pairs[c.id][0] - pairs[c.id][1]) for c in claims if c.id in pairs]).reshape(-1, 2)
     adjusted = dict(zip(pairs, zip(holm(chances[:, 0]), holm(chances[:, 1]), strict=True), strict=True))
     findings = []
     for claim in claims:
         if claim.id not in pairs:
-            lacking = [s.protocol for s in (claim.first, claim.second) if not by_seed(tables[s.protocol], s)]
+            lacking = [s.protocol for s in claim.scores if not by_seed(tables[s.protocol], s)]
             findings.append(Finding(claim, "not scored", missing=tuple(lacking)))
             continue
         held, failed = adjusted[claim.id]
@@ -111,7 +126,8 @@ def check(claims: Sequence[Claim], results: Callable[[str], Iterable[Result]]) -
 
 def _paired(claim: Claim, tables: dict[str, _Table]) -> tuple[Floats, Floats] | None:
     """Both scores (s,) on the seeds that both have; None without any."""
-    first, second = (by_seed(tables[s.protocol], s) for s in (claim.first, claim.second))
+    first, *others = (by_seed(tables[s.protocol], s) for s in claim.scores)
+    second = others[0] if others else dict.fromkeys(first, 0.0)
     seeds = sorted(first.keys() & second.keys())
     return (np.array([first[s] for s in seeds]), np.array([second[s] for s in seeds])) if seeds else None
 
@@ -146,25 +162,34 @@ def by_entry(results: Iterable[Result]) -> _Table:
 def by_seed(table: _Table, score: Score) -> dict[int, float]:
     """The score by seed, on the seeds that all its attacks and settings have."""
     if not score.settings:
-        return _of_attacks(table, score)
-    utility = Score(protocol=score.protocol, attacks=("",), defense="", metric="test_accuracy")
-    points: list[tuple[dict[int, float], dict[int, float]]] = []
-    for defense in (score.defense, *score.settings):
-        tested, leaked = (_of_attacks(table, s.model_copy(update={"defense": defense})) for s in (utility, score))
-        points.append((tested, leaked))
-    seeds = sorted(set.intersection(*(set(side) for point in points for side in point)))
-    return {seed: hypervolume([(tested[seed], leaked[seed]) for tested, leaked in points]) for seed in seeds}
+        return _on(table, score, score.defense)
+    beside = score.against or Quantity(attacks=("",), metric="test_accuracy")
+    settings = (score.defense, *score.settings)
+    pairs = [(_on(table, beside, defense), _on(table, score, defense)) for defense in settings]
+    seeds = sorted(set.intersection(*(set(side) for pair in pairs for side in pair)))
+    found = {seed: [(other[seed], own[seed]) for other, own in pairs] for seed in seeds}
+    if score.against is None:
+        return {seed: hypervolume(points) for seed, points in found.items()}
+    return {seed: float(stats.spearmanr(points).statistic) for seed, points in found.items()}
 
 
-def _of_attacks(table: _Table, score: Score) -> dict[int, float]:
-    """The best, or the worst, of the attacks on one setting, by seed."""
+def _on(table: _Table, quantity: Quantity, defense: str) -> dict[int, float]:
+    """The quantity on one defense, by seed."""
+    own = _of_attacks(table, quantity, defense)
+    if quantity.minus is None:
+        return own
+    other = _on(table, quantity.minus, defense)
+    return {seed: own[seed] - other[seed] for seed in own.keys() & other.keys()}
+
+
+def _of_attacks(table: _Table, quantity: Quantity, defense: str) -> dict[int, float]:
     rows = [
-        {s: m[score.metric] for s, m in table.get((a, score.defense), {}).items() if score.metric in m}
-        for a in score.attacks
+        {s: m[quantity.metric] for s, m in table.get((a, defense), {}).items() if quantity.metric in m}
+        for a in quantity.attacks
     ]
     seeds = sorted(set.intersection(*map(set, rows)))
     if not seeds:
         return {}
-    sign = 1 if score.of_several == "best" else -1
+    sign = 1 if quantity.of_several == "best" else -1
     chosen = sign * leave_one_out(sign * np.array([[row[s] for s in seeds] for row in rows]))[0]
     return dict(zip(seeds, chosen.tolist(), strict=True))

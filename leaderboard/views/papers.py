@@ -31,7 +31,7 @@ def show() -> None:
     paper = known[str(picked)]
     st.text(paper.cite)
     said = claims.load()
-    names = {p for t in paper.tables for p in t.protocols} | {s.protocol for c in said for s in (c.first, c.second)}
+    names = {p for t in paper.tables for p in t.protocols} | {s.protocol for c in said for s in c.scores}
     results = _results(sorted(names))
     _numbers(paper, results)
     st.subheader("What it claims", anchor=False)
@@ -137,7 +137,8 @@ def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[s
         st.text("What is not scored needs:")
         st.code("\n".join(f"leakboard run --protocol {p}" for p in missing), language=None, wrap_lines=True)
     table = pd.DataFrame([_claim(f) for f in findings])
-    comparable = pd.Series([papers.is_share(f.claim.first.metric) for f in findings], index=table.index, dtype=bool)
+    shares = [papers.is_share(f.claim.first.metric) and not f.claim.first.against for f in findings]
+    comparable = pd.Series(shares, index=table.index, dtype=bool)
     drawn = table[table.low.notna() & comparable]
     if len(drawn):
         st.text("Differences with 95 % intervals. Blue: the claim holds; orange: it fails; grey: unresolved.")
@@ -185,6 +186,14 @@ def _claim(found: claims.Finding) -> dict[str, object]:
         "difference": difference.mean,
         "low": difference.low,
         "high": difference.high,
-        "metric": ("Front of accuracy and " if claim.first.settings else "") + papers.label(claim.first.metric),
+        "metric": _measured(claim.first),
         "note": "" if found.verdict in ("holds", "not scored") else claim.note,
     }
+
+
+def _measured(score: claims.Score) -> str:
+    """What a claim compares, in words."""
+    words = papers.label(score.metric)
+    if score.against:
+        return f"Rank correlation of {words} and {papers.label(score.against.metric)} over {1 + len(score.settings)} settings"
+    return f"Front of accuracy and {words}" if score.settings else words
