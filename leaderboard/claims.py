@@ -67,7 +67,7 @@ class Claim(_Strict):
     """None: 0, as for a correlation."""
     relation: Literal["above", "not below", "equal"]
     margin: Annotated[float, Field(ge=0)]
-    """In the units of the metric; set before anything was scored for the claim."""
+    """In the units of the metric; set before the comparison was made."""
     note: str = ""
     """Where it does not hold here: what was found to be the reason, or what speaks for one."""
 

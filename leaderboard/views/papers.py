@@ -130,7 +130,8 @@ def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[s
     missing = sorted({p for f in findings for p in f.missing})
     counts = pd.Series([f.verdict for f in findings], dtype=str).value_counts()
     st.text(
-        ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) + ". Margins were set before anything was scored; "
+        ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        + ". Margins were set before anything was compared; "
         "p-values are one-sided, by Holm's method over the claims of all papers."
     )
     if missing:
@@ -153,7 +154,7 @@ def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[s
         "claim": column.TextColumn("#", pinned=True, width=55),
         "says": column.TextColumn("Claim", width="medium"),
         "verdict": column.TextColumn("Verdict", help="Whether the data decide for the claim or against it, or for neither"),
-        "expected": column.TextColumn("Difference should be", help="The margin was set before anything was scored"),
+        "expected": column.TextColumn("Difference should be", help="The margin was set before anything was compared"),
         **{c: column.NumberColumn(t, format="%.3f" if c in ("first", "second") else "%+.3f") for c, t in numbers.items()},
         "metric": column.TextColumn("Metric"),
         **({"note": column.TextColumn("Why not", width="large", help="What was found to be the reason, or what speaks for one")} if table.note.any() else {}),
