@@ -184,7 +184,7 @@ def tune(
     timeout: Annotated[float | None, typer.Option(min=1, help="Seconds after which no trial is begun.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="What trials meet; default: the protocol's that need no bank.")] = None,
     leakage: Annotated[str, typer.Option(help="auc or tpr_at_fpr_0.01, over the worst of the attacks.")] = "auc",
-    seeds: Annotated[int, typer.Option(min=1, help="Tuning splits a trial is scored on; no board uses them.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Tuning splits a trial is scored on, in mirrored pairs; no board uses them.")] = 4,
     storage: Annotated[str, typer.Option(envvar="LEAKBOARD_OPTUNA", help="Where Optuna keeps the study: any database URL.")] = "sqlite:///mlruns/optuna.db",
     paper_grid: Annotated[bool, typer.Option("--paper-grid", help="The grid of the paper instead of a search.")] = False,
     random: Annotated[bool, typer.Option("--random", help="Random trials, to see what the search is worth.")] = False,

@@ -170,7 +170,7 @@ class Scenario:
 
     def _prepare(self) -> tuple[Candidates, Bank | None, Knowledge]:
         part = self.artifacts.part(self.seed, "candidates")
-        ids = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(part)))
+        ids = torch.from_numpy(np.random.default_rng(abs(self.seed)).permutation(len(part)))
         role = next((n.removeprefix("bank-") for n in sorted(self.attack.entry.needs) if n.startswith("bank-")), None)
         bank = self.artifacts.bank(self.chain, self.seed, role) if role else None
         rows = torch.from_numpy(self.population.scored(self.attack.entry.access))

@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmark import datasets
 from benchmark.api import Samples
 from benchmark.datasets.data import Data
-from benchmark.datasets.splits import indices_digest, split
+from benchmark.datasets.splits import indices_digest, mirrored, split
 from benchmark.errors import UserError
 from benchmark.protocol import Protocol
 
@@ -50,15 +50,18 @@ class Population:
     secret: bytes | None = field(default=None, repr=False)
 
     def _rng(self, name: str) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(seed_of(self.protocol.dataset, self.seed, name, secret=self.secret)))
+        """The mirror of a seed has the seed's own streams."""
+        seed = seed_of(self.protocol.dataset, abs(self.seed), name, secret=self.secret)
+        return np.random.Generator(np.random.PCG64(seed))
 
     @cached_property
     def _known(self) -> dict[str, Indices]:
         size = round(self.protocol.split.known_fraction * len(self.parts["target-train"]))
-        return {
-            part: self.parts[part][self._rng(f"known/{part}").permutation(len(self.parts[part]))]
-            for part in ("target-train", "target-test")
-        } | {"size": np.array([size])}
+        shuffled = {}
+        for part in ("target-train", "target-test"):
+            stream = mirrored(part) if self.seed < 0 else part  # the same samples are reserved on both sides
+            shuffled[part] = self.parts[part][self._rng(f"known/{stream}").permutation(len(self.parts[part]))]
+        return shuffled | {"size": np.array([size])}
 
     @property
     def known_members(self) -> Indices:

@@ -8,6 +8,7 @@ Only what is scored again on the protocol's own seeds appears on a board, and sa
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -49,7 +50,7 @@ from benchmark.tracking import Trials, without_password
 
 _SUFFIX = ".tuning"
 FIRST_SEED = 10_000
-"""Tuning seeds count from here; those of protocols are small."""
+"""Tuning seeds count from here, each followed by its mirror; those of protocols are small."""
 DIGITS = 3
 """Significant digits of what is proposed: names stay short, and are read back as they were meant."""
 _OPENINGS = 10
@@ -198,9 +199,13 @@ def with_choices(chain: Chain, chosen: dict[int, dict[str, Any]], registry: Regi
 
 
 def tuning_protocol(loaded: Protocol, attacks: Sequence[str], seeds: int) -> Protocol:
-    """The same protocol on other splits, with the attacks that a trial meets."""
+    """The same protocol on other splits, with the attacks that a trial meets.
+
+    Splits come in mirrored pairs: what makes a sample easy for every model cancels in their mean, and would
+    otherwise be a floor under the leakage of all trials.
+    """
     data = datasets.load(loaded.dataset)
-    numbers = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
+    numbers = tuple(sign * (FIRST_SEED + i // 2) for i, sign in zip(range(seeds), itertools.cycle((1, -1))))
     if set(numbers) & set(loaded.seeds):
         raise UserError(f"{loaded.name}: expected scoring seeds below {FIRST_SEED}, given {list(loaded.seeds)}")
     pinned = {n: indices_digest(split(loaded.split.scheme, len(data), n, loaded.split.size)) for n in numbers}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from benchmark import datasets, protocol
 from benchmark.datasets.splits import indices_digest, split
@@ -102,6 +103,18 @@ def test_draws_are_the_same_twice_and_others_for_another_seed() -> None:
         assert not np.array_equal(getattr(one, name), getattr(other, name))
     assert np.array_equal(one.indices("online", 3), again.indices("online", 3))
     assert digest_of(one.candidates) == digest_of(again.candidates) != digest_of(one.candidates[::-1])
+
+
+def test_mirrors_score_the_same_samples_on_the_other_side() -> None:
+    """So that a score of the image alone, blind to membership, has an AUC of one half over the pair."""
+    one, other = draw(7), draw(-7)
+    assert set(one.candidates) == set(other.candidates) and set(one.known_members) == set(other.known_nonmembers)
+    sides = [dict(zip(p.candidates.tolist(), p.members.tolist(), strict=True)) for p in (one, other)]
+    assert all(sides[0][i] != sides[1][i] for i in sides[0])
+    blind = torch.rand(len(one.data.x), generator=torch.Generator().manual_seed(0))
+    areas = [roc_auc_score(p.members, blind[p.candidates]) for p in (one, other)]
+    assert sum(areas) / 2 == pytest.approx(0.5)
+    assert areas[0] != pytest.approx(0.5, abs=1e-3)
 
 
 def test_samples_are_the_data() -> None:

@@ -113,6 +113,7 @@ def test_tuning_splits_are_no_boards(registry: Registry) -> None:
     needs = [registry.attack(a).entry.needs for a in attacks]
     assert attacks and not any(n.startswith("bank") for need in needs for n in need)
     assert "random_scores" not in attacks, "null rows tell nothing"
+    assert tuning_protocol(SMOKE, attacks, 4).seeds == (10_000, -10_000, 10_001, -10_001), "in mirrored pairs"
     own = tuning_protocol(SMOKE, attacks, 2)
     assert not set(own.seeds) & set(SMOKE.seeds) and own.name != SMOKE.name
     parts = [

@@ -17,12 +17,15 @@ SCHEMES = {
     "four-way": tuple(f"{world}-{part}" for world in ("target", "shadow") for part in ("train", "test")),
 }
 
+_MIRROR = {"train": "test", "test": "train"}
+
 
 def split(scheme: str, n: int, seed: int, size: int | None = None, secret: bytes | None = None) -> Split:
     """The parts of n samples by name, each an int64 array of `size` indices (default: as many as go).
 
     With a secret, the split can't be foreseen from the seed (official scoring). A smaller size takes the
-    first samples of the same parts. Raises ValueError for an unknown scheme or a size that doesn't fit.
+    first samples of the same parts. Seed -s is the mirror of seed s: train and test of each world change places, so
+    that in the mean of both nothing but membership tells members from non-members. Raises ValueError for an unknown scheme or a size that doesn't fit.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"unknown split {scheme!r}; there are {', '.join(SCHEMES)}")
@@ -31,12 +34,19 @@ def split(scheme: str, n: int, seed: int, size: int | None = None, secret: bytes
     size = largest if size is None else size
     if not 0 < size <= largest:
         raise ValueError(f"{scheme} parts of {n} samples have 1 to {largest} samples, not {size}")
-    entropy = seed
+    entropy = abs(seed)
     if secret is not None:
-        entropy = int.from_bytes(hmac.digest(secret, f"{scheme}/{n}/{seed}".encode(), "sha256"), "little")
+        entropy = int.from_bytes(hmac.digest(secret, f"{scheme}/{n}/{entropy}".encode(), "sha256"), "little")
     # Sorting the raw stream gives the same permutation on every version of NumPy; Generator.permutation may not.
     order = np.argsort(np.random.PCG64(entropy).random_raw(n), kind="stable")
-    return {name: order[i * largest :][:size].astype(np.int64) for i, name in enumerate(names)}
+    parts = {name: order[i * largest :][:size].astype(np.int64) for i, name in enumerate(names)}
+    return {mirrored(name): rows for name, rows in parts.items()} if seed < 0 else parts
+
+
+def mirrored(part: str) -> str:
+    """The part of the same world that a mirrored split has in the place of this one."""
+    world, side = part.split("-")
+    return f"{world}-{_MIRROR.get(side, side)}"
 
 
 def indices_digest(parts: Mapping[str, NDArray[np.int64]]) -> str:

@@ -72,3 +72,15 @@ def test_the_digest_sees_names_and_order():
 def test_what_does_not_fit_is_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         split(*arguments)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("secret", [None, b"key"])
+def test_a_mirrored_split_has_the_two_sides_swapped(scheme, secret):
+    parts, other = split(scheme, 600, 7, 20, secret), split(scheme, 600, -7, 20, secret)
+    assert set(parts) == set(other)
+    for world in ("target", "shadow"):
+        assert np.array_equal(parts[f"{world}-train"], other[f"{world}-test"])
+        assert np.array_equal(parts[f"{world}-test"], other[f"{world}-train"])
+        if scheme == "six-way":
+            assert np.array_equal(parts[f"{world}-reference"], other[f"{world}-reference"])
