@@ -252,7 +252,7 @@ def review(files: list[Path]) -> None:
 def publish(protocol: ProtocolName = "digits-v1") -> None:
     """Write the tables of a protocol to leaderboard/published/."""
     from benchmark import protocol as protocols
-    from benchmark import runs
+    from benchmark import runs, studies
     from leaderboard import publish as publishing
     from leaderboard.ranking import Board
 
@@ -262,12 +262,15 @@ def publish(protocol: ProtocolName = "digits-v1") -> None:
         raise UserError(f"{protocol}: nothing is scored yet; run: leakboard run --protocol {protocol}")
     folder = publishing.edition_folder(results, published_root() / loaded.name)
     try:
+        tuned = studies.read(studies.address(), loaded.name) if folder == published_root() / loaded.name else []
         written = publishing.publish(results, Board(**loaded.board()), folder)
-    except (ValueError, OSError) as problem:
+        curves = publishing.publish_studies(tuned, folder, loaded.name) if tuned else 0
+    except (ValueError, OSError) as problem:  # an unreadable database of studies is one, too
         raise UserError(f"{folder}: {problem}") from None
     levels = Counter(r.trust for r in written)
     trust = ", ".join(f"{n} {level}" for level, n in sorted(levels.items()))
-    out.print(f"published {len(results)} results in {folder}/ ({trust})", soft_wrap=True, markup=False)
+    also = f" and {curves} of Optuna's studies" if curves else ""
+    out.print(f"published {len(results)} results{also} in {folder}/ ({trust})", soft_wrap=True, markup=False)
     out.print("next: leakboard board")
 
 

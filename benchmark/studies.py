@@ -1,12 +1,14 @@
-"""What Optuna's studies hold, for those who only read them: nothing here trains, proposes or writes."""
+"""What Optuna's studies hold, for those who only read them: nothing here trains or proposes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
 
 from benchmark.text import NAME, plain
 
@@ -33,6 +35,10 @@ class Study:
     trials: tuple[Trial, ...]
 
 
+PUBLISHED = "studies.json"
+"""The file of a published folder that holds the studies of its protocol."""
+
+
 def address() -> str:
     """LEAKBOARD_OPTUNA, or SQLite in `mlruns/`: where `leakboard tune` keeps its studies."""
     return os.environ.get("LEAKBOARD_OPTUNA") or "sqlite:///mlruns/optuna.db"
@@ -52,6 +58,27 @@ def read(url: str, protocol: str) -> list[Study]:
         raise ConnectionError(f"Optuna's studies at {url.split('@')[-1]} can't be read: {text}") from None
 
 
+def published(folder: Path, protocol: str) -> list[Study]:
+    """The studies of a protocol's published folder, by name; [] without a file. Raises ValueError, in one line."""
+    path = folder / PUBLISHED
+    try:
+        found = TypeAdapter(list[Study]).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except OSError as problem:
+        raise ValueError(f"{path} holds no studies: {problem.strerror}") from None
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path} holds no studies: {plain(f'{where}: ' * bool(where) + first['msg'], 200)}") from None
+    return sorted(map(_shown, (s for s in found if s.name.startswith(f"{protocol} "))), key=lambda study: study.name)
+
+
+def as_file(found: Iterable[Study]) -> bytes:
+    """What `published` reads."""
+    return TypeAdapter(list[Study]).dump_json(sorted(found, key=lambda study: study.name)) + b"\n"
+
+
 def _read(url: str, protocol: str) -> list[Study]:
     from optuna.storages import RDBStorage
     from optuna.trial import TrialState
@@ -66,15 +93,9 @@ def _read(url: str, protocol: str) -> list[Study]:
                 continue
             known = study.user_attrs
             trials = storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,))
-            found.append(
-                Study(
-                    plain(study.study_name, NAME),
-                    plain(" ".join(words[1:-1]), NAME),
-                    str(known.get("leakage", "")),
-                    tuple(plain(str(a), NAME) for a in known.get("attacks", ())),
-                    tuple(_trial(t) for t in trials),
-                )
-            )
+            name, chain, leakage = study.study_name, " ".join(words[1:-1]), str(known.get("leakage", ""))
+            attacks = tuple(str(a) for a in known.get("attacks", ()))
+            found.append(_shown(Study(name, chain, leakage, attacks, tuple(_trial(t) for t in trials))))
         return found
     finally:
         storage.remove_session()
@@ -83,6 +104,19 @@ def _read(url: str, protocol: str) -> list[Study]:
 
 def _trial(trial: Any) -> Trial:
     known = trial.user_attrs
-    by_attack = {plain(str(k), NAME): float(v) for k, v in known.get("by_attack", {}).items()}
+    by_attack = {str(k): float(v) for k, v in known.get("by_attack", {}).items()}
     accuracy, leakage = map(float, trial.values)
-    return Trial(plain(str(known["defense"]), NAME), accuracy, leakage, plain(str(known["decides"]), NAME), by_attack)
+    return Trial(str(known["defense"]), accuracy, leakage, str(known["decides"]), by_attack)
+
+
+def _shown(study: Study) -> Study:
+    """With names that are fit to be shown."""
+
+    def fit(trial: Trial) -> Trial:
+        by_attack = {plain(k, NAME): v for k, v in trial.by_attack.items()}
+        return trial._replace(
+            defense=plain(trial.defense, NAME), decides=plain(trial.decides, NAME), by_attack=by_attack
+        )
+
+    name, defense, *attacks = (plain(text, NAME) for text in (study.name, study.defense, *study.attacks))
+    return Study(name, defense, study.leakage, tuple(attacks), tuple(map(fit, study.trials)))

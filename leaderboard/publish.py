@@ -4,7 +4,8 @@
     defenses.csv        `ranking.defense_table`
     attacks.csv         `ranking.attack_table` of every task
     provenance.json     counts, protocol, board, machines, hours, versions, SHA-256 of scenarios.parquet
-    official/           the same four files of the rows on a secret split
+    studies.json        Optuna's studies of the protocol, where there are any
+    official/           the same files of the rows on a secret split, without studies
 
 A row of the public split is published as self-reported, marked `reproduced` once a second scoring of it has given
 the same numbers (`mark`), and keeps the mark as long as its numbers stay as they are. The tables are computed from the records as they are stored, so anybody can recompute them.
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow.parquet as pq
 
+from benchmark import studies
 from benchmark.result import Result
 from leaderboard.ranking import TASK_METRICS, Board, attack_table, defense_table, scenarios, split_of
 
@@ -74,6 +76,17 @@ def publish(results: Sequence[Result], board: Board, folder: Path) -> list[Resul
     }
     _replace(folder / PROVENANCE, json.dumps(provenance, indent=2, sort_keys=True).encode() + b"\n")
     return list(results)
+
+
+def publish_studies(found: Sequence[studies.Study], folder: Path, protocol: str) -> int:
+    """Write a protocol's studies beside those of other machines, and return how many the folder holds then.
+
+    Raises ValueError, in one line, where the file that is there can't be read: nothing is overwritten.
+    """
+    together = {s.name: s for s in (*studies.published(folder, protocol), *found)}
+    if together:
+        _replace(folder / studies.PUBLISHED, studies.as_file(together.values()))
+    return len(together)
 
 
 def edition_folder(results: Sequence[Result], folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmark.metrics import METRICS
 from leaderboard import charts
 from leaderboard.comparison import estimate
 from leaderboard.ranking import AUC, TPR, WORST, Board, with_defaults
+from leaderboard.tables import published_folder
 from leaderboard.views import axes, chosen, digits, download, empty, frame, interval, number, ranked
 
 SUMMARIES = {"worst": "Worst case", "mean": "Mean", "attack": "One attack"}
@@ -135,16 +137,21 @@ def front(accuracy: pd.Series, leakage: pd.Series) -> pd.Series:
 
 
 @st.cache_data(ttl=10, max_entries=8, show_spinner=False)  # type: ignore[untyped-decorator]
-def _read(url: str, protocol: str) -> tuple[list[studies.Study], str]:
-    try:
-        return studies.read(url, protocol), ""
-    except ConnectionError as error:
-        return [], f"{error}."
+def _read(url: str, folder: Path, protocol: str) -> tuple[list[studies.Study], str]:
+    """One's own studies and the published ones, by name, and what can't be read."""
+    found: dict[str, studies.Study] = {}
+    problems = []
+    for read in (lambda: studies.published(folder, protocol), lambda: studies.read(url, protocol)):
+        try:
+            found |= {study.name: study for study in read()}
+        except (ConnectionError, ValueError) as error:
+            problems.append(f"{error}.")
+    return sorted(found.values(), key=lambda study: study.name), " ".join(problems)
 
 
 def _studies(protocol: str, metric: str, summary: str, attack: str) -> tuple[pd.DataFrame, str]:
     """The fronts of the protocol's studies as rows of COLUMNS, and what has to be said of them."""
-    found, note = _read(studies.address(), protocol)
+    found, note = _read(studies.address(), published_folder() / protocol, protocol)
     rows: list[pd.DataFrame] = []
     others = 0
     for study in found:

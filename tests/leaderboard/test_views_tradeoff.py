@@ -17,7 +17,7 @@ from optuna.trial import create_trial
 from benchmark import studies
 from benchmark.result import Result
 from leaderboard.comparison import estimate
-from leaderboard.publish import publish
+from leaderboard.publish import publish, publish_studies
 from leaderboard.ranking import AUC, Board, defense_table, scenarios
 from leaderboard.views import tradeoff
 from tests.leaderboard.conftest import app_page, texts
@@ -133,6 +133,51 @@ def test_studies_are_read_by_protocol(tmp_path: Path) -> None:
     ]
     assert [t.accuracy for t in found[0].trials] == [0.8, 0.7, 0.7]
     assert found[0].trials[0].by_attack == {"loss": pytest.approx(0.58), "lira": 0.6}
+
+
+def test_published_studies_are_those_that_were_read(tmp_path: Path) -> None:
+    for name in ("toy-v1 hamp abc", "toy-v1 hamp def"):
+        study(tmp_path, name)
+    found = studies.read(f"sqlite:///{tmp_path}/optuna.db", "toy-v1")
+    assert studies.published(tmp_path, "toy-v1") == []
+    assert publish_studies(found[:1], tmp_path, "toy-v1") == 1
+    assert publish_studies(found[1:], tmp_path, "toy-v1") == 2, "those of another machine stay"
+    assert studies.published(tmp_path, "toy-v1") == found
+    assert studies.published(tmp_path, "toy-v2") == []
+
+
+def test_names_of_published_studies_are_made_fit_to_be_shown(tmp_path: Path) -> None:
+    trial = studies.Trial("hamp\x1b[2J", 0.5, 0.5, "lo\nss", {"lo\nss": 0.5})
+    (tmp_path / studies.PUBLISHED).write_bytes(
+        studies.as_file([studies.Study("t a\n b", "a\n", AUC, ("\x07",), (trial,))])
+    )
+    (found,) = studies.published(tmp_path, "t")
+    assert "".join([found.name, found.defense, *found.attacks, *found.trials[0].by_attack]).isprintable()
+    assert "".join([found.trials[0].defense, found.trials[0].decides]).isprintable()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'[{"name": "toy-v1 x y"}]', b"\xff" * 99])
+def test_a_damaged_file_of_studies_is_a_line_and_stays(folder: Path, made_up: Toy, content: bytes) -> None:
+    publish(*made_up, folder / "toy-v1")
+    path = folder / "toy-v1" / studies.PUBLISHED
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="holds no studies") as error:
+        publish_studies([], folder / "toy-v1", "toy-v1")
+    assert "\n" not in str(error.value) and path.read_bytes() == content
+    app = app_page("tradeoff", metric="AUC").run()
+    assert not app.exception
+    assert "studies.json holds no studies" in texts(app)
+
+
+def test_a_fresh_clone_draws_the_published_studies(folder: Path, made_up: Toy) -> None:
+    publish(*made_up, folder / "toy-v1")
+    study(folder, "toy-v1 hamp abc")
+    publish_studies(studies.read(f"sqlite:///{folder}/optuna.db", "toy-v1"), folder / "toy-v1", "toy-v1")
+    (folder / "optuna.db").unlink()
+    app = app_page("tradeoff", metric="AUC").run()
+    assert not app.exception
+    table = app.dataframe[0].value
+    assert list(table[table.reason == "tuning split"].defense) == ["hamp[x=0]", "hamp[x=1]"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database" * 99])
