@@ -219,7 +219,7 @@ def tune(
     best = study.front()
     if not best:
         raise UserError(
-            f"{defense}: expected a trial above the utility floor {study.floor:g}, given none; run more trials"
+            f"{defense}: expected a trial that reaches {study.floor:.0%} of the baseline's accuracy, given none; run more"
         )
     table = Table("test accuracy", f"worst {leakage}", "decided by", "defense", box=None)
     for point in best:

@@ -78,7 +78,8 @@ class Population:
         if self.protocol.canaries:
             return self.canaries
         size = self._known["size"][0]
-        pool = np.concatenate([self._known["target-train"][size:], self._known["target-test"][size:]])
+        sides = [self._known[part][size:] for part in ("target-train", "target-test")]
+        pool = np.concatenate(sides[::-1] if self.seed < 0 else sides)  # a mirror has its seed's candidates, in order
         return pool[self._rng("candidates").permutation(len(pool))]
 
     @cached_property
@@ -136,7 +137,7 @@ class Population:
         target's training set, and every sample is in exactly half of them.
         """
         if self.protocol.canaries and role in ("target", "online"):
-            planted = self._rng(f"planted/{role}/{k}").random(len(self.canaries)) < 0.5
+            planted = (self._rng(f"planted/{role}/{k}").random(len(self.canaries)) < 0.5) ^ (self.seed < 0)
             return np.concatenate([self.parts["target-train"], self.canaries[planted]])
         if role == "target":
             return self.parts["target-train"]

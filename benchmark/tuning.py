@@ -145,7 +145,7 @@ def defaults(dimensions: Sequence[Dimension]) -> dict[str, Any]:
     for d in dimensions:
         if d.optional:
             found[d.switch] = d.default is not None
-        if d.default is not None:
+        if d.default is not None or not d.optional:  # None may be one of a few choices
             found[d.label] = d.default
     return found
 
@@ -247,7 +247,7 @@ class Scored:
 def score_trial(spec: str, leakage: str, floor: float, models: dict[str, str]) -> Scored:
     """In a worker: train and attack one trial, job by job. Raises RuntimeError with the first failure's line.
 
-    models: digests of the pretrained models that the study is of.
+    floor: share of the baseline's test accuracy. models: digests of the pretrained models that the study is of.
     """
     artifacts, setting = execute._artifacts, execute._setting
     assert artifacts is not None and setting is not None
@@ -255,9 +255,9 @@ def score_trial(spec: str, leakage: str, floor: float, models: dict[str, str]) -
     chain = registry.chain(spec, protocol.baseline)
     if artifacts.models(*chain.parts) != models:  # this worker has read other files than the study
         raise RuntimeError("a pretrained model changed since the study was opened; run the command again")
-    tested = [_utility(artifacts, chain, seed) for seed in protocol.seeds]
-    accuracy = sum(tested) / len(tested)
-    if accuracy < floor:
+    accuracy = _accuracy(artifacts, chain)
+    # As on a board, the floor is a share of what the baseline reaches on these splits.
+    if accuracy < floor * _accuracy(artifacts, registry.chain(protocol.baseline, protocol.baseline)):
         return Scored(accuracy, None)
     by_attack: dict[str, list[float]] = {}
     for name in protocol.attacks:
@@ -275,8 +275,10 @@ def score_trial(spec: str, leakage: str, floor: float, models: dict[str, str]) -
     return Scored(accuracy, means[worst], worst, means)
 
 
-def _utility(artifacts: Any, chain: Chain, seed: int) -> float:
-    return float(_run(artifacts, None, chain, seed).metrics["test_accuracy"])
+def _accuracy(artifacts: Any, chain: Chain) -> float:
+    """Test accuracy, the mean over the tuning seeds."""
+    found = [float(_run(artifacts, None, chain, seed).metrics["test_accuracy"]) for seed in artifacts.protocol.seeds]
+    return sum(found) / len(found)
 
 
 def _run(artifacts: Any, attack: Part | None, chain: Chain, seed: int) -> Any:
@@ -411,9 +413,7 @@ class Tuning:
         )
         try:
             while True:
-                while (
-                    len(running) < workers and len(self.finished()) + len(running) < trials and time.monotonic() < end
-                ):
+                while len(running) < workers and self._more(trials, len(running)) and time.monotonic() < end:
                     trial, spec = self._ask()
                     running[pool.submit(score_trial, spec, self.leakage, self.floor, self.models)] = trial, spec
                 if not running:
@@ -432,6 +432,12 @@ class Tuning:
             raise UserError("a worker died (out of memory?); run the command again, with fewer --workers") from None
         finally:
             execute._stop(pool, kill=True)
+
+    def _more(self, trials: int, running: int) -> bool:
+        """Whether a trial is left to begin: of a grid those that wait, whatever became of the others."""
+        if self.grid:
+            return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        return len(self.finished()) + running < trials
 
     def _ask(self) -> tuple[optuna.Trial, str]:
         trial = self.study.ask()
@@ -462,14 +468,19 @@ class Tuning:
         return ""
 
     def _take_back(self) -> None:
-        """Put trials in the queue again whose command was killed on this machine."""
+        """Put trials in the queue again whose command was killed on this machine, and points of a grid that failed."""
         here = socket.gethostname()
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             host, pid = trial.user_attrs.get("host", here), trial.user_attrs.get("pid")
             if host == here and not _lives(pid):
                 self.study.tell(trial.number, state=TrialState.FAIL)
-                if trial.params:
+                if trial.params and not self.grid:
                     self.study.enqueue_trial(trial.params)
+        trials = self.study.get_trials(deepcopy=False)
+        kept = [t.system_attrs.get("fixed_params") for t in trials if t.state != TrialState.FAIL]
+        for point in self.grid:
+            if point not in kept:
+                self.study.enqueue_trial(point)
 
     def front(self) -> list[Point]:
         """What no other trial beats on both sides, by falling test accuracy; one trial for each defense."""

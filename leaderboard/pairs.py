@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmark.metrics import METRICS
 from leaderboard.comparison import Floats, estimate, leave_one_out, nanmean, paired_difference
-from leaderboard.ranking import AUC, TASK_METRICS, TPR, WORST
+from leaderboard.ranking import AUC, TASK_METRICS, TPR, WORST, with_defaults
 
 Side = Literal["defense", "attack"]
 
@@ -36,6 +36,7 @@ def differences(
     their worst cases over it compared, each found as the ranking finds it, and their means; two attacks their means.
     """
     other = "attack" if side == "defense" else "defense"
+    frame = with_defaults(frame)
     known = frame[(frame.status == "ok") & frame.seed.isin(seeds)]
     mine, yours = (known[known[side] == name] for name in (first, second))
     rows: list[dict[str, object]] = []

@@ -346,6 +346,8 @@ def epsilon_text(claims: dict[str, str]) -> str:
         value = float(text)
     except ValueError:
         return text
+    if claims.get("tuned"):
+        return "not valid: hyperparameters were selected on private data"
     named = [claims.get(k, "") for k in ("delta", "adjacency", "accountant")]
     if not all(named) or claims.get("sampling", "").lower() != "poisson":
         return "claim incomplete"

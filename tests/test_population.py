@@ -117,6 +117,20 @@ def test_mirrors_score_the_same_samples_on_the_other_side() -> None:
     assert areas[0] != pytest.approx(0.5, abs=1e-3)
 
 
+def test_mirrors_of_canaries_and_of_fewer_candidates() -> None:
+    for change in ({"canaries": Canaries(count=200)}, {"label_only": 100}):
+        pair = []
+        for seed in (7, -7):
+            cut = DIGITS.split.model_copy(update={"size": 250})
+            protocol_ = DIGITS.model_copy(update={"split": cut} | change)
+            data = datasets.load("digits")
+            pair.append(Population(protocol_, seed, data, split("six-way", len(data), seed, 250), len(data)))
+        one, other = pair
+        assert np.array_equal(one.candidates, other.candidates)
+        assert np.array_equal(one.members, ~other.members)
+        assert np.array_equal(one.scored("label"), other.scored("label"))
+
+
 def test_samples_are_the_data() -> None:
     population = draw(0)
     samples = population.samples(population.candidates)

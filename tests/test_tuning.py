@@ -92,6 +92,12 @@ def test_the_first_trial_is_the_papers_own(registry: Registry) -> None:
         assert name.count("=") <= 9 and len(name) < 120, "and short"
 
 
+def test_none_may_be_the_papers_own_choice(tmp_path: Path, registry: Registry) -> None:
+    """Distillation without a teacher of another architecture."""
+    study = made(tmp_path, registry, spec="distillation")
+    assert study._ask()[1] == study.chain.name == "distillation"
+
+
 def test_the_papers_grid(registry: Registry) -> None:
     chain = registry.chain("mine", "undefended")
     dimensions = space(chain, SMOKE, grid=True)
@@ -201,12 +207,27 @@ def test_no_trial_is_scored_on_another_model_than_its_study(
     worker = Artifacts(SMOKE, registry, Store(tmp_path / "store"), torch.device("cpu"))
     monkeypatch.setattr(execute, "_artifacts", worker)
     monkeypatch.setattr(execute, "_setting", SimpleNamespace(protocol=SMOKE))
-    monkeypatch.setattr(tuning, "_utility", lambda *_: 0.0)
+    monkeypatch.setattr(tuning, "_accuracy", lambda _, chain: float(chain.name == "undefended"))
     spec = "diffence[external=tiny]"
     models = worker.models(*worker.chain(spec).parts)
     assert tuning.score_trial(spec, "auc", 0.5, models) == tuning.Scored(0.0, None)
     with pytest.raises(RuntimeError, match="a pretrained model changed since the study was opened"):
         tuning.score_trial(spec, "auc", 0.5, {"tiny": "0123"})
+
+
+@pytest.mark.parametrize(("accuracy", "attacked"), [(0.41, False), (0.43, True)])
+def test_the_floor_is_a_share_of_what_the_baseline_reaches(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, accuracy: float, attacked: bool
+) -> None:
+    """As on a board: 0.7 of 0.6 is 0.42."""
+    worker = SimpleNamespace(protocol=SMOKE, registry=registry, models=lambda *_: {})
+    monkeypatch.setattr(execute, "_artifacts", worker)
+    monkeypatch.setattr(execute, "_setting", worker)
+    monkeypatch.setattr(tuning, "_accuracy", lambda _, chain: 0.6 if chain.name == "undefended" else accuracy)
+    monkeypatch.setattr(tuning, "_run", lambda *_: SimpleNamespace(status="ok", metrics={"auc": 0.4}))
+    scored = tuning.score_trial("mine", "auc", 0.7, {})
+    assert scored.test_accuracy == accuracy
+    assert scored.leakage == (pytest.approx(0.6) if attacked else None)
 
 
 @pytest.mark.parametrize("code", ["tuning_code", "judge_code", "training_code"])
@@ -245,6 +266,29 @@ def test_a_trial_of_a_killed_command_is_done_again(tmp_path: Path, registry: Reg
     assert states == [TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
     assert study.study.ask().number == 2
     assert study.study.trials[2].system_attrs["fixed_params"] == study.study.trials[0].params
+
+
+def test_of_a_grid_what_failed_or_was_killed_is_tried_again_and_nothing_else(
+    tmp_path: Path, registry: Registry
+) -> None:
+    grid = paper_grid(space(registry.chain("mine", "undefended"), SMOKE))
+    study = made(tmp_path, registry, grid=grid)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    done, failed, killed = (study._ask()[0] for _ in grid)
+    study.study.tell(done, [0.9, 0.6])
+    study.study.tell(failed, state=TrialState.FAIL)
+    killed.set_user_attr("pid", gone.pid)
+    assert not study._more(len(grid), 0), "no trial of a search takes the place of one that failed"
+    study._take_back()
+    for _ in grid[1:]:
+        assert study._more(len(grid), 0)
+        study.study.tell(study._ask()[0], [0.9, 0.6])
+    assert not study._more(len(grid), 0)
+    study._take_back()
+    assert not study._more(len(grid), 0)
+    scored = [t.params["0.strength"] for t in study.study.trials if t.state == TrialState.COMPLETE]
+    assert scored == [point["0.strength"] for point in grid]
 
 
 def leakboard(folder: Path, *arguments: str, **more: Any) -> subprocess.Popen[str]:

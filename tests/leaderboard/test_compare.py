@@ -53,6 +53,16 @@ def test_differences_are_paired_by_seed_and_attack(made_up: Toy) -> None:
     assert row(table, "auc", f"mean of {len(pool)}").difference == pytest.approx(np.mean(over_pool))
 
 
+def test_a_skipped_variant_counts_as_its_default() -> None:
+    """As in the ranking (RULES 3, 12): the attack that holds p's guards decides against q, where there are none."""
+    results = [make_result("membership", "a", d, s, metrics={"auc": 0.6}) for d in "pq" for s in range(3)]
+    results += [make_result("membership", "a[guards=target]", "p", s, metrics={"auc": 0.75}) for s in range(3)]
+    results += [make_result("membership", "a[guards=target]", "q", s, status="skipped") for s in range(3)]
+    table = differences(scenarios(results), "defense", "p", "q", (0, 1, 2), ["a", "a[guards=target]"])
+    assert row(table, "auc", "worst case of 2").difference == pytest.approx(0.15)
+    assert row(table, "auc", "a[guards=target]").second == pytest.approx(0.6)
+
+
 def test_what_one_of_them_lacks_counts_for_neither(made_up: Toy) -> None:
     """lira has no result on hamp with the last seed: two seeds are left, and the worst case does without lira."""
     results, board = made_up

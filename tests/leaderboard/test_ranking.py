@@ -466,3 +466,6 @@ def test_epsilon_is_printed_only_with_all_that_it_needs() -> None:
     assert epsilon_text(whole | {"sampling": "shuffled"}) == epsilon_text(whole | {"delta": ""}) == "claim incomplete"
     assert epsilon_text({"epsilon": "not valid for the cascade"}) == "not valid for the cascade"
     assert epsilon_text({}) == ""
+    assert epsilon_text(whole | {"tuned": "20 trials"}).startswith("not valid: hyperparameters were selected on"), (
+        "RULES 29"
+    )
