@@ -1,19 +1,17 @@
 """The contract: everything that a submission may import, and nothing else.
 
-An attack or a defense is one class in one file of `submissions/`. It declares a literal `card`, its
-hyperparameters (`Params`) and what it needs; the judge reads these without importing the file, gives
-it only what it declared, and keeps the membership labels to itself.
+An attack or a defense is one class in one file of `submissions/`. It declares a literal `card`, its hyperparameters
+(`Params`) and what it needs; the judge reads these without importing the file, and gives it what it declared alone.
 
-Shapes: n samples, k classes, c x h x w pixels, d embedding width, m bank models, s attack seeds.
-Images are float32 in [0, 1]; labels int64 in [0, k); log-posteriors float64 (n, k), natural
-logarithm. Log-posteriors are the one currency, because posteriors saturate and leakage lives in
-their last digits. Normalisation belongs to the network, not to the data.
+Shapes: n samples, k classes, c x h x w pixels, d embedding width, m bank models, s attack seeds. Images are float32 in
+[0, 1]; labels int64 in [0, k); log-posteriors float64 (n, k), natural logarithm. Log-posteriors are the one currency,
+because posteriors saturate and leakage lives in their last digits. Normalisation belongs to the network, not the data.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -37,13 +35,13 @@ Access = Literal["label", "posterior", "white-box"]
 """What a target answers: the predicted label; also its posteriors; also its network."""
 
 Need = Literal["shadow", "partial", "bank-online", "bank-offline", "certificate"]
-"""Auxiliary knowledge: a shadow world, known members and non-members, a bank whose models were trained
-on halves of the population that the candidates come from, a bank trained on shadow data alone, the
-radius that the target is certified for (where there is none, the attack does not apply)."""
+"""Auxiliary knowledge: a shadow world, known members and non-members, a bank whose models were trained on halves of the
+population that the candidates come from, a bank trained on shadow data alone, the radius that the target is certified
+for (where there is none, the attack does not apply)."""
 
 Calibrate = Literal["shadow", "own", "none"]
-"""Where the decision threshold comes from: the judge finds it on the shadow world; the attack's own
-rule is `score > 0`; or there is none, and then no accuracy is reported."""
+"""Where the decision threshold comes from: the judge finds it on the shadow world; the attack's own rule is `score > 0`;
+or there is none, and then no accuracy is reported."""
 
 Stage = Literal["training", "pre-inference", "post-inference"]
 
@@ -411,7 +409,10 @@ class Defense:
     stages: ClassVar[tuple[Stage, ...]]
     data_independent: ClassVar[bool] = False
     """A guard that reads no training data; any other voids a claimed epsilon (RULES 29)."""
-    uses: ClassVar[frozenset[Extra]] = frozenset()
+    uses: ClassVar[frozenset[Extra] | Mapping[Extra, Mapping[str, Collection[Any]]]] = frozenset()
+    """In a mapping, an extra is read where one of these hyperparameters has one of these values."""
+    adaptive_attack: ClassVar[str] = ""
+    """What is known to be made against this defense, where no entry is: its rows say "standard attacks only"."""
 
     class Params(Hyper):
         """No hyperparameters."""

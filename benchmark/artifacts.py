@@ -202,7 +202,7 @@ class Artifacts:
         role, k = model
         world = world_of(role)
         reference, validation = population.reference(world)
-        members, recipe, uses = population.indices(role, k), self._recipe(part, model), part.entry.uses
+        members, recipe, uses = population.indices(role, k), self._recipe(part, model), part.uses
         none = members[:0]
 
         def artifact(name: str, make: object) -> dict[str, Tensor]:

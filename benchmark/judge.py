@@ -442,7 +442,7 @@ def _extra_data(artifacts: Artifacts, chain: Chain, seed: int) -> str:
     """What the defense reads besides the training set, such as "320 reference images, external model NAME"; "" for nothing."""
     reference, validation = artifacts.population(seed).reference("target")
     sizes = {"reference": len(reference), "validation": len(validation)}
-    used = {name for part in chain.parts for name in part.entry.uses}
+    used = {name for part in chain.parts for name in part.uses}
     if artifacts.protocol.recipe_of("target", chain.training.axes).early_stopping:
         used.add("validation")
     models = dict.fromkeys(name for part in chain.parts for name in part.pretrained)
@@ -452,8 +452,11 @@ def _extra_data(artifacts: Artifacts, chain: Chain, seed: int) -> str:
 
 
 def _claims(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -> dict[str, str]:
-    """What may be printed: epsilon (RULES 29), radii, and the data that it reads besides the training set (RULES 6)."""
+    """What may be printed: epsilon (RULES 29), radii, the data that it reads besides the training set (RULES 6), and
+    that no attack is made for it where one is known (RULES 13)."""
     printed: dict[str, str] = {}
+    if missing := [part.entry.adaptive_attack for part in chain.parts if part.entry.adaptive_attack]:
+        printed["attacked_by"] = f"standard attacks only: no {', no '.join(missing)}"
     if claims.epsilon is not None:
         n = len(artifacts.population(seed).parts["target-train"])
         named = claims.accountant is not None and claims.adjacency is not None and claims.sampling == "Poisson"

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic import Field, ValidationError, create_model
 from benchmark.api import Card, Hyper, Pretrained, Search
 from benchmark.errors import UserError, printable, suggest
 from benchmark.protocol import OWN_GUARDS, UNCHANGED, AttackAxes, Axes, World
+from benchmark.text import NAME
 
 TASKS = {
     "Attack": "membership",
@@ -36,6 +38,8 @@ _NAMES: dict[str, Any] = {
     "Annotated": Annotated, "Literal": Literal, "Field": Field, "Search": Search, "Card": Card, "Pretrained": Pretrained,
     "frozenset": frozenset,
 }  # fmt: skip
+_DECLARED = {"card", "access", "needs", "calibrate", "stages", "data_independent", "uses", "adaptive_attack"}
+"""Attributes of the class that are read from the syntax tree."""
 _CALLABLE = {"Field", "Search", "Card", "Pretrained", "frozenset"}
 _BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "allow_inf_nan", "description")
 """What `Field` may say. An alias, or a field that is left out of dumps, would hide it from the store's keys."""
@@ -61,7 +65,9 @@ class Entry:
     calibrate: str = "shadow"
     stages: tuple[str, ...] = ()
     data_independent: bool = False
-    uses: frozenset[str] = frozenset()
+    uses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Extra data by name, with the values of hyperparameters of which it takes one; {} for none: always."""
+    adaptive_attack: str = ""
     plain_training: bool = True
     """Neither `train` nor `network` is its own: a bank of it can train as one ensemble."""
     plain_network: bool = True
@@ -152,6 +158,14 @@ class Part:
         """The models that its hyperparameters name."""
         given = ((getattr(self.params, name), mark) for name, mark in _marks(self.entry.params).items())
         return {model: mark for model, mark in given if model is not None}
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """The extra data that a defense reads with these hyperparameters."""
+        return frozenset(
+            name for name, where in self.entry.uses.items()
+            if not where or any(getattr(self.params, p) in values for p, values in where.items())
+        )  # fmt: skip
 
     @property
     def replaced(self) -> frozenset[str]:
@@ -335,11 +349,11 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
         if isinstance(node, ast.ClassDef) and node.name == "Params":
             params = _params(node, path, tuple((Axes if kind == "defense" else AttackAxes).model_fields))
         name, value = _assignment(node)
-        if name in ("card", "access", "needs", "calibrate", "stages", "data_independent", "uses") and value is not None:
+        if name in _DECLARED and value is not None:
             values[name] = _literal(value, path)
     if kind == "attack" and (named := _marks(params)):
         raise UserError(f"{path}: Params: {next(iter(named))}: expected Pretrained in a defense, given an attack")
-    _check_values(values, task, path)
+    _check_values(values, task, path, params)
     own = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)} | {_assignment(n)[0] for n in cls.body}
     plain = [len(cls.bases) == 1 and not own & names for names in ({"train", "network"}, {"network"})]
     return Entry(
@@ -348,7 +362,7 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     )  # fmt: skip
 
 
-def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
+def _check_values(values: dict[str, Any], task: str, path: Path, params: type[Hyper]) -> None:
     required = ["card", "stages"] if task == "defense" else ["card", "access"]
     for name in required:
         if name not in values:
@@ -365,11 +379,16 @@ def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
     _check_card(values["card"], path)
     if not isinstance(values.get("data_independent", False), bool):
         raise UserError(f"{path}: data_independent: expected True or False, given {values['data_independent']!r}")
+    if not isinstance(values.get("adaptive_attack", ""), str) or len(values.get("adaptive_attack", "")) > NAME:
+        raise UserError(
+            f"{path}: adaptive_attack: expected at most {NAME} characters, given {values['adaptive_attack']!r}"
+        )
     for name, known in allowed.items():
         if name in values:
             given = values[name]
             many = name in ("needs", "stages", "uses")
-            if not isinstance(given, (set, frozenset, tuple, list) if many else str):
+            kinds = (set, frozenset, tuple, list, *([dict] if name == "uses" else []))
+            if not isinstance(given, kinds if many else str):
                 raise UserError(
                     f"{path}: {name}: expected {'a collection of names' if many else 'a name'}, given {given!r}"
                 )
@@ -378,7 +397,17 @@ def _check_values(values: dict[str, Any], task: str, path: Path) -> None:
                     raise UserError(f"{path}: {name}: expected one of {', '.join(sorted(known))}, given {item!r}")
     values["needs"] = frozenset(values.get("needs", ()))
     values["stages"] = tuple(values.get("stages", ()))
-    values["uses"] = frozenset(values.get("uses", ()))
+    uses = values.get("uses", ())
+    values["uses"] = uses if isinstance(uses, dict) else {name: {} for name in uses}
+    for name, where in values["uses"].items():
+        fields = params.model_fields
+        if not isinstance(where, dict) or any(
+            p not in fields or not isinstance(v, (tuple, list)) for p, v in where.items()
+        ):
+            raise UserError(
+                f"{path}: uses: {name}: expected hyperparameters with values in a tuple, "
+                f"such as {{'scenario': (1, 2)}}, given {where!r}"
+            )
 
 
 def _check_card(card: Card, path: Path) -> None:
@@ -494,6 +523,8 @@ def _literal(node: ast.expr, path: Path) -> Any:
         case ast.Tuple() | ast.List() | ast.Set():
             items = [_literal(e, path) for e in node.elts]
             return tuple(items) if isinstance(node, ast.Tuple) else set(items) if isinstance(node, ast.Set) else items
+        case ast.Dict(keys=keys, values=values) if all(isinstance(k, ast.Constant) for k in keys):
+            return {cast(ast.Constant, k).value: _literal(v, path) for k, v in zip(keys, values, strict=True)}
         case ast.Name(id=name) if name in _NAMES:
             return _NAMES[name]
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):

@@ -26,6 +26,8 @@ from leaderboard.records import split_of as split_of
 
 TPR, AUC = "tpr_at_fpr_0.01", "auc"
 WORST = (TPR, AUC)
+SAID = ("extra_data", "attacked_by", "tuned")
+"""What a defense's records say of it in words; columns of its table."""
 """The metrics that have a worst case (RULES 16)."""
 
 TASK_METRICS = {
@@ -328,13 +330,11 @@ def _utility(utility: pd.DataFrame, defenses: Sequence[str], seeds: Sequence[int
     claims = _claims(utility[(utility.status == "ok") & utility.seed.isin(seeds)])
     said: dict[str, dict[str, dict[str, None]]] = {d: {} for d in defenses}
     for defense, mine in claims:
-        texts = {"epsilon": epsilon_text(mine)} | {c: plain(mine[c]) for c in ("extra_data", "tuned") if mine.get(c)}
+        texts = {"epsilon": epsilon_text(mine)} | {c: plain(mine[c]) for c in SAID if mine.get(c)}
         for name, text in texts.items():
             if text:
                 said[defense].setdefault(name, {})[text] = None
-    columns |= {
-        name: [" / ".join(said[d].get(name, ())) for d in defenses] for name in ("epsilon", "extra_data", "tuned")
-    }
+    columns |= {name: [" / ".join(said[d].get(name, ())) for d in defenses] for name in ("epsilon", *SAID)}
     columns |= {m: nanmean(over_seeds(m), -1) for m in ("train_seconds", "ms_per_query", "ms_per_query_alone")}
     return pd.DataFrame(columns, index=pd.Index(defenses))
 

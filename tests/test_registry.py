@@ -436,3 +436,35 @@ def test_one_name_for_an_attack_and_a_defense(write: Callable[..., Path], tmp_pa
         registry.kind_of("mine")
     with pytest.raises(UserError, match="unknown entry 'othr'; did you mean 'other'"):
         registry.kind_of("othr")
+
+
+@pytest.mark.parametrize(
+    ("spec", "read_there"),
+    [
+        ("diffence", set()),
+        ("diffence[n=2,scenario=2]", set()),
+        ("diffence[scenario=1]", {"reference"}),
+        ("diffence[diffusion=reference]", {"reference"}),
+        ("memguard", {"reference"}),
+        ("label_smoothing", set()),
+    ],
+)
+def test_extra_data_is_what_these_hyperparameters_read(shipped: Registry, spec: str, read_there: set[str]) -> None:
+    assert set().union(*(part.uses for part in shipped.chain(spec, "undefended").parts)) == read_there
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ('uses = {"reference": {"strenth": (1,)}}', "uses: reference: expected hyperparameters with values in a tuple"),
+        ('uses = {"reference": {"strength": 1}}', "uses: reference: expected hyperparameters with values in a tuple"),
+        ('uses = {"reference": ()}', "uses: reference: expected hyperparameters with values in a tuple"),
+        ('uses = {"members": {}}', "uses: expected one of reference, validation, given 'members'"),
+        ("adaptive_attack = 3", "adaptive_attack: expected at most 300 characters, given 3"),
+    ],
+)
+def test_what_is_declared_wrongly_is_a_line(write: Callable[..., Path], given: str, message: str) -> None:
+    lines = GUARD.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.strip().startswith("data_independent"))
+    path = write("mine", "\n".join([*lines[:at], f"    {given}", *lines[at:]]), "defense")
+    assert message in read(path, "defense").error

@@ -171,6 +171,7 @@ def test_what_a_certified_defense_is_worth(artifacts):
         ("memguard", {"extra_data": "48 reference images"}),
         ("undefended[early_stopping=true]+memguard", {"extra_data": "48 reference images, 12 validation images"}),
         ("pgd_training[steps=1]", {"robust": "0.1"}),
+        ("hamp", {"attacked_by": "standard attacks only: no label-only features (Aerni et al. 2024)"}),
     ],
 )
 def test_what_is_claimed_is_printed_and_measured(artifacts, defense, claims):

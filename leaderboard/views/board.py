@@ -138,6 +138,7 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
         "epsilon": column.TextColumn("ε", help="Claimed differential privacy"),
         **({"epsilon_lower": number("epsilon_lower", "ε at least")} if table.epsilon_lower.notna().any() else {}),
         "extra_data": column.TextColumn("Extra data", help="What it reads besides the training set"),
+        **({"attacked_by": column.TextColumn("Attacked by", help="Where an attack is known to be made against it that is not on this board")} if (table.attacked_by != "").any() else {}),
         **({"tuned": column.TextColumn("Tuned", help="Its hyperparameters were searched, with so many trials, against these")} if table.tuned.any() else {}),
         "train_seconds": column.NumberColumn("Train s", format="%.1f", help="Seconds to train one target"),
         "train_ratio": column.NumberColumn("Train ×", format="%.1f", help="Seconds to train, in those of the baseline"),

@@ -135,6 +135,7 @@ def facts(name: str, side: Side, mine: Sequence[Result]) -> dict[str, str]:
         "Knowledge": _join(r.knowledge for r in mine) if side == "attack" else "",
         "Null row": "yes" if side == "attack" and any(r.null_row for r in mine) else "",
         "Extra data": _join(r.claims.get("extra_data", "") for r in mine),
+        "Attacked by": _join(r.claims.get("attacked_by", "") for r in mine),
         "Tuned": _join(r.claims.get("tuned", "") for r in mine),
         "ε": _join(epsilon_text(r.claims) for r in mine if r.task == "utility"),
         "Trust": _join(r.trust for r in mine),

@@ -72,7 +72,7 @@ class Diffence(Defense):
         year=2025,
     )
     stages = ("pre-inference",)
-    uses = frozenset({"reference"})
+    uses = {"reference": {"scenario": (1,), "diffusion": ("reference", "members-and-reference")}}
 
     class Params(Hyper):
         """`n` reconstructions a query, noised to `timestep`; the diffusion model takes `train_steps` batches of `diffusion`.

@@ -36,6 +36,7 @@ class HAMP(Defense):
         year=2024,
     )
     stages = ("training", "post-inference")
+    adaptive_attack = "label-only features (Aerni et al. 2024)"
     data_independent = True
 
     class Params(Hyper):

@@ -30,6 +30,7 @@ class RelaxLoss(Defense):
         year=2022,
     )
     stages = ("training",)
+    adaptive_attack = "random-image poisons (Aerni et al. 2024)"
 
     class Params(Hyper):
         """`alpha` is the level of the loss in nats, `upper` the largest confidence of a soft label."""

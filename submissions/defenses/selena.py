@@ -31,6 +31,7 @@ class Selena(Defense):
         year=2022,
     )
     stages = ("training",)
+    adaptive_attack = "duplicated canaries (Aerni et al. 2024)"
 
     class Params(Hyper):
         """`models` (K) sub-models, of which `left_out` (L), fewer, leave out a sample."""
