@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -249,8 +250,11 @@ def review(files: list[Path]) -> None:
 
 
 @app.command()
-def publish(protocol: ProtocolName = "digits-v1") -> None:
-    """Write the tables of a protocol to leaderboard/published/."""
+def publish(
+    protocol: ProtocolName = "digits-v1",
+    replace: Annotated[bool, typer.Option("--replace", help="Publish what your store holds and nothing else; default: published rows that it lacks stay.")] = False,
+) -> None:  # fmt: skip
+    """Write your rows of a protocol, and its tables, to leaderboard/published/."""
     from benchmark import protocol as protocols
     from benchmark import runs, studies
     from leaderboard import publish as publishing
@@ -261,17 +265,28 @@ def publish(protocol: ProtocolName = "digits-v1") -> None:
     if not results:
         raise UserError(f"{protocol}: nothing is scored yet; run: leakboard run --protocol {protocol}")
     folder = publishing.edition_folder(results, published_root() / loaded.name)
+    before: list[Result] | None = None
+    with contextlib.suppress(ValueError):  # damaged: publishing is what mends it
+        before = publishing.load(folder)
     try:
         tuned = studies.read(studies.address(), loaded.name) if folder == published_root() / loaded.name else []
-        written = publishing.publish(results, Board(**loaded.board()), folder)
+        rows = results if replace else publishing.merge(results, before or [])
+        written = publishing.publish(rows, Board(**loaded.board()), folder)
         curves = publishing.publish_studies(tuned, folder, loaded.name) if tuned else 0
     except (ValueError, OSError) as problem:  # an unreadable database of studies is one, too
         raise UserError(f"{folder}: {problem}") from None
+    say = partial(out.print, soft_wrap=True, markup=False, highlight=False)
+    if before is None:
+        say(f"{folder}: what was there could not be read, so none of it stays; git may have it still")
+    if strange := publishing.strangers(results, before or []):
+        say(f"{strange} rows that were there are gone: they are of another version of the protocol and share no table with yours")  # fmt: skip
     levels = Counter(r.trust for r in written)
     trust = ", ".join(f"{n} {level}" for level, n in sorted(levels.items()))
     also = f" and {curves} of Optuna's studies" if curves else ""
-    out.print(f"published {len(results)} results{also} in {folder}/ ({trust})", soft_wrap=True, markup=False)
-    out.print("next: leakboard board")
+    old = {r.key: r for r in before or []}
+    stayed = sum(old.get(r.key) == r for r in written)
+    say(f"published {len(written)} results{also} in {folder}/ ({trust}): {len(written) - stayed} new or changed, {stayed} that were there")  # fmt: skip
+    say("next: leakboard board")
 
 
 def published_root() -> Path:

@@ -78,6 +78,29 @@ def publish(results: Sequence[Result], board: Board, folder: Path) -> list[Resul
     return list(results)
 
 
+def merge(results: Sequence[Result], before: Sequence[Result]) -> list[Result]:
+    """The results, and the rows of the same protocol version and split that were there and that they lack.
+
+    Whoever scored one attack publishes that attack: nobody else's rows go.
+    """
+    have, editions = {_scenario(r) for r in results}, {_edition(r) for r in results}
+    return [*results, *(r for r in before if _edition(r) in editions and _scenario(r) not in have)]
+
+
+def strangers(results: Sequence[Result], before: Sequence[Result]) -> int:
+    """How many rows that were there can share no table with the results: another protocol version, or split."""
+    editions = {_edition(r) for r in results}
+    return sum(_edition(r) not in editions for r in before)
+
+
+def _scenario(result: Result) -> tuple[str, str, str, int]:
+    return result.task, result.attack, result.defense, result.seed
+
+
+def _edition(result: Result) -> tuple[str, str, str]:
+    return result.protocol, result.protocol_digest, split_of(result)
+
+
 def publish_studies(found: Sequence[studies.Study], folder: Path, protocol: str) -> int:
     """Write a protocol's studies beside those of other machines, and return how many the folder holds then.
 

@@ -254,6 +254,25 @@ def test_publish_writes_the_tables(scored: Home) -> None:
     assert any((scored.folder / "published" / "smoke").iterdir())
 
 
+def test_publishing_keeps_what_others_scored(scored: Home) -> None:
+    """Rows of this protocol version that the store lacks stay; `--replace` and another version are the ways to lose them."""
+    folder, board = scored.folder / "published" / "smoke", Board(**protocol.load("smoke").board())
+    assert "3 new or changed, 0 that were there" in scored.call("publish", "--protocol", "smoke").out
+    more = [r.model_copy(update={"key": "0" * 40, "attack": "theirs"}) for r in published(scored) if r.attack == "loss"]
+    write([*published(scored), *more], board, folder)
+    said = scored.call("publish", "--protocol", "smoke").out
+    assert "published 4 results" in said and "0 new or changed, 4 that were there" in said
+    assert "theirs" in {r.attack for r in published(scored)}
+    assert "published 3 results" in scored.call("publish", "--protocol", "smoke", "--replace").out
+    write([r.model_copy(update={"protocol_digest": "old"}) for r in (*published(scored), *more)], board, folder)
+    said = scored.call("publish", "--protocol", "smoke").out
+    assert "4 rows that were there are gone: they are of another version of the protocol" in said
+    assert "published 3 results" in said and "3 new or changed, 0 that were there" in said
+    (folder / "scenarios.parquet").write_bytes(b"half")
+    said = scored.call("publish", "--protocol", "smoke").out
+    assert "could not be read, so none of it stays" in said and "published 3 results" in said
+
+
 def test_reproduce_compares_every_number(scored: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scored.call("run", "--protocol", "smoke").code == 0
     run_id = next(r.provenance["run_id"] for r in fetch_results("smoke") if r.attack == "loss")

@@ -22,7 +22,7 @@ STEPS = (
      "leakboard check submissions/attacks/mine.py"),
     ("Score it: it meets every required opponent, in minutes on the first protocol. Hyperparameters go in brackets.",
      'leakboard run mine --protocol digits-v1\nleakboard run "mine[power=2]" --protocol fashion-mini-v1'),
-    ("Look at it on this board, beside the others on the page Compare; write its rows to the published tables.",
+    ("Look at it on this board, beside the others on the page Compare; add its rows to the published tables: others' rows stay.",
      "leakboard board\nleakboard publish --protocol digits-v1"),
     ("Open a pull request with the file and the published tables. Rows that you scored yourself say so.",
      'git checkout -b mine\ngit add submissions leaderboard/published\ngit commit -m "Attack mine"'),

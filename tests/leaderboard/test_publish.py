@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmark.result import Result
-from leaderboard.publish import all_attacks, compare, edition_folder, load, mark, provenance, publish
+from leaderboard.publish import all_attacks, compare, edition_folder, load, mark, merge, provenance, publish, strangers
 from leaderboard.ranking import Board, defense_table, scenarios
 from tests.leaderboard.conftest import make_result
 
@@ -206,3 +206,27 @@ def test_official_rows_have_a_folder_of_their_own(made_up: MadeUp, tmp_path: Pat
     assert {r.trust for r in load(tmp_path / "official")} == {"official"}
     with pytest.raises(ValueError, match="never share a table"):
         publish([*results, *official], board, tmp_path)
+
+
+def test_who_scored_one_attack_publishes_one_attack(made_up: MadeUp, tmp_path: Path) -> None:
+    """Rows that the store lacks stay as they are, marks included; its own take their places."""
+    results, board = made_up
+    marked = [r.model_copy(update={"trust": "reproduced"}) for r in results]
+    before = publish(marked, board, tmp_path)
+    other = [r for r in results if r.attack == results[-1].attack]
+    mine = [r.model_copy(update={"key": f"{r.key}'", "metrics": {}, "status": "skipped"}) for r in other]
+    assert 0 < len(mine) < len(results)
+    publish(merge(mine, before), board, tmp_path)
+    after = load(tmp_path)
+    assert len(after) == len(results)
+    assert {r.key for r in after if r.trust == "self-reported"} == {r.key for r in mine}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"protocol_digest": "d0"}, {"protocol": "toy-v0"}, {"trust": "official"}], ids=lambda c: next(iter(c))
+)
+def test_rows_that_share_no_table_are_not_merged(made_up: MadeUp, changes: dict[str, str]) -> None:
+    results, _ = made_up
+    strange = [r.model_copy(update=changes) for r in results]
+    assert merge(results[:5], strange) == results[:5]
+    assert strangers(results[:5], strange) == len(strange) and strangers(results[:5], results) == 0
