@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -184,42 +186,23 @@ def run(job: Run, workers: int, console: Console) -> Outcome:
 
 
 def board_results(job: Run) -> list[Result]:
-    """Everything that is stored of this protocol and these entries, for the tables."""
-    return _stored(job.artifacts, _known_attacks(job), _known_chains(job))
+    """Everything that is stored of this protocol under today's code, whatever its hyperparameters: the key decides."""
+    artifacts = job.artifacts
+    registry, seeds = artifacts.registry, artifacts.protocol.seeds
+    attack_of, chain_of = cache(registry.attack), cache(artifacts.chain)
+
+    def of_today(r: Result) -> bool:
+        with contextlib.suppress(UserError):  # an entry, a hyperparameter or a model that is there no longer
+            attack = attack_of(r.attack) if r.attack else None
+            return r.seed in seeds and scenario_key(artifacts, attack, chain_of(r.defense), r.seed) == r.key
+        return False
+
+    return [r for r in artifacts.store.results(artifacts.measures) if of_today(r)]
 
 
 def stored_results(name: str, submissions: Path, store: Path) -> list[Result]:
-    """All results of a protocol, of every entry in `submissions/` with its default hyperparameters.
-
-    Of attacks those with `guards=target` too: the worst case takes the stronger of the two (RULES 3).
-    """
-    job = prepare([], name, submissions, store, "auto")
-    return board_results(job)
-
-
-def _known_attacks(job: Run) -> list[Part]:
-    registry = job.artifacts.registry
-    usable = [e for e in registry.entries.values() if e.kind == "attack" and not e.error]
-    every = [registry.attack(e.id) for e in usable]
-    every += [registry.attack(f"{e.id}[guards=target]") for e in usable if e.asks_own_models]
-    return list({a.name: a for a in (*job.attacks, *every)}.values())
-
-
-def _known_chains(job: Run) -> list[Chain]:
-    registry, baseline = job.artifacts.registry, job.artifacts.protocol.baseline
-    every = [registry.chain(i, baseline) for (k, i), e in registry.entries.items() if k == "defense" and not e.error]
-    return list({c.name: c for c in (*job.chains, *every)}.values())
-
-
-def _stored(artifacts: Artifacts, attacks: list[Part], chains: list[Chain]) -> list[Result]:
-    found = []
-    for seed in artifacts.protocol.seeds:
-        for chain in chains:
-            for attack in (None, *attacks):
-                result = artifacts.store.result(scenario_key(artifacts, attack, chain, seed))
-                if result is not None:
-                    found.append(result)
-    return found
+    """All results of a protocol that the store holds (`board_results`); with a split secret the official ones."""
+    return board_results(prepare([], name, submissions, store, "auto"))
 
 
 def print_board(job: Run, outcome: Outcome, console: Console) -> None:

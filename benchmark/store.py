@@ -140,6 +140,17 @@ class Store:
         warnings.warn(f"{path} is damaged; the scenario will be scored again", stacklevel=2)
         return None
 
+    def results(self, version: str) -> Iterator[Result]:
+        """Every stored success of a protocol version (`Result.protocol_digest`), whatever entries it is of; damaged ones are left out."""
+        seal = f'"protocol_digest":"{version}"'.encode()  # most of a store is of other protocols: they are not parsed
+        for path in sorted((self.root / "result").glob("*/*.json")):
+            content = self._read(path)
+            if content is not None and seal in content:
+                with contextlib.suppress(ValueError):
+                    found = Result.from_json(_opened(content))
+                    if (found.protocol_digest, found.key) == (version, path.stem):
+                        yield found
+
     def save_result(self, result: Result) -> None:
         """Only success is kept: a failure is tried again."""
         if result.status in ("ok", "skipped"):

@@ -273,6 +273,30 @@ def test_publishing_keeps_what_others_scored(scored: Home) -> None:
     assert "could not be read, so none of it stays" in said and "published 3 results" in said
 
 
+def test_what_brackets_made_is_published_and_shown(scored: Home) -> None:
+    """All that the store holds of the protocol under today's code, whatever the hyperparameters; and nothing else."""
+    path = scored.attack("mine")
+    for spec in ("mine[power=2]", "undefended[epochs=1]"):
+        assert scored.call("run", spec, "--protocol", "smoke").code == 0
+    shown = scored.call("run", "--protocol", "smoke").out
+    assert "mine[power=2.0]" in shown and "undefended[epochs=1]" in shown
+    store, results = Store(scored.store), scored.results()
+    store.save_result(results["loss on undefended, 0"].model_copy(update={"key": "0" * 40, "seed": 10_000}))
+    store.save_result(results["loss on undefended, 0"].model_copy(update={"key": "1" * 40, "attack": "los s["}))
+    for key, content in (("2" * 40, b"half"), ("3" * 40, store.path("result", results[" on undefended, 0"].key, ".json").read_bytes())):  # fmt: skip
+        store.path("result", key, ".json").parent.mkdir(parents=True)
+        store.path("result", key, ".json").write_bytes(content)
+    assert scored.call("publish", "--protocol", "smoke").code == 0
+    assert {r.key for r in published(scored)} == {r.key for r in results.values()}
+    assert {r.attack for r in published(scored)} >= {"mine[power=2.0]"}
+    assert {r.defense for r in published(scored)} == {"undefended", "undefended[epochs=1]"}
+    scored.attack("mine", "-confidence")
+    scored.call("publish", "--protocol", "smoke", "--replace")
+    assert "mine[power=2.0]" not in {r.attack for r in published(scored)}, "it is of other code"
+    path.unlink()
+    assert scored.call("publish", "--protocol", "smoke", "--replace").code == 0
+
+
 def test_reproduce_compares_every_number(scored: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scored.call("run", "--protocol", "smoke").code == 0
     run_id = next(r.provenance["run_id"] for r in fetch_results("smoke") if r.attack == "loss")

@@ -242,9 +242,16 @@ def test_both_adversaries_of_rules_3_are_scored_and_ranked(home: Home, inline: N
     run(home, protocol=own)
     run(home, "nn_sorted", "nn_sorted[guards=target]", protocol=own)
     stored = runs.stored_results(own, home.submissions, home.store)
-    assert {r.attack for r in stored} == {"", "loss", "nn_sorted", "nn_sorted[epochs=5]", "nn_sorted[guards=target]"}
+    assert {r.attack for r in stored} == {
+        "",
+        "loss",
+        "nn_sorted",
+        "nn_sorted[epochs=5]",
+        "nn_sorted[guards=target]",
+        name,
+    }
     table = defense_table(stored, Board(("loss",), ("undefended", "memguard"), (0,), "undefended", 0.0, ("auc",)))
-    assert table.attrs["pool"] == ["loss", "nn_sorted", "nn_sorted[guards=target]", "nn_sorted[epochs=5]"]
+    assert table.attrs["pool"] == ["loss", "nn_sorted", "nn_sorted[guards=target]", "nn_sorted[epochs=5]", name]
     assert set(table.reason) == {""}
 
 
