@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 from collections import Counter, defaultdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -38,6 +37,11 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, envvar="LEAKBOA
 ProtocolName = Annotated[str, typer.Option("--protocol", "-p", envvar="LEAKBOARD_PROTOCOL", help="A protocol's name, or its YAML file.")]  # fmt: skip
 Device = Annotated[str, typer.Option("--device", envvar="LEAKBOARD_DEVICE", help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+
+
+def say(line: str, console: Console = out) -> None:
+    """A line as it is: Rich would take `[power=2]` for markup, and break a command where the terminal ends."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def store_root() -> Path:
@@ -96,8 +100,8 @@ def new(kind: Annotated[str, typer.Argument(help="attack or defense")], name: st
     if path.exists():
         raise UserError(f"{path}: exists already; choose another name")
     path.write_text(TEMPLATES[kind].replace("NAME", name))
-    out.print(f"wrote {path}")
-    out.print(f"next: leakboard check {path}")
+    say(f"wrote {path}")
+    say(f"next: leakboard check {shlex.quote(str(path))}")
 
 
 @app.command()
@@ -116,11 +120,11 @@ def check(
         for result in checks.check_file(path, submissions(), store_root() / "check", "never" if trust else "auto"):
             mark = "[green]ok    [/green]" if result.ok else "[red]failed[/red]"
             detail = f"not tried, for it failed before: {result.after}" if result.after else result.detail
-            out.print(f"{mark}  {path.stem}: {escape(result.name)}{escape(': ' + detail if detail else '')}", soft_wrap=True)  # fmt: skip
+            out.print(f"{mark}  {escape(path.stem)}: {escape(result.name)}{escape(': ' + detail if detail else '')}", soft_wrap=True)  # fmt: skip
             failed += not result.ok
     if failed:
         raise UserError(f"{failed} check(s) failed; submissions/README.md says what each of them means")
-    out.print(f"next: leakboard run {files[0].stem} --protocol digits-v1")
+    say(f"next: leakboard run {shlex.quote(files[0].stem)} --protocol digits-v1")
 
 
 @app.command()
@@ -150,16 +154,17 @@ def run(
     mode: Mode = "never" if trust else "always" if isolation == "always" else "auto"
     job = runs.prepare(entries or [], protocol, submissions(), store_root(), device, seed, mode)
     plan = job.plan
-    console.print(
+    say(
         f"{protocol}: {plan.scenarios()} scenarios to score, {len(plan.done)} stored; "
-        f"{plan.networks - plan.networks_stored} networks to train, {plan.networks_stored} stored"
+        f"{plan.networks - plan.networks_stored} networks to train, {plan.networks_stored} stored",
+        console,
     )
     if dry_run:
         kinds: dict[str, int] = defaultdict(int)
         for planned in plan.jobs.values():
             kinds[planned.kind] += 1
-        console.print("jobs: " + (", ".join(f"{n} {k}" for k, n in kinds.items()) or "none"))
-        console.print(f"next: leakboard run {' '.join(entries or [])} --protocol {protocol}".replace("  ", " "))
+        say("jobs: " + (", ".join(f"{n} {k}" for k, n in kinds.items()) or "none"), console)
+        say(f"next: {shlex.join(['leakboard', 'run', *(entries or []), '--protocol', protocol])}", console)
         return
     outcome = runs.run(job, workers or runs.default_workers(job.setting.device), err)
     if as_json:
@@ -208,7 +213,6 @@ def tune(
         job.artifacts, job.setting, defense, attack or [], leakage, seeds, storage, paper_grid, random, sampler_seed
     )
     total = len(study.grid) or trials
-    say = partial(out.print, soft_wrap=True, markup=False, highlight=False)
     say(f"{study.name}: {len(study.finished())} of {total} trials finished")
     if others := study.others():
         say(
@@ -224,14 +228,14 @@ def tune(
         )
     table = Table("test accuracy", f"worst {leakage}", "decided by", "defense", box=None)
     for point in best:
-        table.add_row(f"{point.accuracy:.3f}", f"{point.leakage:.3f}", point.decides, escape(point.defense))
+        table.add_row(f"{point.accuracy:.3f}", f"{point.leakage:.3f}", escape(point.decides), escape(point.defense))
     out.print(table)
     say(f"hypervolume of the front: {study.hypervolumes()[-1]:.4f} (accuracy 0, leakage 1 as the reference)")
     say(
         f"figure: {study.finish(FIGURES)}; study: {without_password(storage)}; MLflow: experiment {protocol}.tuning (leakboard ui)"
     )
     say("these are tuning splits; the board takes what is scored on its own:")
-    say(f"next: leakboard run {' '.join(shlex.quote(p.defense) for p in best)} --protocol {protocol}")
+    say(f"next: {shlex.join(['leakboard', 'run', *(p.defense for p in best), '--protocol', protocol])}")
 
 
 @app.command(hidden=True)
@@ -245,7 +249,7 @@ def review(files: list[Path]) -> None:
     if len(chosen) != len(files):
         raise UserError(f"expected files of {submissions()}/ that can be read, given {', '.join(map(str, files))}")
     list_as_reviewed(chosen)
-    out.print(f"listed in {REVIEWED}: {', '.join(e.id for e in chosen)}")
+    say(f"listed in {REVIEWED}: {', '.join(e.id for e in chosen)}")
     out.print("next: leakboard list")
 
 
@@ -257,8 +261,8 @@ def publish(
     """Write your rows of a protocol, and its tables, to leaderboard/published/."""
     from benchmark import protocol as protocols
     from benchmark import runs, studies
+    from benchmark.registry import Registry
     from leaderboard import publish as publishing
-    from leaderboard.ranking import Board
 
     loaded = protocols.load(protocol)
     results = runs.stored_results(protocol, submissions(), store_root())
@@ -271,11 +275,10 @@ def publish(
     try:
         tuned = studies.read(studies.address(), loaded.name) if folder == published_root() / loaded.name else []
         rows = results if replace else publishing.merge(results, before or [])
-        written = publishing.publish(rows, Board(**loaded.board()), folder)
+        written = publishing.publish(rows, runs.board_of(loaded, Registry(submissions())), folder)
         curves = publishing.publish_studies(tuned, folder, loaded.name) if tuned else 0
     except (ValueError, OSError) as problem:  # an unreadable database of studies is one, too
         raise UserError(f"{folder}: {problem}") from None
-    say = partial(out.print, soft_wrap=True, markup=False, highlight=False)
     if before is None:
         say(f"{folder}: what was there could not be read, so none of it stays; git may have it still")
     if strange := publishing.strangers(results, before or []):
@@ -415,10 +418,11 @@ def _reproduce_board(name: str) -> None:
     import re
 
     from benchmark import protocol as protocols
+    from benchmark import runs
+    from benchmark.registry import Registry
     from benchmark.store import Store
     from benchmark.text import plain
     from leaderboard import publish as publishing
-    from leaderboard.ranking import Board
 
     loaded = protocols.load(name)
     folder, root = published_root() / loaded.name, store_root()
@@ -434,7 +438,6 @@ def _reproduce_board(name: str) -> None:
     own = {key: mine for key in keys if (mine := store.result(key)) is not None and mine.key == key}
     found = publishing.mark(rows, own)
     compared = found.agreed + len(found.differing)
-    say = partial(out.print, soft_wrap=True, markup=False, highlight=False)
     say(f"{loaded.name}: {compared} of {len(rows)} published rows compared with {root}: {found.agreed} agree, {len(found.differing)} differ")  # fmt: skip
     for row, difference in found.differing[:20]:
         where = f"{row.attack or 'utility'} on {row.defense}, seed {row.seed}"
@@ -449,7 +452,7 @@ def _reproduce_board(name: str) -> None:
         )
     if found.marked:
         try:
-            publishing.publish(found.results, Board(**loaded.board()), folder)
+            publishing.publish(found.results, runs.board_of(loaded, Registry(submissions())), folder)
         except (ValueError, OSError) as problem:
             raise UserError(f"{folder}: {problem}") from None
     say(f"{found.marked} rows newly marked as reproduced in {folder}/")

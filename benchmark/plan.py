@@ -44,8 +44,16 @@ class Plan:
     jobs: dict[str, Job] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     """Keys of scenarios that are stored already."""
-    networks: int = 0
-    networks_stored: int = 0
+    groups: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    """Networks that train together, by key: how many, and whether the store holds them. Two plans may share some."""
+
+    @property
+    def networks(self) -> int:
+        return sum(size for size, _ in self.groups.values())
+
+    @property
+    def networks_stored(self) -> int:
+        return sum(size for size, stored in self.groups.values() if stored)
 
     def scenarios(self) -> int:
         return sum(j.kind == "scenario" for j in self.jobs.values())
@@ -65,14 +73,13 @@ def scenario_key(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: 
 def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], seeds: list[int]) -> Plan:
     """Every attack on every chain, and the utility of every chain; stored results make no jobs."""
     plan = Plan()
-    counted: set[str] = set()
     for seed in seeds:
         for chain in chains:
             for attack in (None, *attacks):
                 key = scenario_key(artifacts, attack, chain, seed)
                 models = list(_models(artifacts, attack, chain))
                 for model in models:
-                    _count(plan, counted, artifacts, chain, seed, model)
+                    _count(plan, artifacts, chain, seed, model)
                 if artifacts.store.result(key) is not None:
                     plan.done.append(key)
                     continue
@@ -102,14 +109,12 @@ def _models(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Iterator
         yield "evaluator", 0
 
 
-def _count(plan: Plan, counted: set[str], artifacts: Artifacts, chain: Chain, seed: int, model: Model) -> None:
+def _count(plan: Plan, artifacts: Artifacts, chain: Chain, seed: int, model: Model) -> None:
     training = _training(artifacts, chain, model)
     group = artifacts.group_of(training, model)
     key = artifacts.networks_key(training, seed, group)
-    if key not in counted:
-        counted.add(key)
-        plan.networks += len(group)
-        plan.networks_stored += len(group) * artifacts.store.has("networks", key)
+    if key not in plan.groups:
+        plan.groups[key] = len(group), artifacts.store.has("networks", key)
 
 
 def _training(artifacts: Artifacts, chain: Chain, model: Model) -> Part:

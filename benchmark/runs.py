@@ -9,6 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -24,6 +25,9 @@ from benchmark.registry import Chain, Part, Registry
 from benchmark.remote import Mode, require
 from benchmark.result import Result
 from benchmark.tracking import Tracker
+
+if TYPE_CHECKING:
+    from leaderboard.ranking import Board
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,13 @@ def prepare(
     wrong = [s for s in seeds or [] if s not in loaded.seeds]
     if wrong:
         raise UserError(f"--seed: expected one of {list(loaded.seeds)}, given {wrong[0]}")
+    chosen = tuple(dict.fromkeys(seeds or loaded.seeds))
     plan = Plan()
     for some_attacks, some_chains in _pairs(loaded, registry, entries, attacks, chains):
-        more = make_plan(artifacts, some_attacks, some_chains, list(seeds or loaded.seeds))
+        more = make_plan(artifacts, some_attacks, some_chains, list(chosen))
         plan.jobs |= more.jobs
         plan.done += [k for k in more.done if k not in plan.done]
-        plan.networks, plan.networks_stored = plan.networks + more.networks, plan.networks_stored + more.networks_stored
+        plan.groups |= more.groups
     if plan.jobs:
         parts = [
             *attacks,
@@ -89,7 +94,7 @@ def prepare(
             registry.chain(loaded.baseline, loaded.baseline).training,
         ]
         setting = replace(setting, launcher=require([p.entry for p in parts], isolation))
-    return Run(artifacts, plan, attacks, chains, setting, tuple(seeds or loaded.seeds))
+    return Run(artifacts, plan, attacks, chains, setting, chosen)
 
 
 def _entries(loaded: Protocol, registry: Registry, entries: list[str]) -> tuple[list[Part], list[Chain]]:
@@ -205,18 +210,23 @@ def stored_results(name: str, submissions: Path, store: Path) -> list[Result]:
     return board_results(prepare([], name, submissions, store, "auto"))
 
 
+def board_of(loaded: Protocol, registry: Registry) -> Board:
+    """What a protocol asks of an entry, by the names that results have: a YAML may write them another way."""
+    from leaderboard.ranking import Board
+
+    canonical = {
+        "required_attacks": tuple(registry.attack(a).name for a in loaded.attacks),
+        "required_defenses": tuple(registry.chain(d, loaded.baseline).name for d in loaded.defenses),
+    }
+    return Board(**loaded.board() | canonical)
+
+
 def print_board(job: Run, outcome: Outcome, console: Console) -> None:
     """The ranked tables of all that is scored."""
-    from leaderboard.ranking import Board
     from leaderboard.terminal import print_tables
 
     stored = {r.key: r for r in board_results(job)} | {r.key: r for r in outcome.results}
-    protocol, registry = job.artifacts.protocol, job.artifacts.registry
-    canonical = {
-        "required_attacks": tuple(registry.attack(a).name for a in protocol.attacks),
-        "required_defenses": tuple(registry.chain(d, protocol.baseline).name for d in protocol.defenses),
-    }
-    board = Board(**protocol.board() | canonical | {"seeds": job.seeds})
+    board = replace(board_of(job.artifacts.protocol, job.artifacts.registry), seeds=job.seeds)
     print_tables([r for r in stored.values() if r.seed in job.seeds], board, console)
     console.print(f"left out: {' '.join(job.artifacts.protocol.leaves_out.split())}", style="dim", markup=False)
 
@@ -240,7 +250,7 @@ def print_summary(job: Run, outcome: Outcome, console: Console) -> None:
         kept = f"{len(tracker.pending)} results are kept and will be logged by the next run of this command"
         console.print(f"MLflow at {tracker.uri} {what} ({tracker.reason}); {kept}", soft_wrap=True, markup=False)
     else:
-        console.print(f"store: {job.setting.store}; MLflow: {tracker.uri} (leakboard ui)", soft_wrap=True)
+        console.print(f"store: {job.setting.store}; MLflow: {tracker.uri} (leakboard ui)", soft_wrap=True, markup=False)
     console.print(f"next: leakboard publish --protocol {name} && leakboard board")
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from benchmark import cli, execute, protocol
+from benchmark import cli, execute, protocol, runs
+from benchmark.registry import Registry
 from benchmark.result import Result
 from benchmark.store import Store
 from benchmark.tracking import fetch_results
@@ -207,6 +210,39 @@ def test_a_dry_run_does_nothing(home: Home) -> None:
     assert "smoke: 3 scenarios to score, 0 stored; 3 networks to train, 0 stored" in ended.out
     assert "3 scenario" in ended.out and "1 networks" in ended.out
     assert not home.store.exists()
+
+
+def test_the_next_command_can_be_copied(home: Home) -> None:
+    """Brackets are neither Rich's markup nor the shell's pattern, and a long line stays one."""
+    home.attack("mine")
+    entries = ["mine[power=2]", "mine", "undefended[epochs=1,weight_decay=0.001]", "undefended[epochs=2]"]
+    own = home.protocol(name="o" * 60)
+    said = home.call("run", *entries, "--protocol", own, "--dry-run").out
+    last = said.splitlines()[-1].removeprefix("next: ")
+    assert shlex.split(last) == ["leakboard", "run", *entries, "--protocol", own]
+    assert "'mine[power=2]'" in last
+
+
+def test_a_network_is_counted_once_and_a_seed_scored_once(home: Home) -> None:
+    shutil.copy(SUBMISSIONS / "defenses" / "label_smoothing.py", home.submissions / "defenses")
+    said = [
+        home.call("run", *entries, "--protocol", "smoke", "--dry-run").out
+        for entries in (["label_smoothing"], ["loss", "label_smoothing"], ["label_smoothing", "--seed", "0", "--seed", "0"])
+    ]  # fmt: skip
+    assert all("6 scenarios to score, 0 stored; 6 networks to train, 0 stored" in s for s in said), said
+    assert runs.prepare([], "smoke", home.submissions, home.store, "cpu", [0, 0]).seeds == (0,)
+
+
+def test_a_board_is_published_by_the_names_of_its_rows(scored: Home) -> None:
+    """Whatever way the protocol's YAML writes a name."""
+    own = scored.protocol(defenses=["undefended[]"], attacks=["loss", "random_scores"])
+    assert scored.call("publish", "--protocol", own).code == 0
+    settings = json.loads((scored.folder / "published" / "smoke" / "provenance.json").read_text())["board"]
+    loaded, registry = protocol.load(own), Registry(scored.submissions)
+    name = registry.chain(loaded.defenses[0], loaded.baseline).name
+    assert name != loaded.defenses[0]
+    assert settings["required_defenses"] == [name]
+    assert asdict(runs.board_of(loaded, registry))["required_attacks"] == ("loss", "random_scores")
 
 
 def test_json_is_json_and_nothing_else(scored: Home) -> None:
