@@ -99,7 +99,13 @@ def new(kind: Annotated[str, typer.Argument(help="attack or defense")], name: st
     path = submissions() / f"{kind}s" / f"{name}.py"
     if path.exists():
         raise UserError(f"{path}: exists already; choose another name")
-    path.write_text(TEMPLATES[kind].replace("NAME", name))
+    try:
+        path.write_text(TEMPLATES[kind].replace("NAME", name))
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected a folder {path.parent}/ that can be written, given {error.strerror}; "
+            "make it, or name another folder in LEAKBOARD_SUBMISSIONS"
+        ) from None
     say(f"wrote {path}")
     say(f"next: leakboard check {shlex.quote(str(path))}")
 
@@ -345,10 +351,11 @@ def ui(port: int = 5000) -> None:
 
     secret.take()  # it must not stay in the environment of what is started here
     address = tracking.uri()
+    shown = tracking.without_password(address)
     if address.startswith("http"):
-        out.print(f"MLflow runs at {address}")
+        say(f"MLflow runs at {shown}")
         return
-    out.print(f"MLflow on {address}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    say(f"MLflow on {shown}: http://127.0.0.1:{port} (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]
     os.execv(sys.executable, command)
 
@@ -377,11 +384,13 @@ def _reproduce_run(run_id: str, workers: int | None, device: str) -> None:
     from benchmark.text import plain
     from leaderboard.publish import compare
 
-    old = tracking.result_of(run_id)
+    try:
+        old = tracking.result_of(run_id)
+    except tracking.Unreachable as problem:
+        raise UserError(f"{problem}; MLFLOW_TRACKING_URI says where MLflow is") from None
     if old is None:
-        raise UserError(
-            f"run {run_id!r}: expected the id of a scenario's run, given one that {tracking.uri()} does not hold"
-        )
+        where = tracking.without_password(tracking.uri())
+        raise UserError(f"run {run_id!r}: expected the id of a scenario's run, given one that {where} does not hold")
     if old.status != "ok":
         raise UserError(f"run {run_id!r}: expected a scored run, given status {old.status}: {plain(old.reason)}")
     title = plain(f"{old.attack or 'utility'} on {old.defense}, seed {old.seed}, {old.protocol}")

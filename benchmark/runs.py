@@ -24,7 +24,7 @@ from benchmark.protocol import Protocol
 from benchmark.registry import Chain, Part, Registry
 from benchmark.remote import Mode, require
 from benchmark.result import Result
-from benchmark.tracking import Tracker
+from benchmark.tracking import Tracker, without_password
 
 if TYPE_CHECKING:
     from leaderboard.ranking import Board
@@ -245,12 +245,13 @@ def print_summary(job: Run, outcome: Outcome, console: Console) -> None:
             f"other attacks {outcome.seconds['other attacks']:.0f} s"
         )
     tracker = outcome.tracker
+    shown = without_password(tracker.uri)
     if tracker.pending:
         what = "did not answer" if tracker.down else "refused"
         kept = f"{len(tracker.pending)} results are kept and will be logged by the next run of this command"
-        console.print(f"MLflow at {tracker.uri} {what} ({tracker.reason}); {kept}", soft_wrap=True, markup=False)
+        console.print(f"MLflow at {shown} {what} ({tracker.reason}); {kept}", soft_wrap=True, markup=False)
     else:
-        console.print(f"store: {job.setting.store}; MLflow: {tracker.uri} (leakboard ui)", soft_wrap=True, markup=False)
+        console.print(f"store: {job.setting.store}; MLflow: {shown} (leakboard ui)", soft_wrap=True, markup=False)
     console.print(f"next: leakboard publish --protocol {name} && leakboard board")
 
 

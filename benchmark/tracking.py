@@ -78,7 +78,7 @@ class Tracker:
                 self._write(mark, {"run_id": run_id or self._create(result)})
         except Exception as problem:  # MLflow and its stores raise many kinds
             self.pending.append(result)
-            self.reason = " ".join(str(problem).split())[:200]
+            self.reason = without_password(" ".join(str(problem).split()))[:200]
             if not self._answers():  # else it was this record alone that MLflow refused
                 self.down = self.reason
 
@@ -428,7 +428,7 @@ def _search(protocol: str, query: str, view: str = "active_only") -> Iterator[An
     """The runs of a protocol; none where there is no local database, which is not made for that."""
     if uri().startswith("sqlite:///") and not Path(uri().removeprefix("sqlite:///")).exists():
         return
-    try:
+    with _answering():
         client = connect()
         from mlflow.entities import ViewType
 
@@ -442,9 +442,16 @@ def _search(protocol: str, query: str, view: str = "active_only") -> Iterator[An
             token = page.token
             if not token:
                 return
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """What MLflow and its stores raise, and they raise many kinds, becomes Unreachable: one line without passwords."""
+    try:
+        yield
     except Unreachable:
         raise
-    except Exception as problem:  # MLflow and its stores raise many kinds
+    except Exception as problem:
         text = without_password(" ".join(str(problem).split()))[:200]
         raise Unreachable(f"MLflow at {without_password(uri())} did not answer: {text}") from None
 
@@ -459,10 +466,16 @@ def _record(run: Any) -> Result | None:
 
 
 def result_of(run_id: str) -> Result | None:
-    """The record of one run; None where there is no such run or it holds no record."""
-    from mlflow.exceptions import MlflowException
+    """The record of one run; None where there is no such run or it holds no record.
 
-    try:
-        return _record(connect().get_run(run_id))
-    except MlflowException:
-        return None
+    Raises Unreachable where MLflow does not answer.
+    """
+    with _answering():
+        client = connect()
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _record(client.get_run(run_id))
+        except MlflowException:
+            client.search_experiments(max_results=1)  # a server that is dead knows of no run, either
+            return None

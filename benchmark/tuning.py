@@ -332,10 +332,10 @@ class Tuning:
 
     def __post_init__(self) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        if self.url.startswith("sqlite:///"):
-            Path(self.url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(_OPENINGS):
             try:
+                if self.url.startswith("sqlite:///"):
+                    Path(self.url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
                 self.study = optuna.create_study(
                     storage=self.url, study_name=self.name, directions=["maximize", "minimize"], load_if_exists=True
                 )

@@ -123,6 +123,32 @@ def test_a_pretrained_model_that_cannot_be_used_is_one_line(
     assert not (home.store / "networks").exists(), "no work was started"
 
 
+@pytest.mark.parametrize("address", ["postgresql://user:pa55word@127.0.0.1:9/x", "http://user:pa55word@127.0.0.1:9"])
+def test_a_tracking_server_that_is_dead_is_named_without_its_password(scored: Home, address: str) -> None:
+    """It is not the run's id that is wrong; and nowhere is a password shown."""
+    scored.patch.setenv("MLFLOW_TRACKING_URI", address)
+    said = mistake(scored.call("reproduce", "0123"))
+    assert said.startswith(f"MLflow at {address.replace('pa55word', '***')} did not answer: ")
+    assert "MLFLOW_TRACKING_URI" in said and "pa55word" not in said
+    ended = scored.call("run", "--protocol", "smoke")
+    assert "did not answer" in ended.out and "user:***@127.0.0.1:9" in ended.out
+    assert "pa55word" not in ended.out + ended.err
+    scored.patch.setattr(os, "execv", lambda *_: None)
+    said = scored.call("ui").out
+    assert "user:***@127.0.0.1:9" in said and "pa55word" not in said
+
+
+def test_a_place_that_cannot_be_written_is_one_line(home: Home, inline: None) -> None:
+    shutil.copy(SUBMISSIONS / "defenses" / "label_smoothing.py", home.submissions / "defenses")
+    nowhere = "sqlite:////proc/nope/o.db"
+    said = mistake(home.call("tune", "label_smoothing", "--protocol", "smoke", "--storage", nowhere))
+    assert f"--storage: expected a database that Optuna can use, given {nowhere}: " in said
+    (home.folder / "bare").mkdir()
+    home.patch.setenv("LEAKBOARD_SUBMISSIONS", str(home.folder / "bare"))
+    said = mistake(home.call("new", "attack", "mine"))
+    assert f"expected a folder {home.folder}/bare/attacks/ that can be written, given No such file or directory; make it" in said  # fmt: skip
+
+
 def test_data_that_is_not_there_names_the_ways_to_get_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmark.datasets import fashion_mnist
 
