@@ -309,13 +309,15 @@ def claims() -> None:
     from benchmark import runs
     from leaderboard import publish as publishing
     from leaderboard.claims import check, load
+    from leaderboard.ranking import split_of
     from leaderboard.terminal import print_claims
 
     def known(protocol: str) -> list[Result]:
-        """One's own rows take the place of published ones."""
+        """One's own rows take the place of published ones; official ones lie on another split, and none is paired (RULES 26)."""
         version = protocols.load(protocol).measures
         published = [r for r in publishing.load(published_root() / protocol) if r.protocol_digest == version]
-        return [*published, *runs.stored_results(protocol, submissions(), store_root())]
+        own = runs.stored_results(protocol, submissions(), store_root())
+        return [*published, *(r for r in own if split_of(r) == "public")]
 
     try:
         findings = check(load(), known)

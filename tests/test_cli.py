@@ -472,21 +472,29 @@ def test_claims_are_held_against_what_is_published(home: Home) -> None:
     shutil.copytree(SUBMISSIONS, home.submissions, dirs_exist_ok=True)
     loaded = protocol.load("fashion-claims-v1")
 
-    def publish(version: str) -> str:
-        rows = [
+    def made(version: str, more: float = 0.0) -> list[Result]:
+        return [
             Result(
                 key=f"{attack}{seed}", protocol=loaded.name, protocol_digest=version, task="membership", attack=attack,
                 defense="undefended", dataset="fashion_mnist", architecture="small_cnn", seed=seed, status="ok",
-                access="posterior", knowledge="none", metrics={"balanced_accuracy": value + 0.001 * seed, "members": 9.0, "nonmembers": 9.0},
+                access="posterior", knowledge="none", metrics={"balanced_accuracy": value + more + 0.001 * seed, "members": 9.0, "nonmembers": 9.0},
             )
             for attack, value in (("nn_normal_label", 0.7), ("metric_corr", 0.6)) for seed in loaded.seeds
         ]  # fmt: skip
-        write(rows, Board(**loaded.board()), home.folder / "published" / loaded.name)
+
+    def publish(version: str) -> str:
+        write(made(version), Board(**loaded.board()), home.folder / "published" / loaded.name)
         ended = home.call("claims")
         assert ended.code == 0, ended
         return next(line for line in ended.out.splitlines() if line.strip().startswith("M1a"))
 
     assert "0.702" in publish(loaded.measures) and "0.602" in publish(loaded.measures)
+    own = [r.model_copy(update={"trust": "official"}) for r in made("secret", 0.1)]
+    home.patch.setattr(runs, "stored_results", lambda name, *_: own if name == loaded.name else [])
+    assert "0.702" in publish(loaded.measures), "official rows are held against none of another split"
+    own = made(loaded.measures, 0.1)
+    assert "0.802" in publish(loaded.measures), "one's own rows take the place of published ones"
+    own = []
     assert "not scored" in publish("another")
     (home.folder / "published" / loaded.name / "scenarios.parquet").write_bytes(b"half")
     assert "is not what was published" in mistake(home.call("claims"))
