@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmark import protocol
+from benchmark import protocol, studies
 from leaderboard.publish import all_attacks, load
 from leaderboard.ranking import Board, defense_table, scenarios
 
@@ -39,6 +39,17 @@ def test_they_are_of_the_protocol_as_it_is(folder):
     assert {r.status for r in results} <= {"ok", "skipped"}
     scored = {(r.attack, r.defense, r.seed) for r in results}
     assert scored >= {(a, d, s) for a in board.required_attacks for d in board.required_defenses for s in board.seeds}
+
+
+@pytest.mark.parametrize("folder", EDITIONS, ids=lambda p: p.name)
+def test_tuned_rows_are_trials_of_a_published_study(folder):
+    """What was searched, and what else was tried, lies beside the rows that came of it (RULES 27)."""
+    results, _ = results_of(folder)
+    found = studies.published(folder, folder.name)
+    assert bool(found) == (folder / studies.PUBLISHED).exists()
+    trials = [t for study in found for t in study.trials]
+    assert all(0 < t.accuracy < 1 and 0 <= t.leakage <= 1 and t.decides in t.by_attack for t in trials)
+    assert {r.defense for r in results if r.claims.get("tuned")} <= {t.defense for t in trials}
 
 
 @pytest.mark.parametrize("folder", EDITIONS, ids=lambda p: p.name)
