@@ -443,7 +443,7 @@ def attack_table(
         "track": named.track.astype(str).groupby(np.asarray(named.attack)).first().reindex(attacks, fill_value=""),
         "null_row": null,
         "reason": [
-            "null row" if null[a] else lacks[a] or ("" if targets[a] else f"skipped everywhere: {first[a]}")
+            "null row" if null[a] else lacks[a] or ("" if targets[a] else f"skipped on every required defense: {first[a]}")
             for a in attacks
         ],
     }, index=pd.Index(attacks))  # fmt: skip
