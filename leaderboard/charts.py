@@ -21,6 +21,8 @@ KINDS = {"ranked": BLUE, "not ranked": GREY, "differential privacy (reference)":
 """The points of the board on the privacy-utility chart. The last kind is what any other defense is held against."""
 HEIGHT, NAME_HEIGHT = 460, 13
 """Pixels of the trade-off's plot, and of a line of its names."""
+LONGEST = 36
+"""Characters of a name beside its point; a longer one leaves its hyperparameters to the tooltip."""
 CHANCE = {AUC: 0.5, "balanced_accuracy": 0.5, "attribute_accuracy": 0.5, "attribute_balanced_accuracy": 0.5}
 """What guessing reaches, for metrics that say so whatever the data: the middle of a diverging scale."""
 
@@ -47,8 +49,9 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
     """
     own = points.kind.isin(list(KINDS))
     lowest = min(0.46, float(points.leakage.min()) - 0.02) if metric == AUC else 0.004
+    names = {d: s if len(s) <= LONGEST else f"{base_name(d)}[…]" for d, s in short_names(points.defense[own]).items()}
     data = points.assign(
-        name=points.defense.map(short_names(points.defense[own])),
+        name=points.defense.map(names),
         **{c: points[c].clip(lower=lowest) for c in ("leakage", "leakage_low", "leakage_high")},
     )
     highest = float(np.nanmax(data[["leakage", "leakage_high"]].to_numpy(float)))
@@ -103,8 +106,8 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
     heights = (there(data.leakage[own].to_numpy(float)) - low) / (high - low) * HEIGHT
     data.loc[own, "named"] = back(low + apart(heights, NAME_HEIGHT) / HEIGHT * (high - low))
     for right, align, dx in ((True, "left", 9), (False, "right", -9)):
-        names = alt.Chart(data[own][side == right]).mark_text(align=align, dx=dx, dy=-9, fontSize=12, limit=220)
-        layers.append(names.encode(x=x, y=alt.Y("named:Q", scale=scale, title=label), text="name:N", color=colour))
+        words = alt.Chart(data[own][side == right]).mark_text(align=align, dx=dx, dy=-9, fontSize=12, limit=220)
+        layers.append(words.encode(x=x, y=alt.Y("named:Q", scale=scale, title=label), text="name:N", color=colour))
     return alt.layer(*layers).properties(height=HEIGHT)
 
 

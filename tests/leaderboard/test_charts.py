@@ -71,3 +71,20 @@ def test_names_of_crowded_defenses_lie_apart(metric: str, leakage: float) -> Non
     turn = np.positive if metric == AUC else np.log
     heights = np.sort([(turn(d["named"]) - turn(low)) / (turn(high) - turn(low)) * HEIGHT for d in data])
     assert np.diff(heights).min() >= NAME_HEIGHT - 1e-6
+
+
+def test_long_names_leave_their_hyperparameters_to_the_tooltip() -> None:
+    given = [
+        "dp_sgd[noise_multiplier=0.0154,learning_rate=0.852]",
+        "dp_sgd[noise_multiplier=3.0]",
+        "hamp[gamma=0.5,alpha=0.01]",
+    ]
+    points = pd.DataFrame({
+        "defense": given, "kind": "ranked", "curve": "", "place": 0, "front": False, "accuracy": 0.8,
+        "accuracy_low": 0.7, "accuracy_high": 0.9, "leakage": [0.5, 0.6, 0.7], "leakage_low": 0.5, "leakage_high": 0.6,
+        "decided": "loss", "reason": "",
+    })  # fmt: skip
+    drawn = tradeoff(points, "Leakage", AUC, {}).to_dict()
+    data = next(d for d in drawn["datasets"].values() if d and d[0].get("named"))
+    assert [d["name"] for d in data] == ["dp_sgd[…]", "dp_sgd[noise_multiplier=3.0]", "hamp"]
+    assert [d["defense"] for d in data] == given
