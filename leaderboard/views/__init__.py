@@ -161,7 +161,7 @@ def digits(table: pd.DataFrame, column: str) -> int:
 def interval(table: pd.DataFrame, column: str, digits: int = 3) -> pd.Series:
     """Intervals as text, such as 0.62 – 0.67."""
     pairs = zip(table[f"{column}_low"], table[f"{column}_high"], strict=True)
-    texts = ["" if pd.isna(a) else f"{a:.{digits}f} – {b:.{digits}f}" for a, b in pairs]
+    texts = ["" if pd.isna(a) else f"{a:z.{digits}f} – {b:z.{digits}f}" for a, b in pairs]
     return pd.Series(texts, index=table.index, dtype=str)
 
 

@@ -174,7 +174,7 @@ def _studies(protocol: str, metric: str, summary: str, attack: str) -> tuple[pd.
     if rows:
         note += " Triangles: points of the fronts of Optuna's studies, on tuning splits that no rank uses."
     if others:
-        note += f" {others} more studies measure the other metric."
+        note += f" {others} more {'study measures' if others == 1 else 'studies measure'} the other metric."
     whole = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
     return whole.reindex(columns=list(COLUMNS)), note.strip()
 

@@ -199,7 +199,7 @@ def test_the_page_draws_a_study_s_front_and_says_where_it_was_scored(folder: Pat
     tuned = table[table.reason == "tuning split"]
     assert list(tuned.defense) == ["hamp[x=0]", "hamp[x=1]"]
     assert list(tuned.leakage) == [0.6, 0.55]
-    assert "on tuning splits that no rank uses. 1 more studies measure the other metric." in texts(app)
+    assert "on tuning splits that no rank uses. 1 more study measures the other metric." in texts(app)
     app.button_group(key="leakage").set_value("attack").run()
     app.selectbox(key="against").select("loss").run()
     table = app.dataframe[0].value
