@@ -280,9 +280,9 @@ def publish(
         before = publishing.load(folder)
     try:
         tuned = studies.read(studies.address(), loaded.name) if folder == published_root() / loaded.name else []
+        curves = publishing.publish_studies(tuned, folder, loaded.name) if tuned else 0
         rows = results if replace else publishing.merge(results, before or [])
         written = publishing.publish(rows, runs.board_of(loaded, Registry(submissions())), folder)
-        curves = publishing.publish_studies(tuned, folder, loaded.name) if tuned else 0
     except (ValueError, OSError) as problem:  # an unreadable database of studies is one, too
         raise UserError(f"{folder}: {problem}") from None
     if before is None:

@@ -108,6 +108,7 @@ def publish_studies(found: Sequence[studies.Study], folder: Path, protocol: str)
     """
     together = {s.name: s for s in (*studies.published(folder, protocol), *found)}
     if together:
+        folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / studies.PUBLISHED, studies.as_file(together.values()))
     return len(together)
 

@@ -131,6 +131,18 @@ def test_mirrors_of_canaries_and_of_fewer_candidates() -> None:
         assert np.array_equal(one.scored("label"), other.scored("label"))
 
 
+def test_class_counts_alone_tell_members_of_digits() -> None:
+    """As digits-v1 says of itself: how often a candidate's class is in the training set, and nothing of the network."""
+    found = []
+    for seed in DIGITS.seeds:
+        population = populate(DIGITS, seed)
+        y = population.data.y.numpy()
+        counts = np.bincount(y[population.indices("target", 0)], minlength=10)
+        found.append(roc_auc_score(population.members, counts[y[population.candidates]]))
+    assert "AUC of 0.54 to 0.55" in " ".join(DIGITS.leaves_out.split())
+    assert (round(min(found), 2), round(max(found), 2)) == (0.54, 0.55)
+
+
 def test_samples_are_the_data() -> None:
     population = draw(0)
     samples = population.samples(population.candidates)

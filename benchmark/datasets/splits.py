@@ -25,7 +25,8 @@ def split(scheme: str, n: int, seed: int, size: int | None = None, secret: bytes
 
     With a secret, the split can't be foreseen from the seed (official scoring). A smaller size takes the
     first samples of the same parts. Seed -s is the mirror of seed s: train and test of each world change places, so
-    that in the mean of both nothing but membership tells members from non-members. Raises ValueError for an unknown scheme or a size that doesn't fit.
+    that in the mean of both nothing but membership tells members from non-members. Raises ValueError for an unknown
+    scheme or a size that doesn't fit.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"unknown split {scheme!r}; there are {', '.join(SCHEMES)}")

@@ -139,11 +139,12 @@ def test_published_studies_are_those_that_were_read(tmp_path: Path) -> None:
     for name in ("toy-v1 hamp abc", "toy-v1 hamp def"):
         study(tmp_path, name)
     found = studies.read(f"sqlite:///{tmp_path}/optuna.db", "toy-v1")
-    assert studies.published(tmp_path, "toy-v1") == []
-    assert publish_studies(found[:1], tmp_path, "toy-v1") == 1
-    assert publish_studies(found[1:], tmp_path, "toy-v1") == 2, "those of another machine stay"
-    assert studies.published(tmp_path, "toy-v1") == found
-    assert studies.published(tmp_path, "toy-v2") == []
+    new = tmp_path / "published" / "toy-v1"
+    assert studies.published(new, "toy-v1") == []
+    assert publish_studies(found[:1], new, "toy-v1") == 1
+    assert publish_studies(found[1:], new, "toy-v1") == 2, "those of another machine stay"
+    assert studies.published(new, "toy-v1") == found
+    assert studies.published(new, "toy-v2") == []
 
 
 def test_names_of_published_studies_are_made_fit_to_be_shown(tmp_path: Path) -> None:
