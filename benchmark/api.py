@@ -339,10 +339,7 @@ class Task:
         return _generator(self.seed, name)
 
     def artifact(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Tensors that depend on this world's data and seed but on no network; made once and stored.
-
-        `name` must hold every hyperparameter that `make` reads.
-        """
+        """Tensors of this world's data and seed and of no network, made once; `name` holds all hyperparameters read."""
         raise NotImplementedError
 
     def pretrained(self, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -411,6 +408,8 @@ class Defense:
     """A guard that reads no training data; any other voids a claimed epsilon (RULES 29)."""
     uses: ClassVar[frozenset[Extra] | Mapping[Extra, Mapping[str, Collection[Any]]]] = frozenset()
     """In a mapping, an extra is read where one of these hyperparameters has one of these values."""
+    keeps_labels: ClassVar[bool | Mapping[str, Collection[Any]]] = False
+    """No answer has another label than without this guard (a mapping: where hyperparameters have these values)."""
     adaptive_attack: ClassVar[str] = ""
     """What is known to be made against this defense, where no entry is: its rows say "standard attacks only"."""
 

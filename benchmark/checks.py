@@ -612,6 +612,16 @@ def _keyed(subject: Subject) -> str:
     return f"{share:.0%} of the answers move by more than {MOVED}"
 
 
+def _keeps_labels(subject: Subject) -> str:
+    artifacts, predict = subject.memorised()
+    x = artifacts.part(0, "target-test").x
+    bare = artifacts.predictor(subject.chain(artifacts, subject.cheap), 0, _TARGET, guards=0)(x)
+    moved = int((predict(x).argmax(1) != bare.argmax(1)).sum())
+    if moved:
+        raise Broken(f"{moved} of {len(x)} labels change; keeps_labels promises that none does: leave it out")
+    return f"{len(x)} labels"
+
+
 def _no_lookup(subject: Subject) -> str:
     artifacts, predict = subject.memorised()
     sides = [artifacts.part(0, part).x for part in ("target-train", "target-test")]
@@ -654,6 +664,7 @@ _RELOADS = "the trained weights reload"
 _POSTERIORS = "answers with posteriors"
 _WEIGHTS = "the same seed gives the same weights"
 _ANSWER = "one query gets one answer, in any batch"
+_LABELS = "keeps the labels, as it promises"
 _CLAIMS = "claims are complete"
 _LIMITS = "keeps within the time and memory of smoke"
 _RUNS = (_ACCESS, _RETURNS, _MAKES, _RELOADS, _POSTERIORS)
@@ -686,13 +697,14 @@ RULES: tuple[Rule, ...] = (
     Rule(_WEIGHTS, lambda s: s.defends, _same_weights, after=(_MAKES,)),
     Rule(_ANSWER, lambda s: s.defends, _same_answer, after=_RUNS),
     Rule("noise depends on the 8-bit query", lambda s: s.guards, _keyed, after=(*_RUNS, _ANSWER)),
+    Rule(_LABELS, lambda s: s.cheap.keeps_labels, _keeps_labels, after=_RUNS),
     Rule("members are not looked up", lambda s: s.defends, _no_lookup, after=_RUNS),
     Rule(_CLAIMS, lambda s: s.trains, _claims, after=_RUNS),
     Rule("works on 2 classes and 1 channel", _any, _works_on("smoke-2x1"), after=_RUNS),
     Rule("works on 100 classes and 3 channels", _any, _works_on("smoke-100x3"), after=_RUNS),
     Rule("runs with every end of its search ranges", lambda s: bool([*_choices(s.entry.params)]), _hyperparameters,
          after=(_RANGES, *_RUNS)),
-    Rule(_LIMITS, _any, _limits, after=(*_RUNS, _CLAIMS, _ANSWER)),  # its cost is measured as the judge takes it, with its claims
+    Rule(_LIMITS, _any, _limits, after=(*_RUNS, _CLAIMS, _LABELS, _ANSWER)),  # its cost is measured as the judge takes it, with its claims
     Rule("works the same in a sandbox", _in_process, _isolated_same,
          after=(*_RUNS, _SAME, _WEIGHTS, _ANSWER, _LIMITS)),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -348,6 +349,7 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
         *(answers["target-test"].numpy(), labels["target-test"].numpy()),
         np.random.default_rng(seed_of("bootstrap", seed)),
     )
+    _same_labels(artifacts, chain, seed, answers)
     if chain.guards:
         for side, part in (("members", "target-train"), ("nonmembers", "target-test")):
             bare = artifacts.answers(replace(chain, guards=()), seed, ("target", 0), part)
@@ -382,6 +384,23 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     if near.looks_up:
         claims["lookup"] = f"members get answers that their near-duplicates don't get (gap {near.gap:.2g})"
     return Outcome(found, intervals, cost, claims=claims)
+
+
+def _same_labels(artifacts: Artifacts, chain: Chain, seed: int, answers: Mapping[str, Tensor]) -> None:
+    """Guards that promise to keep labels must: attacks by labels ask without them. Raises ValueError."""
+    before = chain.by_label()
+    if before is chain:
+        return
+    for part, answer in answers.items():
+        bare = artifacts.answers(before, seed, ("target", 0), part)
+        first, second = bare.exp().topk(2).values.unbind(1)
+        # Where two classes are level, the batch decides: float32 sums depend on it.
+        moved = int(((answer.argmax(1) != bare.argmax(1)) & (first - second > _MOVED)).sum())
+        if moved:
+            raise ValueError(
+                f"keeps_labels: expected the labels of {before.name}, given {moved} others of {len(bare)} in {part}; "
+                "a guard that changes labels must not promise to keep them"
+            )
 
 
 def _milliseconds_alone(predict: Predict, x: Tensor) -> float:

@@ -38,7 +38,17 @@ _NAMES: dict[str, Any] = {
     "Annotated": Annotated, "Literal": Literal, "Field": Field, "Search": Search, "Card": Card, "Pretrained": Pretrained,
     "frozenset": frozenset,
 }  # fmt: skip
-_DECLARED = {"card", "access", "needs", "calibrate", "stages", "data_independent", "uses", "adaptive_attack"}
+_DECLARED = {
+    "card",
+    "access",
+    "needs",
+    "calibrate",
+    "stages",
+    "data_independent",
+    "uses",
+    "keeps_labels",
+    "adaptive_attack",
+}
 """Attributes of the class that are read from the syntax tree."""
 _CALLABLE = {"Field", "Search", "Card", "Pretrained", "frozenset"}
 _BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "allow_inf_nan", "description")
@@ -67,6 +77,8 @@ class Entry:
     data_independent: bool = False
     uses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Extra data by name, with the values of hyperparameters of which it takes one; {} for none: always."""
+    keeps_labels: Mapping[str, Any] | None = None
+    """With which values of hyperparameters the guard changes no label: {} for any, None for no such promise."""
     adaptive_attack: str = ""
     plain_training: bool = True
     """Neither `train` nor `network` is its own: a bank of it can train as one ensemble."""
@@ -168,6 +180,12 @@ class Part:
         )  # fmt: skip
 
     @property
+    def keeps_labels(self) -> bool:
+        """Whether a guard with these hyperparameters promises that no label changes."""
+        where = self.entry.keeps_labels
+        return where is not None and all(getattr(self.params, p) in values for p, values in where.items())
+
+    @property
     def replaced(self) -> frozenset[str]:
         """Hyperparameters that mean nothing here: a model that is given takes their place."""
         given = (m for name, m in _marks(self.entry.params).items() if getattr(self.params, name) is not None)
@@ -190,8 +208,21 @@ class Chain:
     """In which world the guards before the adversary's own models are prepared (`facing`)."""
 
     def facing(self, attack: Part) -> Chain:
-        """This defense with the adversary's own models behind the guards that this attack holds (RULES 3)."""
-        return replace(self, prepared=attack.adversary.guards) if self.guards else self
+        """This defense as this attack meets it: with the adversary's own models behind the guards that it holds
+        (RULES 3), and for label access without the guards that change no label.
+        """
+        seen = self.by_label() if attack.entry.access == "label" else self
+        return replace(seen, prepared=attack.adversary.guards) if seen.guards else seen
+
+    def by_label(self) -> Chain:
+        """What answers with the same labels, without the last guards that promise to keep them."""
+        guards = self.guards
+        while guards and guards[-1].keeps_labels and guards[-1] is not self.training:
+            guards = guards[:-1]
+        if guards == self.guards:
+            return self
+        before = [g for g in guards if g is not self.training]
+        return Chain("+".join(p.name for p in (self.training, *before)), self.training, guards)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -400,14 +431,27 @@ def _check_values(values: dict[str, Any], task: str, path: Path, params: type[Hy
     uses = values.get("uses", ())
     values["uses"] = uses if isinstance(uses, dict) else {name: {} for name in uses}
     for name, where in values["uses"].items():
-        fields = params.model_fields
-        if not isinstance(where, dict) or any(
-            p not in fields or not isinstance(v, (tuple, list)) for p, v in where.items()
-        ):
+        _check_where(f"{path}: uses: {name}", where, params)
+    keeps = values.pop("keeps_labels", False)
+    if not isinstance(keeps, bool):
+        _check_where(f"{path}: keeps_labels", keeps, params)
+    if keeps is not False:
+        if "pre-inference" not in values["stages"] and "post-inference" not in values["stages"]:
             raise UserError(
-                f"{path}: uses: {name}: expected hyperparameters with values in a tuple, "
-                f"such as {{'scenario': (1, 2)}}, given {where!r}"
+                f"{path}: keeps_labels: expected a stage pre-inference or post-inference beside it, given none"
             )
+        values["keeps_labels"] = {} if keeps is True else keeps
+
+
+def _check_where(name: str, where: Any, params: type[Hyper]) -> None:
+    """With which values of hyperparameters something holds."""
+    fields = params.model_fields
+    if not isinstance(where, dict) or any(
+        p not in fields or not isinstance(v, (tuple, list)) for p, v in where.items()
+    ):
+        raise UserError(
+            f"{name}: expected hyperparameters with values in a tuple, such as {{'scenario': (1, 2)}}, given {where!r}"
+        )
 
 
 def _check_card(card: Card, path: Path) -> None:

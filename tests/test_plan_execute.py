@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from benchmark import execute, isolation, protocol, runs
 from benchmark.artifacts import Artifacts
@@ -31,7 +32,7 @@ from benchmark.result import Result
 from benchmark.store import Store
 from benchmark.templates import TEMPLATES
 from leaderboard.ranking import Board, defense_table
-from tests.conftest import SUBMISSIONS, Home, Inline, alive, descendants, numbers, save_unet
+from tests.conftest import ROOT, SUBMISSIONS, Home, Inline, alive, descendants, numbers, save_unet
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -90,6 +91,14 @@ def test_a_scenario_waits_for_what_it_uses(artifacts: Artifacts, attack: str, ro
     networks = [plan.jobs[n] for n in ancestors(plan, scenario.id) if plan.jobs[n].kind == "networks"]
     assert {str(model[0]) for job in networks for model in job.detail} == roles  # type: ignore[index]
     assert plan.networks == sum(len(j.detail) for j in plan.jobs.values() if j.kind == "networks")
+
+
+def test_a_label_is_asked_for_without_the_guards_that_keep_it(artifacts: Artifacts) -> None:
+    plan = plan_of(artifacts, ["metric_corr"], ["memguard"])
+    scenario = next(j for j in plan.jobs.values() if j.attack == "metric_corr")
+    needed = [plan.jobs[id] for id in ancestors(plan, scenario.id)]
+    assert scenario.defense == "memguard" and {j.kind for j in needed} == {"networks", "answers"}
+    assert {j.defense for j in needed if j.kind == "answers"} == {"undefended"}
 
 
 def test_defenses_share_the_networks_of_one_training(artifacts: Artifacts) -> None:
@@ -253,6 +262,33 @@ def test_both_adversaries_of_rules_3_are_scored_and_ranked(home: Home, inline: N
     table = defense_table(stored, Board(("loss",), ("undefended", "memguard"), (0,), "undefended", 0.0, ("auc",)))
     assert table.attrs["pool"] == ["loss", "nn_sorted", "nn_sorted[guards=target]", "nn_sorted[epochs=5]", name]
     assert set(table.reason) == {""}
+
+
+def test_an_attack_by_labels_scores_the_same_behind_a_guard_that_keeps_them(
+    home: Home, inline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(SUBMISSIONS / "defenses" / "memguard.py", home.submissions / "defenses")
+    shutil.copy(SUBMISSIONS / "attacks" / "metric_corr.py", home.submissions / "attacks")
+    own = home.protocol(attacks=["metric_corr"], defenses=["undefended", "memguard"])
+    code, said, results = run(home, protocol=own)
+    assert code == 0, said
+    bare, guarded = (results[f"metric_corr on {chain}, 0"] for chain in ("undefended", "memguard"))
+    assert guarded.metrics == bare.metrics and guarded.key != bare.key
+
+    # The slow way, through the guard, finds the same.
+    monkeypatch.setattr("benchmark.registry.Chain.by_label", lambda chain: chain)
+    job = runs.prepare([], own, home.submissions, home.store.parent / "slow", "cpu")
+    slow = {f"{r.attack} on {r.defense}": r for r in runs.run(job, 1, Console(quiet=True)).results}
+    assert slow["metric_corr on memguard"].metrics == pytest.approx(guarded.metrics, abs=1e-6)  # as stored
+
+
+def test_a_guard_that_breaks_its_promise_to_keep_labels_gets_no_row(home: Home, inline: None) -> None:
+    path = ROOT / "tests" / "fixtures" / "broken" / "changes_a_label.py"
+    shutil.copy(path, home.submissions / "defenses")
+    code, said, results = run(home, "changes_a_label", "--trust")
+    assert code == 1
+    assert re.search(r"keeps_labels: expected the labels of undefended, given \d+ others of \d+ in target-", said), said
+    assert " on changes_a_label, 0" not in results
 
 
 def test_the_record_says_what_was_run(scored: Home) -> None:

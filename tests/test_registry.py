@@ -454,12 +454,43 @@ def test_extra_data_is_what_these_hyperparameters_read(shipped: Registry, spec: 
 
 
 @pytest.mark.parametrize(
+    ("spec", "same_labels"),
+    [
+        ("memguard", "undefended"),
+        ("diffence", "undefended"),
+        ("diffence[average=true]", ""),
+        ("label_smoothing+diffence[n=10]", "label_smoothing"),
+        ("dp_sgd+diffence+memguard", "dp_sgd"),
+        ("rounding+memguard", "undefended+rounding"),
+        ("memguard+rounding", ""),  # what rounding makes of MemGuard's answers may have other labels
+        ("hamp+diffence", ""),  # HAMP's own guard comes last
+        ("hamp", ""),
+        ("undefended", ""),
+    ],
+)
+def test_attacks_by_labels_meet_no_guard_that_keeps_them(shipped: Registry, spec: str, same_labels: str) -> None:
+    chain = shipped.chain(spec, "undefended")
+    seen = chain.by_label()
+    assert seen.name == (same_labels or chain.name)
+    there = shipped.chain(seen.name, "undefended")
+    assert (seen.training, seen.guards) == (there.training, there.guards), "the name says what it is"
+    assert chain.facing(shipped.attack("metric_corr")) == seen
+    assert chain.facing(shipped.attack("loss")) == chain
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ('uses = {"reference": {"strenth": (1,)}}', "uses: reference: expected hyperparameters with values in a tuple"),
         ('uses = {"reference": {"strength": 1}}', "uses: reference: expected hyperparameters with values in a tuple"),
         ('uses = {"reference": ()}', "uses: reference: expected hyperparameters with values in a tuple"),
         ('uses = {"members": {}}', "uses: expected one of reference, validation, given 'members'"),
+        ("keeps_labels = 1", "keeps_labels: expected hyperparameters with values in a tuple"),
+        ('keeps_labels = {"strenth": (1,)}', "keeps_labels: expected hyperparameters with values in a tuple"),
+        (
+            'stages = ("training",)\n    keeps_labels = True',
+            "keeps_labels: expected a stage pre-inference or post-inference",
+        ),
         ("adaptive_attack = 3", "adaptive_attack: expected at most 300 characters, given 3"),
     ],
 )

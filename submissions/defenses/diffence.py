@@ -72,6 +72,7 @@ class Diffence(Defense):
         year=2025,
     )
     stages = ("pre-inference",)
+    keeps_labels = {"average": (False,)}
     uses = {"reference": {"scenario": (1,), "diffusion": ("reference", "members-and-reference")}}
 
     class Params(Hyper):

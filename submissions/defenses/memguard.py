@@ -43,6 +43,7 @@ class MemGuard(Defense):
     )
     stages = ("post-inference",)
     uses = frozenset({"reference"})
+    keeps_labels = True
 
     class Params(Hyper):
         """`budget` bounds the expected L1 distance of returned and true posteriors, of at most 2."""
