@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -147,8 +148,12 @@ class Table:
                 return None
             table = cls(Notes(**notes))
             table._texts = _Texts(file)
-            table._texts.check()
-            whole = file.read([*SCHEMA.names, "origin"]).unify_dictionaries().combine_chunks()
+            with ThreadPoolExecutor(1) as beside:
+                checked = beside.submit(table._texts.check)
+                # A file of its own: what is read ahead stays until it is closed.
+                with pq.ParquetFile(path, **_CHECKED, pre_buffer=True) as ahead:
+                    whole = ahead.read([*SCHEMA.names, "origin"]).unify_dictionaries().combine_chunks()
+                checked.result()
             if whole.num_rows != len(table._texts) or whole.schema.remove_metadata() != _COLUMNS:
                 raise ValueError("its columns were changed")
         except Exception as error:
@@ -198,7 +203,7 @@ class _Texts:
             mine = rows[groups == group] - self._starts[group]
             at_hand = group == len(self._starts) - 1
             pieces.append(
-                pa.array([self._more[i] for i in mine]) if at_hand else self._group(group).take(pa.array(mine))
+                pa.array([self._more[i] for i in mine]) if at_hand else self._read(group).take(pa.array(mine))
             )
         return pa.concat_arrays(pieces)
 

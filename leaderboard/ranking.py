@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from benchmark.metrics import METRICS
 from benchmark.result import Result, Trust
 from benchmark.text import LINE, LOG, NAME, plain, plain_log
 from leaderboard.comparison import Floats, interval, leave_one_out, nanmean, rank
-from leaderboard.records import Records, places
+from leaderboard.records import Records, null_lists, places
 from leaderboard.records import split_of as split_of
 
 TPR, AUC = "tpr_at_fpr_0.01", "auc"
@@ -164,12 +163,15 @@ class _Grid:
         found[self._places] = np.where(self._ok, self._rows[column].to_numpy(float), np.nan)
         return found
 
-    def lists(self, column: str) -> NDArray[Any]:
-        """A column of lists, (defenses, attacks, seeds); () where there is no row."""
-        found = np.empty(self._shape, object)
-        found.fill(())
-        found[self._places] = self._rows[column].to_numpy()
-        return found
+    def lists(self, column: str) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+        """A column of lists: their values in a row, where each begins and how long it is, (defenses, attacks, seeds).
+
+        Where there is no row, the length is 0.
+        """
+        values, starts, lengths = null_lists(self._rows.result, column)
+        found = np.zeros((2, *self._shape), np.int64)
+        found[:, *self._places] = starts, lengths
+        return values, found[0], found[1]
 
     def done(self) -> NDArray[np.bool_]:
         """Which places have a row that is ok or skipped."""
@@ -397,14 +399,13 @@ def _null_worst_case(grid: _Grid, metric: str) -> Floats:
     The permutations of one target are the same for all attacks, so the maximum is taken draw by draw,
     for AUC over both signs. (The record holds no permuted TPR of reversed scores.)
     """
-    draws = grid.lists("null_auc" if metric == AUC else "null_tpr")
-    defenses, attacks, seeds = draws.shape
+    draws, starts, lengths = grid.lists("null_auc" if metric == AUC else "null_tpr")
+    defenses, attacks, seeds = starts.shape
     found = np.full((defenses, seeds, 2), np.nan)
-    lengths = np.array([len(d) for d in draws.flat], np.intp).reshape(draws.shape)
     shortest = lengths.min(1, initial=2**31) * bool(attacks)
     for length in np.unique(shortest[shortest > 0]):
         at, seed = np.nonzero(shortest == length)
-        each = np.concatenate([d[:length] for d in draws[at, :, seed].flat]).reshape(len(at), attacks, length)
+        each = draws[starts[at, :, seed][..., None] + np.arange(length)]  # (targets, attacks, draws)
         highest = (np.maximum(each, 1 - each) if metric == AUC else each).max(1)
         found[at, seed] = np.stack([highest.mean(1), np.quantile(highest, 0.95, axis=1)], -1)
     return np.asarray(found.mean(1))

@@ -27,6 +27,7 @@ NULLS = ("null_auc", "null_tpr")
 WHERE = ("run_id", "experiment_id")
 """Where MLflow keeps it, from the record's provenance; "" where it doesn't."""
 
+Floats = NDArray[np.float64]
 _text = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [("key", pa.string()), ("seed", pa.int64()), ("null_row", pa.bool_()), ("finished", pa.float64())]
@@ -122,6 +123,11 @@ class Records(Sequence[Result]):
                 self._values[name] = column.to_pylist()
         return self._values[name]
 
+    def lists(self, name: str) -> tuple[Floats, NDArray[np.int64]]:
+        """A column of lists: all their values in a row, and where each list begins; the last one's end comes last."""
+        column = self.table[name].combine_chunks()
+        return column.values.to_numpy(), np.asarray(column.offsets.to_numpy(), np.int64)
+
     def open(self, place: int) -> Result:
         """The whole record at this place.
 
@@ -159,9 +165,12 @@ class Records(Sequence[Result]):
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
-        """The columns that tables are computed from, and the rows themselves in `result`."""
+        """The columns that tables are computed from, and the rows themselves in `result`.
+
+        Lists are not among them (`null_lists`): as objects they would be half of all memory.
+        """
         names = ["task", "attack", "defense", "seed", "status", "reason", "track", "null_row", "trust", "isolation"]
-        names += [*NUMBERS, *NULLS, "claims"]
+        names += [*NUMBERS, "claims"]
         frame: pd.DataFrame = self.table.select(names).to_pandas()
         collects = gc.isenabled()
         gc.disable()  # so many new objects would set it off again and again, and it goes through all that there are
@@ -187,6 +196,15 @@ class Records(Sequence[Result]):
 
     def __iter__(self) -> Iterator[Result]:
         return cast(Iterator[Result], map(Row, repeat(self), range(len(self))))
+
+
+def null_lists(rows: pd.Series[Any], name: str) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """A column of lists of these rows, all of one `Records` (`frame.result`): values in a row, starts and lengths (n,)."""
+    if rows.empty:
+        return np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
+    values, starts = rows.iloc[0]._records.lists(name)
+    at = np.fromiter((r._place for r in rows), np.intp, len(rows))
+    return values, starts[at], starts[at + 1] - starts[at]
 
 
 def places(column: pd.Series[Any], names: Iterable[Any]) -> NDArray[np.intp]:
