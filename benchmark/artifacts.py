@@ -21,7 +21,7 @@ from benchmark.access import Answers, GuardedTarget, check_log_posteriors, raw
 from benchmark.api import Bank, Claims, Context, Predict, Samples
 from benchmark.population import Population, digest_of, populate, seed_of
 from benchmark.protocol import BankSizes, Protocol, Recipe, World
-from benchmark.registry import Chain, Part, Registry, code_digest
+from benchmark.registry import Chain, Part, Registry, code_digest, version_of
 from benchmark.remote import Builder, Isolation, RemoteAttacker, Setup
 from benchmark.store import Store, digest, tensor_digest
 from benchmark.submission import Attacker
@@ -105,7 +105,7 @@ class Artifacts:
         Raises UserError where a pretrained model can't be used: whatever plans with the part does so before it works.
         """
         trusted = {"trusted": True} if self.isolation.where(part.entry) == "trusted" else {}
-        models = {"pretrained": [reading_code(), self.models(part)]} if part.pretrained else {}
+        models = {"pretrained": [reading_code(), version_of("diffusers"), self.models(part)]} if part.pretrained else {}
         return part.key | trusted | models
 
     def models(self, *parts: Part) -> dict[str, str]:

@@ -406,7 +406,7 @@ def _reproduce_run(run_id: str, workers: int | None, device: str) -> None:
     for c in compared:
         interval = f"{c.interval[0]:.4g} to {c.interval[1]:.4g}" if c.interval else "none"
         table.add_row(escape(plain(c.name)), f"{c.before:.4g}", interval, f"{c.now:.4g}", c.verdict)
-    for name in ("attack_source", "defense_source", "pretrained", "torch", "device"):
+    for name in ("attack_source", "defense_source", "libraries", "pretrained", "torch", "device"):
         then, now = (plain(str(r.provenance.get(name))) for r in (old, fresh))
         if then != now:
             out.print(f"{name} differs: {then} then, {now} now", markup=False)

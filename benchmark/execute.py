@@ -371,6 +371,8 @@ def _result(setting: Setting, registry: Registry, job: Job, status: Status, reas
     if entry:
         provenance["attack_source"] = entry.source[:12]
     parts = [*((attack,) if attack else ()), *chain.parts]
+    if versions := {name: version for p in parts for name, version in p.entry.versions.items()}:
+        provenance["libraries"] = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     places: list[Where] = ["trusted", "reviewed", "bubblewrap"]
     nulls = [p.entry.card.null for p in chain.parts if p.entry.card]
     with contextlib.suppress(OSError):  # RULES 27

@@ -7,7 +7,9 @@ file that is broken, slow or hostile can be listed, planned for and refused befo
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 import re
 import sys
@@ -105,6 +107,12 @@ class Entry:
         own = {"shadow", "bank-online", "bank-offline"}
         return self.task == "membership" and self.access != "white-box" and bool(self.needs & own)
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Installed versions of what it imports besides PyTorch, NumPy and Python's own library: they make its numbers."""
+        names = {name.split(".")[0] for name in self.libraries}
+        return {name: version_of(name) for name in sorted(names - {*sys.stdlib_module_names, "torch", "numpy"})}
+
     def load(self) -> type:
         """Run the file in this process and return its one class."""
         name = f"submissions.{self.kind}s.{self.id}"
@@ -116,6 +124,15 @@ class Entry:
             sys.modules[name] = module
             exec(compile(self.text, str(self.path), "exec"), module.__dict__)
         return cast(type, getattr(module, self.class_name))
+
+
+@cache
+def version_of(module: str) -> str:
+    """The version of the package that a top-level module belongs to; "" where it is not installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(module)
+    packages = importlib.metadata.packages_distributions().get(module, [])  # slow; scikit-learn is sklearn's
+    return importlib.metadata.version(packages[0]) if packages else ""
 
 
 @cache
@@ -152,8 +169,9 @@ class Part:
     @property
     def key(self) -> dict[str, Any]:
         """What identifies it in the store."""
-        axes = {"axes": self._changed} if self._changed else {}
-        return {"id": self.entry.id, "source": self.entry.source, "params": self.params.model_dump(mode="json")} | axes
+        more: dict[str, Any] = {"axes": self._changed, "libraries": self.entry.versions}
+        own = {"id": self.entry.id, "source": self.entry.source, "params": self.params.model_dump(mode="json")}
+        return own | {name: value for name, value in more.items() if value}
 
     @property
     def knowledge(self) -> str:

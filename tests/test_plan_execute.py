@@ -144,6 +144,21 @@ def test_a_key_covers_all_that_makes_a_result(artifacts: Artifacts, tmp_path: Pa
     assert edited("(64, 32)", "(64, 33)") != plain
 
 
+def test_a_key_covers_the_versions_of_what_an_entry_imports(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys() -> list[str]:
+        return [
+            scenario_key(artifacts, None, artifacts.chain(d), 0) for d in ("dp_sgd", "undefended", "dp_sgd+rounding")
+        ]
+
+    assert list(artifacts.registry.entry("defense", "dp_sgd").versions) == ["opacus", "scipy"]
+    assert artifacts.registry.entry("defense", "undefended").versions == {}
+    before = keys()
+    monkeypatch.setattr("benchmark.registry.version_of", lambda module: "0.0.1")
+    assert [a == b for a, b in zip(before, keys(), strict=True)] == [False, True, False]
+
+
 def test_another_model_under_the_same_name_is_another_one(
     artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
