@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +35,9 @@ NO_STATE = "not applicable: no guard here holds anything of the target's world, 
 
 _AGAIN, _MOVED, _WAVER = 256, 1e-3, 0.05
 """Samples that are asked again, by what a posterior may move, and the share of samples that may move by more."""
+
+_NOISE = 0.1
+"""Standard deviation of pixels in the noisy views on which labels are compared."""
 
 _ALONE = 5
 """Queries of one image that are timed; the median counts."""
@@ -78,6 +80,7 @@ class Scenario:
     seed: int
 
     def __post_init__(self) -> None:
+        self.served = self.chain
         self.chain = self.chain.facing(self.attack)
 
     def score(self) -> Outcome:
@@ -87,6 +90,8 @@ class Scenario:
             raise Skip(OUT_OF_MODEL)
         if self.attack.adversary.guards == "target" and not self._states():
             raise Skip(NO_STATE)
+        if self.chain.guards != self.served.guards:
+            _same_labels(self.artifacts, self.served, self.seed)
         self._open()
         if entry.access == "white-box" and self._judges(("target", 0)) is None:
             raise Skip("only the defense's own code can build this network")
@@ -349,7 +354,6 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
         *(answers["target-test"].numpy(), labels["target-test"].numpy()),
         np.random.default_rng(seed_of("bootstrap", seed)),
     )
-    _same_labels(artifacts, chain, seed, answers)
     if chain.guards:
         for side, part in (("members", "target-train"), ("nonmembers", "target-test")):
             bare = artifacts.answers(replace(chain, guards=()), seed, ("target", 0), part)
@@ -366,6 +370,7 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     x = torch.cat([artifacts.part(seed, p).x for p in answers])
     rows = torch.from_numpy(np.random.default_rng(seed_of("again", seed, secret=artifacts.secret)).permutation(len(x)))
     rows = rows[:_AGAIN]
+    _same_labels(artifacts, chain, seed, predict, x[rows])
     predict(x[rows[:2]])  # what is built at the first query is not the query's cost
     start = time.perf_counter()
     again = predict(x[rows])
@@ -386,19 +391,28 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     return Outcome(found, intervals, cost, claims=claims)
 
 
-def _same_labels(artifacts: Artifacts, chain: Chain, seed: int, answers: Mapping[str, Tensor]) -> None:
-    """Guards that promise to keep labels must: attacks by labels ask without them. Raises ValueError."""
-    before = chain.by_label()
+def _same_labels(
+    artifacts: Artifacts, chain: Chain, seed: int, predict: Predict | None = None, x: Tensor | None = None
+) -> None:
+    """Guards that promise to keep labels must: attacks by labels ask without them. Raises ValueError.
+
+    Held to it are all answers on target-train and target-test and, for a predictor, those on noisy views of x.
+    """
+    before, model = chain.by_label(), ("target", 0)
     if before is chain:
         return
-    for part, answer in answers.items():
-        bare = artifacts.answers(before, seed, ("target", 0), part)
+    both = {p: [artifacts.answers(c, seed, model, p) for c in (chain, before)] for p in ("target-train", "target-test")}
+    if predict is not None and x is not None:
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed_of("noisy views", seed)))
+        views = (x + _NOISE * noise).clamp(0, 1)
+        both["noisy views"] = [predict(views), artifacts.predictor(before, seed, model, stored=False)(views)]
+    for where, (answer, bare) in both.items():
         first, second = bare.exp().topk(2).values.unbind(1)
         # Where two classes are level, the batch decides: float32 sums depend on it.
         moved = int(((answer.argmax(1) != bare.argmax(1)) & (first - second > _MOVED)).sum())
         if moved:
             raise ValueError(
-                f"keeps_labels: expected the labels of {before.name}, given {moved} others of {len(bare)} in {part}; "
+                f"keeps_labels: expected the labels of {before.name}, given {moved} others of {len(bare)} in {where}; "
                 "a guard that changes labels must not promise to keep them"
             )
 

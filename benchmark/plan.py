@@ -61,12 +61,14 @@ class Plan:
 
 def scenario_key(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: int) -> str:
     """Covers everything that makes the result of one scenario (or, without an attack, of one utility)."""
+    faced = chain.facing(attack) if attack else chain
+    asked = [["asked", faced.name]] if faced.guards != chain.guards else []
     return digest(
         "scenario", artifacts.protocol.name, artifacts.measures, artifacts.key(attack) if attack else "utility",
         [artifacts.stamp(seed, w) for w in ("target", "shadow")] if chain.guards else [],
         artifacts.key(artifacts.chain(artifacts.protocol.baseline).training) if attack and attack.entry.task == "inversion" else "",
         artifacts.key(chain.training), [artifacts.key(g) for g in chain.guards], artifacts.bank_sizes(chain.training),
-        seed, judge_code(), training_code(), artifacts.environment,
+        seed, judge_code(), training_code(), artifacts.environment, *asked,
     )  # fmt: skip
 
 
@@ -85,6 +87,8 @@ def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], se
                     continue
                 faced = chain.facing(attack) if attack else chain
                 needs = frozenset(_answers(plan, artifacts, attack, faced, seed, models))
+                if faced.guards != chain.guards:  # the judge compares its labels with those that are served
+                    needs |= frozenset(_answers(plan, artifacts, None, chain, seed, [("target", 0)]))
                 job = Job(key, "scenario", chain.name, seed, attack.name if attack else "", needs=needs)
                 plan.jobs[key] = job
     return plan

@@ -459,6 +459,8 @@ def _check_values(values: dict[str, Any], task: str, path: Path, params: type[Hy
                 f"{path}: keeps_labels: expected a stage pre-inference or post-inference beside it, given none"
             )
         values["keeps_labels"] = {} if keeps is True else keeps
+        if never := [name for name, among in values["keeps_labels"].items() if not among]:
+            raise UserError(f"{path}: keeps_labels: {never[0]}: expected at least one value, given none")
 
 
 def _check_where(name: str, where: Any, params: type[Hyper]) -> None:

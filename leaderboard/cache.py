@@ -104,11 +104,12 @@ class Table:
                         piece = piece.drop(["row"]).append_column("origin", names).append_column("record", texts)
                         writer.write_table(piece.cast(_FILE), GROUP)
             os.chmod(temporary, 0o644)
+            texts = _Texts(pq.ParquetFile(pa.OSFile(temporary), **_CHECKED))  # this file, whoever replaces it next
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        self._texts = _Texts(pq.ParquetFile(path, **_CHECKED))
+        self._texts = texts
         first = 0
         for origin, part in self.parts.items():
             self.parts[origin] = numbered(part.drop(["row"]), first)
@@ -131,7 +132,8 @@ class Table:
         if not path.exists():
             return None
         try:
-            file = pq.ParquetFile(path, **_CHECKED)
+            opened = pa.OSFile(str(path))  # once: another process may replace the file meanwhile
+            file = pq.ParquetFile(opened, **_CHECKED)
             said = (file.schema_arrow.metadata or {}).get(_NOTES, b"").decode()
         except Exception as error:  # damaged files raise many kinds
             raise ValueError(_line(path, error)) from None
@@ -150,9 +152,9 @@ class Table:
             table._texts = _Texts(file)
             with ThreadPoolExecutor(1) as beside:
                 checked = beside.submit(table._texts.check)
-                # A file of its own: what is read ahead stays until it is closed.
-                with pq.ParquetFile(path, **_CHECKED, pre_buffer=True) as ahead:
-                    whole = ahead.read([*SCHEMA.names, "origin"]).unify_dictionaries().combine_chunks()
+                # A reader of its own: what it reads ahead stays as long as it does.
+                ahead = pq.ParquetFile(opened, **_CHECKED, pre_buffer=True)
+                whole = ahead.read([*SCHEMA.names, "origin"]).unify_dictionaries().combine_chunks()
                 checked.result()
             if whole.num_rows != len(table._texts) or whole.schema.remove_metadata() != _COLUMNS:
                 raise ValueError("its columns were changed")

@@ -94,11 +94,13 @@ def test_a_scenario_waits_for_what_it_uses(artifacts: Artifacts, attack: str, ro
 
 
 def test_a_label_is_asked_for_without_the_guards_that_keep_it(artifacts: Artifacts) -> None:
-    plan = plan_of(artifacts, ["metric_corr"], ["memguard"])
-    scenario = next(j for j in plan.jobs.values() if j.attack == "metric_corr")
+    plan = plan_of(artifacts, ["label_only_noise"], ["memguard"])
+    scenario = next(j for j in plan.jobs.values() if j.attack == "label_only_noise")
     needed = [plan.jobs[id] for id in ancestors(plan, scenario.id)]
-    assert scenario.defense == "memguard" and {j.kind for j in needed} == {"networks", "answers"}
-    assert {j.defense for j in needed if j.kind == "answers"} == {"undefended"}
+    asked = {(j.defense, j.detail[1]) for j in needed if j.kind == "answers"}
+    target, shadow = ("target-train", "target-test"), ("shadow-train", "shadow-test")
+    assert scenario.defense == "memguard"
+    assert asked == {("undefended", target), ("undefended", shadow), ("memguard", target)}, "the last to compare labels"
 
 
 def test_defenses_share_the_networks_of_one_training(artifacts: Artifacts) -> None:
@@ -297,13 +299,23 @@ def test_an_attack_by_labels_scores_the_same_behind_a_guard_that_keeps_them(
     assert slow["metric_corr on memguard"].metrics == pytest.approx(guarded.metrics, abs=1e-6)  # as stored
 
 
-def test_a_guard_that_breaks_its_promise_to_keep_labels_gets_no_row(home: Home, inline: None) -> None:
-    path = ROOT / "tests" / "fixtures" / "broken" / "changes_a_label.py"
-    shutil.copy(path, home.submissions / "defenses")
-    code, said, results = run(home, "changes_a_label", "--trust")
+@pytest.mark.parametrize("where", ["target-", "noisy views"])
+def test_a_guard_that_breaks_its_promise_to_keep_labels_gets_no_row(home: Home, inline: None, where: str) -> None:
+    text = (ROOT / "tests" / "fixtures" / "broken" / "changes_a_label.py").read_text()
+    if where == "noisy views":  # it keeps the labels of images in 8 bits, and of no other
+        between = "((x * 255 % 1 - 0.5).abs() < 0.4).flatten(1).any(1, keepdim=True)"
+        text = text.replace('context.uniform("swap", x, 1) < 0.2', between)
+        assert between in text
+    (home.submissions / "defenses" / "changes_a_label.py").write_text(text)
+    shutil.copy(SUBMISSIONS / "attacks" / "metric_corr.py", home.submissions / "attacks")
+    own = home.protocol(attacks=["metric_corr"])
+    code, said, results = run(home, "changes_a_label", "--trust", protocol=own)
     assert code == 1
-    assert re.search(r"keeps_labels: expected the labels of undefended, given \d+ others of \d+ in target-", said), said
+    assert re.search(rf"keeps_labels: expected the labels of undefended, given \d+ others of \d+ in {where}", said), (
+        said
+    )
     assert " on changes_a_label, 0" not in results
+    assert ("metric_corr on changes_a_label, 0" in results) == (where == "noisy views")
 
 
 def test_the_record_says_what_was_run(scored: Home) -> None:

@@ -485,6 +485,7 @@ def test_attacks_by_labels_meet_no_guard_that_keeps_them(shipped: Registry, spec
         ('uses = {"reference": {"strength": 1}}', "uses: reference: expected hyperparameters with values in a tuple"),
         ('uses = {"reference": ()}', "uses: reference: expected hyperparameters with values in a tuple"),
         ('uses = {"members": {}}', "uses: expected one of reference, validation, given 'members'"),
+        ('keeps_labels = {"temperature": ()}', "keeps_labels: temperature: expected at least one value, given none"),
         ("keeps_labels = 1", "keeps_labels: expected hyperparameters with values in a tuple"),
         ('keeps_labels = {"strenth": (1,)}', "keeps_labels: expected hyperparameters with values in a tuple"),
         (

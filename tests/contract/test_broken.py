@@ -49,6 +49,21 @@ def test_a_broken_submission_is_caught_by_its_rule_alone(path, store):
     assert all(c.after in {rule} | not_tried for c in outcomes if c.after)
 
 
+@pytest.mark.slow
+def test_a_promise_for_some_hyperparameters_is_tried_with_these(store, tmp_path):
+    path = tmp_path / "conditional.py"
+    text = (ROOT / "tests" / "fixtures" / "broken" / "changes_a_label.py").read_text()
+    text = text.replace("keeps_labels = True", 'keeps_labels = {"mode": ("b",)}')
+    text = text.replace(
+        "    def guard(",
+        '    class Params(Hyper):\n        """See above."""\n\n        mode: Literal["a", "b"] = "a"\n\n    def guard(',
+    )
+    text = text.replace('uniform("swap", x, 1) < 0.2', 'uniform("swap", x, 1) < 0.2 * (self.params.mode == "b")')
+    path.write_text(text.replace("Defense, Predict", "Defense, Hyper, Literal, Predict"))
+    outcomes = checks.check_file(path, ROOT / "submissions", store, "never")
+    assert "keeps the labels, as it promises" in own_failures(outcomes), outcomes
+
+
 def test_every_rule_has_a_broken_submission():
     rules = {checks.READABLE} | {rule.name for rule in checks.RULES}
     assert {caught_by(path) for path in BROKEN} == rules

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -130,6 +131,7 @@ def test_what_no_table_can_hold_is_left_out() -> None:
 WRITER = """
 import sys
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, sys.argv[2])
 from leaderboard.cache import Notes, Table
 from tests.leaderboard.conftest import make_board
@@ -205,6 +207,39 @@ def test_a_damaged_table_is_made_anew(made_up: MadeUp, tmp_path: Path) -> None:
     assert len(again.results) == 110, "before anything is asked"
     assert not again.refresh() and again.message == ""
     assert sorted(r.key for r in again.results) == sorted(r.key for r in source.results)
+
+
+def test_columns_and_records_are_of_one_file_whoever_replaces_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, other = tmp_path / "t.parquet", tmp_path / "other.parquet"
+    for name, to in (("first", path), ("second", other)):
+        written([make_result("membership", name, "d", 0)], to)
+    real = pq.ParquetFile
+
+    def replaced(*arguments: Any, **settings: Any) -> pq.ParquetFile:
+        found = real(*arguments, **settings)
+        if other.exists():
+            other.rename(path)  # another process writes as soon as this one has opened the file
+        return found
+
+    monkeypatch.setattr("leaderboard.cache.pq.ParquetFile", replaced)
+    table = Table.read(path)
+    assert table is not None and not other.exists()
+    assert [(r.attack, r.model_copy().attack) for r in table.rows] == [("first", "first")]
+
+    monkeypatch.undo()
+    written([make_result("membership", "fourth", "d", 0)], other)
+    table.add("mlflow", [make_result("membership", "more", "d", 0)], replace=True)
+    moved = os.replace
+
+    def overtaken(source: str, target: Path) -> None:
+        moved(source, target)
+        moved(other, target)  # another process writes as soon as this one has
+
+    monkeypatch.setattr("leaderboard.cache.os.replace", overtaken)
+    table.write(path)
+    assert [(r.attack, r.model_copy().attack) for r in table.rows] == [("more", "more")]
 
 
 def test_files_of_others_are_left_alone(made_up: MadeUp, tmp_path: Path) -> None:
