@@ -21,6 +21,7 @@ from leaderboard.views import (
     risks,
     submit,
     tradeoff,
+    unknown,
 )
 
 REFRESH_SECONDS = 10
@@ -50,6 +51,7 @@ def main() -> None:
     st.session_state["pages"] = pages
     page = st.navigation(list(pages.values()), position="top")
     left, middle, trust, right = st.columns([2, 3, 3, 2], vertical_alignment="bottom")
+    unknown("protocol", tables.protocols())
     name = left.selectbox("Protocol", tables.protocols(), key="protocol", bind="query-params", persist_state="session")
     if name:
         found = list(editions(name))

@@ -17,12 +17,14 @@ from leaderboard.ranking import AUC
 BLUE, ORANGE, GREY, VERMILLION, DARK = "#3a8fcf", "#d98a00", "#8a8f98", "#d55e00", "#1b2430"
 STUDIES = ["#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a7a00"]
 RATES = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
-KINDS = {"ranked": BLUE, "not ranked": GREY, "differential privacy (reference)": VERMILLION}
+KINDS = {"ranked": BLUE, "not ranked": GREY, "claims differential privacy (reference)": VERMILLION}
 """The points of the board on the privacy-utility chart. The last kind is what any other defense is held against."""
 HEIGHT, NAME_HEIGHT = 460, 13
 """Pixels of the trade-off's plot, and of a line of its names."""
+AXIS_HEIGHT, LEGEND_HEIGHT = 81, 22
+"""Pixels of what stands below a plot, and of a line of its legend: Streamlit fits both into a figure's height."""
 LONGEST = 36
-"""Characters of a name beside its point; a longer one leaves its hyperparameters to the tooltip."""
+"""Characters of a name beside its point; a longer one has its hyperparameters' initials, else leaves them to the tooltip."""
 CHANCE = {AUC: 0.5, "balanced_accuracy": 0.5, "attribute_accuracy": 0.5, "attribute_balanced_accuracy": 0.5}
 """What guessing reaches, for metrics that say so whatever the data: the middle of a diverging scale."""
 
@@ -33,10 +35,18 @@ def base_name(name: str) -> str:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Names without their hyperparameters, where that leaves them different."""
+    """Names without their hyperparameters, where that leaves them different; what is too long by then with initials."""
     short = {name: base_name(name) for name in names}
     taken = list(short.values())
-    return {name: s if taken.count(s) == 1 else name for name, s in short.items()}
+    return {name: s if taken.count(s) == 1 else initials(name) for name, s in short.items()}
+
+
+def initials(name: str) -> str:
+    """A name that is longer than LONGEST with its hyperparameters' initials: a[batch_size=5,...] -> a[bs=5,...]."""
+    if len(name) <= LONGEST:
+        return name
+    found = re.sub(r"([a-z_0-9]+)=", lambda m: "".join(word[0] for word in m[1].split("_") if word) + "=", name)
+    return found if len(found) <= LONGEST else f"{found[: LONGEST - 1]}…"
 
 
 def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, float]) -> alt.LayerChart:
@@ -49,9 +59,8 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
     """
     own = points.kind.isin(list(KINDS))
     lowest = min(0.46, float(points.leakage.min()) - 0.02) if metric == AUC else 0.004
-    names = {d: s if len(s) <= LONGEST else f"{base_name(d)}[…]" for d, s in short_names(points.defense[own]).items()}
     data = points.assign(
-        name=points.defense.map(names),
+        name=points.defense.map(short_names(points.defense[own])),
         **{c: points[c].clip(lower=lowest) for c in ("leakage", "leakage_low", "leakage_high")},
     )
     highest = float(np.nanmax(data[["leakage", "leakage_high"]].to_numpy(float)))
@@ -108,7 +117,7 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
     for right, align, dx in ((True, "left", 9), (False, "right", -9)):
         words = alt.Chart(data[own][side == right]).mark_text(align=align, dx=dx, dy=-9, fontSize=12, limit=220)
         layers.append(words.encode(x=x, y=alt.Y("named:Q", scale=scale, title=label), text="name:N", color=colour))
-    return alt.layer(*layers).properties(height=HEIGHT)
+    return alt.layer(*layers).properties(height=HEIGHT + AXIS_HEIGHT + LEGEND_HEIGHT * len(domain))
 
 
 def apart(heights: NDArray[np.float64], least: float) -> NDArray[np.float64]:

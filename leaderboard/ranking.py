@@ -199,7 +199,9 @@ def _lacking(mine: pd.DataFrame, least: Trust, entry: str, wanted: Sequence[tupl
     """What an entry with these rows lacks: results, else trust in those that it has; "" where it is nothing."""
     rows = _counted(mine, least)
     less = mine.drop(rows.index).trust
-    return _missing(mine, entry, wanted) or (_missing(rows, entry, wanted) and min(less, key=list(TRUST).index))
+    return _missing(mine, entry, wanted) or (
+        _missing(rows, entry, wanted) and f"only {min(less, key=list(TRUST).index)}"
+    )
 
 
 def _counted(frame: pd.DataFrame, least: Trust) -> pd.DataFrame:

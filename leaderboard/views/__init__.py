@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import NoReturn
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NoReturn
 
 import pandas as pd
 import streamlit as st
 
 from benchmark.metrics import METRICS
 from benchmark.result import Result, Trust
+from benchmark.text import NAME, plain
 from leaderboard import tables
 from leaderboard.ranking import (
     ISOLATION,
@@ -33,6 +34,20 @@ TRUST_COLUMNS = {
         "Isolation", help=f"{ISOLATION_HELP} An entry shows the weakest of its rows."
     ),
 }
+
+
+SAYS = {
+    "epsilon": st.column_config.TextColumn("ε", help="Claimed differential privacy"),
+    "tuned": st.column_config.TextColumn("Tuned", help="Its hyperparameters were searched, with so many trials, against these"),
+    "attacked_by": st.column_config.TextColumn("Attacked by", help="Where an attack is known to be made against it that is not on this board"),
+    "extra_data": st.column_config.TextColumn("Extra data", help="What it reads besides the training set"),
+}  # fmt: skip
+"""What has to be said beside a defense's numbers."""
+
+
+def says(table: pd.DataFrame) -> dict[str, Any]:
+    """The columns of SAYS that say something."""
+    return {name: config for name, config in SAYS.items() if (table[name].fillna("").astype(str) != "").any()}
 
 
 def editions(protocol: str) -> dict[str, Records]:
@@ -60,6 +75,15 @@ def empty(title: str, text: str, command: str) -> NoReturn:
     st.code(command, language=None)
     st.stop()
     raise AssertionError  # `st.stop` does not return
+
+
+def unknown(key: str, known: Collection[str]) -> None:
+    """Says so where the address asks for something that is not here: the page shows something else then."""
+    asked = st.query_params.get(key, "")
+    if asked and asked not in known:
+        st.warning(
+            f"The address asks for the {key} {literal(plain(asked, NAME))}, which is not here: another one is shown."
+        )
 
 
 def least_trust() -> Trust:

@@ -25,6 +25,7 @@ from leaderboard.views import (
     number,
     rank_interval,
     ranked,
+    says,
 )
 
 column = st.column_config
@@ -32,7 +33,7 @@ RANK_HELP = "1 + the number of clearly better entries, to n - the number of clea
 TIE_HELP = "Entries that share a letter can't be told from the best one of them."
 COVERAGE_HELP = "Required scenarios that were scored, of those required; what does not apply (skipped) is not required."
 CHIEF = {
-    "rank": column.NumberColumn("#", width=45, pinned=True),
+    "rank": column.NumberColumn("#", width=45),
     "interval": column.TextColumn("Rank", width=60, help=RANK_HELP),
     "tie": column.TextColumn("Tie", width=45, help=TIE_HELP),
     "coverage": column.TextColumn("Coverage", width=85, help=COVERAGE_HELP, alignment="right"),
@@ -135,11 +136,7 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
     columns |= {
         "train_accuracy": number("train_accuracy"), "ece": number("ece"),
         **{m: number(m) for m in ("robust_accuracy", "certified_accuracy") if table[m].notna().any()},
-        "epsilon": column.TextColumn("ε", help="Claimed differential privacy"),
         **({"epsilon_lower": number("epsilon_lower", "ε at least")} if table.epsilon_lower.notna().any() else {}),
-        "extra_data": column.TextColumn("Extra data", help="What it reads besides the training set"),
-        **({"attacked_by": column.TextColumn("Attacked by", help="Where an attack is known to be made against it that is not on this board")} if (table.attacked_by != "").any() else {}),
-        **({"tuned": column.TextColumn("Tuned", help="Its hyperparameters were searched, with so many trials, against these")} if table.tuned.any() else {}),
         "train_seconds": column.NumberColumn("Train s", format="%.1f", help="Seconds to train one target"),
         "train_ratio": column.NumberColumn("Train ×", format="%.1f", help="Seconds to train, in those of the baseline"),
         **{
@@ -150,9 +147,10 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
         "mean_tpr_at_fpr_0.01": number(TPR, "Mean TPR at 1 % FPR", "Mean over the pool of attacks. "),
         "worst_auc_oracle": number(AUC, "Worst AUC, as in papers", "Best attack on the data it is reported on: too high. "),
     }  # fmt: skip
-    config = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")} | columns
+    said = says(table)
+    config = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")} | columns | said
     order = ["rank", "interval", "tie", "defense", f"worst_{metric}", f"worst_{metric}_ci"]
-    order += ["test_accuracy", "test_accuracy_ci", "coverage", *TRUST_COLUMNS]
+    order += ["test_accuracy", "test_accuracy_ci", *said, "coverage", *TRUST_COLUMNS]
     order += [c for c in columns if c not in order]
     _both(table.assign(interval=rank_interval(table), **intervals), order, config, "defense")
 

@@ -103,6 +103,8 @@ def _differences(table: pd.DataFrame, side: Side, file: str) -> None:
             figures.forest(drawn, "first - second"), width="stretch", key="forest",
             alt="Forest plot of the paired differences; the table below holds the same numbers.",
         )  # fmt: skip
+        if (many := int(shown.low.notna().sum())) > MOST:
+            st.text(f"Drawn are the first {MOST} of {many} differences; the table below holds all.")
     _table(table.assign(metric=[METRICS[m].label for m in table.metric]), side, table.metric)
 
 

@@ -26,6 +26,8 @@ from leaderboard.views import (
     rank_interval,
     ranked,
     run_link,
+    says,
+    unknown,
 )
 
 DOC = 4000
@@ -38,6 +40,7 @@ def show() -> None:
     attacks, defenses = ({getattr(r, kind) for r in results} - {""} for kind in ("attack", "defense"))
     names = sorted(defenses) + sorted(attacks - defenses)
     st.title("Entry", anchor=False)
+    unknown("entry", names)
     name = st.selectbox("Attack or defense", names, key="entry", bind="query-params")
     mine = [r for r in results if name in (r.attack, r.defense)]
     _standing(ranked(protocol, results)[1], str(name))
@@ -60,15 +63,21 @@ def _standing(found: Tables, name: str) -> None:
             metric = table.attrs["metric"]
             leakage = f"worst_{metric}" if kind == "defense" else metric
             shown = {"Rank": rank_interval(row.to_frame().T).iloc[0] or "–", "Tie group": row.tie or "–"}
-            shown[f"{'Worst ' if kind == 'defense' else ''}{METRICS[metric].label}"] = f"{row[leakage]:.3f}"
+            shown[f"{'Worst ' if kind == 'defense' else ''}{METRICS[metric].label}"] = _three(row[leakage])
             shown |= (
-                {"Test accuracy": f"{row.test_accuracy:.3f}"} if kind == "defense" else {"Track": literal(row.track)}
+                {"Test accuracy": _three(row.test_accuracy)} if kind == "defense" else {"Track": literal(row.track)}
             )
             for place, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
                 place.metric(label, value, border=True)
             if row.reason:
                 st.text(f"Not ranked: {row.reason}")
             st.text(f"Trust: {row.trust}. Where it ran: {ISOLATION[row.isolation]}.")
+            if kind == "defense" and (said := says(row.to_frame().T)):
+                st.text("\n".join(f"{config['label']}: {row[name]}" for name, config in said.items()))
+
+
+def _three(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.3f}"
 
 
 def parts(name: str) -> list[str]:

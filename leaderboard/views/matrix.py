@@ -24,9 +24,12 @@ from leaderboard.views import (
     number,
     ranked,
     run_link,
+    unknown,
 )
 
-CHART = "heat-map"
+CHART, WIDE = "heat-map", "wide-heat-map"
+NAMES_WIDTH, CELL_WIDTH = 170, 34
+"""Pixels, at least, of the attacks' names and of a cell: a number of two decimals fits."""
 MORE = {"membership": ("balanced_accuracy_oracle", "tpr_at_fpr_0.001", "auc_bank")}
 """Metrics that a task's matrix offers beside those of its table."""
 
@@ -64,13 +67,16 @@ def show() -> None:
     opened = _selectors(cells)
     cells["opened"] = [pair == opened for pair in zip(cells.attack, cells.defense, strict=True)]
     chart = charts.heat_map(cells, METRICS[metric].label, metric, METRICS[metric].leaks == "down")
-    st.altair_chart(chart, width="stretch", on_select="rerun", selection_mode="cell", key=CHART)
+    least = NAMES_WIDTH + CELL_WIDTH * cells.column.nunique()
+    with st.container(key=WIDE):  # where the page is narrower, the chart scrolls
+        st.html(f"<style>.st-key-{WIDE} {{overflow-x: auto}} .st-key-{WIDE} > div {{min-width: {least}px}}</style>")
+        st.altair_chart(chart, width="stretch", on_select="rerun", selection_mode="cell", key=CHART)
     st.text(f"{METRICS[metric].help} Mean over seeds. A click on a cell opens its scenario below.")
     _scenario(protocol, board, mine[(mine.attack == opened[0]) & (mine.defense == opened[1])], *opened)
 
 
 def matrix(scenarios: pd.DataFrame, board: Board, metric: str) -> pd.DataFrame:
-    """One row a cell, by attack and defense: the mean over seeds, or why there is none.
+    """One row a cell, of each attack on each defense: the mean over seeds, or why there is none.
 
     scenarios: `ranking.scenarios` of one task. Columns attack, defense, row, column (short names), value, text (what
     the cell shows), note (its seeds in words). Required entries come first.
@@ -91,7 +97,9 @@ def matrix(scenarios: pd.DataFrame, board: Board, metric: str) -> pd.DataFrame:
         f"{value:.2f}" if scored else "failed" if set(w) - {"skipped"} else "–"
         for value, scored, w in zip(cells.value, cells.scored, why, strict=True)
     ]
-    cells = cells.drop(columns=["scored", "seeds"]).reset_index()
+    every = pd.MultiIndex.from_product([scenarios[name].unique() for name in pair], names=pair)
+    cells = cells.drop(columns=["scored", "seeds"]).reindex(every).reset_index()
+    cells["note"], cells["text"] = cells.note.fillna("not scored"), cells.text.fillna("")
     for kind, required, short in (
         ("attack", board.required_attacks, "row"),
         ("defense", board.required_defenses, "column"),
@@ -118,6 +126,8 @@ def _selectors(cells: pd.DataFrame) -> tuple[str, str]:
     """Attack and defense by keyboard; they are also what the address holds."""
     left, right = st.columns(2)
     attacks, defenses = (list(dict.fromkeys(cells[kind])) for kind in ("attack", "defense"))
+    unknown("attack", attacks)
+    unknown("defense", defenses)
     attack = left.selectbox("Attack", attacks, key="attack", bind="query-params")
     defense = right.selectbox("Defense", defenses, key="defense", bind="query-params")
     return str(attack), str(defense)

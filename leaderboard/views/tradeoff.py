@@ -13,14 +13,14 @@ from benchmark import studies
 from benchmark.metrics import METRICS
 from leaderboard import charts
 from leaderboard.comparison import estimate
-from leaderboard.ranking import AUC, TPR, WORST, Board, with_defaults
+from leaderboard.ranking import AUC, SAID, TPR, WORST, Board, with_defaults
 from leaderboard.tables import published_folder
-from leaderboard.views import axes, chosen, digits, download, empty, frame, interval, number, ranked
+from leaderboard.views import axes, chosen, digits, download, empty, frame, interval, least_trust, number, ranked, says
 
 SUMMARIES = {"worst": "Worst case", "mean": "Mean", "attack": "One attack"}
 RANKED, UNRANKED, REFERENCE = charts.KINDS
 COLUMNS = ("defense", "kind", "curve", "place", "front", "accuracy", "accuracy_low", "accuracy_high",
-           "leakage", "leakage_low", "leakage_high", "decided", "reason")  # fmt: skip
+           "leakage", "leakage_low", "leakage_high", "decided", "epsilon", *SAID, "reason")  # fmt: skip
 Found = tuple[str, str, pd.DataFrame]
 
 
@@ -32,6 +32,9 @@ def show() -> None:
     pool, first = table.attrs["pool"], table.attrs["metric"]
     st.title("Privacy–utility", anchor=False)
     st.text(axes(results))
+    if not pool and (least := least_trust()) != "self-reported":
+        empty(f"Nothing is ranked that is at least {least}", "Rows that are scored again and agree become reproduced.",
+              f"leakboard reproduce --protocol {protocol}")  # fmt: skip
     if not pool:
         empty("Nothing is ranked yet", "A leakage needs attacks that ran on every ranked defense.",
               f"leakboard run --protocol {protocol}")  # fmt: skip
@@ -48,7 +51,7 @@ def show() -> None:
     if summary == "attack":
         attack = str(right.selectbox("Attack", pool, key="against", bind="query-params"))
     of_board = points(frame(results), table, board, str(metric), str(summary), attack)
-    of_studies, note = _studies(protocol, str(metric), str(summary), attack)
+    of_studies, note = _studies(protocol, str(metric), str(summary), attack, len(pool))
     shown = pd.concat([of_board, of_studies], ignore_index=True) if len(of_studies) else of_board
     if of_board.empty:
         st.text(f"No defense has a {METRICS[str(metric)].label} and a test accuracy: too few samples for it.")
@@ -65,7 +68,7 @@ def show() -> None:
     st.altair_chart(charts.tradeoff(drawn, label, str(metric), lines), width="stretch")
     st.text(
         "Down and to the right is better. Bars: 95 % t-intervals over seeds. Grey steps: the Pareto front of what is "
-        "ranked. Below the dashed line is chance." + (f" {note}" if note else "")
+        "ranked." + (" Below the dashed line is chance." if summary == "worst" else "") + (f" {note}" if note else "")
     )
     if not (of_board.kind == REFERENCE).any():
         st.text("No defense with a claim of differential privacy is scored here: the reference is missing.")
@@ -80,7 +83,7 @@ def points(
     frame: `ranking.scenarios`; table: `ranking.defense_table`. summary: "worst" or "mean" over the table's pool of
     attacks, or "attack", for the one named.
     """
-    found = pd.DataFrame({"defense": table.defense, "reason": table.reason})
+    found = table[["defense", "reason", "epsilon", *SAID]].copy()
     found["kind"] = np.where(table.reason == "", RANKED, UNRANKED)
     epsilon = _epsilons(frame)
     found.loc[table.epsilon.astype(str) != "", "kind"] = REFERENCE
@@ -149,7 +152,7 @@ def _read(url: str, folder: Path, protocol: str) -> tuple[list[studies.Study], s
     return sorted(found.values(), key=lambda study: study.name), " ".join(problems)
 
 
-def _studies(protocol: str, metric: str, summary: str, attack: str) -> tuple[pd.DataFrame, str]:
+def _studies(protocol: str, metric: str, summary: str, attack: str, pool: int) -> tuple[pd.DataFrame, str]:
     """The fronts of the protocol's studies as rows of COLUMNS, and what has to be said of them."""
     found, note = _read(studies.address(), published_folder() / protocol, protocol)
     rows: list[pd.DataFrame] = []
@@ -168,13 +171,22 @@ def _studies(protocol: str, metric: str, summary: str, attack: str) -> tuple[pd.
             "leakage": np.array(values, float), "decided": [t.decides if summary == "worst" else "" for t in study.trials],
         }).dropna(subset=["accuracy", "leakage"])  # fmt: skip
         best = whole[front(whole.accuracy, whole.leakage)].drop_duplicates("defense").sort_values("accuracy")
-        kind = f"study of {study.defense} ({study.name.rsplit(' ', 1)[-1]}), {len(study.trials)} trials"
+        kind = (
+            f"study of {study.defense} ({study.name.rsplit(' ', 1)[-1]}): {len(study.trials)} trials, "
+            f"{'mean' if summary == 'mean' else 'worst'} of {len(study.attacks)} attacks"
+        )
+        if summary == "attack":
+            kind = kind.rpartition(",")[0]
         place = np.arange(len(best), dtype=float)
         rows.append(best.assign(kind=kind, curve=kind, place=place, front=False, reason="tuning split"))
-    if rows:
-        note += " Triangles: points of the fronts of Optuna's studies, on tuning splits that no rank uses."
+    if any(map(len, rows)):
+        note += (
+            " Triangles: points of the fronts of Optuna's studies, on tuning splits that no rank uses, against fewer "
+            f"attacks than the board's {pool}: what they leak here is less than what they leak there. Pruned trials "
+            "don't count."
+        )
     if others:
-        note += f" {others} more {'study measures' if others == 1 else 'studies measure'} the other metric."
+        note += f" {others} more {'study measures' if others == 1 else 'studies measure'} the other metric: choose it above."
     whole = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
     return whole.reindex(columns=list(COLUMNS)), note.strip()
 
@@ -192,6 +204,7 @@ def _table(shown: pd.DataFrame, metric: str, label: str) -> None:
         "leakage": number(metric, label, digits=right),
         "leakage_ci": column.TextColumn("95 %", help="t-interval over seeds"),
         "decided": column.TextColumn("Decided by", help="The attack, or what was averaged"),
+        **says(shown),
         "reason": column.TextColumn("Why not ranked"),
     }
     intervals = {f"{c}_ci": interval(shown, c, d) for c, d in (("accuracy", left), ("leakage", right))}

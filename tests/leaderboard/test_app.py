@@ -169,7 +169,7 @@ def test_trust_decides_what_is_ranked(folder: Path, made_up: Toy, monkeypatch: p
         assert not app.exception
         ranked, rest = (element.value for element in app.dataframe)
         assert set(ranked["trust"]) == {"reproduced"}
-        assert dict(rest[["defense", "reason"]].itertuples(index=False))["selena"] == "self-reported"
+        assert dict(rest[["defense", "reason"]].itertuples(index=False))["selena"] == "only self-reported"
     public.button_group(key="trust").select("self-reported").run()
     assert "selena" in list(public.dataframe[0].value["defense"])
 

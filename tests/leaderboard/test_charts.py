@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from leaderboard.charts import HEIGHT, NAME_HEIGHT, apart, budget, tradeoff, without_budget
+from leaderboard.charts import HEIGHT, LONGEST, NAME_HEIGHT, apart, budget, initials, tradeoff, without_budget
 from leaderboard.ranking import AUC
 
 
@@ -73,7 +73,7 @@ def test_names_of_crowded_defenses_lie_apart(metric: str, leakage: float) -> Non
     assert np.diff(heights).min() >= NAME_HEIGHT - 1e-6
 
 
-def test_long_names_leave_their_hyperparameters_to_the_tooltip() -> None:
+def test_long_names_have_initials_or_end_early() -> None:
     given = [
         "dp_sgd[noise_multiplier=0.0154,learning_rate=0.852]",
         "dp_sgd[noise_multiplier=3.0]",
@@ -86,5 +86,7 @@ def test_long_names_leave_their_hyperparameters_to_the_tooltip() -> None:
     })  # fmt: skip
     drawn = tradeoff(points, "Leakage", AUC, {}).to_dict()
     data = next(d for d in drawn["datasets"].values() if d and d[0].get("named"))
-    assert [d["name"] for d in data] == ["dp_sgd[…]", "dp_sgd[noise_multiplier=3.0]", "hamp"]
+    assert [d["name"] for d in data] == ["dp_sgd[nm=0.0154,lr=0.852]", "dp_sgd[noise_multiplier=3.0]", "hamp"]
     assert [d["defense"] for d in data] == given
+    long = initials("label_smoothing+diffence[n=10,timestep=80,train_steps=300]")
+    assert long == "label_smoothing+diffence[n=10,t=80,…" and len(long) == LONGEST

@@ -405,14 +405,14 @@ def test_a_strict_board_ranks_only_what_was_reproduced(result: Make) -> None:
     results = trusted(results, "self-reported", attack="b", defense="q", seed=1)
     table = defense_table(results, board, "reproduced")
     rows = by(table, "defense")
-    assert {d: r.reason for d, r in rows.items()} == {"p": "", "q": "self-reported", "r": ""}
+    assert {d: r.reason for d, r in rows.items()} == {"p": "", "q": "only self-reported", "r": ""}
     assert (rows["p"]["rank"], rows["r"]["rank"]) == (1, 2)
     assert pd.isna(rows["q"]["rank"])
     assert rows["q"].worst_auc == pytest.approx(0.68), "shown, not ranked"
     assert rows["q"].trust == "self-reported"
     attacks = by(attack_table(results, board, least="reproduced"), "attack")
-    assert {a: r.reason for a, r in attacks.items()} == {"a": "", "b": "self-reported", "c": ""}
-    assert by(attack_table(results, board, least="official"), "attack")["a"].reason == "reproduced"
+    assert {a: r.reason for a, r in attacks.items()} == {"a": "", "b": "only self-reported", "c": ""}
+    assert by(attack_table(results, board, least="official"), "attack")["a"].reason == "only reproduced"
     missing = [r for r in results if (r.attack, r.defense, r.seed) != ("b", "q", 1)]
     assert by(defense_table(missing, board, "reproduced"), "defense")["q"].reason == "b missing (seed 1)"
 
@@ -435,7 +435,7 @@ def test_a_self_reported_row_moves_nothing_on_a_strict_board(result: Make) -> No
         if (r.task, r.defense) == ("utility", "r") else r for r in clean
     ]  # fmt: skip
     reasons = by(defense_table(other, board, "reproduced"), "defense")
-    assert reasons["r"].reason == "self-reported"
+    assert reasons["r"].reason == "only self-reported"
     assert reasons["p"].reason == "no test accuracy of the baseline r"
 
 

@@ -38,6 +38,31 @@ def test_a_cell_is_the_mean_over_seeds_or_says_why_there_is_none(made_up: Toy) -
     assert len(cells) == 6 * 9
 
 
+def test_what_was_not_scored_is_a_cell_too(folder: Path, made_up: Toy) -> None:
+    results, board = [r for r in made_up[0] if (r.attack, r.defense) != ("lira", "selena")], made_up[1]
+    frame = scenarios(results)
+    cells = matrix(frame[frame.task == "membership"], board, AUC).set_index(["attack", "defense"])
+    assert len(cells) == 6 * 9
+    empty = cells.loc[("lira", "selena")]
+    assert (np.isnan(empty.value), empty.text, empty.note) == (True, "", "not scored")
+    publish(results, board, folder / "toy-v1")
+    app = app_page("matrix", attack="lira", defense="selena").run()
+    assert not app.exception
+    assert "It was not scored. This does it:" in texts(app)
+    assert app.code[0].value == "leakboard run lira --protocol toy-v1"
+
+
+def test_an_address_that_names_nothing_here_is_told(folder: Path, made_up: Toy) -> None:
+    publish(*made_up, folder / "toy-v1")
+    for page, asked in (("matrix", {"attack": "loss", "defense": "nobody"}), ("entry", {"entry": "nobody"})):
+        app = app_page(page, **asked).run()
+        assert not app.exception
+        assert [w.value for w in app.warning] == [
+            f"The address asks for the {[*asked][-1]} nobody, which is not here: another one is shown."
+        ]
+    assert not app_page("matrix", attack="loss", defense="selena").run().warning
+
+
 def test_the_command_names_what_is_not_required(made_up: Toy) -> None:
     _, board = made_up
     for attack, defense, names in (

@@ -23,7 +23,7 @@ from leaderboard.views import tradeoff
 from tests.leaderboard.conftest import app_page, texts
 
 Toy = tuple[list[Result], Board]
-REFERENCE = "differential privacy (reference)"
+REFERENCE = "claims differential privacy (reference)"
 coordinates = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
 
 
@@ -200,7 +200,9 @@ def test_the_page_draws_a_study_s_front_and_says_where_it_was_scored(folder: Pat
     tuned = table[table.reason == "tuning split"]
     assert list(tuned.defense) == ["hamp[x=0]", "hamp[x=1]"]
     assert list(tuned.leakage) == [0.6, 0.55]
-    assert "on tuning splits that no rank uses. 1 more study measures the other metric." in texts(app)
+    said = texts(app)
+    assert "on tuning splits that no rank uses, against fewer attacks than the board's" in said
+    assert "1 more study measures the other metric: choose it above." in said
     app.button_group(key="leakage").set_value("attack").run()
     app.selectbox(key="against").select("loss").run()
     table = app.dataframe[0].value
