@@ -19,8 +19,8 @@ STUDIES = ["#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a7a00"]
 RATES = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
 KINDS = {"ranked": BLUE, "not ranked": GREY, "claims differential privacy (reference)": VERMILLION}
 """The points of the board on the privacy-utility chart. The last kind is what any other defense is held against."""
-HEIGHT, NAME_HEIGHT = 460, 13
-"""Pixels of the trade-off's plot, and of a line of its names."""
+HEIGHT, FITTED_HEIGHT, NAME_HEIGHT = 460, 460, 13
+"""Pixels of the plots of the trade-off and of risks, and of a line of their names."""
 AXIS_HEIGHT, LEGEND_HEIGHT = 81, 22
 """Pixels of what stands below a plot, and of a line of its legend: Streamlit fits both into a figure's height."""
 LONGEST = 36
@@ -275,12 +275,19 @@ def fitted(
     scales = [alt.Scale(domain=names, range=r[: len(names)]) for r in ([BLUE, GREY], [[1, 0], [6, 4]])]
     colour = alt.Color("line:N", title=None, scale=scales[0], legend=legend)
     dash = alt.StrokeDash("line:N", title=None, scale=scales[1], legend=legend)
-    x = alt.X("risk:Q", title=x_label, scale=alt.Scale(nice=False))
-    y = alt.Y("success:Q", title=y_label, scale=alt.Scale(zero=False))
+    seen = np.concatenate([points.success, drawn.success, [chance]]).astype(float)
+    low, high = np.nanmin(seen) - 0.01, np.nanmax(seen) + 0.01
+    scale = alt.Scale(domain=[low, high], nice=False)
+    x = alt.X("risk:Q", title=x_label, scale=alt.Scale(nice=False, padding=60))
+    y = alt.Y("success:Q", title=y_label, scale=scale)
     middle = points.groupby("defense", as_index=False)[["risk", "success"]].mean()
     middle["name"] = middle.defense.map(short_names(middle.defense))
-    above = middle.risk.rank(method="first") % 2 == 0  # neighbours on different sides, so that fewer names overlap
-    words = [(middle[above], -12), (middle[~above], 14)]
+    # Names stand left of the less risky half and right of the other; and none on another.
+    heights = apart((middle.success.to_numpy(float) - low) / (high - low) * FITTED_HEIGHT, NAME_HEIGHT)
+    heights -= max(0.0, heights.max(initial=0.0) - FITTED_HEIGHT)  # a crowd at the top stays in the plot
+    middle["named"] = low + heights / FITTED_HEIGHT * (high - low)
+    right = middle.risk > middle.risk.median()
+    words = [(middle[right], "left", 9), (middle[~right], "right", -9)]
     guess = alt.Chart(pd.DataFrame({"success": [chance]})).mark_rule(color=ORANGE, strokeDash=[2, 3])
     tooltip = [
         alt.Tooltip("defense:N"),
@@ -293,10 +300,11 @@ def fitted(
         alt.Chart(drawn).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=dash),
         alt.Chart(points).mark_circle(size=70, color=VERMILLION, opacity=0.75).encode(x=x, y=y, tooltip=tooltip),
         *(
-            alt.Chart(some).mark_text(dy=dy, fontSize=11, color=GREY, limit=130).encode(x=x, y=y, text="name:N")
-            for some, dy in words
+            alt.Chart(some).mark_text(align=align, dx=dx, fontSize=11, color=GREY, limit=170)
+            .encode(x=x, y=alt.Y("named:Q", scale=scale, title=y_label), text="name:N")
+            for some, align, dx in words
         ),
-    ).properties(height=380)
+    ).properties(height=FITTED_HEIGHT + AXIS_HEIGHT + LEGEND_HEIGHT * len(names))  # fmt: skip
 
 
 def budget(table: pd.DataFrame) -> alt.LayerChart | None:

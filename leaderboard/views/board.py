@@ -89,6 +89,8 @@ def _filtered(table: pd.DataFrame, name: str, track: str, whose: str) -> tuple[p
     first, csv = st.columns([6, 1], vertical_alignment="bottom")
     left, right = st.columns([2, 3])
     search = first.text_input("Search", key="search", bind="query-params", placeholder="part of a name")
+    if search and not table[name].str.contains(search, case=False, regex=False).any():
+        st.text(f"No {name} has {search} in its name.")
     sides = table[track].fillna("").str.partition("/") if len(table) else pd.DataFrame({0: [], 2: []}, dtype=str)
     table = table[table[name].str.contains(search, case=False, regex=False)] if search else table
     for place, label, key, values in (

@@ -134,7 +134,8 @@ def _card(entry: Any) -> None:
     lines = entry.card.title, f"{plain(', '.join(entry.card.authors))}{year}", entry.card.reference
     st.text("\n".join(map(plain, lines)))
     if entry.doc:
-        st.text(plain_log(entry.doc.strip()[:DOC]))
+        # A paragraph is a line here: files are wrapped at a width of their own. Lists keep their lines.
+        st.text(re.sub(r"(?<=[^\n])\n(?=[^\s\-*])", " ", plain_log(entry.doc.strip()[:DOC])))
 
 
 def _roc(mine: list[Result], name: str) -> None:
@@ -164,9 +165,11 @@ def _cost(mine: list[Result], name: str) -> None:
         names = {"seconds": "seconds a target", "queries": "queries a target", "peak_mb": "MB at the most"}
     costs = [r.cost for r in mine if r.status == "ok" and (r.attack == name or r.task == "utility")]
     means = {label: [c[n] for c in costs if n in c] for n, label in names.items()}
+    knows = " ".join({r.knowledge for r in mine})
     said = [f"{sum(v) / len(v):,.4g} {label}" for label, v in means.items() if v]
     if said:
-        st.text("Cost (means): " + "; ".join(said) + ".")
+        own = " Shadow models and banks are trained beside this." if all(r.attack == name for r in mine) else ""
+        st.text("Cost (means): " + "; ".join(said) + "." + (own if "shadow" in knows or "bank" in knows else ""))
 
 
 def _history(protocol: str, name: str) -> None:
