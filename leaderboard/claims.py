@@ -97,6 +97,8 @@ class Finding:
     difference: Estimate | None = None
     missing: tuple[str, ...] = ()
     """Protocols that have to be run first."""
+    p: float | None = None
+    """Holm's p-value of its opposite: below LEVEL the claim holds."""
 
 
 def load() -> tuple[Claim, ...]:
@@ -120,7 +122,7 @@ def check(claims: Sequence[Claim], results: Callable[[str], Iterable[Result]]) -
         held, failed = adjusted[claim.id]
         verdict: Verdict = "holds" if held < LEVEL else "fails" if failed < LEVEL else "unresolved"
         first, second = pairs[claim.id]
-        findings.append(Finding(claim, verdict, estimate(first), estimate(second), estimate(first - second)))
+        findings.append(Finding(claim, verdict, estimate(first), estimate(second), estimate(first - second), p=held))
     return findings
 
 

@@ -156,6 +156,7 @@ def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[s
         "verdict": column.TextColumn("Verdict", help="Whether the data decide for the claim or against it, or for neither"),
         "expected": column.TextColumn("Difference should be", help="The margin was set before anything was compared"),
         **{c: column.NumberColumn(t, format="%.3f" if c in ("first", "second") else "%+.3f") for c, t in numbers.items()},
+        "p": column.NumberColumn("p", format="%.3f", help=f"One-sided, by Holm's method over the claims of all papers: below {claims.LEVEL} the claim holds. An interval is of this claim alone"),
         "metric": column.TextColumn("Metric"),
         **({"note": column.TextColumn("Why not", width="large", help="What was found to be the reason, or what speaks for one")} if table.note.any() else {}),
     }  # fmt: skip
@@ -187,6 +188,7 @@ def _claim(found: claims.Finding) -> dict[str, object]:
         "difference": difference.mean,
         "low": difference.low,
         "high": difference.high,
+        "p": np.nan if found.p is None else found.p,
         "metric": _measured(claim.first),
         "note": "" if found.verdict in ("holds", "not scored") else claim.note,
     }

@@ -89,6 +89,17 @@ def test_many_claims_at_once_are_harder_to_hold() -> None:
     assert verdicts([one] * 40, SURE) == ["unresolved"] * 40
 
 
+def test_a_verdict_says_its_p_value() -> None:
+    one = claim("above", 0.0, score("a"), score("b"))
+    values = {"a": [0.61, 0.7, 0.62], "b": [0.5, 0.52, 0.51]}
+    (found,) = check([one], lambda name: records(values))
+    t = stats.ttest_rel(values["a"], values["b"], alternative="greater").pvalue
+    assert found.p == pytest.approx(t) and 0 < t < 0.05 and found.verdict == "holds"
+    three = [one.model_copy(update={"id": str(i)}) for i in range(3)]
+    assert [f.p for f in check(three, lambda name: records(values))] == pytest.approx([3 * t] * 3), "Holm's"
+    assert check([one], lambda name: [])[0].p is None
+
+
 def test_the_best_of_several_is_chosen_on_other_seeds() -> None:
     values = {"a": [0.9, 0.5, 0.6], "c": [0.5, 0.9, 0.7], "b": [0.4, 0.4, 0.4]}
     first = check([claim("above", 0.0, score("a", "c"))], lambda name: records(values))[0].first
