@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from leaderboard import tables
 from leaderboard.ranking import TRUST
@@ -52,7 +53,8 @@ def main() -> None:
     page = st.navigation(list(pages.values()), position="top")
     left, middle, trust, right = st.columns([2, 3, 3, 2], vertical_alignment="bottom")
     unknown("protocol", tables.protocols())
-    name = left.selectbox("Protocol", tables.protocols(), key="protocol", bind="query-params", persist_state="session")
+    names = _filtered(tables.protocols(), middle)
+    name = left.selectbox("Protocol", names, key="protocol", bind="query-params", persist_state="session")
     if name:
         found = list(editions(name))
         if len(found) > 1:
@@ -66,6 +68,21 @@ def main() -> None:
         with right:
             _watch(name)
     page.run()
+
+
+def _filtered(names: list[str], place: DeltaGenerator) -> list[str]:
+    """The protocols of the data sets and networks that are picked; all where none is of both."""
+    left = names
+    with place.popover("Data, network", icon=":material/filter_list:"):
+        for i, (label, key) in enumerate((("Data set", "dataset"), ("Network", "network"))):
+            kinds = sorted({tables.fixed(n)[i] for n in names} - {""})
+            picked = st.pills(
+                label, kinds, selection_mode="multi", key=key, bind="query-params", persist_state="session"
+            )
+            left = [n for n in left if not picked or tables.fixed(n)[i] in picked]
+        if not left:
+            st.text("No protocol is of both: all are listed.")
+    return left or names
 
 
 @st.fragment(run_every=REFRESH_SECONDS)  # type: ignore[untyped-decorator]

@@ -64,6 +64,16 @@ def protocols() -> list[str]:
     return list(dict.fromkeys(published + defined))
 
 
+@functools.cache
+def fixed(protocol: str) -> tuple[str, str]:
+    """The data set and the network that a protocol fixes; "" for each where it is not defined here."""
+    try:
+        found = definitions.load(protocol)
+    except (errors.UserError, ValueError):
+        return "", ""
+    return found.dataset, found.architecture
+
+
 def board_of(protocol: str) -> Board:
     """The board's settings, from the protocol or else from what was published with it.
 

@@ -250,3 +250,18 @@ def test_a_real_browser_draws_every_page(folder: Path, made_up: Toy) -> None:
     publish(*made_up, folder / "toy-v1")
     for path in screenshots.screenshots(folder / "pictures"):
         assert path.stat().st_size > 30_000
+
+
+def test_data_and_network_narrow_the_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["digits-v1", "fashion-mini-v1", "fashion-claims-v1", "gone-v1"]
+    monkeypatch.setattr(tables, "protocols", lambda: names)
+    assert tables.fixed("gone-v1") == ("", "")
+    app = AppTest.from_file(APP, default_timeout=30).run()
+    assert app.selectbox(key="protocol").options == names
+    app.button_group(key="dataset").set_value(["fashion_mnist"]).run()
+    assert not app.exception
+    assert app.selectbox(key="protocol").options == names[1:3]
+    linked = AppTest.from_file(APP, default_timeout=30)
+    linked.query_params["dataset"] = "digits"
+    linked.run()
+    assert linked.selectbox(key="protocol").options == names[:1]
