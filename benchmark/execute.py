@@ -33,9 +33,9 @@ from benchmark.artifacts import Artifacts, official_measures
 from benchmark.datasets.splits import indices_digest
 from benchmark.errors import Fault, UserError, out_of_memory, printable
 from benchmark.isolation import MALLOC, Launcher
-from benchmark.plan import Job, Plan, scenario_key
+from benchmark.plan import Job, Plan, same_scenario, scenario_key
 from benchmark.protocol import Protocol
-from benchmark.registry import Registry
+from benchmark.registry import Chain, Registry
 from benchmark.remote import Isolation, Mode
 from benchmark.result import Isolation as Where
 from benchmark.result import Result, Status
@@ -336,7 +336,14 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
     if scenario_key(artifacts, part, chain, job.seed) != job.id:
         # A worker that started later has read other files: its number must not go under the old key.
         raise UserError("the code, a submission or a pretrained model changed while the run was going on; run again")
+    same = artifacts.store.result(key) if (key := same_scenario(artifacts, part, chain, job.seed)) else None
     try:
+        if same is not None and same.status == "ok":
+            judge.same_labels(artifacts, chain, job.seed)
+            fields = {name: getattr(same, name) for name in _OF_SCORES}
+            return _result(
+                setting, artifacts.registry, job, "ok", "", provenance=_data(artifacts, chain, job.seed), **fields
+            )
         if part:
             outcome = judge.Scenario(artifacts, part, chain, job.seed).score()
         else:
@@ -345,14 +352,23 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
         return _result(setting, artifacts.registry, job, "skipped", str(reason))
     outcome.cost["peak_mb"] = _peak_mb()
     fields = {k: v for k, v in vars(outcome).items() if v is not None}
-    population = artifacts.population(job.seed)
     if isinstance(outcome.null, bool):
         fields["null_row"] = outcome.null
     fields.pop("null", None)
-    fields["provenance"] = {"data": population.data.digest[:16], "split": indices_digest(population.parts)[:16]}
+    return _result(setting, artifacts.registry, job, "ok", "", provenance=_data(artifacts, chain, job.seed), **fields)
+
+
+_OF_SCORES = ("metrics", "intervals", "cost", "roc", "histogram", "null_auc", "null_tpr", "pictures", "null_row")
+"""What a result has of its scenario, apart from where it was made and of what."""
+
+
+def _data(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
+    """Digests of the data, the split and the pretrained models, for the record."""
+    population = artifacts.population(seed)
+    found = {"data": population.data.digest[:16], "split": indices_digest(population.parts)[:16]}
     if models := artifacts.models(*chain.parts):
-        fields["provenance"]["pretrained"] = ", ".join(f"{name} {made_of[:16]}" for name, made_of in models.items())
-    return _result(setting, artifacts.registry, job, "ok", "", **fields)
+        found["pretrained"] = ", ".join(f"{name} {made_of[:16]}" for name, made_of in models.items())
+    return found
 
 
 def tuned_mark(store: Path, protocol: str, defense: str) -> Path:

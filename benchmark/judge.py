@@ -91,7 +91,7 @@ class Scenario:
         if self.attack.adversary.guards == "target" and not self._states():
             raise Skip(NO_STATE)
         if self.chain.guards != self.served.guards:
-            _same_labels(self.artifacts, self.served, self.seed)
+            same_labels(self.artifacts, self.served, self.seed)
         self._open()
         if entry.access == "white-box" and self._judges(("target", 0)) is None:
             raise Skip("only the defense's own code can build this network")
@@ -370,7 +370,7 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     x = torch.cat([artifacts.part(seed, p).x for p in answers])
     rows = torch.from_numpy(np.random.default_rng(seed_of("again", seed, secret=artifacts.secret)).permutation(len(x)))
     rows = rows[:_AGAIN]
-    _same_labels(artifacts, chain, seed, predict, x[rows])
+    same_labels(artifacts, chain, seed, predict, x[rows])
     predict(x[rows[:2]])  # what is built at the first query is not the query's cost
     start = time.perf_counter()
     again = predict(x[rows])
@@ -391,7 +391,7 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     return Outcome(found, intervals, cost, claims=claims)
 
 
-def _same_labels(
+def same_labels(
     artifacts: Artifacts, chain: Chain, seed: int, predict: Predict | None = None, x: Tensor | None = None
 ) -> None:
     """Guards that promise to keep labels must: attacks by labels ask without them. Raises ValueError.

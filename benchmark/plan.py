@@ -72,6 +72,15 @@ def scenario_key(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: 
     )  # fmt: skip
 
 
+def same_scenario(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: int) -> str:
+    """The key of the scenario whose numbers are this one's, for the attack asks for labels that guards keep; else ""."""
+    faced = chain.facing(attack) if attack else chain
+    if faced.guards == chain.guards:
+        return ""
+    other = artifacts.chain(faced.name)
+    return scenario_key(artifacts, attack, other, seed) if other.name == faced.name else ""
+
+
 def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], seeds: list[int]) -> Plan:
     """Every attack on every chain, and the utility of every chain; stored results make no jobs."""
     plan = Plan()
@@ -89,6 +98,8 @@ def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], se
                 needs = frozenset(_answers(plan, artifacts, attack, faced, seed, models))
                 if faced.guards != chain.guards:  # the judge compares its labels with those that are served
                     needs |= frozenset(_answers(plan, artifacts, None, chain, seed, [("target", 0)]))
+                if (same := same_scenario(artifacts, attack, chain, seed)) in plan.jobs:
+                    needs |= {same}
                 job = Job(key, "scenario", chain.name, seed, attack.name if attack else "", needs=needs)
                 plan.jobs[key] = job
     return plan

@@ -22,7 +22,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmark import execute, isolation, protocol, runs
+from benchmark import execute, isolation, judge, protocol, runs
 from benchmark.artifacts import Artifacts
 from benchmark.isolation import Launcher
 from benchmark.plan import Job, Plan, make_plan, scenario_key
@@ -286,11 +286,25 @@ def test_an_attack_by_labels_scores_the_same_behind_a_guard_that_keeps_them(
 ) -> None:
     shutil.copy(SUBMISSIONS / "defenses" / "memguard.py", home.submissions / "defenses")
     shutil.copy(SUBMISSIONS / "attacks" / "metric_corr.py", home.submissions / "attacks")
-    own = home.protocol(attacks=["metric_corr"], defenses=["undefended", "memguard"])
+    own = home.protocol(attacks=["metric_corr"], defenses=["memguard", "undefended"])
+    asked = []
+    score = judge.Scenario.score
+    monkeypatch.setattr("benchmark.judge.Scenario.score", lambda s: asked.append(s.served.name) or score(s))
     code, said, results = run(home, protocol=own)
     assert code == 0, said
+    assert sorted(asked) == ["memguard", "undefended"], "nothing to take it from yet"
     bare, guarded = (results[f"metric_corr on {chain}, 0"] for chain in ("undefended", "memguard"))
     assert guarded.metrics == bare.metrics and guarded.key != bare.key
+
+    # What is known of the target without the guard is not asked for again.
+    (stored,) = home.store.joinpath("result").rglob(f"{guarded.key}.json")
+    stored.unlink()
+    asked.clear()
+    taken = run(home, protocol=own)[2]["metric_corr on memguard, 0"]
+    assert not asked
+    parts = {"finished", "provenance", "cost"}
+    assert taken.model_dump(exclude=parts) == guarded.model_dump(exclude=parts)
+    assert {**taken.provenance, "run_id": ""} == {**guarded.provenance, "run_id": ""}
 
     # The slow way, through the guard, finds the same.
     monkeypatch.setattr("benchmark.registry.Chain.by_label", lambda chain: chain)
