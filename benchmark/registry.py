@@ -111,7 +111,8 @@ class Entry:
     def versions(self) -> dict[str, str]:
         """Installed versions of what it imports besides PyTorch, NumPy and Python's own library: they make its numbers."""
         names = {name.split(".")[0] for name in self.libraries}
-        return {name: version_of(name) for name in sorted(names - {*sys.stdlib_module_names, "torch", "numpy"})}
+        names -= {*sys.stdlib_module_names, "torch", "numpy"}
+        return {name: version for name in sorted(names) if (version := version_of(name))}
 
     def load(self) -> type:
         """Run the file in this process and return its one class."""
@@ -131,8 +132,14 @@ def version_of(module: str) -> str:
     """The version of the package that a top-level module belongs to; "" where it is not installed."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(module)
-    packages = importlib.metadata.packages_distributions().get(module, [])  # slow; scikit-learn is sklearn's
+    packages = _packages().get(module, [])  # scikit-learn is sklearn's
     return importlib.metadata.version(packages[0]) if packages else ""
+
+
+@cache
+def _packages() -> Mapping[str, list[str]]:
+    """Packages by their modules. It takes half a second, and a hostile file may import thousands."""
+    return importlib.metadata.packages_distributions()
 
 
 @cache
