@@ -38,7 +38,9 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     """Names without their hyperparameters, where that leaves them different; what is too long by then with initials."""
     short = {name: base_name(name) for name in names}
     taken = list(short.values())
-    return {name: s if taken.count(s) == 1 else initials(name) for name, s in short.items()}
+    found = {name: s if taken.count(s) == 1 else initials(name) for name, s in short.items()}
+    shown = list(found.values())  # two that became one would share a column
+    return {name: s if shown.count(s) == 1 else name for name, s in found.items()}
 
 
 def initials(name: str) -> str:
