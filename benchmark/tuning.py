@@ -16,6 +16,7 @@ import re
 import socket
 import time
 import types
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -71,7 +72,7 @@ def tuning_code() -> str:
 
 @dataclass(frozen=True)
 class Dimension:
-    """A hyperparameter of one part of the chain; `optional`: None, the recipe's own value, is a choice too."""
+    """A hyperparameter of one part of the chain; `optional`: by default None, which stands for the recipe's own value."""
 
     part: int
     name: str
@@ -84,10 +85,6 @@ class Dimension:
     def label(self) -> str:
         """Its name in the study: parts of a cascade may share names."""
         return f"{self.part}.{self.name}"
-
-    @property
-    def switch(self) -> str:
-        return f"{self.label}.given"
 
 
 def space(chain: Chain, protocol: Protocol, grid: bool = False) -> list[Dimension]:
@@ -120,7 +117,7 @@ def _dimension(i: int, name: str, part: Part, grid: bool) -> Dimension | None:
             if count
             else FloatDistribution(low, high, log=search.log)
         )
-        return Dimension(i, name, distribution, default, type(None) in kinds, search.grid)
+        return Dimension(i, name, distribution, default, type(None) in kinds and default is None, search.grid)
     literal = next((k for k in kinds if get_origin(k) is Literal), None)
     if literal is not None:
         return Dimension(i, name, CategoricalDistribution(get_args(literal)), default)
@@ -135,19 +132,19 @@ def _recipe(i: int, epochs: int) -> list[Dimension]:
     return [
         Dimension(i, "epochs", IntDistribution(1, epochs, log=True), None, optional=True),
         Dimension(i, "weight_decay", FloatDistribution(1e-5, 1e-1, log=True), None, optional=True),
-        Dimension(i, "early_stopping", CategoricalDistribution((True,)), None, optional=True),
+        Dimension(i, "early_stopping", CategoricalDistribution((None, True)), None),
     ]
 
 
 def defaults(dimensions: Sequence[Dimension]) -> dict[str, Any]:
-    """The paper's own setting as Optuna holds it: the first trial."""
-    found: dict[str, Any] = {}
-    for d in dimensions:
-        if d.optional:
-            found[d.switch] = d.default is not None
-        if d.default is not None or not d.optional:  # None may be one of a few choices
-            found[d.label] = d.default
-    return found
+    """The paper's own setting by label: the first trial. What is left at the recipe's own value is not named."""
+    return {d.label: d.default for d in dimensions if not d.optional}
+
+
+def enqueue(study: optuna.Study, dimensions: Sequence[Dimension], point: dict[str, Any]) -> None:
+    """Let the next trial have these values by label, and the recipe's own where an optional one is not named."""
+    left = [d.label for d in dimensions if d.optional and d.label not in point]
+    study.enqueue_trial(point, user_attrs={"left": left})
 
 
 def paper_grid(dimensions: Sequence[Dimension]) -> list[dict[str, Any]]:
@@ -155,8 +152,7 @@ def paper_grid(dimensions: Sequence[Dimension]) -> list[dict[str, Any]]:
     trials: list[dict[str, Any]] = []
     for d in dimensions:
         for value in d.grid:
-            switch = {d.switch: True} if d.optional else {}
-            trials.append(defaults(dimensions) | {d.label: value} | switch)
+            trials.append(defaults(dimensions) | {d.label: value})
     if not trials:
         raise UserError("--paper-grid: expected a defense whose Search(...) has a grid, given one without")
     return trials
@@ -166,7 +162,7 @@ def propose(trial: optuna.Trial, dimensions: Sequence[Dimension]) -> dict[int, d
     """Hyperparameters by part, as a user would write them."""
     chosen: dict[int, dict[str, Any]] = {}
     for d in dimensions:
-        if d.optional and not trial.suggest_categorical(d.switch, (False, True)):
+        if d.label in trial.user_attrs.get("left", ()):
             continue
         chosen.setdefault(d.part, {})[d.name] = _suggest(trial, d)
     return chosen
@@ -349,16 +345,12 @@ class Tuning:
                 raise UserError(f"--storage: expected a database that Optuna can use, given {given}: {text}") from None
         # A study that goes on must not propose again what it proposed at its start.
         seed = 10_000 * self.seed + len(self.study.trials)
-        self.study.sampler = (
-            optuna.samplers.RandomSampler(seed)
-            if self.random
-            else optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
-        )
+        self.study.sampler = optuna.samplers.RandomSampler(seed) if self.random else _guided(seed)
         if not self.study.trials:
             self.study.set_user_attr("attacks", self.attacks)
             self.study.set_user_attr("leakage", self.leakage)
             for first in self.grid or [defaults(self.dimensions)]:
-                self.study.enqueue_trial(first)
+                enqueue(self.study, self.dimensions, first)
 
     @property
     def protocol(self) -> str:
@@ -475,12 +467,12 @@ class Tuning:
             if host == here and not _lives(pid):
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 if trial.params and not self.grid:
-                    self.study.enqueue_trial(trial.params)
+                    enqueue(self.study, self.dimensions, trial.params)
         trials = self.study.get_trials(deepcopy=False)
         kept = [t.system_attrs.get("fixed_params") for t in trials if t.state != TrialState.FAIL]
         for point in self.grid:
             if point not in kept:
-                self.study.enqueue_trial(point)
+                enqueue(self.study, self.dimensions, point)
 
     def front(self) -> list[Point]:
         """What no other trial beats on both sides, by falling test accuracy; one trial for each defense."""
@@ -555,6 +547,13 @@ def start(
     trials = paper_grid(dimensions) if grid else []
     models = artifacts.models(*chain.parts)
     return Tuning(chain, dimensions, own, registry, leakage, loaded.utility_floor, url, trials, random, seed, models)
+
+
+def _guided(seed: int) -> optuna.samplers.BaseSampler:
+    """TPE on hyperparameters together (noise and clipping act as one); `group`: the first trial leaves some out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `group`
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, multivariate=True, group=True)
 
 
 def _lives(pid: Any) -> bool:

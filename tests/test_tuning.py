@@ -24,7 +24,17 @@ from benchmark.errors import UserError
 from benchmark.metrics import hypervolume
 from benchmark.registry import Registry
 from benchmark.store import Store
-from benchmark.tuning import Tuning, defaults, paper_grid, propose, space, tuning_attacks, tuning_protocol, with_choices
+from benchmark.tuning import (
+    Tuning,
+    defaults,
+    enqueue,
+    paper_grid,
+    propose,
+    space,
+    tuning_attacks,
+    tuning_protocol,
+    with_choices,
+)
 from tests.conftest import save_unet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,21 +91,24 @@ def test_the_first_trial_is_the_papers_own(registry: Registry) -> None:
     chain = registry.chain("mine+after[count=4]", "undefended")
     dimensions = space(chain, SMOKE)
     study = optuna.create_study(directions=["maximize", "minimize"])
-    study.enqueue_trial(defaults(dimensions))
+    enqueue(study, dimensions, defaults(dimensions))
     chosen = propose(study.ask(), dimensions)
     assert with_choices(chain, chosen, registry, "undefended") == chain.name == "mine+after[count=4]"
     for _ in range(20):
-        name = with_choices(chain, propose(study.ask(), dimensions), registry, "undefended")
+        chosen = propose(study.ask(), dimensions)
+        assert chosen.keys() == {0, 1} and len(chosen[0]) == 4 and len(chosen[1]) == 3, "a search varies everything"
+        name = with_choices(chain, chosen, registry, "undefended")
         read = registry.chain(name, "undefended")
         assert read.name == name and read.guards[0].params.count == 4, "names are read back"  # type: ignore[attr-defined]
         assert 0.1 <= read.training.params.strength <= 10  # type: ignore[attr-defined]
         assert name.count("=") <= 9 and len(name) < 120, "and short"
 
 
-def test_none_may_be_the_papers_own_choice(tmp_path: Path, registry: Registry) -> None:
-    """Distillation without a teacher of another architecture."""
-    study = made(tmp_path, registry, spec="distillation")
-    assert study._ask()[1] == study.chain.name == "distillation"
+@pytest.mark.parametrize("spec", ["distillation", "undefended", "dp_sgd"])
+def test_none_may_be_the_papers_own_choice(tmp_path: Path, registry: Registry, spec: str) -> None:
+    """Distillation without a teacher of another architecture; what the recipe says of epochs, rates and batches."""
+    study = made(tmp_path, registry, spec=spec)
+    assert study._ask()[1] == study.chain.name == spec
 
 
 def test_the_papers_grid(registry: Registry) -> None:
@@ -103,7 +116,7 @@ def test_the_papers_grid(registry: Registry) -> None:
     dimensions = space(chain, SMOKE, grid=True)
     grid = paper_grid(dimensions)
     study = optuna.create_study()
-    study.enqueue_trial(grid[0])
+    enqueue(study, dimensions, grid[0])
     name = with_choices(chain, propose(study.ask(), dimensions), registry, "undefended")
     assert name == "mine[strength=0.05]", "below the range of a search"
     assert [t["0.strength"] for t in grid] == [0.05, 1, 2]
@@ -264,7 +277,8 @@ def test_a_trial_of_a_killed_command_is_done_again(tmp_path: Path, registry: Reg
     study._take_back()
     states = [t.state for t in study.study.trials]
     assert states == [TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
-    assert study.study.ask().number == 2
+    trial, spec = study._ask()
+    assert (trial.number, spec) == (2, "mine"), "the paper's own setting, with what it leaves to the recipe"
     assert study.study.trials[2].system_attrs["fixed_params"] == study.study.trials[0].params
 
 
