@@ -35,7 +35,7 @@ Model = tuple[str, int]
 
 _HERE = Path(__file__).parent
 _TRAINING_CODE = (
-    _HERE / "api.py", _HERE / "augmentation.py", _HERE / "intervals.py", _HERE / "signals.py", _HERE / "training.py", *sorted((_HERE / "architectures").glob("*.py")),
+    _HERE / "api.py", _HERE / "augmentation.py", _HERE / "intervals.py", _HERE / "perceptron.py", _HERE / "signals.py", _HERE / "training.py", *sorted((_HERE / "architectures").glob("*.py")),
 )  # fmt: skip
 
 
@@ -52,6 +52,12 @@ def training_code() -> str:
 @lru_cache(maxsize=1)
 def reading_code() -> str:
     return code_digest(_HERE / "pretrained.py")
+
+
+def _libraries(architecture: str, recipe: Recipe) -> set[str]:
+    """What makes a network or its views, beside PyTorch; entries' own imports are in their keys."""
+    made_by = {"timm": architecture == "resnet18", "torchvision": recipe.augmentation == "randaug"}
+    return {name for name, used in made_by.items() if used}
 
 
 def world_of(role: str) -> World:
@@ -163,6 +169,7 @@ class Artifacts:
             [digest_of(i) for w in sorted({world_of(role) for role, _ in group}) for i in population.reference(w)],
             seed, self.environment,
             *([population.data.simple] if recipe.augmentation != "none" else []),
+            *(f"{name} {version_of(name)}" for name in sorted(_libraries(architecture, recipe))),
             *([self.stamp(seed, "target")] if self.secret else []),
         )  # fmt: skip
 
@@ -343,7 +350,7 @@ class Artifacts:
         return Builder(self._setup(seed, ("target", 0)), seed_of("copy", seed))
 
     def _source(self, part: Part) -> object:
-        more = {name: what for name, what in self.key(part).items() if name in ("trusted", "pretrained")}
+        more = {name: what for name, what in self.key(part).items() if name in ("trusted", "pretrained", "libraries")}
         return [part.entry.source, *more.items()] if more else part.entry.source
 
     def _context(self, part: Part, state: dict[str, Tensor], seed: int, world: World) -> Context:

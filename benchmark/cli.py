@@ -34,6 +34,7 @@ err = Console(stderr=True)
 PUBLISHED = Path("leaderboard/published")
 FIGURES = Path("mlruns/tuning")
 Workers = Annotated[int | None, typer.Option("--workers", min=1, envvar="LEAKBOARD_WORKERS", help="Processes; default: the cores, at most 8; 1 on a GPU.")]  # fmt: skip
+Port = Annotated[int, typer.Option(min=1, max=65535)]
 ProtocolName = Annotated[str, typer.Option("--protocol", "-p", envvar="LEAKBOARD_PROTOCOL", help="A protocol's name, or its YAML file.")]  # fmt: skip
 Device = Annotated[str, typer.Option("--device", envvar="LEAKBOARD_DEVICE", help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
@@ -130,7 +131,10 @@ def check(
             failed += not result.ok
     if failed:
         raise UserError(f"{failed} check(s) failed; submissions/README.md says what each of them means")
-    say(f"next: leakboard run {shlex.quote(files[0].stem)} --protocol digits-v1")
+    path = files[0]
+    known = path.resolve().parent.parent == submissions().resolve()
+    step = "" if known else f"copy {path.name} to the attacks or defenses of {submissions()}/, then "
+    say(f"next: {step}leakboard run {shlex.quote(path.stem)} --protocol digits-v1")
 
 
 @app.command()
@@ -238,7 +242,7 @@ def tune(
     out.print(table)
     say(f"hypervolume of the front: {study.hypervolumes()[-1]:.4f} (accuracy 0, leakage 1 as the reference)")
     say(
-        f"figure: {study.finish(FIGURES)}; study: {without_password(storage)}; MLflow: experiment {protocol}.tuning (leakboard ui)"
+        f"figure: {study.finish(FIGURES)}; study: {without_password(storage)}; MLflow: experiment {study.protocol}.tuning (leakboard ui)"
     )
     say("these are tuning splits; the board takes what is scored on its own:")
     say(f"next: {shlex.join(['leakboard', 'run', *(p.defense for p in best), '--protocol', protocol])}")
@@ -331,7 +335,7 @@ def claims() -> None:
 
 @app.command()
 def board(
-    port: int = 8501,
+    port: Port = 8501,
     public: Annotated[bool, typer.Option("--public", envvar="LEAKBOARD_PUBLIC", help="Rank only reproduced and official rows, unless a visitor chooses otherwise.")] = False,
 ) -> None:  # fmt: skip
     """Open the leaderboard in the browser."""
@@ -347,7 +351,7 @@ def board(
 
 
 @app.command()
-def ui(port: int = 5000) -> None:
+def ui(port: Port = 5000) -> None:
     """Open MLflow on Leakboard's runs."""
     from benchmark import secret, tracking
 
@@ -357,6 +361,13 @@ def ui(port: int = 5000) -> None:
     if address.startswith("http"):
         say(f"MLflow runs at {shown}")
         return
+    try:
+        tracking.connect().search_experiments(max_results=1)
+    except Exception as problem:  # MLflow and its stores raise many kinds
+        text = tracking.without_password(printable(" ".join(str(problem).split()), 300))
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: expected a database or a server of MLflow, given {shown}: {text}"
+        ) from None
     say(f"MLflow on {shown}: http://127.0.0.1:{port} (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]
     os.execv(sys.executable, command)
@@ -365,23 +376,23 @@ def ui(port: int = 5000) -> None:
 @app.command()
 def reproduce(
     run_id: Annotated[str, typer.Argument(help="A scenario's run in MLflow.")] = "",
-    protocol: Annotated[str, typer.Option("--protocol", "-p", help="Compare all that is published of it with what your store holds.")] = "",
+    protocol: Annotated[str, typer.Option("--protocol", "-p", help="Compare all that is published of it with what your store holds; beside a run: the file of its protocol, where it is from one.")] = "",
     workers: Workers = None,
     device: Device = "auto",
 ) -> None:  # fmt: skip
     """Score a logged run again from its record, from scratch, and compare; or mark the rows of a published board."""
-    if bool(run_id) == bool(protocol):
-        given = f"{run_id!r} and {protocol!r}" if run_id else "neither"
-        raise UserError(f"reproduce: expected the id of a run or --protocol NAME, given {given}")
+    if not run_id and not protocol:
+        raise UserError("reproduce: expected the id of a run or --protocol NAME, given neither")
     if run_id:
-        _reproduce_run(run_id, workers, device)
+        _reproduce_run(run_id, protocol, workers, device)
     else:
         _reproduce_board(protocol)
 
 
-def _reproduce_run(run_id: str, workers: int | None, device: str) -> None:
+def _reproduce_run(run_id: str, protocol: str, workers: int | None, device: str) -> None:
     import tempfile
 
+    from benchmark import protocol as protocols
     from benchmark import runs, tracking
     from benchmark.text import plain
     from leaderboard.publish import compare
@@ -395,10 +406,15 @@ def _reproduce_run(run_id: str, workers: int | None, device: str) -> None:
         raise UserError(f"run {run_id!r}: expected the id of a scenario's run, given one that {where} does not hold")
     if old.status != "ok":
         raise UserError(f"run {run_id!r}: expected a scored run, given status {old.status}: {plain(old.reason)}")
+    try:
+        protocols.load(protocol or old.protocol)
+    except UserError as problem:
+        hint = "" if protocol else "; a protocol of your own is named by its file: --protocol FILE"
+        raise UserError(f"{problem}{hint}") from None
     title = plain(f"{old.attack or 'utility'} on {old.defense}, seed {old.seed}, {old.protocol}")
     out.print(f"reproducing {title}, from scratch", markup=False)
     with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
-        fresh = runs.reproduce(old, submissions(), Path(folder), device, workers, err)
+        fresh = runs.reproduce(old, protocol or old.protocol, submissions(), Path(folder), device, workers, err)
     if fresh.status != "ok":
         raise UserError(f"the new run ended as {fresh.status}: {plain(fresh.reason)}")
     table = Table("metric", "logged", "interval", "now", "verdict", box=None)
@@ -417,8 +433,9 @@ def _reproduce_run(run_id: str, workers: int | None, device: str) -> None:
         out.print("next: leakboard ui")
         raise typer.Exit(1)
     out.print("reproduced: every number lies in its interval")
+    named = shlex.join(["--protocol", protocol or old.protocol])
     out.print(
-        f"next: leakboard run --protocol {old.protocol} && leakboard reproduce --protocol {old.protocol} "
+        f"next: leakboard run {named} && leakboard reproduce {named} "
         "(marks every row of the published board that you can confirm)",
         soft_wrap=True, markup=False,
     )  # fmt: skip

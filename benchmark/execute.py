@@ -39,7 +39,7 @@ from benchmark.registry import Chain, Registry
 from benchmark.remote import Isolation, Mode
 from benchmark.result import Isolation as Where
 from benchmark.result import Result, Status
-from benchmark.store import Store, StoreError, digest
+from benchmark.store import Store, StoreError
 
 _LOSSES = 3
 """How often a job may lose its worker before it counts as failed: memory may have run out for another's sake."""
@@ -371,11 +371,6 @@ def _data(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
     return found
 
 
-def tuned_mark(store: Path, protocol: str, defense: str) -> Path:
-    """Where the store notes that a defense's hyperparameters were tuned for a protocol."""
-    return store / "tuned" / f"{digest(protocol, defense)}.txt"
-
-
 def _result(setting: Setting, registry: Registry, job: Job, status: Status, reason: str, **fields: Any) -> Result:
     protocol = setting.protocol
     isolation = Isolation(setting.isolation)
@@ -391,9 +386,6 @@ def _result(setting: Setting, registry: Registry, job: Job, status: Status, reas
         provenance["libraries"] = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     places: list[Where] = ["trusted", "reviewed", "bubblewrap"]
     nulls = [p.entry.card.null for p in chain.parts if p.entry.card]
-    with contextlib.suppress(OSError):  # RULES 27
-        tuned = tuned_mark(setting.store, protocol.name, job.defense).read_text()
-        fields["claims"] = (fields.get("claims") or {}) | {"tuned": printable(tuned, 1000)}
     return Result(
         key=job.id,
         protocol=protocol.name,

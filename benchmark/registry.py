@@ -630,6 +630,8 @@ def _split(spec: str) -> list[tuple[str, dict[str, Any]]]:
             name, equals, value = item.partition("=")
             if not equals or not name:
                 raise UserError(f"{spec!r}: expected parameter=value in brackets, given {item!r}")
+            if name in given:
+                raise UserError(f"{spec!r}: expected each parameter once, given {name!r} twice")
             given[name] = _value(value, spec)
         parts.append((match[1], given))
     return parts

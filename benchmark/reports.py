@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmark.metrics import ece
+from benchmark.uncertainty import at_least_binomial
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -67,7 +68,11 @@ def shares(rows: dict[str, Floats], rng: np.random.Generator, resamples: int = 1
     """The shares of ones among 0/1 values (n,), each under its name."""
     return (
         {name: float(v.mean()) for name, v in rows.items()},
-        {name: _interval(_means(v, rng, resamples)) for name, v in rows.items()},
+        # Where nearly all are right, resampling finds nearly no other share.
+        {
+            name: at_least_binomial(_interval(_means(v, rng, resamples)), float(v.mean()), len(v))
+            for name, v in rows.items()
+        },
     )
 
 

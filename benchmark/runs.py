@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from rich.console import Console
 from benchmark import protocol as protocols
 from benchmark import secret
 from benchmark.artifacts import Artifacts
-from benchmark.errors import UserError
+from benchmark.errors import UserError, printable
 from benchmark.execute import Done, Progress, Setting, execute
 from benchmark.plan import Job, Plan, make_plan, scenario_key
 from benchmark.protocol import Protocol
@@ -40,6 +42,8 @@ class Run:
     chains: list[Chain]
     setting: Setting
     seeds: tuple[int, ...]
+    given: str
+    """The protocol as the user named it: a name, or a file."""
 
 
 @dataclass
@@ -94,7 +98,7 @@ def prepare(
             registry.chain(loaded.baseline, loaded.baseline).training,
         ]
         setting = replace(setting, launcher=require([p.entry for p in parts], isolation))
-    return Run(artifacts, plan, attacks, chains, setting, chosen)
+    return Run(artifacts, plan, attacks, chains, setting, chosen, name)
 
 
 def _entries(loaded: Protocol, registry: Registry, entries: list[str]) -> tuple[list[Part], list[Chain]]:
@@ -172,13 +176,14 @@ def run(job: Run, workers: int, console: Console) -> Outcome:
                 markup=False, highlight=False, soft_wrap=False, overflow="ellipsis", no_wrap=True,
             )  # fmt: skip
 
-    stored = [r for key in job.plan.done if (r := store.result(key)) is not None]
+    stored = [marked(r, job.artifacts) for key in job.plan.done if (r := store.result(key)) is not None]
     outcome.results += stored
     for result in stored:
         outcome.tracker.log(result)
     if job.plan.jobs:
         store.check_writable()
         for result in execute(job.plan, job.setting, workers, report):
+            result = marked(result, job.artifacts)
             outcome.results.append(result)
             outcome.fresh += 1
             # The judge's own work (bootstrap, storing) is not the attack's.
@@ -202,7 +207,19 @@ def board_results(job: Run) -> list[Result]:
             return r.seed in seeds and scenario_key(artifacts, attack, chain_of(r.defense), r.seed) == r.key
         return False
 
-    return [r for r in artifacts.store.results(artifacts.measures) if of_today(r)]
+    return [marked(r, artifacts) for r in artifacts.store.results(artifacts.measures) if of_today(r)]
+
+
+def marked(result: Result, artifacts: Artifacts) -> Result:
+    """The result, saying so where its defense or a part of the cascade was tuned here, before it was scored or after."""
+    names = [p.name for p in artifacts.registry.chain(result.defense, artifacts.protocol.baseline).parts]
+    found = []
+    for i, j in combinations(range(len(names) + 1), 2):
+        path = artifacts.store.tuned(artifacts.protocol.name, "+".join(names[i:j]))
+        with contextlib.suppress(OSError):
+            found.append(printable(path.read_text(), 1000))
+    said = {"tuned": "; ".join(dict.fromkeys(found))} if found else {}
+    return result.model_copy(update={"claims": result.claims | said})
 
 
 def stored_results(name: str, submissions: Path, store: Path) -> list[Result]:
@@ -233,7 +250,6 @@ def print_board(job: Run, outcome: Outcome, console: Console) -> None:
 
 def print_summary(job: Run, outcome: Outcome, console: Console) -> None:
     """What was made, where it is, what it cost, and the next command."""
-    name = job.artifacts.protocol.name
     reused = job.plan.networks - outcome.trained
     console.print(f"{outcome.trained} trained, {max(reused, 0)} reused; {outcome.fresh} scenarios scored, {len(job.plan.done)} reused; {outcome.wall:.0f} s")  # fmt: skip
     training = outcome.seconds["networks"] + outcome.seconds["artifact"]
@@ -252,20 +268,21 @@ def print_summary(job: Run, outcome: Outcome, console: Console) -> None:
         console.print(f"MLflow at {shown} {what} ({tracker.reason}); {kept}", soft_wrap=True, markup=False)
     else:
         console.print(f"store: {job.setting.store}; MLflow: {shown} (leakboard ui)", soft_wrap=True, markup=False)
-    console.print(f"next: leakboard publish --protocol {name} && leakboard board")
+    named = shlex.join(["--protocol", job.given])
+    console.print(f"next: leakboard publish {named} && leakboard board", markup=False, soft_wrap=True)
 
 
 def reproduce(
-    old: Result, submissions: Path, store: Path, device: str, workers: int | None, console: Console
+    old: Result, protocol: str, submissions: Path, store: Path, device: str, workers: int | None, console: Console
 ) -> Result:
-    """Score one logged scenario again in an empty store."""
-    loaded = protocols.load(old.protocol)
+    """Score one logged scenario again in an empty store. protocol: its name, or the file that it is from."""
+    loaded = protocols.load(protocol)
     if loaded.measures != old.protocol_digest:
         raise UserError(
             f"{old.protocol}: expected the version {old.protocol_digest[:12]} of the run, given {loaded.measures[:12]}"
         )
     registry = Registry(submissions)
-    job = prepare([], old.protocol, submissions, store, device, [old.seed])
+    job = prepare([], protocol, submissions, store, device, [old.seed])
     chain = registry.chain(old.defense, loaded.baseline)
     attack = registry.attack(old.attack) if old.attack else None
     plan = make_plan(job.artifacts, [attack] if attack else [], [chain], [old.seed])

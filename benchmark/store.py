@@ -157,6 +157,10 @@ class Store:
             with self.lock("result", result.key):
                 self._write(self.path("result", result.key, ".json"), _sealed(result.to_json()))
 
+    def tuned(self, protocol: str, defense: str) -> Path:
+        """The file that says how a defense's hyperparameters were tuned for a protocol, where they were (RULES 27)."""
+        return self.root / "tuned" / f"{digest(protocol, defense)}.txt"
+
     def check_writable(self) -> None:
         """Raises UserError where a megabyte cannot be written: hours of work would be lost at their end."""
         self._write(self.root / f".probe-{os.getpid()}", bytes(1 << 20))

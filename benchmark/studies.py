@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,9 +74,19 @@ def published(folder: Path, protocol: str) -> list[Study]:
     return sorted(map(_shown, (s for s in found if s.name.startswith(f"{protocol} "))), key=lambda study: study.name)
 
 
+def together(found: Iterable[Study]) -> list[Study]:
+    """One study a name, with the trials of all that have it: the same command on another machine makes its own trials."""
+    merged: dict[str, Study] = {}
+    for study in found:
+        before = merged.get(study.name, replace(study, trials=()))
+        new = tuple(t for t in study.trials if t not in before.trials)
+        merged[study.name] = replace(study, trials=before.trials + new)
+    return sorted(merged.values(), key=lambda study: study.name)
+
+
 def as_file(found: Iterable[Study]) -> bytes:
     """What `published` reads."""
-    return TypeAdapter(list[Study]).dump_json(sorted(found, key=lambda study: study.name)) + b"\n"
+    return TypeAdapter(list[Study]).dump_json(list(found)) + b"\n"
 
 
 def _read(url: str, protocol: str) -> list[Study]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 RECORD = "leakboard.record"
 FOLDER = Path("mlruns")
+_TAG = 8000
+"""Characters that MLflow keeps of a tag."""
 
 
 def uri() -> str:
@@ -61,7 +63,8 @@ class Tracker:
 
     def log(self, result: Result) -> None:
         """Log a result unless it is logged already. A server that does not answer is noted, not raised."""
-        mark = self._ledger / f"{result.key}-{digest(result.status, result.reason)[:8]}.json"
+        said = result.claims.get("tuned")
+        mark = self._ledger / f"{result.key}-{digest(result.status, result.reason, *([said] if said else []))[:8]}.json"
         if _run_id(mark) and not self._outlived:
             return
         if self.down:
@@ -76,6 +79,8 @@ class Tracker:
                 run_id = self._interrupted(result) if mark.exists() else None
                 self._write(mark, {})
                 self._write(mark, {"run_id": run_id or self._create(result)})
+                if said:  # it was tuned after it had been logged: the run that does not say so goes
+                    self._delete_others(result, mark)
         except Exception as problem:  # MLflow and its stores raise many kinds
             self.pending.append(result)
             self.reason = without_password(" ".join(str(problem).split()))[:200]
@@ -136,9 +141,18 @@ class Tracker:
             tags = run.data.tags
             if run.info.status not in ("FINISHED", "FAILED") or RECORD not in tags:
                 client.delete_run(run.info.run_id)
-            elif (tags.get("status"), tags.get("reason", "")) == (result.status, result.reason):
+            elif [tags.get(n, "") for n in ("status", "reason", "claim.tuned")] == [
+                result.status, result.reason, result.claims.get("tuned", "")
+            ]:  # fmt: skip
                 return str(run.info.run_id)
         return None
+
+    def _delete_others(self, result: Result, mark: Path) -> None:
+        for other in self._ledger.glob(f"{result.key}-*.json"):
+            if other != mark:
+                if run_id := _run_id(other):
+                    self._connect().delete_run(run_id)
+                other.unlink()
 
     def _create(self, result: Result) -> str:
         client, experiment = self._connect(), self._experiment(result.protocol)
@@ -340,7 +354,7 @@ def _fill(client: MlflowClient, run_id: str, result: Result) -> None:
     }  # fmt: skip
     tags = keys | {
         "protocol_digest": result.protocol_digest, "status": result.status, "reason": result.reason,
-        "trust": result.trust, RECORD: result.model_copy(update={"pictures": {}}).to_json(),
+        "trust": result.trust, RECORD: _short(result),
     }  # fmt: skip
     tags |= {f"claim.{k}": v for k, v in result.claims.items()} | result.provenance
     client.log_batch(
@@ -358,6 +372,13 @@ def _fill(client: MlflowClient, run_id: str, result: Result) -> None:
         client.log_image(run_id, np.concatenate(list(picture.array()), axis=1), artifact_file=f"{name}.png")
     if result.roc:
         client.log_image(run_id, _roc_image(result), artifact_file="roc.png")
+
+
+def _short(result: Result) -> str:
+    """The record as a tag: without pictures, and without its log where that makes it longer than a tag may be."""
+    record = result.model_copy(update={"pictures": {}})
+    text = record.to_json()
+    return text if len(text) <= _TAG else record.model_copy(update={"log": ""}).to_json()
 
 
 _figure: Any = None

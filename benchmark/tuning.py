@@ -40,13 +40,13 @@ from benchmark.api import Search
 from benchmark.artifacts import Artifacts, training_code
 from benchmark.datasets.splits import indices_digest, split
 from benchmark.errors import UserError, printable
-from benchmark.execute import Setting, tuned_mark
+from benchmark.execute import Setting
 from benchmark.metrics import hypervolume
 from benchmark.plan import judge_code, make_plan, scenario_key
 from benchmark.protocol import Axes, Protocol
 from benchmark.registry import Chain, Part, Registry, code_digest
 from benchmark.remote import require
-from benchmark.store import digest
+from benchmark.store import Store, digest
 from benchmark.tracking import Trials, without_password
 
 _SUFFIX = ".tuning"
@@ -365,7 +365,8 @@ class Tuning:
         """Another code, protocol, attack list or range makes another study; the same command goes on with its own."""
         p = self.setting.protocol
         made_of = [
-            p.measures, p.attacks, p.seeds, self.leakage, self.floor, self.grid, [q.key for q in self.chain.parts],
+            p.measures, [self.registry.attack(a).key for a in p.attacks], p.seeds, self.leakage, self.floor, self.grid,
+            [q.key for c in (self.chain, self.registry.chain(p.baseline, p.baseline)) for q in c.parts],
             [[d.label, repr(d.distribution)] for d in self.dimensions], training_code(), judge_code(), tuning_code(),
             *(("random",) if self.random else ()), *((self.seed,) if self.seed else ()), *((self.models,) if self.models else ()),
         ]  # fmt: skip
@@ -457,7 +458,17 @@ class Tuning:
         trial.set_user_attr("decides", scored.decides)
         trial.set_user_attr("by_attack", scored.by_attack)
         self.study.tell(trial, [scored.test_accuracy, scored.leakage])
+        self._mark(trial.user_attrs["defense"])
         return ""
+
+    def _mark(self, defense: str) -> None:
+        """Note that these hyperparameters were tried: whoever scores them has seen what they give."""
+        required = {self.registry.chain(d, self.setting.protocol.baseline).name for d in self.setting.protocol.defenses}
+        if defense in {self.chain.name, *required}:
+            return  # set beforehand: nobody's choice
+        path = Store(self.setting.store).tuned(self.protocol, defense)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{len(self.finished())} trials on other splits, against {', '.join(self.attacks)}")
 
     def _take_back(self) -> None:
         """Put trials in the queue again whose command was killed on this machine, and points of a grid that failed."""
@@ -487,13 +498,9 @@ class Tuning:
         return [hypervolume([v for v in values[: n + 1] if v]) for n in range(len(values))]  # type: ignore[misc]
 
     def finish(self, folder: Path) -> Path:
-        """Note on what was tuned that it was, and draw the front; returns the figure's path."""
-        text = f"{len(self.finished())} trials on other splits, against {', '.join(self.attacks)}"
-        for point in self.front():
-            if point.defense != self.chain.name:  # the paper's own setting is nobody's choice
-                path = tuned_mark(self.setting.store, self.protocol, point.defense)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text)
+        """Draw the front, and note on all that was tried after how many trials; returns the figure's path."""
+        for defense in {t.user_attrs["defense"] for t in self.finished() if t.values}:
+            self._mark(defense)
         path = draw(self, folder / f"{self.name.replace(' ', '-').replace('/', '-')}.png")
         if (log := self._tracker()) is not None:
             for trial in self.finished():  # those of other machines, and what MLflow did not take at the time

@@ -74,7 +74,7 @@ def membership_report(
     positives, negatives = int(members.sum()), int((~members).sum())
     for name in metrics.keys() & {*_OF_MEMBERS, "tnr_at_fnr_0.001"}:
         n = positives if name in _OF_MEMBERS else negatives
-        intervals[name] = _at_least_binomial(intervals[name], metrics[name], n)
+        intervals[name] = at_least_binomial(intervals[name], metrics[name], n)
     if len(rows) > 1:
         metrics["auc_seed_sd"] = float(np.std([c.auc() for c in curves], ddof=1))
     metrics |= {"members": float(positives), "nonmembers": float(negatives)}
@@ -200,7 +200,7 @@ def _interval(draws: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _at_least_binomial(interval: tuple[float, float], share: float, n: int) -> tuple[float, float]:
+def at_least_binomial(interval: tuple[float, float], share: float, n: int) -> tuple[float, float]:
     """The interval widened to hold Clopper and Pearson's of a share of n."""
     hits = share * n
     low = betaincinv(hits, n - hits + 1, _QUANTILES[0]) if hits > 0 else 0.0

@@ -54,18 +54,19 @@ def rank(values: Floats, larger_is_better: bool) -> pd.DataFrame:
     their group that they can't be told from. With one seed there are no intervals and all entries tie.
     """
     values = -np.asarray(values, float) if larger_is_better else np.asarray(values, float)
-    score = nanmean(nanmean(values, axis=1), axis=1)
     # Records hold 6 digits: what differs after the 9th is rounding of the arithmetic, not a difference.
     mean, half = interval(nanmean((values[:, None] - values[None]).round(9), axis=2))
     better = mean + half < 0  # better[i, j]: i is clearly better than j
     n = len(values)
+    # By the same pairs as the intervals: two entries that met other targets are compared on those that both met.
+    place = 1 + (mean > 0).sum(1)
     tie, head, letter = [""] * n, -1, 0
-    for i in np.argsort(score, kind="stable"):
+    for i in np.argsort(place, kind="stable"):
         if head < 0 or better[head, i]:
             head, letter = i, letter + 1
         tie[i] = _letters(letter)
     return pd.DataFrame({
-        "rank": 1 + (score[:, None] > score[None]).sum(1),
+        "rank": place,
         "rank_low": 1 + better.sum(0),
         "rank_high": n - better.sum(1),
         "tie": tie,
@@ -80,6 +81,14 @@ def nanmean(values: Floats, axis: int) -> Floats:
     count = finite.sum(axis)
     total: Floats = np.where(finite, values, 0).sum(axis)
     return total / np.where(count, count, np.nan)
+
+
+def either_sign(auc: Floats) -> Floats:
+    """AUCs (..., seeds) of attacks, each with the sign that does better on the other seeds (RULES 16, 17).
+
+    What an attack finds below chance leaks as much as what it finds above.
+    """
+    return leave_one_out(np.stack([auc, 1 - auc], -2))[0]
 
 
 def _letters(number: int) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.metrics import METRICS
-from leaderboard.comparison import Floats, estimate, leave_one_out, nanmean, paired_difference
+from leaderboard.comparison import Floats, either_sign, estimate, leave_one_out, nanmean, paired_difference
 from leaderboard.ranking import AUC, TASK_METRICS, TPR, WORST, with_defaults
 
 Side = Literal["defense", "attack"]
@@ -34,6 +34,7 @@ def differences(
 
     frame: `ranking.scenarios`; pool: the opponents that count for the summaries, which come first. Two defenses have
     their worst cases over it compared, each found as the ranking finds it, and their means; two attacks their means.
+    Of a defense an AUC counts with the better of its signs (RULES 16).
     """
     other = "attack" if side == "defense" else "defense"
     frame = with_defaults(frame)
@@ -50,7 +51,9 @@ def differences(
                 whole = _whole(a, b, metric, common, seeds)
                 worst = [worst_by_seed(entry, metric, whole, seeds) for entry in (a, b)]
                 rows.append(_row(task, metric, f"{WORST_CASE} of {len(whole)}", *worst))
-            each = [_cube(entry, other, metric, names, seeds) for entry in (a, b)]
+            each = [cube(entry, other, metric, names, seeds) for entry in (a, b)]
+            if side == "defense" and metric == AUC:
+                each = [either_sign(values) for values in each]
             if len(common) > 1:
                 chosen = [names.index(n) for n in common]
                 rows.append(_row(task, metric, f"{MEAN} of {len(common)}", *(values[chosen] for values in each)))
@@ -64,18 +67,18 @@ def worst_by_seed(mine: pd.DataFrame, metric: str, attacks: Sequence[str], seeds
 
     The attack and its sign are chosen on the other seeds (RULES 16, 17); mine: its membership scenarios with status ok.
     """
-    values = _cube(mine, "attack", metric, attacks, seeds)
-    reverse = 1 - values if metric == AUC else _cube(mine, "attack", f"{TPR}_reversed", attacks, seeds)
+    values = cube(mine, "attack", metric, attacks, seeds)
+    reverse = 1 - values if metric == AUC else cube(mine, "attack", f"{TPR}_reversed", attacks, seeds)
     return leave_one_out(np.concatenate([values, reverse[np.isfinite(reverse).all(1)]]))[0]
 
 
 def _whole(a: pd.DataFrame, b: pd.DataFrame, metric: str, attacks: Sequence[str], seeds: Sequence[int]) -> list[str]:
     """The attacks that have the metric for both defenses on every seed."""
-    found = np.array([_cube(entry, "attack", metric, attacks, seeds) for entry in (a, b)])
+    found = np.array([cube(entry, "attack", metric, attacks, seeds) for entry in (a, b)])
     return [n for n, whole in zip(attacks, np.isfinite(found).all((0, 2)).tolist(), strict=True) if whole]
 
 
-def _cube(mine: pd.DataFrame, other: str, metric: str, names: Sequence[str], seeds: Sequence[int]) -> Floats:
+def cube(mine: pd.DataFrame, other: str, metric: str, names: Sequence[str], seeds: Sequence[int]) -> Floats:
     """Values (names, seeds) of one entry and task; NaN where there is none."""
     wide = mine.pivot(index=other, columns="seed", values=metric)
     values: Floats = wide.reindex(index=list(names), columns=list(seeds)).to_numpy(float)

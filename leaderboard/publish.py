@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
@@ -81,10 +82,14 @@ def publish(results: Sequence[Result], board: Board, folder: Path) -> list[Resul
 def merge(results: Sequence[Result], before: Sequence[Result]) -> list[Result]:
     """The results, and the rows of the same protocol version and split that were there and that they lack.
 
-    Whoever scored one attack publishes that attack: nobody else's rows go.
+    Whoever scored one attack publishes that attack: nobody else's rows go. A defense that was tuned stays so (RULES 27),
+    whoever scores it again.
     """
     have, editions = {_scenario(r) for r in results}, {_edition(r) for r in results}
-    return [*results, *(r for r in before if _edition(r) in editions and _scenario(r) not in have)]
+    stay = [r for r in before if _edition(r) in editions]
+    tuned = {r.defense: {"tuned": r.claims["tuned"]} for r in stay if "tuned" in r.claims}
+    mine = [r.model_copy(update={"claims": tuned.get(r.defense, {}) | r.claims}) for r in results]
+    return [*mine, *(r for r in stay if _scenario(r) not in have)]
 
 
 def strangers(results: Sequence[Result], before: Sequence[Result]) -> int:
@@ -102,15 +107,15 @@ def _edition(result: Result) -> tuple[str, str, str]:
 
 
 def publish_studies(found: Sequence[studies.Study], folder: Path, protocol: str) -> int:
-    """Write a protocol's studies beside those of other machines, and return how many the folder holds then.
+    """Write a protocol's studies and trials beside those of other machines, and return how many studies are there then.
 
     Raises ValueError, in one line, where the file that is there can't be read: nothing is overwritten.
     """
-    together = {s.name: s for s in (*studies.published(folder, protocol), *found)}
-    if together:
+    all_of_them = studies.together((*studies.published(folder, protocol), *found))
+    if all_of_them:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / studies.PUBLISHED, studies.as_file(together.values()))
-    return len(together)
+        _replace(folder / studies.PUBLISHED, studies.as_file(all_of_them))
+    return len(all_of_them)
 
 
 def edition_folder(results: Sequence[Result], folder: Path) -> Path:
@@ -166,8 +171,14 @@ TOLERANCE = 1e-5
 """Records hold 6 digits."""
 
 FACTS = ("protocol", "protocol_digest", "task", "attack", "defense", "dataset", "architecture", "seed", "status",
-         "access", "knowledge", "null_row", "claims")  # fmt: skip
-"""What two scorings of one scenario have in common to the letter, because its key covers all that makes it."""
+         "access", "knowledge", "null_row")  # fmt: skip
+"""What two scorings of one scenario have in common to the letter, because its key covers all that makes it; and so the
+claims, but for `tuned`: that is known where the trials were."""
+
+
+_SHAPES = ("intervals", "null_auc", "null_tpr", "roc")
+SHAPE = 0.05
+"""How far these may be apart: labels are permuted by the same seed, but another device may change a rank here and there."""
 
 
 class Compared(NamedTuple):
@@ -240,12 +251,26 @@ def _difference(published: Result, mine: Result) -> str:
         for n in FACTS
         if getattr(published, n) != getattr(mine, n)
     ]
+    claimed, here = ({k: v for k, v in r.claims.items() if k != "tuned"} for r in (published, mine))
+    parts += [f"claims {claimed}, here {here}"] * (claimed != here)
     bad = [c for c in compare(published, mine) if c.verdict in ("OUTSIDE", "different")]
     parts += [f"{c.name} {_figure(c.before, c.interval)}, here {c.now:.6g}" for c in bad]
     seen = {c.name for c in bad}
     back = [c for c in compare(mine, published) if c.verdict in ("OUTSIDE", "different") and c.name not in seen]
     parts += [f"{c.name} {c.now:.6g}, here {_figure(c.before, c.interval)}" for c in back]
+    parts += [f"another {name}" for name in _SHAPES if _apart(getattr(published, name), getattr(mine, name))]
     return "; ".join(parts)
+
+
+def _apart(first: Any, second: Any) -> bool:
+    """Whether two lists of numbers, sets of intervals or ROC curves are not about the same."""
+    if isinstance(first, dict) and isinstance(second, dict):  # intervals of the metrics that both have
+        first, second = ([d[n] for n in sorted(first.keys() & second.keys())] for d in (first, second))
+    elif first and second and isinstance(first[0], tuple):
+        grid = np.linspace(0, 1, 101)
+        first, second = (np.interp(grid, *curve) for curve in (first, second))
+    a, b = (np.asarray([] if values is None else values, float) for values in (first, second))
+    return a.shape != b.shape or bool((np.abs(a - b) > SHAPE).any())
 
 
 def _figure(value: float, interval: tuple[float, float] | None) -> str:
@@ -262,6 +287,7 @@ def _keep_marks(results: Sequence[Result], before: Sequence[Result]) -> list[Res
 def _numbers(result: Result) -> dict[str, Any]:
     """What a mark vouches for, as it is stored: all but when, where and at what cost it was scored."""
     record: dict[str, Any] = json.loads(result.to_json())
+    record["claims"].pop("tuned", None)
     return {k: v for k, v in record.items() if k not in ("trust", "finished", "cost", "provenance", "isolation", "log")}
 
 

@@ -25,9 +25,9 @@ from leaderboard.records import split_of as split_of
 
 TPR, AUC = "tpr_at_fpr_0.01", "auc"
 WORST = (TPR, AUC)
+"""The metrics that have a worst case (RULES 16)."""
 SAID = ("extra_data", "attacked_by", "tuned")
 """What a defense's records say of it in words; columns of its table."""
-"""The metrics that have a worst case (RULES 16)."""
 
 TASK_METRICS = {
     "membership": (TPR, AUC, "balanced_accuracy"),
@@ -268,8 +268,9 @@ def defense_table(
     for m in WORST:
         columns, by_seed[m] = _worst_case(grid, m, defenses, pool, tracks)
         parts.append(pd.DataFrame(columns, index=table.index))
-    # By the attack that does best on the other seeds: a bound holds for an attack chosen beforehand (RULES 30).
-    lower = leave_one_out(grid.values("epsilon_lower"))[0].mean(-1)
+    # By the attack that does best on the other seeds: a bound holds for an attack chosen beforehand (RULES 30). One
+    # seed leaves none to choose it on.
+    lower = leave_one_out(grid.values("epsilon_lower"))[0].mean(-1) * (1 if len(board.seeds) > 1 else np.nan)
     table = pd.concat([*parts, pd.Series(lower, table.index, name="epsilon_lower"), kept], axis=1)
     values = by_seed[metric][[defenses.index(d) for d in ranked]].reshape(len(ranked), 1, len(board.seeds))
     table = _with_ranks(table, rank(values, larger_is_better=False).set_index(pd.Index(ranked)))
@@ -459,7 +460,7 @@ def attack_table(
     ranks = [rank(np.empty((0, 1, 1)), larger_is_better=True)]
     for _, entries in table[table.reason == ""].groupby("track"):
         values = cubes[metric][:, [attacks.index(a) for a in entries.attack]].transpose(1, 0, 2)
-        ranks.append(rank(values, METRICS[metric].leaks == "up").set_index(entries.index))
+        ranks.append(rank(values, larger_is_better=True).set_index(entries.index))
     table = _with_ranks(table, pd.concat(ranks), "track")
     table.attrs = {"metric": metric}
     return table

@@ -156,9 +156,9 @@ class Records(Sequence[Result]):
 
     @functools.cached_property
     def version(self) -> str:
-        """Another text for other results, and for another mark or place of isolation on the same."""
+        """Another text for other results, and for another mark, claim or place of isolation on the same."""
         found = hashlib.sha256()
-        for name in ("key", "finished", "trust", "isolation"):
+        for name in ("key", "finished", "trust", "isolation", "claims"):
             series = self.table[name].combine_chunks().to_pandas()
             found.update(pd.util.hash_pandas_object(series, index=False).to_numpy().tobytes())
         return found.hexdigest()

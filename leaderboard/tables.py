@@ -185,7 +185,8 @@ class Source:
         self._held: set[int] | None = None
         self._failed: dict[str, tuple[list[int], str]] = {}
         self._unwritten, self._turn, self._opened = 0, 0, time.monotonic()
-        self.results = Records.of([])
+        self.results = self._rows = Records.of([])
+        self._at: dict[Trust, Records] = {}
         if path is not None:
             self._open(path)
 
@@ -236,7 +237,16 @@ class Source:
         rows, deleted = self._table.rows, self._table.notes.deleted
         if deleted:
             rows = rows.take(np.flatnonzero(~pc.is_in(rows.table["run_id"], _strings(deleted)).to_numpy()))
-        self.results = newest(rows, least_trust())
+        self._rows, self.results = rows, newest(rows, least_trust())
+        self._at = {}
+
+    def at(self, least: Trust) -> Records:
+        """`results` for a visitor who ranks what is trusted so much: a newer row that is not hides none that is."""
+        if least == least_trust():
+            return self.results
+        if least not in self._at:
+            self._at[least] = newest(self._rows, least)
+        return self._at[least]
 
     def _write(self) -> None:
         """Keep the table in its file: at once if much has come, else now and then."""

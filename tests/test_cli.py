@@ -67,7 +67,10 @@ def mistake(ended: Ended) -> str:
         (["publish", "--protocol", "smoke"], "smoke: nothing is scored yet; run: leakboard run --protocol smoke"),
         (["reproduce", "0123"], "run '0123': expected the id of a scenario's run"),
         (["reproduce"], "reproduce: expected the id of a run or --protocol NAME, given neither"),
-        (["reproduce", "0123", "--protocol", "smoke"], "expected the id of a run or --protocol NAME, given '0123' and 'smoke'"),
+        (["reproduce", "0123", "--protocol", "smoke"], "run '0123': expected the id of a scenario's run"),
+        (["board", "--port", "99999999"], "'--port': Input should be less than or equal to 65535"),
+        (["ui", "--port", "-5"], "'--port': Input should be greater than or equal to 1"),
+        (["run", "selena[models=5,models=7]", "-p", "smoke"], "expected each parameter once, given 'models' twice"),
         (["reproduce", "--protocol", "smoke"], "published/smoke: expected a published board, given none; run: leakboard publish --protocol smoke"),
         (["reproduce", "--protocol", "smok"], "unknown protocol 'smok'; did you mean 'smoke'?"),
     ],
@@ -134,7 +137,8 @@ def test_a_tracking_server_that_is_dead_is_named_without_its_password(scored: Ho
     assert "did not answer" in ended.out and "user:***@127.0.0.1:9" in ended.out
     assert "pa55word" not in ended.out + ended.err
     scored.patch.setattr(os, "execv", lambda *_: None)
-    said = scored.call("ui").out
+    ended = scored.call("ui")
+    said = ended.out + ended.err
     assert "user:***@127.0.0.1:9" in said and "pa55word" not in said
 
 
@@ -446,6 +450,45 @@ def test_a_run_that_was_reproduced_says_how_to_mark_a_board(scored: Home) -> Non
     assert ended.code == 0, ended
     assert "next: leakboard run --protocol smoke && leakboard reproduce --protocol smoke" in ended.out
     assert "equal" in ended.out and "inside" in ended.out
+
+
+def test_a_protocol_from_a_file_is_named_by_its_file(scored: Home) -> None:
+    own = scored.protocol(name="my-own")
+    ended = scored.call("run", "--protocol", own)
+    assert ended.code == 0, ended
+    assert shlex.split(ended.out.splitlines()[-1])[:6] == ["next:", "leakboard", "publish", "--protocol", own, "&&"]
+    assert scored.call("publish", "--protocol", own).code == 0
+    run_id = next(r.provenance["run_id"] for r in fetch_results("my-own") if r.task == "utility")
+    assert "unknown protocol 'my-own'" in mistake(scored.call("reproduce", run_id))
+    ended = scored.call("reproduce", run_id, "--protocol", own)
+    assert ended.code == 0, ended
+    assert f"leakboard reproduce {shlex.join(['--protocol', own])}" in ended.out
+
+
+def test_a_defense_that_was_tuned_says_so_though_it_was_scored_before(scored: Home) -> None:
+    """RULES 27, and 29: so does a cascade of it; MLflow has one run of each, and it says so too."""
+    for name in ("label_smoothing", "rounding"):
+        shutil.copy(SUBMISSIONS / "defenses" / f"{name}.py", scored.submissions / "defenses")
+    tuned = "label_smoothing[epsilon=0.6]"
+    entries = [tuned, f"{tuned}+rounding", "label_smoothing[epsilon=0.5]"]
+    assert scored.call("run", *entries, "--protocol", "smoke").code == 0
+    assert not any("tuned" in r.claims for r in fetch_results("smoke"))
+    mark = Store(scored.store).tuned("smoke", tuned)
+    mark.parent.mkdir()
+    mark.write_text("4 trials on other splits, against loss")
+    ended = scored.call("run", *entries, "--protocol", "smoke", "--json")
+    rows = json.loads(ended.out)
+    assert {r["defense"] for r in rows if r["claims"].get("tuned")} == {tuned, f"{tuned}+rounding"}
+    logged = fetch_results("smoke")
+    assert len(logged) == len({r.key for r in logged})
+    assert {r.defense for r in logged if r.claims.get("tuned")} == {tuned, f"{tuned}+rounding"}
+    assert scored.call("publish", "--protocol", "smoke").code == 0
+    assert {r.defense for r in published(scored) if r.claims.get("tuned")} == {tuned, f"{tuned}+rounding"}
+
+
+def test_mlflow_s_page_needs_a_database(home: Home) -> None:
+    home.patch.setenv("MLFLOW_TRACKING_URI", "foo://x")
+    assert "expected a database or a server of MLflow, given foo://x" in mistake(home.call("ui"))
 
 
 @pytest.mark.parametrize(("arguments", "variable"), [((), "0"), (("--public",), "1")])

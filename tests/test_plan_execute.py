@@ -161,6 +161,35 @@ def test_a_key_covers_the_versions_of_what_an_entry_imports(
     assert [a == b for a, b in zip(before, keys(), strict=True)] == [False, True, False]
 
 
+def test_what_a_defense_makes_and_remembers_is_of_its_libraries(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DIFFENCE's diffusion model and its reconstructions, after diffusers has changed; and views and networks of others."""
+
+    def addresses(spec: str) -> list[object]:
+        fresh = Artifacts(artifacts.protocol, artifacts.registry, Store(tmp_path / "addresses"), artifacts.device)
+        chain, asked = fresh.chain(spec), list[object]()
+
+        def get(kind: str, key: str, make: object) -> dict[str, torch.Tensor]:
+            asked.append((kind, key))
+            return {"value": torch.zeros(1)}
+
+        monkeypatch.setattr(fresh.store, "get", get)
+        part, model = chain.parts[-1], ("target", 0)
+        fresh.task(part, 0, model).artifact("diffusion", dict)
+        fresh._context(part, {}, 0, "target").remember("views", torch.zeros(1), lambda: torch.zeros(1))
+        return [*asked, fresh.networks_key(chain.training, 0, [model])]
+
+    chains = ("diffence[n=2]", "undefended", "undefended[augmentation=randaug]")
+    before = [addresses(c) for c in chains]
+    assert before == [addresses(c) for c in chains]
+    monkeypatch.setattr("benchmark.registry.version_of", lambda module: "0.0.1")
+    monkeypatch.setattr("benchmark.artifacts.version_of", lambda module: "0.0.1")
+    after = [addresses(c) for c in chains]
+    same = [[a == b for a, b in zip(x, y, strict=True)] for x, y in zip(before, after, strict=True)]
+    assert same == [[False, False, True], [True, True, True], [True, True, False]]
+
+
 def test_another_model_under_the_same_name_is_another_one(
     artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from benchmark.reports import attribute_metrics, inversion_metrics, stealing_metrics, utility_metrics
+from benchmark.reports import attribute_metrics, inversion_metrics, shares, stealing_metrics, utility_metrics
 
 
 @pytest.fixture
@@ -62,11 +63,21 @@ def test_stealing(rng: np.random.Generator) -> None:
     target = np.where(rng.random(1000) < 0.9, y, (y + 1) % 10)
     found, intervals = stealing_metrics(target, target, y, rng)
     assert found == {"agreement": 1.0, "stolen_accuracy": pytest.approx(accuracy_score(y, target))}
-    assert intervals["agreement"] == (1.0, 1.0)
+    assert intervals["agreement"] == (pytest.approx(0.025 ** (1 / 1000)), 1.0), "Clopper and Pearson's"
     low, high = intervals["stolen_accuracy"]
     assert low < found["stolen_accuracy"] < high
     found, _ = stealing_metrics(y, target, y, rng)
     assert found == {"agreement": pytest.approx(accuracy_score(target, y)), "stolen_accuracy": 1.0}
+
+
+@pytest.mark.parametrize(("n", "p"), [(200, 0.995), (180, 0.01), (2000, 0.9995), (200, 0.5)])
+def test_the_interval_of_a_share_covers_it(rng: np.random.Generator, n: int, p: float) -> None:
+    """95 % of the time but for the misses of 400 draws (RULES 28: a one-sided binomial test at .001)."""
+    held = 0
+    for _ in range(400):
+        _, intervals = shares({"x": (rng.random(n) < p).astype(float)}, rng)
+        held += intervals["x"][0] <= p <= intervals["x"][1]
+    assert binom.cdf(held, 400, 0.95) > 0.001
 
 
 def test_utility(rng: np.random.Generator) -> None:
@@ -75,7 +86,7 @@ def test_utility(rng: np.random.Generator) -> None:
     wrong = np.roll(certain, 1, axis=1)
     found, intervals = utility_metrics(certain, y, certain, y, rng)
     assert found == {"train_accuracy": 1.0, "test_accuracy": 1.0, "ece": 0.0}
-    assert intervals == {"train_accuracy": (1.0, 1.0), "test_accuracy": (1.0, 1.0)}
+    assert intervals["train_accuracy"] == intervals["test_accuracy"] == (pytest.approx(0.025 ** (1 / 200)), 1.0)
     found, _ = utility_metrics(certain, y, wrong, y, rng)
     assert found == {"train_accuracy": 1.0, "test_accuracy": 0.0, "ece": 1.0}
     flat = np.full((200, 10), -np.log(10))

@@ -100,6 +100,24 @@ def test_a_failure_and_the_success_after_it_are_two_runs(ledger: Path) -> None:
     assert sorted(r.info.status for r in runs_of("scenario")) == ["FAILED", "FINISHED"]
 
 
+def test_a_run_that_turns_out_tuned_says_so_and_is_one(ledger: Path) -> None:
+    tuned = record(claims={"tuned": "30 trials"})
+    for result in (record(), tuned, tuned):
+        Tracker(ledger).log(result)
+    (run,) = runs_of("scenario")
+    assert run.data.tags["claim.tuned"] == "30 trials"
+    assert [bare(r) for r in fetch_results("toy")] == [tuned]
+
+
+def test_a_long_log_does_not_cost_the_record(ledger: Path) -> None:
+    """As JSON each of these signs is six characters, and MLflow cuts tags."""
+    failed = record(status="failed", reason="no", metrics={}, intervals={}, roc=None, log="▇" * 2000)
+    Tracker(ledger).log(failed)
+    (run,) = runs_of("scenario")
+    found = result_of(run.info.run_id)
+    assert found and bare(found) == failed.model_copy(update={"log": ""})
+
+
 def test_another_mlflow_gets_everything_too(home: Home, ledger: Path, mlflow_template: Path) -> None:
     Tracker(ledger).log(record())
     (home.folder / "other.db").write_bytes(mlflow_template.read_bytes())

@@ -163,8 +163,8 @@ def test_the_interval_of_an_accuracy_agrees_with_the_binomial_law():
 @pytest.mark.parametrize(("hits", "n"), [(0, 100), (1, 100), (37, 100), (100, 100), (5, 5)])
 def test_the_binomial_interval_equals_scipy(hits, n):
     exact = stats.binomtest(hits, n).proportion_ci(0.95, "exact")
-    assert uncertainty._at_least_binomial((hits / n, hits / n), hits / n, n) == pytest.approx(exact, abs=1e-9)
-    assert uncertainty._at_least_binomial((-1, 2), hits / n, n) == (-1, 2)
+    assert uncertainty.at_least_binomial((hits / n, hits / n), hits / n, n) == pytest.approx(exact, abs=1e-9)
+    assert uncertainty.at_least_binomial((-1, 2), hits / n, n) == (-1, 2)
 
 
 def test_a_rate_of_0_keeps_the_interval_of_its_own_side():

@@ -52,7 +52,7 @@ def says(table: pd.DataFrame) -> dict[str, Any]:
 
 def editions(protocol: str) -> dict[str, Records]:
     """Results of a protocol that may share a table, under a name each, the one with the newest result first."""
-    return tables.editions(tables.source(protocol).results)
+    return tables.editions(tables.source(protocol).at(least_trust()))
 
 
 def chosen() -> tuple[str, Records]:

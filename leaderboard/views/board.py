@@ -171,9 +171,8 @@ def _worst_columns(metric: str, digits: int) -> dict[str, Any]:
 
 
 def _attacks(table: pd.DataFrame, task: str, metric: str) -> None:
-    better = "larger" if METRICS[metric].leaks == "up" else "smaller"
     st.text(
-        f"Ranked within a track by the mean {METRICS[metric].label} over the required defenses: {better} is stronger."
+        f"Ranked within a track by the mean {METRICS[metric].label} over the required defenses: larger is stronger."
     )
     shown = table.assign(interval=rank_interval(table), tie=np.where(table.null_row, "null", table.tie))
     config: dict[str, Any] = CHIEF | {

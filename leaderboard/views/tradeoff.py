@@ -12,7 +12,8 @@ import streamlit as st
 from benchmark import studies
 from benchmark.metrics import METRICS
 from leaderboard import charts
-from leaderboard.comparison import estimate
+from leaderboard.comparison import either_sign, estimate
+from leaderboard.pairs import cube
 from leaderboard.ranking import AUC, SAID, TPR, WORST, Board, with_defaults
 from leaderboard.tables import published_folder
 from leaderboard.views import axes, chosen, digits, download, empty, frame, interval, least_trust, number, ranked, says
@@ -86,7 +87,7 @@ def points(
     found = table[["defense", "reason", "epsilon", *SAID]].copy()
     found["kind"] = np.where(table.reason == "", RANKED, UNRANKED)
     epsilon = _epsilons(frame)
-    found.loc[table.epsilon.astype(str) != "", "kind"] = REFERENCE
+    found.loc[table.epsilon.astype(str).str.match(r"\d"), "kind"] = REFERENCE  # else it says why epsilon is void
     for side in ("", "_low", "_high"):
         found[f"accuracy{side}"] = table[f"test_accuracy{side}"]
     if summary == "worst":
@@ -109,12 +110,16 @@ def points(
 
 
 def _mean_over(frame: pd.DataFrame, metric: str, attacks: list[str], seeds: tuple[int, ...]) -> pd.DataFrame:
-    """Mean over attacks, then over seeds, with its 95 % t-interval, by defense; only where no attack or seed lacks."""
+    """Mean over attacks, then over seeds, with its 95 % t-interval, by defense; only where no attack or seed lacks.
+
+    An AUC counts with the better of its signs (RULES 16), as in the worst case and in a study's trials.
+    """
     mine = frame[(frame.task == "membership") & (frame.status == "ok")]
-    mine = mine[mine.attack.isin(attacks) & mine.seed.isin(seeds)]
-    by_seed = mine.groupby(["defense", "seed"])[metric].agg(["mean", "count"])
-    whole = by_seed[by_seed["count"] == len(attacks)]["mean"].groupby("defense")
-    found = {name: estimate(values.to_numpy(float)) for name, values in whole if len(values) == len(seeds)}
+    found = {}
+    for name, rows in mine.groupby("defense", observed=True):
+        values = cube(rows, "attack", metric, attacks, seeds)
+        if np.isfinite(values).all():
+            found[name] = estimate((either_sign(values) if metric == AUC else values).mean(0))
     return pd.DataFrame.from_dict(found, orient="index", columns=["mean", "low", "high"])
 
 
@@ -142,14 +147,14 @@ def front(accuracy: pd.Series, leakage: pd.Series) -> pd.Series:
 @st.cache_data(ttl=10, max_entries=8, show_spinner=False)  # type: ignore[untyped-decorator]
 def _read(url: str, folder: Path, protocol: str) -> tuple[list[studies.Study], str]:
     """One's own studies and the published ones, by name, and what can't be read."""
-    found: dict[str, studies.Study] = {}
+    found: list[studies.Study] = []
     problems = []
     for read in (lambda: studies.published(folder, protocol), lambda: studies.read(url, protocol)):
         try:
-            found |= {study.name: study for study in read()}
+            found += read()
         except (ConnectionError, ValueError) as error:
             problems.append(f"{error}.")
-    return sorted(found.values(), key=lambda study: study.name), " ".join(problems)
+    return studies.together(found), " ".join(problems)
 
 
 def _studies(protocol: str, metric: str, summary: str, attack: str, pool: int) -> tuple[pd.DataFrame, str]:
@@ -157,6 +162,7 @@ def _studies(protocol: str, metric: str, summary: str, attack: str, pool: int) -
     found, note = _read(studies.address(), published_folder() / protocol, protocol)
     rows: list[pd.DataFrame] = []
     others = 0
+    drawn: set[int] = set()
     for study in found:
         if study.leakage != metric:
             others += 1
@@ -177,13 +183,15 @@ def _studies(protocol: str, metric: str, summary: str, attack: str, pool: int) -
         )
         if summary == "attack":
             kind = kind.rpartition(",")[0]
+        drawn |= {len(study.attacks)} if len(best) else set()
         place = np.arange(len(best), dtype=float)
         rows.append(best.assign(kind=kind, curve=kind, place=place, front=False, reason="tuning split"))
-    if any(map(len, rows)):
+    if drawn:
+        met = " or ".join(map(str, sorted(drawn)))
+        less = ": what they leak here is less than what they leak there" if max(drawn) < pool else ""
         note += (
-            " Triangles: points of the fronts of Optuna's studies, on tuning splits that no rank uses, against fewer "
-            f"attacks than the board's {pool}: what they leak here is less than what they leak there. Pruned trials "
-            "don't count."
+            " Triangles: points of the fronts of Optuna's studies, on tuning splits that no rank uses, against "
+            f"{met} attacks (the board's worst case: {pool}){less}. Pruned trials don't count."
         )
     if others:
         note += f" {others} more {'study measures' if others == 1 else 'studies measure'} the other metric: choose it above."

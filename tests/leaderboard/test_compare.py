@@ -63,6 +63,15 @@ def test_a_skipped_variant_counts_as_its_default() -> None:
     assert row(table, "auc", "a[guards=target]").second == pytest.approx(0.6)
 
 
+def test_below_chance_is_leakage_too() -> None:
+    """One attack finds p's members at the bottom: the verdict is the worst case's, not the other way round (RULES 16)."""
+    aucs = {"p": (0.30, 0.31, 0.29), "q": (0.50, 0.51, 0.50)}
+    results = [make_result("membership", "a", d, s, metrics={"auc": aucs[d][s]}) for d in "pq" for s in range(3)]
+    table = differences(scenarios(results), "defense", "p", "q", (0, 1, 2), ["a"])
+    assert set(table[table.metric == "auc"].verdict) == {"first leaks more"}
+    assert row(table, "auc", "a")["first"] == pytest.approx(0.7)
+
+
 def test_what_one_of_them_lacks_counts_for_neither(made_up: Toy) -> None:
     """lira has no result on hamp with the last seed: two seeds are left, and the worst case does without lira."""
     results, board = made_up

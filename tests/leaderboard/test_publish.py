@@ -150,6 +150,10 @@ def test_one_scoring_is_not_two() -> None:
         ({"status": "skipped", "metrics": {}}, "status ok, here skipped"),
         ({"claims": {"epsilon": "1"}}, "claims {}, here"),
         ({"defense": "q"}, "defense p, here q"),
+        ({"null_auc": (0.5, 0.6)}, "another null_auc"),
+        ({"null_tpr": (0.01,)}, "another null_tpr"),
+        ({"intervals": {"auc": (0.3, 0.65)}}, "another intervals"),
+        ({"roc": ((0.0, 0.1, 1.0), (0.0, 0.9, 1.0))}, "another roc"),
         # The published value lies in its own, ever so wide interval; but not in the one found here.
         ({"intervals": {"auc": (0.61, 0.65)}, "metrics": {"auc": 0.63, "balanced_accuracy_oracle": 0.58}}, "auc 0.6, here 0.63 (0.61 to 0.65)"),
     ],
@@ -161,6 +165,27 @@ def test_what_differs_is_told_and_not_marked(changes: dict[str, object], word: s
     ((where, difference),) = found.differing
     assert where == row
     assert word in difference
+
+
+def test_a_roc_on_other_points_is_the_same_curve() -> None:
+    row = scored(roc=((0.0, 0.2, 1.0), (0.0, 0.6, 1.0)))
+    assert mark([row], again([row], roc=((0.0, 0.1, 0.2, 1.0), (0.0, 0.3, 0.61, 1.0)))).marked == 1
+
+
+def test_a_tuned_row_can_be_reproduced_where_nothing_was_tuned() -> None:
+    row = scored(claims={"epsilon": "1", "tuned": "30 trials on other splits, against loss"})
+    found = mark([row], again([row], claims={"epsilon": "1"}))
+    assert found.marked == 1 and found.results[0].claims == row.claims, "and stays marked as tuned"
+
+
+def test_a_tuned_defense_stays_tuned_whoever_scores_it_again(made_up: MadeUp) -> None:
+    results, _ = made_up
+    said = {"tuned": "30 trials"}
+    before = [r.model_copy(update={"claims": r.claims | said}) if r.defense == "selena" else r for r in results]
+    merged = merge(results[:], before)
+    assert {r.defense for r in merged if r.claims.get("tuned") == "30 trials"} == {"selena"}
+    mine = [r.model_copy(update={"claims": {"tuned": "40 trials"}}) for r in results if r.defense == "selena"]
+    assert {r.claims["tuned"] for r in merge(mine, before) if r.defense == "selena"} == {"40 trials"}
 
 
 @pytest.mark.parametrize("auc", [0.55, 0.65, 0.6499, 0.550001])

@@ -23,6 +23,7 @@ c .43333 .45 .43667. All three are clearly apart: ranks 1, 2, 3, ties a, b, c.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,19 @@ def test_rank_against_a_slow_oracle() -> None:
         assert table.rank_low[i] == 1 + sum(d.high < 0 for d in differences)
         assert table.rank_high[i] == 8 - sum(d.low > 0 for d in differences)
     assert list(rank(values, larger_is_better=False).rank_low) == list(9 - table.rank_high)
+
+
+def test_a_rank_lies_in_its_interval_whatever_is_missing() -> None:
+    """Two entries are compared on the targets that both met, for the rank as for its interval."""
+    random = np.random.default_rng(4)
+    for _ in range(200):
+        values = random.normal(np.arange(6)[:, None, None] / 40, 0.03, (6, 5, 1)) + random.normal(0, 0.01, (6, 5, 3))
+        values += np.linspace(0, 0.5, 5)[None, :, None]  # some targets are easier for everybody
+        gaps = random.random((6, 5)) < 0.25
+        gaps[:, 0] = False
+        values[gaps] = np.nan
+        table = rank(values, larger_is_better=True)
+        assert ((table.rank_low <= table["rank"]) & (table["rank"] <= table.rank_high)).all()
 
 
 def test_equal_entries_tie_despite_rounding() -> None:
@@ -334,15 +348,6 @@ def test_tracks_are_ranked_apart(result: Make) -> None:
     ]
 
 
-def test_lower_is_stronger_where_a_metric_says_so(made_up: tuple[list[Result], Board]) -> None:
-    table = attack_table(*made_up, task="attribute")
-    assert list(table.attack) == ["attribute_mlp", "attribute_mlp[embedding=untrained]"]
-    assert list(table.reason) == [
-        "",
-        "null row",
-    ]
-
-
 @pytest.mark.parametrize(
     ("change", "names"), [({"protocol_digest": "d2"}, ("d1", "d2")), ({"trust": "official"}, ("official", "public"))]
 )
@@ -453,6 +458,18 @@ def test_no_results_make_empty_tables() -> None:
 def test_rank_by_knows_two_metrics() -> None:
     with pytest.raises(ValueError, match="accuracy"):
         Board((), (), (0,), "r", 0.5, ("accuracy",))
+
+
+def test_one_seed_bounds_no_epsilon(result: Make) -> None:
+    """The attack would be chosen on the very canaries that the bound is from (RULES 30)."""
+    results, board = toy(result)
+    results = [
+        r.model_copy(update={"metrics": r.metrics | {"epsilon_lower": 0.4}}) if r.task == "membership" else r
+        for r in results
+    ]
+    assert list(defense_table(results, board).epsilon_lower) == pytest.approx([0.4] * 3)
+    one = [r for r in results if r.seed == 0]
+    assert defense_table(one, replace(board, seeds=(0,))).epsilon_lower.isna().all()
 
 
 def test_epsilon_is_printed_only_with_all_that_it_needs() -> None:

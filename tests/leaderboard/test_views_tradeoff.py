@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,29 @@ def test_settings_of_the_reference_are_joined_by_epsilon(made_up: Toy) -> None:
     assert (points(made_up, "worst").curve == "").all(), "one setting is no curve"
 
 
+def test_a_reference_has_an_epsilon(made_up: Toy) -> None:
+    """Where it is void the row says why, and is held against nothing."""
+    results, board = made_up
+    void = [r.model_copy(update={"claims": r.claims | {"epsilon": "not valid for the cascade"}}) if r.claims else r for r in results]  # fmt: skip
+    assert (points(made_up, "worst").kind == tradeoff.REFERENCE).any()
+    found = points((void, board), "worst")
+    assert not (found.kind == tradeoff.REFERENCE).any() and (found.kind == tradeoff.RANKED).any()
+
+
+def test_what_an_attack_finds_below_chance_leaks(made_up: Toy) -> None:
+    """An AUC of 0.3 is no protection (RULES 16): it counts as 0.7, as in the worst case."""
+    results, board = made_up
+    turned = [
+        r.model_copy(update={"metrics": r.metrics | {"auc": 1 - r.metrics["auc"]}})
+        if (r.task, r.attack, r.status) == ("membership", "lira", "ok") and "auc" in r.metrics else r
+        for r in results
+    ]  # fmt: skip
+    for summary, attack in (("attack", "lira"), ("mean", "")):
+        plain, other = (points((some, board), summary, attack).set_index("defense") for some in (results, turned))
+        strong = plain.index[plain.leakage > 0.56]
+        assert len(strong) and list(other.leakage[strong]) == pytest.approx(list(plain.leakage[strong]))
+
+
 def study(folder: Path, name: str, leakage: str = AUC) -> None:
     """Three trials: two on the front, the last one beaten; and one that failed."""
     made = optuna.create_study(
@@ -145,6 +169,14 @@ def test_published_studies_are_those_that_were_read(tmp_path: Path) -> None:
     assert publish_studies(found[1:], new, "toy-v1") == 2, "those of another machine stay"
     assert studies.published(new, "toy-v1") == found
     assert studies.published(new, "toy-v2") == []
+    trials = found[0].trials
+    elsewhere = [replace(found[0], trials=(trials[0], trials[1]._replace(defense="hamp[x=9]")))]
+    assert publish_studies(elsewhere, new, "toy-v1") == 2
+    assert publish_studies([replace(found[1], trials=())], new, "toy-v1") == 2
+    assert [[t.defense for t in s.trials] for s in studies.published(new, "toy-v1")] == [
+        ["hamp[x=0]", "hamp[x=1]", "hamp[x=2]", "hamp[x=9]"],
+        ["hamp[x=0]", "hamp[x=1]", "hamp[x=2]"],
+    ], "two machines that ran one command: the trials of both, none twice"
 
 
 def test_names_of_published_studies_are_made_fit_to_be_shown(tmp_path: Path) -> None:
@@ -201,7 +233,7 @@ def test_the_page_draws_a_study_s_front_and_says_where_it_was_scored(folder: Pat
     assert list(tuned.defense) == ["hamp[x=0]", "hamp[x=1]"]
     assert list(tuned.leakage) == [0.6, 0.55]
     said = texts(app)
-    assert "on tuning splits that no rank uses, against fewer attacks than the board's" in said
+    assert "on tuning splits that no rank uses, against 2 attacks (the board's worst case: " in said
     assert "1 more study measures the other metric: choose it above." in said
     app.button_group(key="leakage").set_value("attack").run()
     app.selectbox(key="against").select("loss").run()
