@@ -299,6 +299,8 @@ def publish(
     old = {r.key: r for r in before or []}
     stayed = sum(old.get(r.key) == r for r in written)
     say(f"published {len(written)} results{also} in {folder}/ ({trust}): {len(written) - stayed} new or changed, {stayed} that were there")  # fmt: skip
+    if mixed := publishing.several_versions(written):
+        say(f"rows of several versions of their code stand together for {', '.join(mixed)}: score them again, or publish with --replace")  # fmt: skip
     say("next: leakboard board")
 
 

@@ -19,7 +19,7 @@ import io
 import json
 import os
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,6 +116,16 @@ def publish_studies(found: Sequence[studies.Study], folder: Path, protocol: str)
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / studies.PUBLISHED, studies.as_file(all_of_them))
     return len(all_of_them)
+
+
+def several_versions(results: Sequence[Result]) -> list[str]:
+    """Entries whose rows were scored with more than one version of their code, by name: their means mix them."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for r in results:
+        for name, source in ((r.attack, "attack_source"), (r.defense, "defense_source")):
+            if name and source in r.provenance:
+                found[name].add(r.provenance[source])
+    return sorted(name for name, sources in found.items() if len(sources) > 1)
 
 
 def edition_folder(results: Sequence[Result], folder: Path) -> Path:
@@ -316,6 +326,7 @@ def _provenance(results: Sequence[Result]) -> dict[str, object]:
         "attacks": len({r.attack for r in results if r.attack}),
         "defenses": len({r.defense for r in results}),
         "seeds": sorted({r.seed for r in results}),
+        "several_versions": several_versions(results),
         "hours": round(sum(r.cost.get("train_seconds", r.cost.get("seconds", 0)) for r in results) / 3600, 3),
         "first_finished": min(r.finished for r in results),
         "last_finished": max(r.finished for r in results),

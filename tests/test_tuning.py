@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from benchmark.metrics import hypervolume
 from benchmark.registry import Registry
 from benchmark.store import Store
 from benchmark.tuning import (
+    Scored,
     Tuning,
     defaults,
     enqueue,
@@ -251,6 +253,37 @@ def test_other_code_makes_a_study_of_its_own(
     old = made(tmp_path, registry).name
     monkeypatch.setattr(tuning, code, lambda: "another")
     assert made(tmp_path, registry).name != old
+
+
+@pytest.mark.parametrize("file", ["attacks/loss.py", "defenses/undefended.py", "defenses/mine.py"])
+def test_another_attack_or_baseline_makes_a_study_of_its_own(tmp_path: Path, registry: Registry, file: str) -> None:
+    """What attacks a trial, and what sets its floor."""
+    old = made(tmp_path, registry).name
+    path = tmp_path / file
+    text = path.read_text()
+    path.unlink()  # a link to the tree's
+    path.write_text(text + "\nMORE = 1\n")
+    assert made(tmp_path, Registry(tmp_path)).name != old
+
+
+def test_all_that_was_tried_is_marked_as_it_is_tried(tmp_path: Path, registry: Registry) -> None:
+    """A study that is interrupted has shown its trials; the paper's own setting, and what a protocol asks for, is nobody's choice."""
+    study = made(tmp_path, registry)
+    store = Store(study.setting.store)
+
+    def tell(failure: bool = False) -> str:
+        trial, spec = study._ask()
+        future: Future[Scored] = Future()
+        if failure:
+            future.set_exception(RuntimeError("no"))
+        else:
+            future.set_result(Scored(0.9, 0.6, "loss", {"loss": 0.6}))
+        study._tell(trial, future)
+        return spec
+
+    first, second, third = tell(), tell(), tell(failure=True)
+    assert first == "mine" and not store.tuned("smoke", first).exists() and not store.tuned("smoke", third).exists()
+    assert store.tuned("smoke", second).read_text() == "2 trials on other splits, against loss"
 
 
 def test_changed_ranges_make_a_study_of_their_own(tmp_path: Path, registry: Registry) -> None:

@@ -10,7 +10,18 @@ import pandas as pd
 import pytest
 
 from benchmark.result import Result
-from leaderboard.publish import all_attacks, compare, edition_folder, load, mark, merge, provenance, publish, strangers
+from leaderboard.publish import (
+    all_attacks,
+    compare,
+    edition_folder,
+    load,
+    mark,
+    merge,
+    provenance,
+    publish,
+    several_versions,
+    strangers,
+)
 from leaderboard.ranking import Board, defense_table, scenarios
 from tests.leaderboard.conftest import make_result
 
@@ -220,6 +231,18 @@ def test_publishing_anew_keeps_the_marks_of_what_is_unchanged(made_up: MadeUp, t
     written = publish(fresh, board, tmp_path)
     lost = {r.key for r in load(tmp_path) if r.trust == "self-reported"}
     assert lost == {fresh[0].key, "of other code"} == {r.key for r in written if r.trust == "self-reported"}
+
+
+def test_rows_of_two_versions_of_an_entry_are_told(made_up: MadeUp, tmp_path: Path) -> None:
+    results, board = made_up
+    made = {"defense_source": "aaaa", "attack_source": "bbbb"}
+    rows = [r.model_copy(update={"provenance": made}) for r in results]
+    assert several_versions(rows) == several_versions(results) == []
+    i = next(i for i, r in enumerate(rows) if (r.attack, r.defense) == ("lira", "selena"))
+    rows[i] = rows[i].model_copy(update={"provenance": made | {"attack_source": "cccc"}})
+    assert several_versions(rows) == ["lira"]
+    publish(rows, board, tmp_path)
+    assert provenance(tmp_path)["several_versions"] == ["lira"]
 
 
 def test_official_rows_have_a_folder_of_their_own(made_up: MadeUp, tmp_path: Path) -> None:

@@ -182,6 +182,26 @@ def test_public_boards_are_strict(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tables.least_trust() == "self-reported"
 
 
+def test_a_visitor_who_asks_for_more_trust_is_shown_what_has_it(
+    made_up: MadeUp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody scored a reproduced entry again, with other code: it is ranked by that, or by what was reproduced."""
+    monkeypatch.delenv("LEAKBOARD_PUBLIC", raising=False)
+    results, board = made_up
+    publish([r.model_copy(update={"trust": "reproduced"}) for r in results], board, tmp_path / "toy-v1")
+    newer = [
+        r.model_copy(update={"key": f"n{r.key}", "finished": r.finished + 9}) for r in results if r.defense == "hamp"
+    ]
+    source = tables.Source("toy-v1", tmp_path, lambda *_: newer)
+    source.refresh()
+    trust = {
+        level: {r.trust for r in source.at(level) if r.defense == "hamp"} for level in ("self-reported", "reproduced")
+    }  # type: ignore[arg-type]
+    assert trust == {"self-reported": {"self-reported"}, "reproduced": {"reproduced"}}
+    assert source.at("self-reported") is source.results and source.at("reproduced") is source.at("reproduced")
+    assert source.at("reproduced").version != source.results.version
+
+
 def test_editions_of_one_protocol_are_read_apart(
     made_up: MadeUp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
