@@ -55,30 +55,33 @@ class Population:
         return np.random.Generator(np.random.PCG64(seed))
 
     @cached_property
-    def _known(self) -> dict[str, Indices]:
-        size = round(self.protocol.split.known_fraction * len(self.parts["target-train"]))
+    def _shuffled(self) -> dict[str, Indices]:
         shuffled = {}
         for part in ("target-train", "target-test"):
             stream = mirrored(part) if self.seed < 0 else part  # the same samples are reserved on both sides
             shuffled[part] = self.parts[part][self._rng(f"known/{stream}").permutation(len(self.parts[part]))]
-        return shuffled | {"size": np.array([size])}
+        return shuffled
+
+    @property
+    def _reserved(self) -> int:
+        """How many samples of either part partial knowledge reserves."""
+        return round(self.protocol.split.known_fraction * len(self.parts["target-train"]))
 
     @property
     def known_members(self) -> Indices:
         """Members that partial knowledge reserves: the same for all entries, never scored."""
-        return self._known["target-train"][: self._known["size"][0]]
+        return self._shuffled["target-train"][: self._reserved]
 
     @property
     def known_nonmembers(self) -> Indices:
-        return self._known["target-test"][: self._known["size"][0]]
+        return self._shuffled["target-test"][: self._reserved]
 
     @cached_property
     def candidates(self) -> Indices:
         """What is scored: the rest of target-train and of target-test, shuffled; or the canaries."""
         if self.protocol.canaries:
             return self.canaries
-        size = self._known["size"][0]
-        sides = [self._known[part][size:] for part in ("target-train", "target-test")]
+        sides = [self._shuffled[part][self._reserved :] for part in ("target-train", "target-test")]
         pool = np.concatenate(sides[::-1] if self.seed < 0 else sides)  # a mirror has its seed's candidates, in order
         return pool[self._rng("candidates").permutation(len(pool))]
 

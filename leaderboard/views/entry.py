@@ -12,7 +12,6 @@ from benchmark.metrics import METRICS
 from benchmark.result import Result
 from benchmark.text import plain, plain_log
 from leaderboard import charts, tables
-from leaderboard.charts import base_name
 from leaderboard.ranking import AUC, ISOLATION, TASK_METRICS, TPR
 from leaderboard.views import (
     TRUST_COLUMNS,
@@ -29,6 +28,7 @@ from leaderboard.views import (
     says,
     unknown,
 )
+from leaderboard.views.compare import parts
 
 DOC = 4000
 """The most characters that are shown of a submission's own description."""
@@ -80,27 +80,21 @@ def _three(value: float) -> str:
     return "–" if pd.isna(value) else f"{value:.3f}"
 
 
-def parts(name: str) -> list[str]:
-    """The parts of a canonical name: a+b[n=10] -> a, b[n=10]."""
-    return re.split(r"\+(?![^\[]*\])", name)
-
-
 def _cards(name: str) -> None:
     known = tables.cards()
-    for part in parts(name):
-        id = base_name(part)
+    for id, given in parts(name):
         if id not in known:
             st.text(f"{id}: there is no submission of this name.")
         for entry in known.get(id, []):
             with st.container(border=True):
                 _card(entry)
-                _hyperparameters(entry, part)
+                _hyperparameters(entry, given)
 
 
-def _hyperparameters(entry: Any, part: str) -> None:
+def _hyperparameters(entry: Any, given: dict[str, str]) -> None:
     """Each with its value here, its default and the range that is searched; what is changed beside them comes last."""
-    given = dict(item.split("=", 1) for item in re.sub(r".*\[|\]", "", part).split(",") if "=" in item)
-    rows = []
+    key = f"parameters-{entry.kind}-{entry.id}-{given}"  # a cascade may hold an entry twice
+    rows, given = [], dict(given)
     for name, field in entry.params.model_fields.items():
         search = next((m for m in field.metadata if hasattr(m, "low")), None)
         ranged = f"{search.low:g} to {search.high:g}{', log' if search.log else ''}" if search else ""
@@ -111,7 +105,7 @@ def _hyperparameters(entry: Any, part: str) -> None:
     if rows:
         st.dataframe(
             pd.DataFrame(rows), hide_index=True, width="stretch", height="content", placeholder="–",
-            key=f"parameters-{entry.kind}-{part}", column_config={
+            key=key, column_config={
                 "name": st.column_config.TextColumn("Hyperparameter", pinned=True),
                 "value": st.column_config.TextColumn("Here"),
                 "default": st.column_config.TextColumn("Default"),
