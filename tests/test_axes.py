@@ -78,6 +78,35 @@ def test_what_knows_nothing_finds_no_canary(planted: Artifacts) -> None:
         assert found.metrics["epsilon_lower"] < 0.3 and abs(found.metrics["auc"] - 0.5) < 0.2
 
 
+class Scores:
+    """An attack that returns what it is told to, call by call."""
+
+    def __init__(self, *rows: torch.Tensor) -> None:
+        self.rows = list(rows)
+
+    def fit(self, knowledge: object) -> None:
+        pass
+
+    def score(self, *_: object) -> torch.Tensor:
+        return self.rows.pop(0)
+
+
+def test_of_several_attack_seeds_the_least_bound_counts(planted: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds end at 0: a mean of three would exceed the truth more often than one time in twenty."""
+    members = torch.from_numpy(planted.population(0).members).double()
+    guess = torch.rand(2, len(members), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(planted, "attacker", lambda *_: Scores(torch.cat([members[None], guess])))
+    assert outcome(planted, "loss").metrics["epsilon_lower"] < 0.3
+
+
+def test_an_attack_has_as_many_seeds_everywhere(plain: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row against three thresholds would be scored as three seeds."""
+    n = len(plain.population(0).candidates)
+    monkeypatch.setattr(plain, "attacker", lambda *_: Scores(torch.rand(1, n).double(), torch.rand(3, 120).double()))
+    with pytest.raises(ValueError, match=r"as many attack seeds as on the shadow world \(3\), given 1"):
+        outcome(plain, "loss")
+
+
 def test_canaries_do_not_change_what_utility_is_measured_on(planted: Artifacts) -> None:
     population = planted.population(0)
     assert len(planted.part(0, "target-test")) == len(population.parts["target-test"])
