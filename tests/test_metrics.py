@@ -10,20 +10,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from benchmark.metrics import (
-    METRICS,
-    auc,
-    best_threshold,
-    curve,
-    decisions,
-    ece,
-    hypervolume,
-    resolves,
-    roc,
-    thin_roc,
-    tnr_at,
-    tpr_at,
-)
+from benchmark.metrics import METRICS, best_threshold, curve, ece, hypervolume, resolves, thin_roc
+from tests.curves import auc, decisions, roc, tnr_at, tpr_at
 
 # Few distinct scores, so that ties are heavy; at least one member and one non-member.
 LABELLED = st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=60).filter(

@@ -7,6 +7,7 @@ from scipy import stats
 from benchmark import metrics, uncertainty
 from benchmark.metrics import METRICS
 from benchmark.uncertainty import bank_auc, membership_report, score_histogram
+from tests import curves
 
 
 def normal(n=300, shift=0.5, seed=0, decimals=None):
@@ -27,12 +28,12 @@ def report(scores, members, threshold=None, seed=0, **options):
 def test_metrics_are_those_of_the_metrics_module():
     scores, members = normal(1000, decimals=1)
     found = report(scores, members, 0.25).metrics
-    expected = metrics.decisions(scores, members, 0.25) | {
-        "auc": metrics.auc(scores, members),
-        "tpr_at_fpr_0.01": metrics.tpr_at(scores, members, 0.01),
-        "tpr_at_fpr_0.001": metrics.tpr_at(scores, members, 0.001),
-        "tpr_at_fpr_0.01_reversed": metrics.tpr_at(-scores, members, 0.01),
-        "tnr_at_fnr_0.001": metrics.tnr_at(scores, members, 0.001),
+    expected = curves.decisions(scores, members, 0.25) | {
+        "auc": curves.auc(scores, members),
+        "tpr_at_fpr_0.01": curves.tpr_at(scores, members, 0.01),
+        "tpr_at_fpr_0.001": curves.tpr_at(scores, members, 0.001),
+        "tpr_at_fpr_0.01_reversed": curves.tpr_at(-scores, members, 0.01),
+        "tnr_at_fnr_0.001": curves.tnr_at(scores, members, 0.001),
         "balanced_accuracy_oracle": metrics.curve(scores, members).balanced_accuracies().max(),
         "members": 1000,
         "nonmembers": 1000,
@@ -228,8 +229,8 @@ def test_nulls_permute_the_labels():
     rng = np.random.default_rng(1)
     for null_auc, null_tpr in zip(found.null_auc, found.null_tpr, strict=True):
         permuted = members[rng.permutation(400)]
-        assert null_auc == pytest.approx(metrics.auc(scores, permuted), rel=1e-12)
-        assert null_tpr == metrics.tpr_at(scores, permuted, 0.01)
+        assert null_auc == pytest.approx(curves.auc(scores, permuted), rel=1e-12)
+        assert null_tpr == curves.tpr_at(scores, permuted, 0.01)
 
 
 def test_nulls_follow_the_law_of_the_rank_sum():
@@ -256,7 +257,7 @@ def bank(m, n, shift, rng, sample_effect=1.0):
 def test_bank_auc_is_the_mean_over_models():
     scores, members = bank(5, 80, 0.8, np.random.default_rng(0))
     auc, low, high = bank_auc(scores, members, np.random.default_rng(1), 100)
-    assert auc == pytest.approx(np.mean([metrics.auc(*row) for row in zip(scores, members, strict=True)]))
+    assert auc == pytest.approx(np.mean([curves.auc(*row) for row in zip(scores, members, strict=True)]))
     assert 0 <= low < auc < high <= 1
 
 
@@ -273,7 +274,7 @@ def test_the_bank_interval_counts_models_as_a_source_of_chance():
     members = rng.random((6, 400)) < 0.5
     scores = rng.normal(size=(6, 400)) + members * np.linspace(0, 3, 6)[:, None]
     _, low, high = bank_auc(scores, members, rng, 300)
-    aucs = [metrics.auc(*row) for row in zip(scores, members, strict=True)]
+    aucs = [curves.auc(*row) for row in zip(scores, members, strict=True)]
     assert (high - low) / 2 == pytest.approx(1.96 * np.std(aucs) / np.sqrt(6), rel=0.2)
 
 
