@@ -76,6 +76,11 @@ class Claim(_Strict):
         """What it compares."""
         return (self.first, self.second) if self.second else (self.first,)
 
+    @property
+    def expected(self) -> str:
+        """What the difference should be, in words."""
+        return {"above": "above ", "not below": "at least -", "equal": "within ±"}[self.relation] + f"{self.margin:g}"
+
     def chances(self, difference: Floats) -> tuple[float, float]:
         """P-values of seed-paired differences (s,): against the claim's opposite, and against the claim."""
         d, m = difference, self.margin

@@ -473,3 +473,10 @@ def _with_ranks(table: pd.DataFrame, ranks: pd.DataFrame, *first: str) -> pd.Dat
     ranks["tie"] = ranks.tie.astype(object).fillna("").astype(str)
     table = pd.concat([ranks, table], axis=1).reset_index(drop=True)
     return table.sort_values([*first, "rank", name], na_position="last", ignore_index=True)
+
+
+def rank_interval(table: pd.DataFrame) -> pd.Series:
+    """Rank intervals as text, such as 2–4; "" for what is not ranked."""
+    pairs = zip(table.rank_low, table.rank_high, strict=True)
+    texts = ["" if pd.isna(a) else f"{a}" if a == b else f"{a}–{b}" for a, b in pairs]
+    return pd.Series(texts, index=table.index, dtype=str)

@@ -15,7 +15,17 @@ from benchmark.metrics import METRICS
 from benchmark.result import Result
 from benchmark.text import plain
 from leaderboard.claims import Finding
-from leaderboard.ranking import AUC, ISOLATION, TASK_METRICS, TPR, Board, attack_table, defense_table, scenarios
+from leaderboard.ranking import (
+    AUC,
+    ISOLATION,
+    TASK_METRICS,
+    TPR,
+    Board,
+    attack_table,
+    defense_table,
+    rank_interval,
+    scenarios,
+)
 
 WIDTH = 110
 FAILED, LOG_LINES = 10, 8
@@ -45,12 +55,11 @@ def print_claims(findings: Sequence[Finding], console: Console) -> None:
         "", "claim", "first", "second", "difference", "should be", "verdict", box=None, title="Claims of the papers"
     )
     for f in findings:
-        sign = {"above": "above ", "not below": "at least -", "equal": "within ±"}[f.claim.relation]
         numbers = ["", "", ""]
         if f.first and f.second and f.difference:
             d = f.difference
             numbers = [f"{f.first.mean:.3f}", f"{f.second.mean:.3f}", f"{d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})"]
-        out.add_row(f.claim.id, f.claim.says, *numbers, f"{sign}{f.claim.margin:g}", f.verdict)
+        out.add_row(f.claim.id, f.claim.says, *numbers, f.claim.expected, f.verdict)
     console.print(out, width=min(130, console.width))
     for f in findings:
         if f.claim.note and f.verdict not in ("holds", "not scored"):
@@ -65,12 +74,13 @@ def _print_defenses(table: pd.DataFrame, title: str, console: Console) -> None:
     rare = {"robust_accuracy": "robust acc.", "certified_accuracy": "certified acc.", "epsilon_lower": "eps. at least"}
     shown = {name: label for name, label in rare.items() if table[name].notna().any()}
     out = _table(title, "defense", "worst TPR@1%", "worst AUC", "decided by", "test acc.", *shown.values())
+    table = table.assign(interval=rank_interval(table))
     for row in table[table.reason == ""].to_dict("records"):
         deciding = row[f"worst_{table.attrs['metric']}_attack"]
         worst = (number(row, f"worst_{m}") for m in (TPR, AUC))
         more = (number(row, name) for name in ("test_accuracy", *shown))
         name = Text(row["defense"] + (" (tuned)" if row["tuned"] else ""))
-        out.add_row(ranks(row), row["tie"], name, *worst, Text(deciding), *more)
+        out.add_row(row["interval"], row["tie"], name, *worst, Text(deciding), *more)
     console.print(out, width=min(WIDTH, console.width))
     _print_rest(table, "defense", console)
 
@@ -81,13 +91,14 @@ def _print_attacks(table: pd.DataFrame, task: str, console: Console) -> None:
     out = _table(
         f"Attacks: {task}, ranked by {ranked} within a track", "attack", *(METRICS[m].label for m in metrics), "s"
     )
+    table = table.assign(interval=rank_interval(table))
     for track, entries in table[(table.reason == "") | table.null_row].groupby("track"):
         out.add_section()
         out.add_row("", "", Text(str(track), style="bold"))
         for row in entries.to_dict("records"):
             seconds = "" if pd.isna(row["seconds"]) else f"{row['seconds']:.1f}"
             tie = "null" if row["null_row"] else row["tie"]
-            out.add_row(ranks(row), tie, Text(row["attack"]), *(number(row, m) for m in metrics), seconds)
+            out.add_row(row["interval"], tie, Text(row["attack"]), *(number(row, m) for m in metrics), seconds)
     console.print(out, width=min(WIDTH, console.width))
     _print_rest(table[~table.null_row], "attack", console)
 
@@ -121,14 +132,6 @@ def _table(title: str, name: str, *columns: str) -> Table:
     for column in columns:
         out.add_column(column, justify="left" if column == "decided by" else "right", overflow="fold")
     return out
-
-
-def ranks(row: dict[Any, Any]) -> str:
-    """The rank interval, such as 2–4, or 3 where it is one rank; "" for an unranked row."""
-    if pd.isna(row["rank"]):
-        return ""
-    low, high = row["rank_low"], row["rank_high"]
-    return f"{low}" if low == high else f"{low}–{high}"
 
 
 def number(row: dict[Any, Any], column: str) -> str:

@@ -187,10 +187,3 @@ def interval(table: pd.DataFrame, column: str, digits: int = 3) -> pd.Series:
     pairs = zip(table[f"{column}_low"], table[f"{column}_high"], strict=True)
     texts = ["" if pd.isna(a) else f"{a:z.{digits}f} – {b:z.{digits}f}" for a, b in pairs]
     return pd.Series(texts, index=table.index, dtype=str)
-
-
-def rank_interval(table: pd.DataFrame) -> pd.Series:
-    """Rank intervals as text, such as 2–4; "" for what is not ranked."""
-    pairs = zip(table.rank_low, table.rank_high, strict=True)
-    texts = ["" if pd.isna(a) else f"{a}" if a == b else f"{a}–{b}" for a, b in pairs]
-    return pd.Series(texts, index=table.index, dtype=str)

@@ -11,7 +11,7 @@ import streamlit as st
 
 from benchmark.metrics import METRICS
 from leaderboard import charts
-from leaderboard.ranking import AUC, RANKS, TASK_METRICS, TPR, WORST
+from leaderboard.ranking import AUC, RANKS, TASK_METRICS, TPR, WORST, rank_interval
 from leaderboard.views import (
     TRUST_COLUMNS,
     axes,
@@ -23,7 +23,6 @@ from leaderboard.views import (
     isolation,
     literal,
     number,
-    rank_interval,
     ranked,
     says,
 )

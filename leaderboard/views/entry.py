@@ -12,7 +12,7 @@ from benchmark.metrics import METRICS
 from benchmark.result import Result
 from benchmark.text import plain, plain_log
 from leaderboard import charts, tables
-from leaderboard.ranking import AUC, ISOLATION, TASK_METRICS, TPR
+from leaderboard.ranking import AUC, ISOLATION, TASK_METRICS, TPR, rank_interval
 from leaderboard.views import (
     TRUST_COLUMNS,
     Tables,
@@ -22,7 +22,6 @@ from leaderboard.views import (
     isolation,
     literal,
     number,
-    rank_interval,
     ranked,
     run_link,
     says,

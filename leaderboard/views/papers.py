@@ -17,7 +17,6 @@ from leaderboard.comparison import Estimate
 column = st.column_config
 SECONDS = 60
 """How long the records of protocols other than the chosen one may be old."""
-RELATIONS = {"above": "above {:g}", "not below": "at least -{:g}", "equal": "within ±{:g}"}
 
 
 def show() -> None:
@@ -182,7 +181,7 @@ def _claim(found: claims.Finding) -> dict[str, object]:
         "claim": claim.id,
         "says": claim.says,
         "verdict": found.verdict,
-        "expected": RELATIONS[claim.relation].format(claim.margin),
+        "expected": claim.expected,
         "first": (found.first or nothing).mean,
         "second": (found.second or nothing).mean,
         "difference": difference.mean,
