@@ -179,8 +179,15 @@ def test_what_differs_is_told_and_not_marked(changes: dict[str, object], word: s
 
 
 def test_a_roc_on_other_points_is_the_same_curve() -> None:
-    row = scored(roc=((0.0, 0.2, 1.0), (0.0, 0.6, 1.0)))
-    assert mark([row], again([row], roc=((0.0, 0.1, 0.2, 1.0), (0.0, 0.3, 0.61, 1.0)))).marked == 1
+    """Also where one more non-member comes first: the corner at FPR 0 falls by a third."""
+    row = scored(roc=((0.0, 0.0, 0.2, 1.0), (0.0, 0.3, 0.6, 1.0)))
+    assert mark([row], again([row], roc=((0.0, 0.001, 0.1, 0.2, 1.0), (0.0, 0.3, 0.45, 0.61, 1.0)))).marked == 1
+
+
+def test_draws_of_a_null_are_compared_by_what_tables_take_of_them() -> None:
+    row = scored(null_auc=(0.5, 0.52, 0.48, 0.51))
+    assert mark([row], again([row], null_auc=(0.51, 0.48, 0.52, 0.5))).marked == 1
+    assert mark([row], again([row], null_auc=(0.5, 0.62, 0.48, 0.51))).marked == 0
 
 
 def test_a_tuned_row_can_be_reproduced_where_nothing_was_tuned() -> None:
