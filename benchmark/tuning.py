@@ -458,17 +458,17 @@ class Tuning:
         trial.set_user_attr("decides", scored.decides)
         trial.set_user_attr("by_attack", scored.by_attack)
         self.study.tell(trial, [scored.test_accuracy, scored.leakage])
-        self._mark(trial.user_attrs["defense"])
+        self._mark({trial.user_attrs["defense"]})
         return ""
 
-    def _mark(self, defense: str) -> None:
-        """Note that these hyperparameters were tried: whoever scores them has seen what they give."""
+    def _mark(self, defenses: set[str]) -> None:
+        """Note that these were tried: whoever scores them has seen what they give."""
         required = {self.registry.chain(d, self.setting.protocol.baseline).name for d in self.setting.protocol.defenses}
-        if defense in {self.chain.name, *required}:
-            return  # set beforehand: nobody's choice
-        path = Store(self.setting.store).tuned(self.protocol, defense)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{len(self.finished())} trials on other splits, against {', '.join(self.attacks)}")
+        text = f"{len(self.finished())} trials on other splits, against {', '.join(self.attacks)}"
+        for defense in defenses - {self.chain.name, *required}:  # those were set beforehand: nobody's choice
+            path = Store(self.setting.store).tuned(self.protocol, defense)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
 
     def _take_back(self) -> None:
         """Put trials in the queue again whose command was killed on this machine, and points of a grid that failed."""
@@ -499,8 +499,7 @@ class Tuning:
 
     def finish(self, folder: Path) -> Path:
         """Draw the front, and note on all that was tried after how many trials; returns the figure's path."""
-        for defense in {t.user_attrs["defense"] for t in self.finished() if t.values}:
-            self._mark(defense)
+        self._mark({t.user_attrs["defense"] for t in self.finished() if t.values})
         path = draw(self, folder / f"{self.name.replace(' ', '-').replace('/', '-')}.png")
         if (log := self._tracker()) is not None:
             for trial in self.finished():  # those of other machines, and what MLflow did not take at the time

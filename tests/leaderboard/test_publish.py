@@ -200,7 +200,7 @@ def test_a_tuned_defense_stays_tuned_whoever_scores_it_again(made_up: MadeUp) ->
     results, _ = made_up
     said = {"tuned": "30 trials"}
     before = [r.model_copy(update={"claims": r.claims | said}) if r.defense == "selena" else r for r in results]
-    merged = merge(results[:], before)
+    merged = merge(results, before)
     assert {r.defense for r in merged if r.claims.get("tuned") == "30 trials"} == {"selena"}
     mine = [r.model_copy(update={"claims": {"tuned": "40 trials"}}) for r in results if r.defense == "selena"]
     assert {r.claims["tuned"] for r in merge(mine, before) if r.defense == "selena"} == {"40 trials"}
