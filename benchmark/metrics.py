@@ -238,11 +238,13 @@ def best_threshold(scores: ArrayLike, members: ArrayLike) -> float:
 
 
 def thin_roc(fpr: Floats, tpr: Floats, *, logarithmic: int = 61, linear: int = 38) -> tuple[Floats, Floats]:
-    """At most 1 + logarithmic + linear = 100 corners of a curve: (0, 0), (1, 1), and what a plot shows.
+    """At most 1 + logarithmic + linear = 100 corners of a curve: all of them, or (0, 0), (1, 1) and what a plot shows.
 
     Rates spaced evenly on a logarithmic axis (1e-4 to 1) and on a linear one each keep the last corner
     that does not exceed them: the corner that `tpr_at` reports at 0.1 %, 1 % and 10 %.
     """
+    if len(fpr) <= 1 + logarithmic + linear:
+        return fpr, tpr
     rates = np.concatenate([np.geomspace(1e-4, 1, logarithmic), np.linspace(0, 1, linear)])
     kept = np.unique(np.append(0, np.searchsorted(fpr, rates + 1e-9, side="right") - 1))
     return fpr[kept], tpr[kept]

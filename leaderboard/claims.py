@@ -104,6 +104,8 @@ class Finding:
     """Protocols that have to be run first."""
     p: float | None = None
     """Holm's p-value of its opposite: below LEVEL the claim holds."""
+    alone: Verdict = "not scored"
+    """The verdict if it were the only claim: without a correction for their number."""
 
 
 def load() -> tuple[Claim, ...]:
@@ -117,18 +119,23 @@ def check(claims: Sequence[Claim], results: Callable[[str], Iterable[Result]]) -
     tables = {name: by_entry(results(name)) for name in {s.protocol for c in claims for s in c.scores}}
     pairs = {c.id: pair for c in claims if (pair := _paired(c, tables))}
     chances = np.array([c.chances(pairs[c.id][0] - pairs[c.id][1]) for c in claims if c.id in pairs]).reshape(-1, 2)
-    adjusted = dict(zip(pairs, zip(holm(chances[:, 0]), holm(chances[:, 1]), strict=True), strict=True))
+    adjusted = dict(zip(pairs, zip(chances, np.stack([holm(p) for p in chances.T], 1), strict=True), strict=True))
     findings = []
     for claim in claims:
         if claim.id not in pairs:
             lacking = [s.protocol for s in claim.scores if not by_seed(tables[s.protocol], s)]
             findings.append(Finding(claim, "not scored", missing=tuple(lacking)))
             continue
-        held, failed = adjusted[claim.id]
-        verdict: Verdict = "holds" if held < LEVEL else "fails" if failed < LEVEL else "unresolved"
+        own, corrected = adjusted[claim.id]
         first, second = pairs[claim.id]
-        findings.append(Finding(claim, verdict, estimate(first), estimate(second), estimate(first - second), p=held))
+        estimates = estimate(first), estimate(second), estimate(first - second)
+        findings.append(Finding(claim, _verdict(*corrected), *estimates, p=float(corrected[0]), alone=_verdict(*own)))
     return findings
+
+
+def _verdict(held: float, failed: float) -> Verdict:
+    """By the p-values of a claim's opposite and of the claim."""
+    return "holds" if held < LEVEL else "fails" if failed < LEVEL else "unresolved"
 
 
 def _paired(claim: Claim, tables: dict[str, _Table]) -> tuple[Floats, Floats] | None:

@@ -113,13 +113,16 @@ def beside(paper: Paper, results: Callable[[str], Iterable[Result]], sizes: Mapp
         for name in table.protocols:
             if name not in found:
                 found[name] = _Scored(name, list(results(name)))
-        for number in table.numbers:
+        scored = {p: [found[p].values(n) for n in table.numbers] for p in table.protocols}
+        # Numbers of one table are compared with each other: they come from the protocol that has most of them with an
+        # interval (of equals the nearest), and only what it lacks from another.
+        order = sorted(table.protocols, key=lambda p: -sum(len(values) > 1 for _, values in scored[p]))
+        for i, number in enumerate(table.numbers):
             row: dict[str, object] = {"table": table.table, "row": number.row, "metric": label(number.metric)}
             row |= {"printed": f"{number.value}{mark}", "paper": float(number.value) * scale, "defense": number.defense}
             row |= {"dataset": table.dataset, "network": table.network, "size": table.size}
-            scored = [(found[p], *found[p].values(number)) for p in table.protocols]
-            # The one with the most seeds: one seed of the nearest protocol has no interval. Of equals the nearest.
-            ours, attacks, values = max(scored, key=lambda s: len(s[2]))
+            name = max(order, key=lambda p: min(len(scored[p][i][1]), 2))
+            ours, (attacks, values) = found[name], scored[name][i]
             mean = estimate(values)
             row |= {
                 "ours": mean.mean,

@@ -37,6 +37,9 @@ TASK_METRICS = {
 }
 """The columns of each task's table of attacks; outside membership the first one ranks."""
 
+PAIRINGS = 200
+"""Ways in which permutations of one seed meet those of the others in a null worst case."""
+
 RANKS = ("rank", "rank_low", "rank_high", "tie")
 
 TRUST: dict[Trust, str] = {
@@ -269,8 +272,8 @@ def defense_table(
         columns, by_seed[m] = _worst_case(grid, m, defenses, pool, tracks)
         parts.append(pd.DataFrame(columns, index=table.index))
     # By the attack that does best on the other seeds: a bound holds for an attack chosen beforehand (RULES 30). One
-    # seed leaves none to choose it on.
-    lower = leave_one_out(grid.values("epsilon_lower"))[0].mean(-1) * (1 if len(board.seeds) > 1 else np.nan)
+    # seed leaves none to choose it on. Of the seeds' bounds the least: each holds with 95 %, their mean with less.
+    lower = leave_one_out(grid.values("epsilon_lower"))[0].min(-1) * (1 if len(board.seeds) > 1 else np.nan)
     table = pd.concat([*parts, pd.Series(lower, table.index, name="epsilon_lower"), kept], axis=1)
     values = by_seed[metric][[defenses.index(d) for d in ranked]].reshape(len(ranked), 1, len(board.seeds))
     table = _with_ranks(table, rank(values, larger_is_better=False).set_index(pd.Index(ranked)))
@@ -292,6 +295,13 @@ def _lack(
         entry: "" if done else _lacking(short[short[kind] == entry], least, counterpart, wanted)
         for entry, done in zip(entries, whole, strict=True)
     }
+
+
+def _over_seeds(metric: str, values: Floats, name: str = "") -> dict[str, Floats]:
+    """Columns of a metric's values (entries, seeds): the mean and its 95 % t-interval, cut to what the metric can be."""
+    (mean, half), name = interval(values), name or metric
+    low, high = np.maximum(mean - half, METRICS[metric].low), np.minimum(mean + half, METRICS[metric].high)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 
 def _claims(utility: pd.DataFrame) -> list[tuple[str, dict[str, str]]]:
@@ -323,12 +333,7 @@ def _utility(utility: pd.DataFrame, defenses: Sequence[str], seeds: Sequence[int
     def over_seeds(column: str) -> Floats:
         return np.concatenate([*grid.values(column).transpose(1, 0, 2)] or [np.empty((len(defenses), 0))], axis=1)
 
-    test, half = interval(over_seeds("test_accuracy"))
-    columns: dict[str, object] = {
-        "test_accuracy": test,
-        "test_accuracy_low": test - half,
-        "test_accuracy_high": test + half,
-    }
+    columns: dict[str, object] = {**_over_seeds("test_accuracy", over_seeds("test_accuracy"))}
     columns |= {
         m: nanmean(over_seeds(m), -1) for m in ("train_accuracy", "ece", "robust_accuracy", "certified_accuracy")
     }
@@ -340,7 +345,9 @@ def _utility(utility: pd.DataFrame, defenses: Sequence[str], seeds: Sequence[int
             if text:
                 said[defense].setdefault(name, {})[text] = None
     columns |= {name: [" / ".join(said[d].get(name, ())) for d in defenses] for name in ("epsilon", *SAID)}
-    columns |= {m: nanmean(over_seeds(m), -1) for m in ("train_seconds", "ms_per_query", "ms_per_query_alone")}
+    # Medians: what ran beside a measurement slows single ones down.
+    times = ("train_seconds", "ms_per_query", "ms_per_query_alone")
+    columns |= {m: pd.DataFrame(over_seeds(m)).median(axis=1).to_numpy() for m in times}
     return pd.DataFrame(columns, index=pd.Index(defenses))
 
 
@@ -377,12 +384,9 @@ def _worst_case(
     names = [*pool, *(f"{a}, sign reversed" for a in pool)]
     deciding = [names[np.bincount(c).argmax()] if w else "" for c, w in zip(chosen, whole, strict=True)]
     null = _null_worst_case(grid, metric)
-    worst, half = interval(by_seed)
     name = f"worst_{metric}"
     columns: dict[str, object] = {
-        name: worst,
-        f"{name}_low": worst - half,
-        f"{name}_high": worst + half,
+        **_over_seeds(metric, by_seed, name),
         f"{name}_attack": deciding,
         f"{name}_track": [
             tracks.get((d, a.removesuffix(", sign reversed")), "") for d, a in zip(defenses, deciding, strict=True)
@@ -397,21 +401,25 @@ def _worst_case(
 
 
 def _null_worst_case(grid: _Grid, metric: str) -> Floats:
-    """Mean and 95 % quantile of the pool's maximum under permuted labels, averaged over seeds: (defenses, 2).
+    """Mean and 95 % quantile of the worst case under permuted labels, chosen as the worst case is: (defenses, 2).
 
-    The permutations of one target are the same for all attacks, so the maximum is taken draw by draw,
-    for AUC over both signs. (The record holds no permuted TPR of reversed scores.)
+    The permutations of one target are the same for all attacks, those of the seeds are independent: draws of the seeds are
+    put together in `PAIRINGS` ways, and in each the attack, for AUC its sign too, is chosen leaving one seed out (RULES 17).
+    (The record holds no permuted TPR of reversed scores; a choice on other seeds gains nothing by them under a null.)
     """
     draws, starts, lengths = grid.lists("null_auc" if metric == AUC else "null_tpr")
     defenses, attacks, seeds = starts.shape
-    found = np.full((defenses, seeds, 2), np.nan)
-    shortest = lengths.min(1, initial=2**31) * bool(attacks)
-    for length in np.unique(shortest[shortest > 0]):
-        at, seed = np.nonzero(shortest == length)
-        each = draws[starts[at, :, seed][..., None] + np.arange(length)]  # (targets, attacks, draws)
-        highest = (np.maximum(each, 1 - each) if metric == AUC else each).max(1)
-        found[at, seed] = np.stack([highest.mean(1), np.quantile(highest, 0.95, axis=1)], -1)
-    return np.asarray(found.mean(1))
+    found = np.full((defenses, 2), np.nan)
+    for d in range(defenses):
+        length = lengths[d].min(initial=2**31) if attacks else 0
+        if not length:
+            continue
+        rng = np.random.default_rng(0)
+        pairings = np.stack([rng.permutation(np.arange(max(PAIRINGS, length)) % length) for _ in range(seeds)])
+        each = draws[starts[d][..., None] + pairings].transpose(2, 0, 1)  # (pairings, attacks, seeds)
+        highest = leave_one_out(np.concatenate([each, 1 - each], 1) if metric == AUC else each)[0].mean(-1)
+        found[d] = highest.mean(), np.quantile(highest, 0.95)
+    return found
 
 
 # --- Attacks ----------------------------------------------------------------------------------------
@@ -435,26 +443,26 @@ def attack_table(
     grid = _Grid(frame, defenses, attacks, board.seeds)
     cubes = {m: grid.values(m) for m in TASK_METRICS[task]}
     by_attack = frame.groupby(np.asarray(frame.attack))
-    null, first = by_attack.null_row.any(), by_attack.reason.first()
+    null = by_attack.null_row.any()
     named = frame[frame.track != ""]
     ok = frame[frame.status == "ok"]
     scored = ok.groupby(np.asarray(ok.attack))
     lacks = _lack(frame, least, "attack", attacks, defenses, board.seeds)
     targets = scored.size().reindex(attacks, fill_value=0)
+    why = {a: "; ".join(dict.fromkeys(frame.reason[frame.attack == a])) for a in attacks if not targets[a]}
     table = pd.DataFrame({
         "attack": attacks,
         "task": task,
         "track": named.track.astype(str).groupby(np.asarray(named.attack)).first().reindex(attacks, fill_value=""),
         "null_row": null,
         "reason": [
-            "null row" if null[a] else lacks[a] or ("" if targets[a] else f"skipped on every required defense: {first[a]}")
+            "null row" if null[a] else lacks[a] or (f"skipped on every required defense: {why[a]}" if a in why else "")
             for a in attacks
         ],
     }, index=pd.Index(attacks))  # fmt: skip
     parts = [table, _weakest(frame, "attack").reindex(attacks, fill_value="")]
     for m, cube in cubes.items():
-        mean, half = interval(nanmean(cube, 0))
-        parts.append(pd.DataFrame({m: mean, f"{m}_low": mean - half, f"{m}_high": mean + half}, index=table.index))
+        parts.append(pd.DataFrame(_over_seeds(m, nanmean(cube, 0)), index=table.index))
     costs = scored[["seconds", "queries"]].mean().reindex(attacks)
     table = pd.concat([*parts, costs, targets.rename("targets")], axis=1)
     ranks = [rank(np.empty((0, 1, 1)), larger_is_better=True)]

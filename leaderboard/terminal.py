@@ -50,23 +50,23 @@ def print_tables(results: Iterable[Result], board: Board, console: Console) -> N
 
 
 def print_claims(findings: Sequence[Finding], console: Console) -> None:
-    """One row a claim: its difference with a 95 % interval, what it had to be, and the verdict; then what was compared."""
-    out = Table(
-        "", "claim", "first", "second", "difference", "should be", "verdict", box=None, title="Claims of the papers"
-    )
+    """One row a claim: its difference with a 95 % interval, what it had to be, and the verdicts; then what was compared."""
+    columns = ("", "claim", "first", "second", "difference", "should be", "alone", "verdict")
+    out = Table(*columns, box=None, title="Claims of the papers")
     for f in findings:
         numbers = ["", "", ""]
         if f.first and f.second and f.difference:
             d = f.difference
             numbers = [f"{f.first.mean:.3f}", f"{f.second.mean:.3f}", f"{d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})"]
-        out.add_row(f.claim.id, f.claim.says, *numbers, f.claim.expected, f.verdict)
+        out.add_row(f.claim.id, f.claim.says, *numbers, f.claim.expected, f.alone, f.verdict)
     console.print(out, width=min(130, console.width))
     for f in findings:
         if f.claim.note and f.verdict not in ("holds", "not scored"):
             console.print(f"{f.claim.id}: {f.claim.note}", markup=False, highlight=False)
     counts = Counter(f.verdict for f in findings)
     console.print(
-        ", ".join(f"{n} {v}" for v, n in counts.items()) + "; p-values by Holm's method, margins set beforehand"
+        ", ".join(f"{n} {v}" for v, n in counts.items())
+        + "; p-values by Holm's method (alone: without it), margins set beforehand"
     )
 
 

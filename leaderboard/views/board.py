@@ -138,8 +138,8 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
         "train_accuracy": number("train_accuracy"), "ece": number("ece"),
         **{m: number(m) for m in ("robust_accuracy", "certified_accuracy") if table[m].notna().any()},
         **({"epsilon_lower": number("epsilon_lower", "ε at least")} if table.epsilon_lower.notna().any() else {}),
-        "train_seconds": column.NumberColumn("Train s", format="%.1f", help="Seconds to train one target"),
-        "train_ratio": column.NumberColumn("Train ×", format="%.1f", help="Seconds to train, in those of the baseline"),
+        "train_seconds": column.NumberColumn("Train s", format="%.1f", help="Seconds to train one target's network, the median over seeds, as measured when it was trained; what guards make comes on top"),
+        "train_ratio": column.NumberColumn("Train ×", format="%.1f", help="Seconds to train, in those of the baseline; exact where both were trained in one session"),
         **{
             m: column.NumberColumn(METRICS[m].label, format="%.2f", help=METRICS[m].help)
             for m in ("ms_per_query", "ms_per_query_alone")
@@ -159,7 +159,7 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
 def _worst_columns(metric: str, digits: int) -> dict[str, Any]:
     """The columns of one worst case, in their order."""
     worst = f"worst_{metric}"
-    null = "95 % quantile of the pool's maximum under permuted labels: leakage below it is chance. "
+    null = "95 % quantile of the worst case under permuted labels, chosen alike: below it these attacks can't tell from chance. "
     return {
         worst: number(metric, f"Worst {METRICS[metric].label}", "Worst case over the pool of attacks. ", digits),
         f"{worst}_ci": column.TextColumn("95 %", help="t-interval over seeds"),

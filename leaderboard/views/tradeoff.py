@@ -69,7 +69,9 @@ def show() -> None:
     st.altair_chart(charts.tradeoff(drawn, label, str(metric), lines), width="stretch")
     st.text(
         "Down and to the right is better. Bars: 95 % t-intervals over seeds. Grey steps: the Pareto front of what is "
-        "ranked." + (" Below the dashed line is chance." if summary == "worst" else "") + (f" {note}" if note else "")
+        "ranked."
+        + (" Below the dashed line the attacks can't tell from chance." if summary == "worst" else "")
+        + (f" {note}" if note else "")
     )
     if not (of_board.kind == REFERENCE).any():
         st.text("No defense with a claim of differential privacy is scored here: the reference is missing.")

@@ -97,7 +97,10 @@ def test_a_verdict_says_its_p_value() -> None:
     assert found.p == pytest.approx(t) and 0 < t < 0.05 and found.verdict == "holds"
     three = [one.model_copy(update={"id": str(i)}) for i in range(3)]
     assert [f.p for f in check(three, lambda name: records(values))] == pytest.approx([3 * t] * 3), "Holm's"
-    assert check([one], lambda name: [])[0].p is None
+    many = [one.model_copy(update={"id": str(i)}) for i in range(40)]
+    assert {(f.verdict, f.alone) for f in check(many, lambda name: records(values))} == {("unresolved", "holds")}
+    (lacking,) = check([one], lambda name: [])
+    assert lacking.p is None and lacking.alone == lacking.verdict == "not scored"
 
 
 def test_the_best_of_several_is_chosen_on_other_seeds() -> None:

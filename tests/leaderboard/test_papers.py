@@ -59,12 +59,16 @@ def test_each_number_meets_ours() -> None:
     assert np.isnan(nowhere.ours) and nowhere.attack == "never scored"
 
 
-def test_the_nearest_protocol_with_the_most_seeds_counts() -> None:
+def test_the_protocol_that_has_most_of_a_table_counts() -> None:
     near, far = records("near-v1", a=A[:1]), records("far-v1", a=B)
     kept = {"near-v1": near, "far-v1": far}
     table = beside(paper(), kept.__getitem__, {}).set_index("row")
     assert (table.protocol["one"], table.ours["one"]) == ("far-v1", pytest.approx(np.mean(B)))
-    assert table.protocol["accuracy"] == "near-v1", "of equals the nearest"
+    assert table.protocol["accuracy"] == "far-v1", "numbers of one table are compared with each other"
+    whole = {"near-v1": records("near-v1", a=A), "far-v1": far}
+    assert set(beside(paper(), whole.__getitem__, {}).protocol.dropna()) == {"near-v1"}, "of equals the nearest"
+    alone = {"near-v1": [r for r in near if not r.attack], "far-v1": [r for r in far if r.attack]}
+    assert set(beside(paper(), alone.__getitem__, {}).protocol.dropna()) == {"near-v1", "far-v1"}, "what one lacks"
     same = beside(paper(dataset="toy", network="tiny", size="2,000"), kept.__getitem__, {"far-v1": 2000})
     assert same.differs[0] == "", "nothing differs"
 
