@@ -177,8 +177,8 @@ def number(metric: str, label: str = "", note: str = "", digits: int = 3) -> obj
 
 
 def digits(table: pd.DataFrame, column: str) -> int:
-    """Decimals that the typical 95 % interval of a column supports, 2 or 3: what is finer would be noise."""
-    half = float((table[f"{column}_high"] - table[f"{column}_low"]).median()) / 2
+    """Decimals that the narrower 95 % intervals of a column support, 2 or 3: what is finer would be noise."""
+    half = float((table[f"{column}_high"] - table[f"{column}_low"]).quantile(0.25)) / 2
     return 2 if half >= 0.01 else 3
 
 
