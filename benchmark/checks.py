@@ -30,7 +30,7 @@ from benchmark import protocol as protocols
 from benchmark.access import check_log_posteriors
 from benchmark.api import Bank, Candidates, Hyper, Predict, Search
 from benchmark.artifacts import Artifacts
-from benchmark.errors import UserError, printable
+from benchmark.errors import Fault, UserError, printable
 from benchmark.judge import Scenario, checked_scores, utility
 from benchmark.lookup import lookup_gap
 from benchmark.registry import Chain, Entry, Part, Registry
@@ -62,13 +62,15 @@ class Broken(Exception):
 class Check:
     """The outcome of one rule. `detail` is one line: what is wrong, or what was measured.
 
-    `after` names the broken rule that kept this one from being tried; then `ok` is False.
+    `after` names the broken rule that kept this one from being tried; then `ok` is False. `log` holds the last lines
+    that the submission printed in its sandbox, with the traceback of what ended it.
     """
 
     name: str
     ok: bool
     detail: str = ""
     after: str = ""
+    log: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,11 @@ class Subject:
         """What it costs with its default hyperparameters."""
         return _Meter()
 
+    @cached_property
+    def first_run(self) -> BaseException | None:
+        """What a run with its declared access raises: two rules ask, and what hangs is waited for once."""
+        return _problem(self, self.part)
+
     @property
     def defends(self) -> bool:
         return self.entry.kind == "defense"
@@ -209,10 +216,10 @@ class Rule:
     after: tuple[str, ...] = ()
 
 
-def check_file(path: Path, submissions: Path, store: Path, mode: Mode = "auto") -> list[Check]:
+def check_file(path: Path, submissions: Path, store: Path, mode: Mode = "auto") -> Iterator[Check]:
     """All rules on one file, which may lie anywhere; with mode "never" (trust) its code runs in this process.
 
-    Raises UserError where there is no such file, and where its code must be isolated and can't be.
+    Each comes as soon as it is known. Raises UserError where there is no such file, and where its code must be isolated and can't be.
     """
     if not path.is_file():
         raise UserError(f"{path}: expected a submission's Python file, given none")
@@ -224,27 +231,28 @@ def check_file(path: Path, submissions: Path, store: Path, mode: Mode = "auto") 
     torch.set_num_threads(1)  # as in a worker and in a sandbox: float32 sums depend on the number of threads
     bench = Bench(registry, store, mode)
     try:
-        return check_entry(bench, entry)
+        yield from check_entry(bench, entry)
     finally:
         bench.close()
 
 
-def check_entry(bench: Bench, entry: Entry) -> list[Check]:
+def check_entry(bench: Bench, entry: Entry) -> Iterator[Check]:
     """A result for every rule that applies to the entry, in order; of a file that can't be read, one."""
-    checks = [Check(READABLE, not entry.error, printable(entry.error))]
+    yield Check(READABLE, not entry.error, printable(entry.error))
     if entry.error:
-        return checks
+        return
+    failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
         if entry.kind == "defense":  # what it makes is measured: in a store that holds some, that would cost nothing
             bench = dataclasses.replace(bench, store=Path(folder))
         subject = Subject(bench, entry)
         for rule in RULES:
             if rule.applies(subject):
-                failed = [c.name for c in checks if not c.ok]
                 blocker = next((name for name in rule.after if name in failed), "")
-                checks.append(Check(rule.name, False, "not tried", blocker) if blocker else _try(rule, subject))
+                check = Check(rule.name, False, "not tried", blocker) if blocker else _try(rule, subject)
                 bench.rest()
-    return checks
+                failed += [] if check.ok else [rule.name]
+                yield check
 
 
 def _try(rule: Rule, subject: Subject) -> Check:
@@ -252,15 +260,18 @@ def _try(rule: Rule, subject: Subject) -> Check:
         return Check(rule.name, True, rule.step(subject))
     except Broken as problem:
         return Check(rule.name, False, printable(str(problem)))
+    except Fault as problem:
+        return Check(rule.name, False, printable(str(problem)), log=problem.log)
     except (Exception, SystemExit) as problem:  # what the submission raises
         return Check(rule.name, False, printable(f"{type(problem).__name__}: {problem}"))
 
 
 def _is_defense(path: Path, registry: Registry) -> bool:
-    known = registry.entries.get(("defense", path.stem))
-    if known and known.path.resolve() == path.resolve():
-        return True
-    return path.resolve().parent.name == "defenses" or "(Defense)" in path.read_text(errors="replace")
+    """By the folder among the submissions, else by what it says."""
+    folder = path.resolve().parent
+    if folder.parent == registry.root.resolve() and folder.name in ("attacks", "defenses"):
+        return folder.name == "defenses"
+    return folder.name == "defenses" or "(Defense)" in path.read_text(errors="replace")
 
 
 # --- What a file says of itself ---------------------------------------------------------------------
@@ -450,25 +461,28 @@ def _in_process(subject: Subject) -> bool:
 
 
 def _access(subject: Subject) -> str:
-    """Broken if it fails, and with all access fails no more or otherwise."""
-    problem = _problem(subject, subject.part)
-    if problem:
+    """Broken if it is refused something, and with all access fails no more or otherwise."""
+    problem = subject.first_run
+    if isinstance(problem, PermissionError) or (isinstance(problem, Fault) and problem.refused):
         widest = dataclasses.replace(subject.entry, access="white-box")
-        if _problem(subject, Part(widest, widest.params())) != problem:
-            raise Broken(problem)
+        again = _problem(subject, Part(widest, widest.params()))
+        if type(again) is not type(problem) or str(again) != str(problem):
+            raise Broken(printable(str(problem)))
     return ""
 
 
-def _problem(subject: Subject, part: Part) -> str:
+def _problem(subject: Subject, part: Part) -> BaseException | None:
+    """What running it raises."""
     try:
         subject.run(part=part)
     except (Exception, SystemExit) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+        return error
+    return None
 
 
 def _returns(subject: Subject) -> str:
-    subject.run()
+    if subject.first_run:
+        raise subject.first_run
     return ""
 
 
@@ -490,8 +504,14 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]
     return [
         name
         for name in sorted(first.keys() | second.keys())
-        if name not in first or name not in second or not np.array_equal(first[name], second[name])
+        if name not in first or name not in second or not _equal(first[name], second[name])
     ]
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """To the last digit; NaN is like NaN, for another rule refuses it."""
+    a, b = np.asarray(first), np.asarray(second)
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")
 
 
 def _scores(subject: Subject, rows: Tensor | None, mode: Mode | None = None) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from benchmark.errors import UserError, printable
 
@@ -67,9 +68,15 @@ def list_entries() -> None:
     from benchmark import protocol
     from benchmark.registry import Registry
 
-    table = Table("entry", "kind", "task or stage", "access", "knowledge", "method", box=None)
+    entries = Registry(submissions()).entries.values()
+    table = Table(box=None)
+    table.add_column(
+        "entry", no_wrap=True, min_width=max((len(e.id) for e in entries), default=0)
+    )  # names are typed again
+    for column in ("kind", "task or stage", "access", "knowledge", "method"):
+        table.add_column(column, overflow="fold")
     broken = []
-    for entry in Registry(submissions()).entries.values():
+    for entry in entries:
         if entry.error:
             broken.append(entry)
             continue
@@ -96,10 +103,11 @@ def new(kind: Annotated[str, typer.Argument(help="attack or defense")], name: st
     if kind not in TEMPLATES:
         raise UserError(f"kind: expected attack or defense, given {kind!r}")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UserError(f"name: expected a-z, 0-9 and _, given {name!r}")
+        raise UserError(f"name: expected a letter, then a-z, 0-9 and _, given {name!r}")
     path = submissions() / f"{kind}s" / f"{name}.py"
-    if path.exists():
-        raise UserError(f"{path}: exists already; choose another name")
+    for taken in (path, *(submissions() / f"{other}s" / f"{name}.py" for other in TEMPLATES)):
+        if taken.exists():
+            raise UserError(f"{taken}: exists already; choose another name")
     try:
         path.write_text(TEMPLATES[kind].replace("NAME", name))
     except OSError as error:
@@ -120,6 +128,7 @@ def check(
     import torch
 
     from benchmark import checks
+    from benchmark.text import plain
 
     torch.set_num_threads(1)  # as in workers and sandboxes: the last digits depend on it
     failed = 0
@@ -128,13 +137,23 @@ def check(
             mark = "[green]ok    [/green]" if result.ok else "[red]failed[/red]"
             detail = f"not tried, for it failed before: {result.after}" if result.after else result.detail
             out.print(f"{mark}  {escape(path.stem)}: {escape(result.name)}{escape(': ' + detail if detail else '')}", soft_wrap=True)  # fmt: skip
+            for line in result.log.splitlines()[-12:]:
+                out.print(Text(f"        | {plain(line, 400)}", style="dim"), soft_wrap=True)
             failed += not result.ok
     if failed:
         raise UserError(f"{failed} check(s) failed; submissions/README.md says what each of them means")
-    path = files[0]
-    known = path.resolve().parent.parent == submissions().resolve()
-    step = "" if known else f"copy {path.name} to the attacks or defenses of {submissions()}/, then "
-    say(f"next: {step}leakboard run {shlex.quote(path.stem)} --protocol digits-v1")
+    steps = [step for path in files if (step := _into_submissions(path))]
+    say(f"next: {''.join(steps)}leakboard run {shlex.join(path.stem for path in files)} --protocol digits-v1")
+
+
+def _into_submissions(path: Path) -> str:
+    """What brings a file among the submissions, in words; "" where it is. Raises UserError where its name is taken."""
+    folders = [submissions() / f"{kind}s" for kind in ("attack", "defense")]
+    if path.resolve().parent in [folder.resolve() for folder in folders]:
+        return ""
+    if taken := [folder / path.name for folder in folders if (folder / path.name).exists()]:
+        raise UserError(f"{path}: every check passed, but {taken[0]} has its name: expected another name")
+    return f"copy {path} to {submissions()}/attacks/ or defenses/, whichever it is, then "
 
 
 @app.command()
@@ -282,6 +301,12 @@ def publish(
     before: list[Result] | None = None
     with contextlib.suppress(ValueError):  # damaged: publishing is what mends it
         before = publishing.load(folder)
+    strange = publishing.strangers(results, before or [])
+    if strange and not replace:
+        raise UserError(
+            f"{folder}: expected rows of this version of {loaded.name}, given {strange} published ones of another, which share "
+            "no table with yours: give your protocol a name of its own, or drop them with --replace"
+        )
     try:
         tuned = studies.read(studies.address(), loaded.name) if folder == published_root() / loaded.name else []
         curves = publishing.publish_studies(tuned, folder, loaded.name) if tuned else 0
@@ -291,7 +316,7 @@ def publish(
         raise UserError(f"{folder}: {problem}") from None
     if before is None:
         say(f"{folder}: what was there could not be read, so none of it stays; git may have it still")
-    if strange := publishing.strangers(results, before or []):
+    if strange:
         say(f"{strange} rows that were there are gone: they are of another version of the protocol and share no table with yours")  # fmt: skip
     levels = Counter(r.trust for r in written)
     trust = ", ".join(f"{n} {level}" for level, n in sorted(levels.items()))
@@ -438,7 +463,7 @@ def _reproduce_run(run_id: str, protocol: str, workers: int | None, device: str)
     named = shlex.join(["--protocol", protocol or old.protocol])
     out.print(
         f"next: leakboard run {named} && leakboard reproduce {named} "
-        "(marks every row of the published board that you can confirm)",
+        "(marks every row of the published board that you can confirm; of what you published yourself: in another LEAKBOARD_STORE)",
         soft_wrap=True, markup=False,
     )  # fmt: skip
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -228,6 +229,8 @@ def load(name: str) -> Protocol:
     """A protocol by name, or by the path of a YAML file. Raises UserError with file, field and cause."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     try:
+        if not path.is_file() and path == Path(name):
+            raise UserError(f"{name[:200]!r}: expected a protocol's YAML file, given none")
         if not path.is_file():
             raise UserError(f"unknown protocol {name[:200]!r}{suggest(name[:200], names())}")
         if path.stat().st_size > SIZE:
@@ -246,15 +249,30 @@ def load(name: str) -> Protocol:
     try:
         return Protocol.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        # An unknown field first: what is missing may be what it was meant for.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         where = ".".join(str(p) for p in first["loc"])
+        if first["type"] == "missing":
+            raise UserError(printable(f"{path}: {where}: expected a field of this name, given none")) from None
         if first["type"] == "extra_forbidden":
-            known = Protocol.model_fields if len(first["loc"]) == 1 else ()
-            hint = suggest(where, known) if known else ""
+            known = _fields(first["loc"])
+            hint = suggest(str(first["loc"][-1]), known) if known else ""
             raise UserError(
                 printable(f"{path}: {where}: unknown field, given {_shown(first['input'])}{hint}")
             ) from None
         raise UserError(printable(f"{path}: {where}: {first['msg']}, given {_shown(first['input'])}")) from None
+
+
+def _fields(place: tuple[int | str, ...]) -> Iterable[str]:
+    """The fields that are known where an unknown one stands; () where that can't be said."""
+    fields = Protocol.model_fields
+    for name in place[:-1]:
+        kinds = [fields[str(name)].annotation, *get_args(fields[str(name)].annotation)] if str(name) in fields else []
+        models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if len(models) != 1:
+            return ()
+        fields = models[0].model_fields
+    return fields
 
 
 def _shown(value: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
 import hashlib
 import importlib.metadata
 import json
@@ -40,6 +41,8 @@ _NAMES: dict[str, Any] = {
     "Annotated": Annotated, "Literal": Literal, "Field": Field, "Search": Search, "Card": Card, "Pretrained": Pretrained,
     "frozenset": frozenset,
 }  # fmt: skip
+_ANSWERS = {"membership": "score", "inversion": "reconstruct", "attribute": "predict", "stealing": "steal"}
+"""The method of an attack that the judge asks, by task."""
 _DECLARED = {
     "card",
     "access",
@@ -279,6 +282,9 @@ class Registry:
     def entry(self, kind: str, id: str) -> Entry:
         found = self.entries.get((kind, id))
         if found is None:
+            names = {"attack": "an attack", "defense": "a defense"}
+            if given := [names[k] for k, i in self.entries if i == id]:
+                raise UserError(f"{id!r}: expected {names[kind]}, given {given[0]}")
             raise UserError(f"unknown {kind} {id!r}{suggest(id, (i for k, i in self.entries if k == kind))}")
         if found.error:
             raise UserError(found.error)
@@ -360,7 +366,9 @@ def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
     id = path.stem
     try:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", id):
-            raise UserError(f"{path}: expected a file name of a-z, 0-9 and _, given {path.name!r}")
+            raise UserError(
+                f"{path}: expected a file name that begins with a letter, of a-z, 0-9 and _, given {path.name!r}"
+            )
         if not path.is_file():  # reading a pipe would wait for ever
             raise UserError(f"{path}: expected a file, given a folder, a device or a link to nothing")
         if path.stat().st_size > SIZE:
@@ -410,12 +418,34 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     if kind == "attack" and (named := _marks(params)):
         raise UserError(f"{path}: Params: {next(iter(named))}: expected Pretrained in a defense, given an attack")
     _check_values(values, task, path, params)
-    own = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)} | {_assignment(n)[0] for n in cls.body}
+    methods = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)}
+    own = methods | {_assignment(n)[0] for n in cls.body}
+    if len(cls.bases) == 1:  # with another base, methods may come from there
+        _check_methods(methods, own, task, values["stages"], path)
     plain = [len(cls.bases) == 1 and not own & names for names in ({"train", "network"}, {"network"})]
     return Entry(
         id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=tree_digest(tree),
         text=text, class_name=cls.name, libraries=_libraries(tree), plain_training=plain[0], plain_network=plain[1], **values,
     )  # fmt: skip
+
+
+def _check_methods(methods: set[str], own: set[str], task: str, stages: tuple[str, ...], path: Path) -> None:
+    """An attack has its task's method, a defense those of its stages and no others: the judge would never call them."""
+    guards = [stage for stage in stages if stage != "training"]
+    needed = _ANSWERS.get(task, "guard" if guards else "")
+    if needed and needed not in own:
+        near = difflib.get_close_matches(needed, methods, n=1, cutoff=0.6)
+        hint = f"; did you mean it by {near[0]!r}?" if near else ""
+        raise UserError(f"{path}: expected a method {needed!r}, given none{hint}")
+    if task != "defense":
+        return
+    stray = [m for m in ("train", "loss", "network") if m in own and "training" not in stages]
+    idle = [m for m in ("guard", "prepare") if m in own and not guards]
+    if stray or idle:
+        stage = "training" if stray else "pre-inference or post-inference"
+        raise UserError(
+            f"{path}: stages: expected {stage} for the method {(stray + idle)[0]!r}, given {', '.join(stages) or 'none'}"
+        )
 
 
 def _check_values(values: dict[str, Any], task: str, path: Path, params: type[Hyper]) -> None:

@@ -52,7 +52,7 @@ TRUST: dict[Trust, str] = {
 ISOLATION = {
     "trusted": "not isolated (--trust)",
     "": "not recorded",
-    "reviewed": "reviewed code, in the judge's process",
+    "reviewed": "isolated by bubblewrap, but for reviewed code",
     "bubblewrap": "isolated by bubblewrap",
 }
 """Where submissions ran and what it means, the weakest first: what doesn't say may be anything but --trust."""

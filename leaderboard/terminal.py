@@ -28,6 +28,8 @@ from leaderboard.ranking import (
 )
 
 WIDTH = 110
+UNRANKED = 5
+"""Of how many unranked entries the reason is printed."""
 FAILED, LOG_LINES = 10, 8
 """Of how many failed scenarios the log is printed, and how much of it."""
 
@@ -105,7 +107,10 @@ def _print_attacks(table: pd.DataFrame, task: str, console: Console) -> None:
 
 def _print_rest(table: pd.DataFrame, name: str, console: Console) -> None:
     """Below a table: what is not ranked, and how far each entry can be trusted."""
-    lines = [f"not ranked: {row[name]}: {row['reason']}" for row in table[table.reason != ""].to_dict("records")]
+    unranked = table[table.reason != ""].to_dict("records")
+    lines = [f"not ranked: {row[name]}: {row['reason']}" for row in unranked[:UNRANKED]]
+    if more := [row[name] for row in unranked[UNRANKED:]]:
+        lines.append(f"not ranked: {len(more)} more, each with its reason in the app: {', '.join(more)}")
     for (trust, isolation), rows in table.groupby(["trust", "isolation"]):
         entries = "all entries" if len(rows) == len(table) else ", ".join(rows[name])
         lines.append(f"{trust}{f'; {ISOLATION[str(isolation)]}' if isolation else ''}: {entries}")
@@ -136,7 +141,8 @@ def _table(title: str, name: str, *columns: str) -> Table:
 
 def number(row: dict[Any, Any], column: str) -> str:
     """A value with the half-width of its interval: 0.656 ±0.011; – where there is none."""
-    value, low = (float(row.get(c, float("nan"))) for c in (column, f"{column}_low"))
+    value, low, high = (float(row.get(f"{column}{end}", float("nan"))) for end in ("", "_low", "_high"))
     if pd.isna(value):
         return "–"
-    return f"{value:.3f}" if pd.isna(low) else f"{value:.3f} ±{value - low:.3f}"
+    # An end may be cut to what the metric can be.
+    return f"{value:.3f}" if pd.isna(low) else f"{value:.3f} ±{max(value - low, high - value):.3f}"

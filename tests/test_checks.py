@@ -15,7 +15,7 @@ import torch
 from benchmark import checks, datasets, isolation, protocol
 from benchmark.api import Annotated, Field, Hyper, Literal, Search
 from benchmark.checks import Bench, Broken, Check, Rule
-from benchmark.errors import UserError
+from benchmark.errors import Fault, UserError
 from benchmark.population import populate
 from benchmark.registry import Registry
 from benchmark.submission import Defender
@@ -49,7 +49,7 @@ def raising(error):
 
 def outcomes(bench, monkeypatch, *rules):
     monkeypatch.setattr(checks, "RULES", rules)
-    return checks.check_entry(bench, REGISTRY.entries["attack", "loss"])[1:]
+    return list(checks.check_entry(bench, REGISTRY.entries["attack", "loss"]))[1:]
 
 
 def test_what_is_measured_is_told(bench, monkeypatch):
@@ -89,6 +89,42 @@ def test_a_file_that_cannot_be_read_has_one_result(bench, tmp_path):
     (only,) = checks.check_file(path, ROOT / "submissions", tmp_path / "store")
     assert (only.name, only.ok) == (checks.READABLE, False)
     assert "syntax error" in only.detail
+
+
+def test_what_hangs_is_waited_for_once(bench, monkeypatch):
+    runs = []
+
+    def hang(self, protocol="smoke", part=None, mode=None):
+        runs.append(part)
+        raise Fault("timeout", "more than 120 s", "the last line")
+
+    monkeypatch.setattr(checks.Subject, "run", hang)
+    found = {c.name: c for c in checks.check_entry(bench, REGISTRY.entries["attack", "loss"])}
+    returns = found["returns what its task asks for"]
+    assert (returns.ok, returns.detail, returns.log) == (False, "more than 120 s", "the last line")
+    assert found["keeps its declared access"].ok and len(runs) == 1, "no wider access mends a run without an end"
+    assert sum(c.after != "" for c in found.values()) > 5, "nothing else waits for it"
+
+
+def test_results_come_one_by_one(bench):
+    found = checks.check_entry(bench, REGISTRY.entries["attack", "loss"])
+    assert next(found).name == checks.READABLE
+    found.close()
+
+
+@pytest.mark.parametrize(("folder", "message"), [("attacks", "expected an attack, given a Defense"), ("defenses", "")])
+def test_the_folder_says_what_a_file_should_be(folder, message, tmp_path):
+    path = tmp_path / folder / "mine.py"
+    path.parent.mkdir()
+    path.write_text((ROOT / "submissions" / "defenses" / "rounding.py").read_text())
+    first = next(checks.check_file(path, tmp_path, tmp_path / "store", "never"))
+    assert first.detail.endswith(message) and first.ok == (not message)
+
+
+def test_nan_is_like_nan():
+    nan, one = np.array([1.0, np.nan]), {"w": np.array([1.0, 2.0])}
+    assert not checks._differing({"w": nan}, {"w": nan.copy()})
+    assert checks._differing(one, {"w": nan}) == ["w"] and not checks._differing({"n": "text"}, {"n": "text"})
 
 
 @pytest.mark.skipif(isinstance(isolation.probe(), str), reason="apt install bubblewrap")

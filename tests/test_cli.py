@@ -49,9 +49,9 @@ def mistake(ended: Ended) -> str:
         (["run", "mine[power=10]"], "mine: hyperparameter power: Input should be less than or equal to 9, given 10"),
         (["run", "mine[power=high]"], "mine: hyperparameter power: Input should be a valid number"),
         (["run", "mine[power"], "'mine[power': expected NAME, NAME[parameter=value,...] or a cascade NAME+NAME"),
-        (["run", "loss+mine"], "unknown defense 'loss'"),
+        (["run", "loss+mine"], "'loss': expected a defense, given an attack"),
         (["run", "--protocol", "smok"], "unknown protocol 'smok'; did you mean 'smoke'?"),
-        (["run", "--protocol", "none.yaml"], "unknown protocol 'none.yaml'"),
+        (["run", "--protocol", "none.yaml"], "'none.yaml': expected a protocol's YAML file, given none"),
         (["run", "--protocol", "smoke", "--seed", "9"], "--seed: expected one of [0], given 9"),
         (["run", "--protocol", "smoke", "--device", "tpu"], "--device: expected auto, cpu or cuda, given 'tpu'"),
         (["run", "--protocol", "smoke", "--workers", "0"], "--workers"),
@@ -59,8 +59,9 @@ def mistake(ended: Ended) -> str:
         (["run", "--prot", "smoke"], "No such option: --prot"),
         (["runn"], "No such command 'runn'"),
         (["new", "atack", "mine2"], "kind: expected attack or defense, given 'atack'"),
-        (["new", "attack", "Mine"], "name: expected a-z, 0-9 and _, given 'Mine'"),
-        (["new", "attack", "../mine"], "name: expected a-z, 0-9 and _, given '../mine'"),
+        (["new", "attack", "Mine"], "name: expected a letter, then a-z, 0-9 and _, given 'Mine'"),
+        (["new", "attack", "../mine"], "name: expected a letter, then a-z, 0-9 and _, given '../mine'"),
+        (["new", "attack", "undefended"], "undefended.py: exists already; choose another name"),
         (["new", "attack", "loss"], "loss.py: exists already; choose another name"),
         (["new", "attack"], "Missing argument"),
         (["check", "none.py"], "none.py: expected a submission's Python file, given none"),
@@ -331,7 +332,10 @@ def test_publishing_keeps_what_others_scored(scored: Home) -> None:
     assert "theirs" in {r.attack for r in published(scored)}
     assert "published 3 results" in scored.call("publish", "--protocol", "smoke", "--replace").out
     write([r.model_copy(update={"protocol_digest": "old"}) for r in (*published(scored), *more)], board, folder)
-    said = scored.call("publish", "--protocol", "smoke").out
+    ended = scored.call("publish", "--protocol", "smoke")
+    assert "given 4 published ones of another" in mistake(ended) and "a name of its own" in ended.err
+    assert len(published(scored)) == 4, "nothing is overwritten"
+    said = scored.call("publish", "--protocol", "smoke", "--replace").out
     assert "4 rows that were there are gone: they are of another version of the protocol" in said
     assert "published 3 results" in said and "3 new or changed, 0 that were there" in said
     (folder / "scenarios.parquet").write_bytes(b"half")

@@ -20,7 +20,7 @@ from benchmark.templates import TEMPLATES
 ROOT = Path(__file__).resolve().parent.parent / "submissions"
 SHIPPED = sorted((p.parent.name[:-1], p.stem) for p in ROOT.glob("*/*.py"))
 GUARD = TEMPLATES["defense"]
-TRAINING = GUARD.replace('("post-inference",)', '("training",)')
+TRAINING = GUARD.replace('("post-inference",)', '("training",)').replace("def guard(", "def other(")
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +287,7 @@ BROKEN = {
     "imports_package": (TEMPLATES["attack"].replace("from torch", "from . import loss\nfrom torch"), "alone, given '.'"),
     "nul": ("x = 1\0\n", "nul.py"),
     "deep": ("x = " + "(" * 5000 + ")" * 5000, "deep.py"),
-    "Capital": (TEMPLATES["attack"], "expected a file name of a-z, 0-9 and _, given 'Capital.py'"),
+    "Capital": (TEMPLATES["attack"], "expected a file name that begins with a letter, of a-z, 0-9 and _, given 'Capital.py'"),
 }  # fmt: skip
 
 
@@ -300,7 +300,7 @@ def test_one_model_given_twice_takes_the_place_of_all_that_it_replaces(
     )
     text = TEMPLATES["defense"].replace("        temperature:", f"{marks}        temperature:")
     write("twice", text, "defense")
-    write("plain", text.replace('("post-inference",)', '("training",)'), "defense")
+    write("plain", text.replace('("post-inference",)', '("training",)').replace("def guard(", "def other("), "defense")
     _, part = Registry(tmp_path).chain("twice[first=mine,second=mine]", "plain").parts
     assert part.replaced == {"steps", "width"} and list(part.pretrained) == ["mine"]
     for name in ("steps", "width"):
@@ -421,10 +421,38 @@ def test_a_file_counts_as_reviewed_by_its_name_and_every_byte(
 
 def test_what_a_bank_may_train_as_one(write: Callable[..., Path], tmp_path: Path) -> None:
     write("plain", TRAINING, "defense")
-    write("own", TRAINING.replace("def guard(", "def train(self, task):\n        pass\n\n    def guard("), "defense")
+    write("own", TRAINING.replace("def other(", "def train(self, task):\n        pass\n\n    def other("), "defense")
     registry = Registry(tmp_path)
     assert registry.entry("defense", "plain").plain_training
     assert not registry.entry("defense", "own").plain_training
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "message"),
+    [
+        ("attack", "def score(", "def scores(", "expected a method 'score', given none; did you mean it by 'scores'?"),
+        ("attack", "def score(", "def other(", "expected a method 'score', given none"),
+        ("defense", "def guard(", "def gaurd(", "expected a method 'guard', given none; did you mean it by 'gaurd'?"),
+        ("defense", "def guard(", "def train(self, task):\n        pass\n\n    def guard(",
+         "stages: expected training for the method 'train', given post-inference"),
+        ("defense", '("post-inference",)', '("training",)',
+         "stages: expected pre-inference or post-inference for the method 'guard', given training"),
+    ],
+)  # fmt: skip
+def test_methods_are_those_of_the_task_and_the_stages(
+    write: Callable[..., Path], tmp_path: Path, kind: str, old: str, new: str, message: str
+) -> None:
+    """What the judge would never call, or would look for in vain, is refused before anything runs."""
+    write("mine", TEMPLATES[kind].replace(old, new), kind)
+    with pytest.raises(UserError) as error:
+        Registry(tmp_path).entry(kind, "mine")
+    assert str(error.value).endswith(f"mine.py: {message}")
+
+
+def test_methods_of_another_base_count(write: Callable[..., Path], tmp_path: Path) -> None:
+    text = TEMPLATES["attack"].replace("def score(", "def other(").replace("(Attack)", "(Scoring, Attack)")
+    write("mine", text, "attack")
+    assert not Registry(tmp_path).entries["attack", "mine"].error
 
 
 def test_one_name_for_an_attack_and_a_defense(write: Callable[..., Path], tmp_path: Path) -> None:

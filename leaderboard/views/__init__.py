@@ -27,7 +27,7 @@ from leaderboard.ranking import (
 from leaderboard.records import Records
 
 TRUST_HELP = "; ".join(f"{level}: {meaning}" for level, meaning in TRUST.items()) + "."
-ISOLATION_HELP = "Where the entry's code ran. " + "; ".join(f"{k}: {v}" for k, v in ISOLATION.items() if k) + "."
+ISOLATION_HELP = "Where code ran, the entry's and that of what it met. " + "; ".join(ISOLATION.values()) + "."
 TRUST_COLUMNS = {
     "trust": st.column_config.TextColumn("Trust", help=f"{TRUST_HELP} An entry shows the weakest of its rows."),
     "isolation": st.column_config.TextColumn(
@@ -166,7 +166,7 @@ def literal(text: str) -> str:
 
 def isolation(value: str) -> str:
     """Where an entry ran, in a cell: what was not isolated says so."""
-    return "NOT ISOLATED (--trust)" if value == "trusted" else value
+    return {"trusted": "NOT ISOLATED (--trust)", "reviewed": "isolated or reviewed"}.get(value, value)
 
 
 def number(metric: str, label: str = "", note: str = "", digits: int = 3) -> object:

@@ -42,7 +42,7 @@ def test_a_broken_submission_is_caught_by_its_rule_alone(path, store):
     rule = caught_by(path)
     if rule == SANDBOX and isinstance(isolation.probe(), str):
         pytest.skip("apt install bubblewrap")
-    outcomes = checks.check_file(path, ROOT / "submissions", store, "never")
+    outcomes = list(checks.check_file(path, ROOT / "submissions", store, "never"))
     assert own_failures(outcomes) == {rule}, [c for c in outcomes if not c.ok]
     assert next(c.detail for c in outcomes if c.name == rule)
     not_tried = {c.name for c in outcomes if c.after}
@@ -60,7 +60,7 @@ def test_a_promise_for_some_hyperparameters_is_tried_with_these(store, tmp_path)
     )
     text = text.replace('uniform("swap", x, 1) < 0.2', 'uniform("swap", x, 1) < 0.2 * (self.params.mode == "b")')
     path.write_text(text.replace("Defense, Predict", "Defense, Hyper, Literal, Predict"))
-    outcomes = checks.check_file(path, ROOT / "submissions", store, "never")
+    outcomes = list(checks.check_file(path, ROOT / "submissions", store, "never"))
     assert "keeps the labels, as it promises" in own_failures(outcomes), outcomes
 
 
@@ -94,4 +94,4 @@ def test_a_readme_entry_for_every_rule():
 
 def test_a_missing_file_is_a_clear_error(store):
     with pytest.raises(UserError, match=r"nowhere\.py: expected a submission's Python file, given none"):
-        checks.check_file(Path("nowhere.py"), ROOT / "submissions", store)
+        list(checks.check_file(Path("nowhere.py"), ROOT / "submissions", store))

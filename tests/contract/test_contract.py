@@ -27,7 +27,7 @@ def bench(tmp_path_factory):
 @pytest.mark.parametrize("entry", REGISTRY.entries.values(), ids=lambda e: f"{e.kind}-{e.id}")
 def test_every_submission_keeps_the_contract(entry, bench):
     assert not entry.error
-    outcomes = checks.check_entry(bench, entry)
+    outcomes = list(checks.check_entry(bench, entry))
     failed = {c.name: c.detail for c in outcomes if not c.ok}
     if isinstance(isolation.probe(), str) and (failed.keys() == {SANDBOX} or not entry.reviewed):
         pytest.skip("apt install bubblewrap")
