@@ -113,5 +113,7 @@ def leave_one_out(values: Floats) -> tuple[Floats, NDArray[np.intp]]:
     if seeds == 1:
         chosen = values.argmax(-2)
     else:
-        chosen = np.stack([np.delete(values, s, -1).mean(-1).argmax(-1) for s in range(seeds)], -1)
+        rows = np.ascontiguousarray(np.moveaxis(values, -1, 0))  # (seeds, ..., candidates): whole rows are added
+        others = (np.add.reduce([rows[o] for o in range(seeds) if o != s]) for s in range(seeds))
+        chosen = np.stack([total.argmax(-1) for total in others], -1)
     return np.take_along_axis(values, chosen[..., None, :], -2)[..., 0, :], chosen
