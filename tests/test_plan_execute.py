@@ -498,7 +498,7 @@ LAST_WORDS = """
         print("\\x1b[31mlast words")
         ENDS
 
-    def guard("""
+    def other("""
 ENDS = {
     "os._exit(3)": ("failed", "its process ended with exit code 3"),
     "raise MemoryError": ("out-of-memory", "MemoryError"),

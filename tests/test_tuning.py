@@ -67,7 +67,8 @@ def registry(tmp_path: Path) -> Registry:
         for path in (ROOT / "submissions" / kind).glob("*.py"):
             (tmp_path / kind / path.name).symlink_to(path)
     (tmp_path / "defenses" / "mine.py").write_text(DEFENSE.replace("STAGE", "training"))
-    (tmp_path / "defenses" / "after.py").write_text(DEFENSE.replace("STAGE", "post-inference"))
+    guard = "\n    def guard(self, predict, state, context):\n        return predict\n"
+    (tmp_path / "defenses" / "after.py").write_text(DEFENSE.replace("STAGE", "post-inference") + guard)
     return Registry(tmp_path)
 
 
