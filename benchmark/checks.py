@@ -224,7 +224,7 @@ def check_file(path: Path, submissions: Path, store: Path, mode: Mode = "auto") 
     if not path.is_file():
         raise UserError(f"{path}: expected a submission's Python file, given none")
     registry = Registry(submissions)
-    kind: Literal["attack", "defense"] = "defense" if _is_defense(path, registry) else "attack"
+    kind: Literal["attack", "defense"] = "defense" if is_defense(path, registry.root) else "attack"
     entry = registry.add(path, kind)
     if not entry.error:
         require([entry], mode)
@@ -266,10 +266,10 @@ def _try(rule: Rule, subject: Subject) -> Check:
         return Check(rule.name, False, printable(f"{type(problem).__name__}: {problem}"))
 
 
-def _is_defense(path: Path, registry: Registry) -> bool:
-    """By the folder among the submissions, else by what it says."""
+def is_defense(path: Path, submissions: Path) -> bool:
+    """Whether a file is to be a defense: by its folder among the submissions, else by what it says."""
     folder = path.resolve().parent
-    if folder.parent == registry.root.resolve() and folder.name in ("attacks", "defenses"):
+    if folder.parent == submissions.resolve() and folder.name in ("attacks", "defenses"):
         return folder.name == "defenses"
     return folder.name == "defenses" or "(Defense)" in path.read_text(errors="replace")
 

@@ -148,12 +148,14 @@ def check(
 
 def _into_submissions(path: Path) -> str:
     """What brings a file among the submissions, in words; "" where it is. Raises UserError where its name is taken."""
+    from benchmark.checks import is_defense
+
     folders = [submissions() / f"{kind}s" for kind in ("attack", "defense")]
     if path.resolve().parent in [folder.resolve() for folder in folders]:
         return ""
     if taken := [folder / path.name for folder in folders if (folder / path.name).exists()]:
         raise UserError(f"{path}: every check passed, but {taken[0]} has its name: expected another name")
-    return f"copy {path} to {submissions()}/attacks/ or defenses/, whichever it is, then "
+    return f"copy {path} to {folders[is_defense(path, submissions())]}/, then "
 
 
 @app.command()

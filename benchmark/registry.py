@@ -591,6 +591,10 @@ def _params(node: ast.ClassDef, path: Path, taken: tuple[str, ...]) -> type[Hype
     try:
         model = create_model("Params", __base__=Hyper, **fields)
         defaults = model().model_dump()
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"])) or "Params"
+        raise UserError(f"{path}: Params: {where}: {wrong['msg']}, given the default {wrong['input']!r}") from None
     except Exception as error:  # pydantic raises several kinds for a bad field
         raise UserError(f"{path}: Params: {' '.join(str(error).split())}") from None
     for name, (_, given) in fields.items():

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark import cli, execute, protocol, runs
+from benchmark import checks, cli, execute, protocol, runs
 from benchmark.registry import Registry
 from benchmark.result import Result
 from benchmark.store import Store
@@ -312,6 +313,24 @@ def test_a_failed_check_is_a_failure(scored: Home) -> None:
     assert ended.code == 2
     assert "failed  mine: the same seed gives the same result" in ended.out
     assert "check(s) failed" in ended.err
+
+
+def test_what_is_checked_elsewhere_is_told_where_it_goes(
+    home: Home, inline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def passes(path: Path, *_: object) -> Iterator[checks.Check]:
+        yield checks.Check("a rule", path.stem != "bad", log="" if path.stem != "bad" else "one\n\x1b[31mlast words")
+
+    monkeypatch.setattr(checks, "check_file", passes)
+    here, (there, loss, bad) = home.attack("here"), [home.folder / f"{n}.py" for n in ("there", "loss", "bad")]
+    there.write_text("class Mine(Defense):")
+    for path in (loss, bad):
+        path.write_text("class Mine(Attack):")
+    steps = f"copy {there} to {home.submissions}/defenses/, then leakboard run here there --protocol digits-v1"
+    assert f"next: {steps}" in home.call("check", str(here), str(there)).out
+    assert f"but {home.submissions}/attacks/loss.py has its name" in home.call("check", str(loss)).err
+    said = home.call("check", str(bad)).out
+    assert "| one" in said and "last words" in said and "\x1b" not in said
 
 
 def test_publish_writes_the_tables(scored: Home) -> None:
