@@ -259,11 +259,15 @@ def _try(rule: Rule, subject: Subject) -> Check:
     try:
         return Check(rule.name, True, rule.step(subject))
     except Broken as problem:
-        return Check(rule.name, False, printable(str(problem)))
+        return Check(rule.name, False, printable(str(problem)), log=getattr(problem.__cause__, "log", ""))
     except Fault as problem:
         return Check(rule.name, False, printable(str(problem)), log=problem.log)
     except (Exception, SystemExit) as problem:  # what the submission raises
-        return Check(rule.name, False, printable(f"{type(problem).__name__}: {problem}"))
+        return Check(rule.name, False, printable(_said(problem)))
+
+
+def _said(problem: BaseException) -> str:
+    return f"{type(problem).__name__}: {problem}"
 
 
 def is_defense(path: Path, submissions: Path) -> bool:
@@ -339,7 +343,7 @@ def _hyperparameters(subject: Subject) -> str:
         try:
             subject.run(part=Part(subject.entry, params(**_cheapest(params) | {name: value})))
         except Exception as error:
-            raise Broken(f"{name}={value}: {type(error).__name__}: {error}") from error
+            raise Broken(f"{name}={value}: {error if isinstance(error, Fault) else _said(error)}") from error
         tried += 1
     return f"{tried} settings ran"
 
@@ -467,7 +471,7 @@ def _access(subject: Subject) -> str:
         widest = dataclasses.replace(subject.entry, access="white-box")
         again = _problem(subject, Part(widest, widest.params()))
         if type(again) is not type(problem) or str(again) != str(problem):
-            raise Broken(printable(str(problem)))
+            raise Broken(str(problem)) from problem
     return ""
 
 

@@ -70,9 +70,8 @@ def list_entries() -> None:
 
     entries = Registry(submissions()).entries.values()
     table = Table(box=None)
-    table.add_column(
-        "entry", no_wrap=True, min_width=max((len(e.id) for e in entries), default=0)
-    )  # names are typed again
+    widest = max((len(e.id) for e in entries if not e.error), default=0)  # names are typed again: none is cut
+    table.add_column("entry", no_wrap=True, min_width=widest)
     for column in ("kind", "task or stage", "access", "knowledge", "method"):
         table.add_column(column, overflow="fold")
     broken = []
@@ -147,15 +146,15 @@ def check(
 
 
 def _into_submissions(path: Path) -> str:
-    """What brings a file among the submissions, in words; "" where it is. Raises UserError where its name is taken."""
+    """What brings a file among the submissions, in words; "" where it is."""
     from benchmark.checks import is_defense
 
     folders = [submissions() / f"{kind}s" for kind in ("attack", "defense")]
     if path.resolve().parent in [folder.resolve() for folder in folders]:
         return ""
-    if taken := [folder / path.name for folder in folders if (folder / path.name).exists()]:
-        raise UserError(f"{path}: every check passed, but {taken[0]} has its name: expected another name")
-    return f"copy {path} to {folders[is_defense(path, submissions())]}/, then "
+    taken = [folder / path.name for folder in folders if (folder / path.name).exists()]
+    name = f" under another name (there is {taken[0]})" if taken else ""
+    return f"copy {path} to {folders[is_defense(path, submissions())]}/{name}, then "
 
 
 @app.command()

@@ -420,8 +420,8 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     _check_values(values, task, path, params)
     methods = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)}
     own = methods | {_assignment(n)[0] for n in cls.body}
-    if len(cls.bases) == 1:  # with another base, methods may come from there
-        _check_methods(methods, own, task, values["stages"], path)
+    if len(cls.bases) == 1 and not cls.keywords and not cls.decorator_list:  # else methods may come from there
+        _check_methods(cls, methods, task, values["stages"], path)
     plain = [len(cls.bases) == 1 and not own & names for names in ({"train", "network"}, {"network"})]
     return Entry(
         id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=tree_digest(tree),
@@ -429,8 +429,10 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     )  # fmt: skip
 
 
-def _check_methods(methods: set[str], own: set[str], task: str, stages: tuple[str, ...], path: Path) -> None:
+def _check_methods(cls: ast.ClassDef, methods: set[str], task: str, stages: tuple[str, ...], path: Path) -> None:
     """An attack has its task's method, a defense those of its stages and no others: the judge would never call them."""
+    inside = list(ast.walk(cls))  # a method may be defined under a condition, or assigned
+    own = {n.name for n in inside if isinstance(n, ast.FunctionDef)} | {n.id for n in inside if isinstance(n, ast.Name)}
     guards = [stage for stage in stages if stage != "training"]
     needed = _ANSWERS.get(task, "guard" if guards else "")
     if needed and needed not in own:
@@ -439,12 +441,13 @@ def _check_methods(methods: set[str], own: set[str], task: str, stages: tuple[st
         raise UserError(f"{path}: expected a method {needed!r}, given none{hint}")
     if task != "defense":
         return
-    stray = [m for m in ("train", "loss", "network") if m in own and "training" not in stages]
-    idle = [m for m in ("guard", "prepare") if m in own and not guards]
+    stray = [m for m in ("train", "loss", "network") if m in methods and "training" not in stages]
+    idle = [m for m in ("guard", "prepare") if m in methods and not guards]
     if stray or idle:
         stage = "training" if stray else "pre-inference or post-inference"
         raise UserError(
-            f"{path}: stages: expected {stage} for the method {(stray + idle)[0]!r}, given {', '.join(stages) or 'none'}"
+            f"{path}: stages: expected {stage} for the method {(stray + idle)[0]!r}, given {', '.join(stages) or 'none'}; "
+            "what is no step of the contract needs another name"
         )
 
 

@@ -56,7 +56,7 @@ class Result(BaseModel):
 
     A metric that the sample cannot resolve is absent, never 0. `intervals` are 95 % bootstrap
     intervals over samples. `null_auc` and `null_tpr` hold the metric under permuted membership labels;
-    the permutations are the same for all attacks on one target, so that a null worst case is a maximum
+    the permutations are the same for all attacks on one target, so that a null worst case is chosen
     over attacks draw by draw.
     """
 

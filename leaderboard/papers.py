@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from benchmark.metrics import METRICS
 from benchmark.result import Result
 from leaderboard.claims import Score, by_seed
-from leaderboard.comparison import estimate
+from leaderboard.comparison import Estimate, estimate
 
 UNITS = {"percent": (0.01, " %"), "fraction": (1.0, ""), "ms": (1.0, " ms"), "hours": (3600.0, " h")}
 """What a printed number is multiplied by to be in the units of our records, and what stands behind it."""
@@ -102,7 +102,7 @@ def is_share(metric: str) -> bool:
 
 
 def beside(paper: Paper, results: Callable[[str], Iterable[Result]], sizes: Mapping[str, int | None]) -> pd.DataFrame:
-    """One row a number: as printed, in our units, and our mean with its 95 % t-interval over seeds (NaN: not scored).
+    """One row a number: as printed, in our units, and ours (`_estimate`; NaN: not scored).
 
     results(protocol): records of one edition; sizes: samples a part of a protocol, None where that is not known.
     """
@@ -123,11 +123,11 @@ def beside(paper: Paper, results: Callable[[str], Iterable[Result]], sizes: Mapp
             row |= {"dataset": table.dataset, "network": table.network, "size": table.size}
             name = max(order, key=lambda p: min(len(scored[p][i][1]), 2))
             ours, (attacks, values) = found[name], scored[name][i]
-            mean = estimate(values)
+            own = _estimate(number.metric, values)
             row |= {
-                "ours": mean.mean,
-                "low": mean.low,
-                "high": mean.high,
+                "ours": own.mean,
+                "low": own.low,
+                "high": own.high,
                 "attack": _several(attacks or number.attacks),
             }
             if len(values):
@@ -166,6 +166,14 @@ class _Scored:
         }
         parts = [f"{what} {theirs}, not {mine}" for what, (theirs, mine) in pairs.items() if theirs != mine]
         return "; ".join([*parts, *([number.setting] if number.setting else [])])
+
+
+def _estimate(metric: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> Estimate:
+    """The mean over seeds, its interval cut to what the metric can be; of times the median, as on the board, and no interval."""
+    if metric in COSTS or metric.startswith("ms_"):
+        return Estimate(float(np.median(values)) if len(values) else np.nan, np.nan, np.nan)
+    mean, low, high = estimate(values)
+    return Estimate(mean, float(np.maximum(low, METRICS[metric].low)), float(np.minimum(high, METRICS[metric].high)))
 
 
 def _several(attacks: tuple[str, ...]) -> str:

@@ -405,7 +405,8 @@ def _null_worst_case(grid: _Grid, metric: str) -> Floats:
 
     The permutations of one target are the same for all attacks, those of the seeds are independent: draws of the seeds are
     put together in `PAIRINGS` ways, and in each the attack, for AUC its sign too, is chosen leaving one seed out (RULES 17).
-    (The record holds no permuted TPR of reversed scores; a choice on other seeds gains nothing by them under a null.)
+    The record holds no permuted TPR of reversed scores: under a null they have the law of those that it holds, and other
+    draws of these stand in.
     """
     draws, starts, lengths = grid.lists("null_auc" if metric == AUC else "null_tpr")
     defenses, attacks, seeds = starts.shape
@@ -415,9 +416,11 @@ def _null_worst_case(grid: _Grid, metric: str) -> Floats:
         if not length:
             continue
         rng = np.random.default_rng(0)
-        pairings = np.stack([rng.permutation(np.arange(max(PAIRINGS, length)) % length) for _ in range(seeds)])
-        each = draws[starts[d][..., None] + pairings].transpose(2, 0, 1)  # (pairings, attacks, seeds)
-        highest = leave_one_out(np.concatenate([each, 1 - each], 1) if metric == AUC else each)[0].mean(-1)
+        of = np.arange(max(PAIRINGS, length)) % length
+        pairings = np.stack([[rng.permutation(of) for _ in range(seeds)] for _ in range(2)])
+        each = draws[starts[d][..., None] + pairings[:, None]].transpose(0, 3, 1, 2)  # (2, pairings, attacks, seeds)
+        reverse = 1 - each[0] if metric == AUC else each[1]
+        highest = leave_one_out(np.concatenate([each[0], reverse], 1))[0].mean(-1)
         found[d] = highest.mean(), np.quantile(highest, 0.95)
     return found
 

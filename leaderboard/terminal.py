@@ -28,8 +28,6 @@ from leaderboard.ranking import (
 )
 
 WIDTH = 110
-UNRANKED = 5
-"""Of how many unranked entries the reason is printed."""
 FAILED, LOG_LINES = 10, 8
 """Of how many failed scenarios the log is printed, and how much of it."""
 
@@ -107,10 +105,8 @@ def _print_attacks(table: pd.DataFrame, task: str, console: Console) -> None:
 
 def _print_rest(table: pd.DataFrame, name: str, console: Console) -> None:
     """Below a table: what is not ranked, and how far each entry can be trusted."""
-    unranked = table[table.reason != ""].to_dict("records")
-    lines = [f"not ranked: {row[name]}: {row['reason']}" for row in unranked[:UNRANKED]]
-    if more := [row[name] for row in unranked[UNRANKED:]]:
-        lines.append(f"not ranked: {len(more)} more, each with its reason in the app: {', '.join(more)}")
+    unranked = table[table.reason != ""].groupby("reason", sort=False)[name]
+    lines = [f"not ranked: {', '.join(entries)}: {reason}" for reason, entries in unranked]
     for (trust, isolation), rows in table.groupby(["trust", "isolation"]):
         entries = "all entries" if len(rows) == len(table) else ", ".join(rows[name])
         lines.append(f"{trust}{f'; {ISOLATION[str(isolation)]}' if isolation else ''}: {entries}")

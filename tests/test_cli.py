@@ -328,7 +328,9 @@ def test_what_is_checked_elsewhere_is_told_where_it_goes(
         path.write_text("class Mine(Attack):")
     steps = f"copy {there} to {home.submissions}/defenses/, then leakboard run here there --protocol digits-v1"
     assert f"next: {steps}" in home.call("check", str(here), str(there)).out
-    assert f"but {home.submissions}/attacks/loss.py has its name" in home.call("check", str(loss)).err
+    assert (
+        f"under another name (there is {home.submissions}/attacks/loss.py), then" in home.call("check", str(loss)).out
+    )
     said = home.call("check", str(bad)).out
     assert "| one" in said and "last words" in said and "\x1b" not in said
 

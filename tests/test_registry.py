@@ -434,9 +434,9 @@ def test_what_a_bank_may_train_as_one(write: Callable[..., Path], tmp_path: Path
         ("attack", "def score(", "def other(", "expected a method 'score', given none"),
         ("defense", "def guard(", "def gaurd(", "expected a method 'guard', given none; did you mean it by 'gaurd'?"),
         ("defense", "def guard(", "def train(self, task):\n        pass\n\n    def guard(",
-         "stages: expected training for the method 'train', given post-inference"),
+         "stages: expected training for the method 'train', given post-inference; what is no step of the contract needs another name"),
         ("defense", '("post-inference",)', '("training",)',
-         "stages: expected pre-inference or post-inference for the method 'guard', given training"),
+         "stages: expected pre-inference or post-inference for the method 'guard', given training; what is no step of the contract needs another name"),
     ],
 )  # fmt: skip
 def test_methods_are_those_of_the_task_and_the_stages(
@@ -449,9 +449,20 @@ def test_methods_are_those_of_the_task_and_the_stages(
     assert str(error.value).endswith(f"mine.py: {message}")
 
 
-def test_methods_of_another_base_count(write: Callable[..., Path], tmp_path: Path) -> None:
-    text = TEMPLATES["attack"].replace("def score(", "def other(").replace("(Attack)", "(Scoring, Attack)")
-    write("mine", text, "attack")
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(Attack)", "(Scoring, Attack)"),
+        ("(Attack)", "(Attack, metaclass=Scoring)"),
+        ("class Submission", "@scoring\nclass Submission"),
+        ("    def other(", "    score = more = _score\n\n    def other("),
+        ("    def other(", "    if True:\n        def score(self):\n            pass\n\n    def other("),
+    ],
+)
+def test_methods_from_elsewhere_count(write: Callable[..., Path], tmp_path: Path, old: str, new: str) -> None:
+    text = TEMPLATES["attack"].replace("def score(", "def other(")
+    assert old in text
+    write("mine", text.replace(old, new), "attack")
     assert not Registry(tmp_path).entries["attack", "mine"].error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -148,7 +149,7 @@ def _roc(mine: list[Result], name: str) -> None:
 
 
 def _cost(mine: list[Result], name: str) -> None:
-    """What the entry costs: a defense to train and to query, an attack to run, each with its mean."""
+    """What the entry costs: a defense to train and to query, an attack to run, each with its median."""
     names = {
         "train_seconds": "seconds to train",
         "ms_per_query": "ms a query",
@@ -157,12 +158,12 @@ def _cost(mine: list[Result], name: str) -> None:
     if all(r.attack == name for r in mine):
         names = {"seconds": "seconds a target", "queries": "queries a target", "peak_mb": "MB at the most"}
     costs = [r.cost for r in mine if r.status == "ok" and (r.attack == name or r.task == "utility")]
-    means = {label: [c[n] for c in costs if n in c] for n, label in names.items()}
+    found = {label: [c[n] for c in costs if n in c] for n, label in names.items()}
     knows = " ".join({r.knowledge for r in mine})
-    said = [f"{sum(v) / len(v):,.4g} {label}" for label, v in means.items() if v]
+    said = [f"{np.median(v):,.4g} {label}" for label, v in found.items() if v]
     if said:
         own = " Shadow models and banks are trained beside this." if all(r.attack == name for r in mine) else ""
-        st.text("Cost (means): " + "; ".join(said) + "." + (own if "shadow" in knows or "bank" in knows else ""))
+        st.text("Cost (medians): " + "; ".join(said) + "." + (own if "shadow" in knows or "bank" in knows else ""))
 
 
 def _history(protocol: str, name: str) -> None:

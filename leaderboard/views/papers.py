@@ -104,7 +104,7 @@ def _numbers(paper: papers.Paper, results: dict[str, list[Result]]) -> None:
         "metric": column.TextColumn("Metric", help="; ".join(f"{k}: {v}" for k, v in helps.items())),
         "printed": column.TextColumn("Printed", alignment="right", help="As it stands in the paper"),
         "paper": column.NumberColumn("Paper", format="%.3f", help="In our units"),
-        "ours": column.NumberColumn("Ours", format="%.3f", help="Mean over seeds"),
+        "ours": column.NumberColumn("Ours", format="%.3f", help="Mean over seeds; of times the median"),
         "low": column.NumberColumn("95 % from", format="%.3f", help="t-interval over seeds"),
         "high": column.NumberColumn("95 % to", format="%.3f", help="t-interval over seeds"),
         "differs": column.TextColumn("Differs", width="large", help="In what the paper's scale is not ours"),

@@ -107,7 +107,7 @@ def test_hyperparameters_cost_and_history_of_an_entry(
         {"name": "noise", "value": "0.5", "default": "1.0", "searched": "0.1 to 4, log"},
         {"name": "clip", "value": "2.0", "default": "2.0", "searched": ""},
     ]
-    assert "Cost (means): 95 seconds to train." in texts(app)
+    assert "Cost (medians): 95 seconds to train." in texts(app)
     assert list(history.edition) == ["public split, version d2", "public split, version d1"]
     assert list(history.scenarios) == [27, 27]
     assert list(history["rank"]) == ["1–2", "1–2"]
