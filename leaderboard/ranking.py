@@ -417,8 +417,10 @@ def _null_worst_case(grid: _Grid, metric: str) -> Floats:
             continue
         rng = np.random.default_rng(0)
         of = np.arange(max(PAIRINGS, length)) % length
-        pairings = np.stack([[rng.permutation(of) for _ in range(seeds)] for _ in range(2)])
-        each = draws[starts[d][..., None] + pairings[:, None]].transpose(0, 3, 1, 2)  # (2, pairings, attacks, seeds)
+        pairings = np.stack([[rng.permutation(of) for _ in range(seeds)] for _ in range(1 if metric == AUC else 2)])
+        each = draws[starts[d][..., None] + pairings[:, None]].transpose(
+            0, 3, 1, 2
+        )  # (1 or 2, pairings, attacks, seeds)
         reverse = 1 - each[0] if metric == AUC else each[1]
         highest = leave_one_out(np.concatenate([each[0], reverse], 1))[0].mean(-1)
         found[d] = highest.mean(), np.quantile(highest, 0.95)
