@@ -103,10 +103,10 @@ def new(kind: Annotated[str, typer.Argument(help="attack or defense")], name: st
         raise UserError(f"kind: expected attack or defense, given {kind!r}")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"name: expected a letter, then a-z, 0-9 and _, given {name!r}")
-    path = submissions() / f"{kind}s" / f"{name}.py"
-    for taken in (path, *(submissions() / f"{other}s" / f"{name}.py" for other in TEMPLATES)):
-        if taken.exists():
-            raise UserError(f"{taken}: exists already; choose another name")
+    paths = {known: submissions() / f"{known}s" / f"{name}.py" for known in TEMPLATES}
+    if taken := [path for path in paths.values() if path.exists()]:
+        raise UserError(f"{taken[0]}: exists already; choose another name")
+    path = paths[kind]
     try:
         path.write_text(TEMPLATES[kind].replace("NAME", name))
     except OSError as error:

@@ -14,7 +14,7 @@ import importlib.metadata
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -431,8 +431,9 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
 
 def _check_methods(cls: ast.ClassDef, methods: set[str], task: str, stages: tuple[str, ...], path: Path) -> None:
     """An attack has its task's method, a defense those of its stages and no others: the judge would never call them."""
-    inside = list(ast.walk(cls))  # a method may be defined under a condition, or assigned
-    own = {n.name for n in inside if isinstance(n, ast.FunctionDef)} | {n.id for n in inside if isinstance(n, ast.Name)}
+    level = list(_class_level(cls.body))  # a method may be defined under a condition, or assigned
+    own = {n.name for n in level if isinstance(n, ast.FunctionDef)}
+    own |= {n.id for n in level if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     guards = [stage for stage in stages if stage != "training"]
     needed = _ANSWERS.get(task, "guard" if guards else "")
     if needed and needed not in own:
@@ -449,6 +450,14 @@ def _check_methods(cls: ast.ClassDef, methods: set[str], task: str, stages: tupl
             f"{path}: stages: expected {stage} for the method {(stray + idle)[0]!r}, given {', '.join(stages) or 'none'}; "
             "what is no step of the contract needs another name"
         )
+
+
+def _class_level(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """These nodes and what is in them, but for what is inside functions and classes."""
+    for node in nodes:
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            yield from _class_level(ast.iter_child_nodes(node))
 
 
 def _check_values(values: dict[str, Any], task: str, path: Path, params: type[Hyper]) -> None:

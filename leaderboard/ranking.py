@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -415,16 +416,20 @@ def _null_worst_case(grid: _Grid, metric: str) -> Floats:
         length = lengths[d].min(initial=2**31) if attacks else 0
         if not length:
             continue
-        rng = np.random.default_rng(0)
-        of = np.arange(max(PAIRINGS, length)) % length
-        pairings = np.stack([[rng.permutation(of) for _ in range(seeds)] for _ in range(1 if metric == AUC else 2)])
-        each = draws[starts[d][..., None] + pairings[:, None]].transpose(
-            0, 3, 1, 2
-        )  # (1 or 2, pairings, attacks, seeds)
+        pairings = _pairings(int(length), seeds, 1 if metric == AUC else 2)
+        each = draws[starts[d][..., None] + pairings[:, None]]  # (1 or 2, attacks, seeds, pairings)
+        each = each.transpose(0, 3, 1, 2)
         reverse = 1 - each[0] if metric == AUC else each[1]
         highest = leave_one_out(np.concatenate([each[0], reverse], 1))[0].mean(-1)
         found[d] = highest.mean(), np.quantile(highest, 0.95)
     return found
+
+
+@cache
+def _pairings(length: int, seeds: int, times: int) -> NDArray[np.intp]:
+    """Which of `length` draws of each seed meet: (times, seeds, pairings), each draw as often as the others or once more."""
+    rng, each = np.random.default_rng(0), np.arange(max(PAIRINGS, length)) % length
+    return np.stack([[rng.permutation(each) for _ in range(seeds)] for _ in range(times)])
 
 
 # --- Attacks ----------------------------------------------------------------------------------------

@@ -432,6 +432,8 @@ def test_what_a_bank_may_train_as_one(write: Callable[..., Path], tmp_path: Path
     [
         ("attack", "def score(", "def scores(", "expected a method 'score', given none; did you mean it by 'scores'?"),
         ("attack", "def score(", "def other(", "expected a method 'score', given none"),
+        ("attack", "def score(", "def other(self):\n        score = 1\n        return score\n\n    def another(",
+         "expected a method 'score', given none"),
         ("defense", "def guard(", "def gaurd(", "expected a method 'guard', given none; did you mean it by 'gaurd'?"),
         ("defense", "def guard(", "def train(self, task):\n        pass\n\n    def guard(",
          "stages: expected training for the method 'train', given post-inference; what is no step of the contract needs another name"),

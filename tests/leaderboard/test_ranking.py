@@ -80,7 +80,8 @@ def test_defenses_of_the_toy_board(result: Make) -> None:
         (3, 2, 3, "b"),
     ]
     assert rows["p"].mean_auc == pytest.approx((0.61 + 1.82 / 3 + 0.5) / 3)
-    # All ways to put a draw of each seed together (200 of them are drawn: 3 standard errors); the sign is that of the other two seeds (of equals the plain one).
+    # All ways to put a draw of each seed together (200 of them are drawn: 3 standard errors); the sign is that of the
+    # other two seeds (of equals the plain one).
     every = [
         np.mean([v if (sum(draws) - v) / 2 >= 0.5 else 1 - v for v in draws])
         for draws in itertools.product((0.5, 0.4, 0.53), repeat=3)
