@@ -343,9 +343,6 @@ class Tuning:
                     continue
                 given = without_password(self.url)
                 raise UserError(f"--storage: expected a database that Optuna can use, given {given}: {text}") from None
-        # A study that goes on must not propose again what it proposed at its start.
-        seed = 10_000 * self.seed + len(self.study.trials)
-        self.study.sampler = optuna.samplers.RandomSampler(seed) if self.random else _guided(seed)
         if not self.study.trials:
             self.study.set_user_attr("attacks", self.attacks)
             self.study.set_user_attr("leakage", self.leakage)
@@ -434,6 +431,9 @@ class Tuning:
 
     def _ask(self) -> tuple[optuna.Trial, str]:
         trial = self.study.ask()
+        # By the trial's number: neither a study that goes on nor another command on it draws the same again.
+        seed = 10_000 * self.seed + trial.number
+        self.study.sampler = optuna.samplers.RandomSampler(seed) if self.random else _guided(seed)
         chosen = propose(trial, self.dimensions)
         spec = with_choices(self.chain, chosen, self.registry, self.setting.protocol.baseline)
         for name, value in {"host": socket.gethostname(), "pid": os.getpid(), "defense": spec}.items():
@@ -476,7 +476,10 @@ class Tuning:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             host, pid = trial.user_attrs.get("host", here), trial.user_attrs.get("pid")
             if host == here and not _lives(pid):
-                self.study.tell(trial.number, state=TrialState.FAIL)
+                try:
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+                except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                    continue  # another command, started at the same moment, was quicker
                 if trial.params and not self.grid:
                     enqueue(self.study, self.dimensions, trial.params)
         trials = self.study.get_trials(deepcopy=False)

@@ -316,6 +316,38 @@ def test_a_trial_of_a_killed_command_is_done_again(tmp_path: Path, registry: Reg
     assert study.study.trials[2].system_attrs["fixed_params"] == study.study.trials[0].params
 
 
+def test_two_commands_begun_at_once_take_a_trial_back_once(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = made(tmp_path, registry)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    one._ask()[0].set_user_attr("pid", gone.pid)
+    other = made(tmp_path, registry)
+    seen = one.study.get_trials(states=(TrialState.RUNNING,))
+    other._take_back()
+    read = one.study.get_trials
+    monkeypatch.setattr(
+        one.study, "get_trials", lambda **k: seen if k.get("states") == (TrialState.RUNNING,) else read(**k)
+    )
+    one._take_back()
+    assert [t.state for t in read()] == [TrialState.FAIL, TrialState.WAITING]
+
+
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize("known", [1, 12])
+def test_two_commands_begun_at_once_propose_other_trials(
+    tmp_path: Path, registry: Registry, random: bool, known: int
+) -> None:
+    """Before a guided search has learnt anything, and after."""
+    first = made(tmp_path, registry, random=random)
+    for i in range(known):
+        first.study.tell(first._ask()[0], [0.9 - i / 100, 0.6 - i / 100])
+    one, other = (made(tmp_path, registry, random=random) for _ in range(2))
+    drawn = [study._ask()[1] for _ in range(3) for study in (one, other)]
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_of_a_grid_what_failed_or_was_killed_is_tried_again_and_nothing_else(
     tmp_path: Path, registry: Registry
 ) -> None:
