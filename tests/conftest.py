@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -181,6 +182,13 @@ def main_module() -> Iterator[None]:
     kept = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = kept
+
+
+@pytest.fixture(autouse=True)
+def global_generators() -> None:
+    """Peers draw from the global generators: the same numbers in every run of a test, whatever ran before it."""
+    np.random.seed(0)  # noqa: NPY002 - the generator of the toolbox
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

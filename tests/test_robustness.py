@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
@@ -64,11 +65,14 @@ def test_the_attack_is_not_weaker_than_the_toolbox(trained, radius):
     attack = ProjectedGradientDescentNumpy(
         peer, eps=radius, eps_step=radius / 8, max_iter=20, num_random_init=1, verbose=False
     )
-    theirs = torch.tensor(attack.generate(x.numpy(), y=y.numpy()))
-    kept = float((network(theirs).argmax(1) == y).double().mean())
-    ours = float(robustness.robust(network, x, y, radius, generator()).double().mean())
-    assert 0 < kept < 0.95
-    assert ours <= kept + 0.005  # of 400 samples two may fall the other way, by the random start
+    # One draw of starts moves a count by two of 400, on either side: eight each, and their means.
+    theirs, ours = [], []
+    for seed in range(8):
+        attacked = torch.tensor(attack.generate(x.numpy(), y=y.numpy()))
+        theirs.append(float((network(attacked).argmax(1) == y).double().mean()))
+        ours.append(float(robustness.robust(network, x, y, radius, generator(seed)).double().mean()))
+    assert 0 < min(theirs) and max(theirs) < 0.95
+    assert mean(ours) <= mean(theirs) + 0.005
 
 
 def test_of_a_linear_network_robust_and_certified_are_both_exact(trained):

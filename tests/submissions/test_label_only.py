@@ -197,7 +197,6 @@ def test_distances_beside_the_toolbox(digits: tuple[nn.Module, Candidates], norm
         return predict(x.astype(np.float32), **kwargs)  # under NumPy 2 the toolbox's own sums make it float64
 
     peer.predict = counted
-    np.random.seed(0)  # noqa: NPY002 - the toolbox draws its probes from there
     order = 2 if norm == "l2" else np.inf
     walk = HopSkipJump(peer, norm=order, max_iter=4, init_eval=100, init_size=100, verbose=False)
     # The toolbox's starts are drawn from the operating system's entropy: ours are given, one noise image each.
