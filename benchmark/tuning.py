@@ -473,20 +473,21 @@ class Tuning:
     def _take_back(self) -> None:
         """Put trials in the queue again whose command was killed on this machine, and points of a grid that failed."""
         here = socket.gethostname()
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            host, pid = trial.user_attrs.get("host", here), trial.user_attrs.get("pid")
-            if host == here and not _lives(pid):
-                try:
-                    self.study.tell(trial.number, state=TrialState.FAIL)
-                except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-                    continue  # another command, started at the same moment, was quicker
-                if trial.params and not self.grid:
-                    enqueue(self.study, self.dimensions, trial.params)
-        trials = self.study.get_trials(deepcopy=False)
-        kept = [t.system_attrs.get("fixed_params") for t in trials if t.state != TrialState.FAIL]
-        for point in self.grid:
-            if point not in kept:
-                enqueue(self.study, self.dimensions, point)
+        with Store(self.setting.store).lock("study", digest(self.url, self.name)):  # SQLite locks no rows
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                host, pid = trial.user_attrs.get("host", here), trial.user_attrs.get("pid")
+                if host == here and not _lives(pid):
+                    try:
+                        self.study.tell(trial.number, state=TrialState.FAIL)
+                    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                        continue  # a command with another store, started at the same moment, was quicker
+                    if trial.params and not self.grid:
+                        enqueue(self.study, self.dimensions, trial.params)
+            trials = self.study.get_trials(deepcopy=False)
+            kept = [t.system_attrs.get("fixed_params") for t in trials if t.state != TrialState.FAIL]
+            for point in self.grid:
+                if point not in kept:
+                    enqueue(self.study, self.dimensions, point)
 
     def front(self) -> list[Point]:
         """What no other trial beats on both sides, by falling test accuracy; one trial for each defense."""

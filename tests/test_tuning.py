@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
@@ -332,6 +334,29 @@ def test_two_commands_begun_at_once_take_a_trial_back_once(
     )
     one._take_back()
     assert [t.state for t in read()] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_two_commands_that_take_back_at_once_take_turns(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite both may find a trial unfinished and end it: nobody is told that the other has done so."""
+    one = made(tmp_path, registry)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    one._ask()[0].set_user_attr("pid", gone.pid)
+    other = threading.Thread(target=made(tmp_path, registry)._take_back)
+    tell = one.study.tell
+
+    def late(*given: Any, **state: Any) -> None:
+        other.start()
+        other.join(1)
+        with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            tell(*given, **state)
+
+    monkeypatch.setattr(one.study, "tell", late)
+    one._take_back()
+    other.join()
+    assert [t.state for t in one.study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
 
 
 @pytest.mark.parametrize("random", [False, True])
