@@ -302,12 +302,17 @@ def test_changed_ranges_make_a_study_of_their_own(tmp_path: Path, registry: Regi
     assert made(tmp_path, registry, spec="label_smoothing").others() == []
 
 
-def test_a_trial_of_a_killed_command_is_done_again(tmp_path: Path, registry: Registry) -> None:
-    study = made(tmp_path, registry)
+def killed(trial: optuna.Trial) -> None:
+    """Let the command that has a trial in hand be one that is gone."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
+    trial.set_user_attr("pid", gone.pid)
+
+
+def test_a_trial_of_a_killed_command_is_done_again(tmp_path: Path, registry: Registry) -> None:
+    study = made(tmp_path, registry)
     lost, _ = study._ask()
-    lost.set_user_attr("pid", gone.pid)
+    killed(lost)
     elsewhere, _ = study._ask()
     elsewhere.set_user_attr("host", "another machine")
     study._take_back()
@@ -322,9 +327,7 @@ def test_two_commands_begun_at_once_take_a_trial_back_once(
     tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = made(tmp_path, registry)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    one._ask()[0].set_user_attr("pid", gone.pid)
+    killed(one._ask()[0])
     other = made(tmp_path, registry)
     seen = one.study.get_trials(states=(TrialState.RUNNING,))
     other._take_back()
@@ -341,9 +344,7 @@ def test_two_commands_that_take_back_at_once_take_turns(
 ) -> None:
     """On SQLite both may find a trial unfinished and end it: nobody is told that the other has done so."""
     one = made(tmp_path, registry)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    one._ask()[0].set_user_attr("pid", gone.pid)
+    killed(one._ask()[0])
     other = threading.Thread(target=made(tmp_path, registry)._take_back)
     tell = one.study.tell
 
@@ -378,12 +379,10 @@ def test_of_a_grid_what_failed_or_was_killed_is_tried_again_and_nothing_else(
 ) -> None:
     grid = paper_grid(space(registry.chain("mine", "undefended"), SMOKE))
     study = made(tmp_path, registry, grid=grid)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    done, failed, killed = (study._ask()[0] for _ in grid)
+    done, failed, lost = (study._ask()[0] for _ in grid)
     study.study.tell(done, [0.9, 0.6])
     study.study.tell(failed, state=TrialState.FAIL)
-    killed.set_user_attr("pid", gone.pid)
+    killed(lost)
     assert not study._more(len(grid), 0), "no trial of a search takes the place of one that failed"
     study._take_back()
     for _ in grid[1:]:
