@@ -63,6 +63,11 @@ _ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     **MALLOC,
 }
+_ARITHMETIC = (
+    "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE",
+)  # fmt: skip
+"""Variables of the judge that a sandbox has too, where they are set: they choose the instructions, so the last digits."""
 
 
 # --- The system-call filter -------------------------------------------------------------------------
@@ -159,7 +164,7 @@ class Launcher:
         else:
             command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
             command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-        for name, value in _ENVIRONMENT.items():
+        for name, value in _environment().items():
             command += ["--setenv", name, value]
         binds = dict(_needed_by_python()) | {f"{_INSIDE}/benchmark": _PACKAGE}
         folders = {str(p) for inside in binds for p in Path(inside).parents}
@@ -183,6 +188,11 @@ class Launcher:
             command += ["--seccomp", str(filter_fd)]
         # As -I, but that Python reads the environment, which is ours.
         return [*command, os.path.abspath(sys.executable), "-P", "-s", "-c", _START, str(control), json.dumps(config)]
+
+
+def _environment() -> dict[str, str]:
+    """All that a sandbox reads from its environment."""
+    return _ENVIRONMENT | {name: os.environ[name] for name in _ARITHMETIC if name in os.environ}
 
 
 def _needed_by_python() -> Iterator[tuple[str, Path]]:
