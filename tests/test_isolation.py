@@ -163,6 +163,7 @@ def test_what_the_command_promises(user_namespace: bool, monkeypatch: pytest.Mon
     assert not {"--bind", "--dev-bind", "--share-net"} & set(arguments)
     names = {arguments[i + 1] for i, a in enumerate(arguments) if a == "--setenv"}
     assert names == {*isolation._ENVIRONMENT, "MKL_CBWR"} and "COMPATIBLE" in arguments
+    assert not any("LEAKBOARD" in n or "MLFLOW" in n for n in names)
     assert ("--proc" in arguments) and "--proc" not in command(Launcher(user_namespace, proc=False))
 
 
