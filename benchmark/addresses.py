@@ -1,0 +1,89 @@
+"""Addresses of databases and servers: read by SQLAlchemy's parser alone, and shown without what is secret in them.
+
+Nothing else in the project takes an address apart.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]*")
+_PLAIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.\-]*)://"
+    r"((?P<user>[A-Za-z0-9_.\-]*)(?P<password>:[^@:/?#\[\]]*)?@)?"
+    r"(?P<host>[A-Za-z0-9_.\-]*|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]+)?"
+    r"(?P<path>/[^@?#:]*)?(\?[^#]*)?(?P<end>[.,;:)\]]*)",
+    re.IGNORECASE,
+)
+"""An address that every reader takes apart alike: what is special in its parts is percent-encoded."""
+
+
+def shown(text: str) -> str:
+    """The text as it may be shown: of each address in it scheme, user, host and path, and nothing that could be a secret.
+
+    A query is left out whole, for it may hold a password; an address in which something special is not
+    percent-encoded keeps its scheme alone, for readers differ in where its password ends.
+    """
+    return _ADDRESS.sub(lambda found: _shown(found[0]), text)
+
+
+def _shown(address: str) -> str:
+    scheme, _, rest = address.partition("://")
+    if scheme.lower().startswith("sqlite"):  # a file: nothing of it is secret but what a query may hold
+        return f"{scheme}://{rest.split('?')[0]}"
+    plain = _PLAIN.fullmatch(address)
+    if plain is None:
+        return f"{scheme}://***"
+    user = f"{plain['user']}:***@" if plain["password"] else "***@" if plain["user"] else ""
+    return f"{scheme}://{user}{plain['host']}{plain['port'] or ''}{plain['path'] or ''}{plain['end']}"
+
+
+def checked(name: str, address: str) -> str:
+    """The address of a database, or of a server at http, as it was given. `name` is where it comes from.
+
+    Raises UserError where readers would differ in what it means: the message holds nothing of it that is secret.
+    """
+    if "://" not in address:
+        raise UserError(f"{name}: expected an address such as sqlite:///FILE, given none")
+    if not address.lower().startswith("sqlite") and not _PLAIN.fullmatch(address):
+        raise UserError(
+            f"{name}: expected an address in which @ : / ? # of a user or a password are percent-encoded "
+            f"(%40 %3A %2F %3F %23), given {shown(address)}"
+        )
+    if not address.lower().startswith(("http://", "https://", "file:")):
+        _parsed(name, address)
+    return address
+
+
+def sqlite_file(address: str) -> Path | None:
+    """The file of an SQLite database; None for every other address, and for a database in memory.
+
+    Raises UserError for an address that cannot be read.
+    """
+    if not address.lower().startswith("sqlite"):
+        return None
+    database = _parsed("the address", address).database
+    return Path(database) if database and database != ":memory:" else None
+
+
+def sqlite_address(file: Path, like: str = "sqlite://") -> str:
+    """The address of an SQLite database in a file, with driver and query of the address `like`."""
+    parsed = _parsed("the address", like)
+    return str(parsed.set(database=str(file)).render_as_string(hide_password=False))
+
+
+def _parsed(name: str, address: str) -> URL:
+    from sqlalchemy.engine import make_url  # slow to import
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(address)
+    except (ArgumentError, ValueError):
+        raise UserError(f"{name}: expected an address such as sqlite:///FILE, given {shown(address)}") from None
