@@ -2,15 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import math
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.api import Access, Predict, Target
 
 CHUNK = 500
 """Images at a time. Fixed: the last digits of a convolution depend on the batch."""
+
+
+def calls(n: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """n queries in shuffled calls of 1 to CHUNK: of the sizes in which attacks ask, so that none says who asks.
+
+    One call in four is small (its size is even on a logarithmic scale), the others hold most of the queries.
+    """
+    order, largest = rng.permutation(n), min(n, CHUNK)
+    found: list[NDArray[np.int64]] = []
+    while len(order):
+        share = largest ** (rng.uniform() - 1) if rng.uniform() < 0.25 else rng.uniform(0.1, 1)
+        size = math.ceil(largest * share)
+        found.append(order[:size])
+        order = order[size:]
+    return found
+
+
+def ask(predict: Predict, x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Answers (n, k) to images (n, c, h, w), asked for in `calls`."""
+    order = calls(len(x), rng)
+    answers = torch.cat([predict(x[torch.from_numpy(rows)]) for rows in order])
+    return answers[torch.from_numpy(np.concatenate(order).argsort())]
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Convolutions and matrix products in IEEE float32: by default PyTorch rounds convolutions to TF32 on CUDA (RULES 24)."""
+    if hasattr(torch.backends.cudnn, "conv"):  # PyTorch 2.9 and newer
+        flags, value = "fp32_precision", "ieee"
+        places: tuple[object, ...] = (
+            torch.backends.cudnn.conv,
+            torch.backends.cudnn.rnn,  # else the older flag for both of cuDNN cannot be read
+            torch.backends.cuda.matmul,
+        )
+    else:
+        flags, value, places = "allow_tf32", False, (torch.backends.cudnn, torch.backends.cuda.matmul)  # type: ignore[assignment]
+    before = [getattr(place, flags) for place in places]
+    try:
+        for place in places:
+            setattr(place, flags, value)
+        yield
+    finally:
+        for place, old in zip(places, before, strict=True):
+            setattr(place, flags, old)
 
 
 def raw(network: nn.Module, device: torch.device) -> Predict:
@@ -22,6 +70,7 @@ def raw(network: nn.Module, device: torch.device) -> Predict:
     network = network.to(device, torch.float32).eval()
 
     @torch.no_grad()
+    @exact_float32()
     def predict(x: Tensor) -> Tensor:
         parts = [network(chunk.to(device)).double().log_softmax(1).cpu() for chunk in x.split(CHUNK)]
         return torch.cat(parts) if parts else torch.zeros(0, 0, dtype=torch.float64)

@@ -6,7 +6,11 @@ submission's source and of the code it runs through, torch's version and the kin
 
 from __future__ import annotations
 
+import contextlib
 import hmac
+import shutil
+import tempfile
+import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import architectures, pretrained
-from benchmark.access import Answers, GuardedTarget, check_log_posteriors, raw
+from benchmark.access import Answers, GuardedTarget, ask, check_log_posteriors, raw
 from benchmark.api import Bank, Claims, Context, Predict, Samples
 from benchmark.population import Population, digest_of, populate, seed_of
 from benchmark.protocol import BankSizes, Protocol, Recipe, World
@@ -29,6 +33,8 @@ from benchmark.training import TrainingTask
 
 _TOGETHER = (("target-train", "target-test"), ("shadow-train", "shadow-test"))
 """Parts that a target is asked in one shuffle: a guard that counts its calls must not learn who was trained on."""
+
+_THROWAWAY, _STALE_SECONDS = ".throwaway-", 86400
 
 Model = tuple[str, int]
 """Role (target, shadow, online, offline, evaluator) and number."""
@@ -104,6 +110,19 @@ class Artifacts:
         """Let go of what one job had at hand; nothing of a submission runs on."""
         self._predictors.clear()
         self.isolation.end_sessions()
+        if "_throwaway" in vars(self):
+            shutil.rmtree(self._throwaway.root, ignore_errors=True)
+            del self._throwaway
+
+    @cached_property
+    def _throwaway(self) -> Store:
+        """A store beside the store, on the same disk, that goes with the job. A killed job's goes with the next one's."""
+        for left in self.store.root.glob(f"{_THROWAWAY}*"):
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                    shutil.rmtree(left)
+        self.store.root.mkdir(parents=True, exist_ok=True)
+        return Store(Path(tempfile.mkdtemp(prefix=_THROWAWAY, dir=self.store.root)))
 
     def key(self, part: Part) -> dict[str, object]:
         """What identifies a part in the store; what unreviewed code made unwatched serves no other run.
@@ -298,11 +317,22 @@ class Artifacts:
         return self.store.get("guard", self.guard_key(chain, i, seed, world), make)
 
     def predictor(
-        self, chain: Chain, seed: int, model: Model, *, guards: int | None = None, stored: bool = True
+        self,
+        chain: Chain,
+        seed: int,
+        model: Model,
+        *,
+        guards: int | None = None,
+        stored: bool = True,
+        kept: bool = True,
     ) -> Predict:
-        """The model behind the first `guards` guards (default all); with `stored` false, none remembers anything."""
+        """The model behind the first `guards` guards (default all), as attacks ask it.
+
+        With `kept` false, what guards remember from now on is kept for this job alone: they can't tell. With `stored`
+        false nothing is known beforehand, and none remembers anything.
+        """
         guarded = chain.guards[:guards]
-        at_hand = (chain.training.name, tuple(g.name for g in guarded), chain.prepared, seed, model, stored)
+        at_hand = (chain.training.name, tuple(g.name for g in guarded), chain.prepared, seed, model, stored, kept)
         if at_hand in self._predictors:
             return self._predictors[at_hand]
         classes = self.population(seed).data.classes
@@ -311,7 +341,7 @@ class Artifacts:
         world = world_of(model[0])
         for i, part in enumerate(guarded):
             state = self.guard_state(chain, i, seed, prepared_in(chain, model[0]))
-            context = self._context(part, state, seed, world)
+            context = self._context(part, state, seed, world, kept)
             if not stored:
                 context = replace(context, remember=lambda name, x, make: make())
             guard = self.isolation.defender(part, self._setup(seed, model))
@@ -353,7 +383,7 @@ class Artifacts:
         more = {name: what for name, what in self.key(part).items() if name in ("trusted", "pretrained", "libraries")}
         return [part.entry.source, *more.items()] if more else part.entry.source
 
-    def _context(self, part: Part, state: dict[str, Tensor], seed: int, world: World) -> Context:
+    def _context(self, part: Part, state: dict[str, Tensor], seed: int, world: World, kept: bool = True) -> Context:
         key, stamp = self._noise_key(seed, world), self.stamp(seed, world)
         # What begins with _ only serves the answers: DIFFENCE's interval differs by network, its reconstructions don't.
         shared = [[name, tensor_digest(t)] for name, t in sorted(state.items()) if not name.startswith("_")]
@@ -361,7 +391,8 @@ class Artifacts:
 
         def remember(name: str, x: Tensor, make: object) -> Tensor:
             address = digest("derived", made_from, name, stamp, tensor_digest(x), self.environment)
-            return self.store.get("derived", address, lambda: {"value": make()})["value"]  # type: ignore[operator]
+            store = self.store if kept or self.store.has("derived", address) else self._throwaway
+            return store.get("derived", address, lambda: {"value": make()})["value"]  # type: ignore[operator]
 
         return Context(key=key, device=self.device, remember=remember)
 
@@ -390,10 +421,9 @@ class Artifacts:
 
         def make() -> dict[str, Tensor]:
             x = torch.cat([self.part(seed, name).x for name in together])
-            order = torch.from_numpy(
-                np.random.default_rng(seed_of("asked", seed, secret=self.secret)).permutation(len(x))
-            )
-            answered = self.predictor(chain, seed, model)(x[order])[order.argsort()]
+            # In the same calls for all models: what guards remember of a call serves them all.
+            rng = np.random.default_rng(seed_of("asked", seed, secret=self.secret))
+            answered = ask(self.predictor(chain, seed, model), x, rng)
             parts = answered.split([len(self._indices(seed, name)) for name in together])
             return dict(zip(together, parts, strict=True))
 

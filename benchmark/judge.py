@@ -20,7 +20,7 @@ from benchmark.access import Answers, GuardedTarget
 from benchmark.api import Bank, Candidates, Claims, Embeddings, Knowledge, Predict, Samples, World
 from benchmark.artifacts import Artifacts
 from benchmark.errors import Fault, printable
-from benchmark.lookup import IMAGES, LookupGap, lookup_gap
+from benchmark.lookup import IMAGES, LookupGap, lookup_gap, near_duplicates, walk
 from benchmark.metrics import Floats
 from benchmark.population import seed_of
 from benchmark.protocol import OWN_GUARDS
@@ -33,8 +33,11 @@ OUT_OF_MODEL = "a guard is outside the threat model: the attack reads the raw ne
 NO_STATE = "not applicable: no guard here holds anything of the target's world, so that the attack is its default"
 
 
-_AGAIN, _MOVED, _WAVER = 256, 1e-3, 0.05
-"""Samples that are asked again, by what a posterior may move, and the share of samples that may move by more."""
+_MOVED, _WAVER = 1e-3, 0.05
+"""By what a posterior may move when a sample is asked again, and the share of samples that may move by more."""
+
+_TIMED = 256
+"""Queries in the call that is timed."""
 
 _NOISE = 0.1
 """Standard deviation of pixels in the noisy views on which labels are compared."""
@@ -175,14 +178,13 @@ class Scenario:
     # --- The four tasks ---
 
     def _prepare(self) -> tuple[Candidates, Bank | None, Knowledge]:
-        part = self.artifacts.part(self.seed, "candidates")
-        ids = torch.from_numpy(np.random.default_rng(abs(self.seed)).permutation(len(part)))
+        access = self.attack.entry.access
         role = next((n.removeprefix("bank-") for n in sorted(self.attack.entry.needs) if n.startswith("bank-")), None)
         bank = self.artifacts.bank(self.chain, self.seed, role) if role else None
-        rows = torch.from_numpy(self.population.scored(self.attack.entry.access))
         if bank is not None:
+            rows = torch.from_numpy(self.population.scored(access))
             bank = Bank(bank.members[:, rows], bank.log_posteriors[:, rows], bank.ask)
-        return Candidates(part.x[rows], part.y[rows], ids[rows]), bank, self._knowledge()
+        return self.population.presented(access), bank, self._knowledge()
 
     def fitted(self) -> tuple[Any, Candidates, Bank | None]:
         """A fitted membership attack, and what it is to score; for the contract checks."""
@@ -239,9 +241,11 @@ class Scenario:
         sides = [
             s if few is None else Samples(s.x[: few // 2], s.y[: few // 2]) for s in (shadow.members, shadow.nonmembers)
         ]
-        x, y = torch.cat([s.x for s in sides]), torch.cat([s.y for s in sides])
-        scores = checked_scores(attack.score(shadow.target, Candidates(x, y, torch.arange(len(y))), None), len(y))
-        members = np.arange(len(y)) < len(sides[0])
+        order = np.random.default_rng(seed_of("shadow candidates", self.seed)).permutation(sum(map(len, sides)))
+        x, y = (torch.cat(both)[torch.from_numpy(order)] for both in ([s.x for s in sides], [s.y for s in sides]))
+        candidates = Candidates(x, y, self.population.ids(len(y)))
+        scores = checked_scores(attack.score(shadow.target, candidates, None), len(y))
+        members = order < len(sides[0])
         return np.array([metrics.best_threshold(row, members) for row in scores])
 
     def _every_bank_model(self, candidates: Candidates, bank: Bank | None, outcome: Outcome) -> None:
@@ -359,10 +363,11 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
         *(answers["target-test"].numpy(), labels["target-test"].numpy()),
         np.random.default_rng(seed_of("bootstrap", seed)),
     )
+    uneven = ""
     if chain.guards:
-        for side, part in (("members", "target-train"), ("nonmembers", "target-test")):
-            bare = artifacts.answers(replace(chain, guards=()), seed, ("target", 0), part)
-            found[f"left_alone_{side}"] = float((answers[part] == bare).all(1).double().mean())
+        bare = {p: artifacts.answers(replace(chain, guards=()), seed, ("target", 0), p) for p in answers}
+        rates, uneven = reports.moved_answers(*(v.numpy() for p in answers for v in (answers[p], bare[p])))
+        found |= rates
     found |= js_risk(
         *(answers["target-train"].numpy(), labels["target-train"].numpy()),
         *(answers["target-test"].numpy(), labels["target-test"].numpy()),
@@ -370,29 +375,30 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     )
     group = artifacts.group_of(chain.training, ("target", 0))
     info = artifacts.store.info("networks", artifacts.networks_key(chain.training, seed, group))
-    predict = artifacts.predictor(chain, seed, ("target", 0), stored=False)
-    # Train and test samples in an order of their own, to a predictor that has answered nothing yet.
+    # From here on the target is asked as attacks ask it: by the same way, in calls of the same sizes.
+    predict = artifacts.predictor(chain, seed, ("target", 0), kept=False)
+    near = _lookup(artifacts, chain, predict, seed)
+    rng = np.random.default_rng(seed_of("again", seed, secret=artifacts.secret))
     x = torch.cat([artifacts.part(seed, p).x for p in answers])
-    rows = torch.from_numpy(np.random.default_rng(seed_of("again", seed, secret=artifacts.secret)).permutation(len(x)))
-    rows = rows[:_AGAIN]
-    same_labels(artifacts, chain, seed, predict, x[rows])
-    predict(x[rows[:2]])  # what is built at the first query is not the query's cost
-    start = time.perf_counter()
-    again = predict(x[rows])
-    milliseconds = (time.perf_counter() - start) * 1000 / len(rows)
-    _same_again(torch.cat(list(answers.values()))[rows], again)
-    cost = {"train_seconds": info["seconds"] / len(group), "ms_per_query": milliseconds}
-    cost["ms_per_query_alone"] = _milliseconds_alone(predict, x[rows[:_ALONE]])
+    fresh = near_duplicates(x[torch.from_numpy(rng.permutation(len(x))[:_TIMED])], _generator(rng))
+    same_labels(artifacts, chain, seed, predict, fresh)
+    cost = {"train_seconds": info["seconds"] / len(group), "ms_per_query": _milliseconds(predict, fresh)}
+    cost["ms_per_query_alone"] = float(
+        np.median(
+            [_milliseconds(predict, image) for image in near_duplicates(fresh[:_ALONE], _generator(rng)).split(1)]
+        )
+    )
     said = artifacts.claims(chain, seed)
     claims = _claims(artifacts, chain, seed, said)
     shares, bounds = _robustness(artifacts, chain, seed, said)
     found |= shares
     intervals |= bounds
-    near = _lookup(artifacts, predict, seed)
     found |= near.metrics
     intervals["near_duplicate_gap"] = near.interval
     if near.looks_up:
-        claims["lookup"] = f"members get answers that their near-duplicates don't get (gap {near.gap:.2g})"
+        claims["lookup"] = f"members get answers that their near-duplicates don't get ({near})"
+    if uneven:
+        claims["alone"] = uneven
     return Outcome(found, intervals, cost, claims=claims)
 
 
@@ -422,14 +428,11 @@ def same_labels(
             )
 
 
-def _milliseconds_alone(predict: Predict, x: Tensor) -> float:
-    """The median over images (n, c, h, w) of what one alone takes."""
-    taken = []
-    for image in x.split(1):
-        start = time.perf_counter()
-        predict(image)
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken)) * 1000
+def _milliseconds(predict: Predict, x: Tensor) -> float:
+    """What a query takes when these images (n, c, h, w) come in one call. They are new: nothing of them is stored."""
+    start = time.perf_counter()
+    predict(x)
+    return (time.perf_counter() - start) * 1000 / len(x)
 
 
 def _same_again(stored: Tensor, again: Tensor) -> None:
@@ -443,13 +446,26 @@ def _same_again(stored: Tensor, again: Tensor) -> None:
         )
 
 
-def _lookup(artifacts: Artifacts, predict: Predict, seed: int) -> LookupGap:
-    """Near-duplicates of members and non-members, drawn from all: a defense knows the order of its training set."""
-    own = seed_of("lookup", seed, secret=artifacts.secret)
-    rng = np.random.default_rng(own)
-    parts = [artifacts.part(seed, p).x for p in ("target-train", "target-test")]
-    members, nonmembers = (x[torch.from_numpy(rng.permutation(len(x))[:IMAGES])] for x in parts)
-    return lookup_gap(predict, members, nonmembers, torch.Generator().manual_seed(own))
+def _lookup(artifacts: Artifacts, chain: Chain, predict: Predict, seed: int) -> LookupGap:
+    """Walk from members and non-members, drawn from all: a defense knows the order of its training set.
+
+    Originals must be answered as they are in the store, which is what attacks are given, and the walk begins there.
+    """
+    rng = np.random.default_rng(seed_of("lookup", seed, secret=artifacts.secret))
+    images, stored = [], []
+    for part in ("target-train", "target-test"):
+        x = artifacts.part(seed, part).x
+        rows = torch.from_numpy(rng.permutation(len(x))[:IMAGES])
+        images.append(x[rows])
+        stored.append(artifacts.answers(chain, seed, ("target", 0), part)[rows])
+    answers = walk(predict, torch.cat(images), rng)
+    _same_again(torch.cat(stored), answers[0])
+    answers[0] = torch.cat(stored)
+    return lookup_gap(answers, len(images[0]))
+
+
+def _generator(rng: np.random.Generator) -> torch.Generator:
+    return torch.Generator().manual_seed(int(rng.integers(2**63)))
 
 
 def _robustness(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -> reports.Report:

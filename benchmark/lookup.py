@@ -9,8 +9,14 @@ A network moves by next to nothing in either step. A guard that draws keyed nois
 near-duplicate, so it moves, and by as much as its noise is worth there, which need not be the same at
 members as at non-members. But it moves as far in the second step as in the first: to an honest target the
 original is one near-duplicate among others. What is measured is therefore how much farther the answer
-moves in the first step than in the second. For a network and for keyed noise that is 0 on average,
-whatever the image; what a table hides stands out from it, at members alone.
+moves in the first step than in the second (`gap`), and at how many images each first step is longer than each
+second one (`order`), however small they are. For a network and for keyed noise both are the same at members as
+at non-members; what a table hides stands out from it, at members alone.
+
+The walk begins at what attacks are given: the stored answer. The queries of a walk go out as attacks' do,
+in calls of many sizes that mix originals and near-duplicates, and no call holds two versions of one image.
+A defense may take them for what it likes: if it answers originals otherwise than it did when answers were
+stored, that is a fault of its own (`judge`); if it does not, its near-duplicates give it away.
 
 Not caught: a table that gives everything near a stored image (within some distance, or by features)
 that image's answer. Its near-duplicates agree with the original, as a smooth network's do;
@@ -22,9 +28,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmark.access import ask
 from benchmark.api import Predict
 
 WALKS = 3
@@ -36,8 +45,14 @@ IMAGES = 100
 THRESHOLD = 0.02
 """The gap that is let pass: one posterior in fifty moved. The baselines on digits-v1 stay within 0.011."""
 
+ORDER_THRESHOLD = 0.1
+"""The difference in order that is let pass: one member in ten stands out. By chance one in twenty does, on both sides."""
+
 DEVIATIONS = 4
-"""Standard errors by which a gap must exceed the threshold: 3e-5 is the chance of a false alarm at it."""
+"""Standard errors by which either must exceed its threshold: 3e-5 is the chance of a false alarm at it."""
+
+_LEAST = -50.0
+"""Log-posteriors below this one are alike: guards may answer an exact zero."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +61,16 @@ class LookupGap:
 
     `members` and `nonmembers`: how far the answer moves from an original to its near-duplicate. `gap`:
     what this first step exceeds the second one by, at members less at non-members, in [-2, 2]; `error` is
-    its standard error.
+    its standard error. `order`: the share of images at which every first step is longer than every second one (by the
+    largest change of a log-posterior), of members less of non-members, in [-1, 1]; `order_error` likewise.
     """
 
     gap: float
     error: float
     members: float
     nonmembers: float
+    order: float
+    order_error: float
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -64,6 +82,7 @@ class LookupGap:
         """Under the names of `METRICS`; `interval` is that of the gap."""
         return {
             "near_duplicate_gap": self.gap,
+            "near_duplicate_order": self.order,
             "near_duplicate_members": self.members,
             "near_duplicate_nonmembers": self.nonmembers,
         }
@@ -71,7 +90,13 @@ class LookupGap:
     @property
     def looks_up(self) -> bool:
         """Whether members get answers that their near-duplicates don't get."""
-        return self.gap - DEVIATIONS * self.error > THRESHOLD
+        return (
+            self.gap - DEVIATIONS * self.error > THRESHOLD
+            or self.order - DEVIATIONS * self.order_error > ORDER_THRESHOLD
+        )
+
+    def __str__(self) -> str:
+        return f"gap {self.gap:.2g} ± {1.96 * self.error:.1g}, order {self.order:.2g} ± {1.96 * self.order_error:.1g}"
 
 
 def near_duplicates(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -87,30 +112,42 @@ def near_duplicates(x: Tensor, generator: torch.Generator) -> Tensor:
     return flat.scatter(1, where, torch.where(up, level + 1, level - 1) / 255).view_as(x)
 
 
-def lookup_gap(predict: Predict, members: Tensor, nonmembers: Tensor, generator: torch.Generator) -> LookupGap:
-    """Walk from the first IMAGES members (n, c, h, w) and as many non-members, in [0, 1], and compare the steps.
+def walk(predict: Predict, x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Answers (1 + 2 WALKS, n, k) to images (n, c, h, w) in [0, 1], their near-duplicates, and those of these in turn.
 
-    All queries go to `predict` in one shuffled call, so that nothing but the images tells them apart; the
-    generator, on the CPU, decides everything. Raises ValueError with fewer than two images a side.
+    Version 0 is the original, versions 1 to WALKS are one step away, the others two. All go out in as many rounds as
+    there are versions, each with one version of every image, drawn for each apart.
     """
-    if min(len(members), len(nonmembers)) < 2:
-        raise ValueError(
-            f"lookup_gap: expected 2 members and 2 non-members or more, given {len(members)} and {len(nonmembers)}"
-        )
-    inside = min(len(members), IMAGES)
-    original = torch.cat([members[:IMAGES], nonmembers[:IMAGES]])
-    first = [near_duplicates(original, generator) for _ in range(WALKS)]
-    second = [near_duplicates(x, generator) for x in first]
-    queries = torch.cat([original, *first, *second])
-    order = torch.randperm(len(queries), generator=generator)
-    answers = predict(queries[order])[order.argsort()].exp().unflatten(0, (1 + 2 * WALKS, len(original)))
-    start, near, far = answers.split([1, WALKS, WALKS])
-    moved = (near - start).abs().sum(2).mean(0) / 2
-    excess = moved - (far - near).abs().sum(2).mean(0) / 2
-    at_members, elsewhere = excess[:inside], excess[inside:]
-    return LookupGap(
-        gap=float(at_members.mean() - elsewhere.mean()),
-        error=math.sqrt(float(at_members.var() / len(at_members) + elsewhere.var() / len(elsewhere))),
-        members=float(moved[:inside].mean()),
-        nonmembers=float(moved[inside:].mean()),
-    )
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    first = [near_duplicates(x, generator) for _ in range(WALKS)]
+    versions = torch.stack([x, *first, *(near_duplicates(near, generator) for near in first)])
+    images = np.arange(len(x))
+    rounds: NDArray[np.int64] = rng.permuted(np.tile(np.arange(len(versions))[:, None], len(x)), axis=0)
+    answers = [ask(predict, versions[torch.from_numpy(r), torch.from_numpy(images)], rng) for r in rounds]
+    # Version rounds[r, i] of image i was answered in round r.
+    return torch.stack(answers)[torch.from_numpy(rounds.argsort(0)), torch.from_numpy(images)]
+
+
+def lookup_gap(answers: Tensor, inside: int) -> LookupGap:
+    """Compare the steps of a walk's answers (1 + 2 WALKS, n, k), of which the first `inside` images are members.
+
+    Raises ValueError with fewer than two images a side.
+    """
+    outside = answers.shape[1] - inside
+    if min(inside, outside) < 2:
+        raise ValueError(f"lookup_gap: expected 2 members and 2 non-members or more, given {inside} and {outside}")
+    start, near, far = answers.exp().split([1, WALKS, WALKS])
+    moved, again = (near - start).abs().sum(2) / 2, (far - near).abs().sum(2) / 2
+    excess = (moved - again).mean(0)
+    start, near, far = answers.clamp_min(_LEAST).split([1, WALKS, WALKS])
+    longer = (near - start).abs().amax(2).amin(0) > (far - near).abs().amax(2).amax(0)
+    gap, error = _difference(excess, inside)
+    order, order_error = _difference(longer.double(), inside)
+    steps = moved.mean(0)
+    return LookupGap(gap, error, float(steps[:inside].mean()), float(steps[inside:].mean()), order, order_error)
+
+
+def _difference(values: Tensor, inside: int) -> tuple[float, float]:
+    """The mean of the first `inside` values (n,) less that of the others, and its standard error."""
+    first, others = values[:inside], values[inside:]
+    return float(first.mean() - others.mean()), math.sqrt(float(first.var() / inside + others.var() / len(others)))

@@ -102,6 +102,9 @@ def _registry() -> dict[str, Metric]:
                "How much more an answer moves (total variation) between an image and a near-duplicate, one grey level "
                "away, than between two near-duplicates: at members less at non-members. 0 is honest, also with keyed "
                "noise; a defense that looks its members up jumps at them alone."),
+        Metric("near_duplicate_order", "Near-duplicate order", "none", -1, 1,
+               "Share of images at which each step to a near-duplicate moves the answer farther than each step between "
+               "near-duplicates does, however little: of members less of non-members. 0 is honest."),
         Metric("near_duplicate_members", "Near-duplicates of members", "none", 0, 1,
                "How far the answer moves (total variation) from a member to its near-duplicate."),
         Metric("near_duplicate_nonmembers", "Near-duplicates of non-members", "none", 0, 1,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark import datasets
-from benchmark.api import Samples
+from benchmark.api import Candidates, Samples
 from benchmark.datasets.data import Data
 from benchmark.datasets.splits import indices_digest, mirrored, split
 from benchmark.errors import UserError
@@ -91,16 +91,26 @@ class Population:
         return np.isin(self.candidates, self.indices("target", 0))
 
     def scored(self, access: str) -> NDArray[np.int64]:
-        """Positions among the candidates that an attack of this access is scored on, ascending.
+        """Positions among the candidates that an attack of this access is scored on, in the order in which it gets them.
 
-        All of them; for label access the protocol may take as many members as non-members, the first ones (RULES 15).
+        All of them, as they are; for label access the protocol may take as many members as non-members, the first ones
+        (RULES 15). What was chosen by membership is shuffled anew: in their old order the last ones would be of one side.
         """
         n = len(self.candidates)
         if self.protocol.label_only is None or access != "label":
             return np.arange(n)
         half = self.protocol.label_only // 2
-        sides = [np.flatnonzero(self.members == side)[:half] for side in (True, False)]
-        return np.sort(np.concatenate(sides))
+        chosen = np.sort(np.concatenate([np.flatnonzero(self.members == side)[:half] for side in (True, False)]))
+        return chosen[self._rng("scored by label").permutation(len(chosen))]
+
+    def ids(self, n: int) -> Tensor:
+        """Names (n,) int64 of what an attack is to score: numbers below n, by a draw of their own."""
+        return torch.from_numpy(self._rng("ids").permutation(n))
+
+    def presented(self, access: str) -> Candidates:
+        """What an attack of this access is to score, as it gets it: but for the image nothing tells of membership."""
+        samples = self.samples(self.candidates[self.scored(access)])
+        return Candidates(samples.x, samples.y, self.ids(len(samples)))
 
     @cached_property
     def canaries(self) -> Indices:

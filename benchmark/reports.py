@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from benchmark.metrics import ece
 from benchmark.uncertainty import at_least_binomial
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Report = tuple[dict[str, float], dict[str, tuple[float, float]]]
 
 
@@ -74,6 +76,62 @@ def shares(rows: dict[str, Floats], rng: np.random.Generator, resamples: int = 1
             for name, v in rows.items()
         },
     )
+
+
+_MOVED, _EACH = 1e-3, 20
+"""By what a posterior is moved, to count; and how many answers share a bin."""
+UNEVEN, DEVIATIONS = 0.05, 4
+"""By what share of equally sure answers guards may treat members and non-members apart, beyond so many standard errors."""
+
+
+def moved_answers(
+    members: Floats, members_bare: Floats, nonmembers: Floats, nonmembers_bare: Floats
+) -> tuple[dict[str, float], str]:
+    """How often guards leave an answer as the network gave it, and what is uneven in that; "" where nothing is.
+
+    Each (n, k) log-posteriors, with the guards and bare. A guard that reads nothing but the answer leaves alone, or moves,
+    equally sure answers alike, whoever is a member; so rates are compared within bins of the bare answer's margin
+    (Mantel and Haenszel's difference of rates).
+    """
+    sides = (members, members_bare), (nonmembers, nonmembers_bare)
+    alone = [(served == bare).all(1) for served, bare in sides]
+    moved = [np.abs(np.exp(served) - np.exp(bare)).max(1) > _MOVED for served, bare in sides]
+    sure = [_sureness(bare) for _, bare in sides]
+    pooled = np.sort(np.concatenate(sure))
+    edges = np.unique(pooled[_EACH::_EACH])
+    strata = [np.searchsorted(edges, values, side="right") for values in sure]
+    found = []
+    for words, events in (("left alone", alone), (f"moved by more than {_MOVED:g}", moved)):
+        apart, error = rate_difference(*events, *strata)
+        if abs(apart) - DEVIATIONS * error > UNEVEN:
+            found.append(f"{events[0].mean():.1%} of members' answers are {words}, {events[1].mean():.1%} of others'")
+    rates = {f"left_alone_{name}": float(e.mean()) for name, e in zip(("members", "nonmembers"), alone, strict=True)}
+    return rates, "; ".join(found)
+
+
+def rate_difference(first: Bools, second: Bools, first_bin: Ints, second_bin: Ints) -> tuple[float, float]:
+    """The difference of two rates within bins, weighted as Mantel and Haenszel do, and its standard error.
+
+    Events (n,) and (m,) with the bins that they lie in; 0 and 0 where no bin holds both.
+    """
+    k = int(max(first_bin.max(), second_bin.max())) + 1
+    n, m = np.bincount(first_bin, minlength=k), np.bincount(second_bin, minlength=k)
+    both = (n > 0) & (m > 0)
+    p = np.bincount(first_bin, first, k)[both] / n[both]
+    q = np.bincount(second_bin, second, k)[both] / m[both]
+    n, m = n[both], m[both]
+    weight = n * m / (n + m)
+    if not both.any():
+        return 0.0, 0.0
+    variance = (weight**2 * (p * (1 - p) / n + q * (1 - q) / m)).sum() / weight.sum() ** 2
+    return float((weight * (p - q)).sum() / weight.sum()), float(np.sqrt(variance))
+
+
+def _sureness(log_posteriors: Floats) -> Floats:
+    """Log-odds of the answered label (n,)."""
+    ranked = np.sort(np.maximum(log_posteriors, -1e3), axis=1)
+    sure: Floats = ranked[:, -1] - logsumexp(ranked[:, :-1], axis=1)
+    return sure
 
 
 def _means(values: Floats, rng: np.random.Generator, resamples: int) -> Floats:

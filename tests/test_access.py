@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from benchmark import architectures
-from benchmark.access import CHUNK, Answers, GuardedTarget, check_log_posteriors, raw
+from benchmark.access import CHUNK, Answers, GuardedTarget, ask, calls, check_log_posteriors, raw
 from benchmark.api import Access
 
 CPU = torch.device("cpu")
@@ -155,3 +156,49 @@ def test_exact_zeros_and_ones_are_answers() -> None:
     certain = torch.tensor([[0.0, float("-inf"), float("-inf")]], dtype=torch.float64)
     assert check_log_posteriors(certain, 1, 3, "guard") is certain
     assert check_log_posteriors(good() - 1e-6, 4, 3, "guard") is not None
+
+
+@pytest.mark.parametrize("n", [1, 2, 140, 4000])
+def test_calls_hold_each_query_once(n: int) -> None:
+    """In shuffled calls of many sizes; most queries go out in large ones."""
+    sizes = set()
+    for seed in range(50):
+        found = calls(n, np.random.default_rng(seed))
+        assert np.array_equal(np.sort(np.concatenate(found)), np.arange(n))
+        assert max(map(len, found)) <= CHUNK
+        sizes |= {len(c) for c in found}
+        if n == 4000:
+            assert sum(len(c) for c in found if len(c) >= 50) > 0.8 * n
+    assert n < 100 or len(sizes) > 50
+
+
+def test_answers_come_back_in_order() -> None:
+    asked: list[int] = []
+
+    def predict(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return x.flatten(1)[:, :3].double()
+
+    x = images(700)
+    assert torch.equal(ask(predict, x, np.random.default_rng(0)), x.flatten(1)[:, :3].double())
+    assert len(asked) > 1 and sum(asked) == 700
+
+
+@pytest.mark.parametrize("before", ["tf32", "ieee"])
+def test_queries_run_in_ieee_float32(before: str) -> None:
+    """On CUDA PyTorch rounds convolutions to TF32 by default, and training may ask for it everywhere (RULES 24)."""
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    usual, seen = (conv.fp32_precision, matmul.fp32_precision), []
+
+    class Watching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((conv.fp32_precision, matmul.fp32_precision))
+            return x.flatten(1)
+
+    try:
+        conv.fp32_precision = matmul.fp32_precision = before
+        raw(Watching(), CPU)(images(2))
+        assert seen == [("ieee", "ieee")]
+        assert (conv.fp32_precision, matmul.fp32_precision) == (before, before), "training goes on as it was"
+    finally:
+        conv.fp32_precision, matmul.fp32_precision = usual

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from benchmark.access import CHUNK
 from benchmark.api import Context
-from benchmark.lookup import IMAGES, WALKS, LookupGap, lookup_gap, near_duplicates
+from benchmark.lookup import WALKS, LookupGap, lookup_gap, near_duplicates, walk
 from benchmark.metrics import METRICS
 
 K = 5
@@ -18,6 +17,14 @@ K = 5
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def measure(predict, images, seed=0, stored=None):
+    """What the judge finds of members and non-members; `stored` is what attacks were given, by default by this target."""
+    answers = walk(predict, torch.cat(images), np.random.default_rng(seed))
+    if stored is not None:
+        answers[0] = stored(torch.cat(images))
+    return lookup_gap(answers, len(images[0]))
 
 
 @pytest.fixture
@@ -63,7 +70,7 @@ def table(predict, members, answer):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_network_is_not_accused(images, network, seed):
-    found = lookup_gap(network, *images, generator(seed))
+    found = measure(network, images, seed)
     assert not found.looks_up
     assert abs(found.gap) < 0.005
     assert 0 < found.members < 0.05
@@ -83,7 +90,7 @@ def noisy(predict, strength):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_keyed_noise_is_not_accused(images, network, seed):
-    found = lookup_gap(noisy(network, lambda x: torch.full((len(x),), 3.0)), *images, generator(seed))
+    found = measure(noisy(network, lambda x: torch.full((len(x),), 3.0)), images, seed)
     assert not found.looks_up
     assert min(found.members, found.nonmembers) > 0.1, "it draws anew for a near-duplicate, everywhere"
 
@@ -97,19 +104,19 @@ def test_noise_that_is_larger_around_members_is_not_a_table(images, network, see
         near = torch.cdist(x.flatten(1), centres.flatten(1)).amin(1) < 0.1
         return torch.where(near, 5.0, 0.1).double()
 
-    found = lookup_gap(noisy(network, strength), *images, generator(seed))
+    found = measure(noisy(network, strength), images, seed)
     assert found.members > found.nonmembers + 0.1
     assert not found.looks_up
 
 
 def test_honest_targets_are_accused_as_rarely_as_stated(images, network):
-    """200 draws of the noise and of the walks: |gap| / error is that of a normal law, and nothing is accused."""
+    """200 draws of the noise and of the walks: each |difference| / error is that of a normal law, nothing is accused."""
     served = noisy(network, lambda x: torch.full((len(x),), 3.0))
-    found = [lookup_gap(served, *images, generator(seed)) for seed in range(200)]
-    ratios = np.array([f.gap / f.error for f in found])
-    # The originals' noise is drawn once: their part of the error is common to all draws.
-    assert abs(ratios.mean()) < 4
-    assert ratios.std() < 1.2
+    found = [measure(served, images, seed) for seed in range(200)]
+    for ratios in (np.array([f.gap / f.error for f in found]), np.array([f.order / f.order_error for f in found])):
+        # The originals' noise is drawn once: their part of the error is common to all draws.
+        assert abs(ratios.mean()) < 4
+        assert ratios.std() < 1.2
     assert not any(f.looks_up for f in found)
 
 
@@ -127,19 +134,38 @@ def softened(honest):
 @pytest.mark.parametrize("answer", [uniform, softened], ids=["uniform", "softened"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_table_of_members_is_caught(images, network, answer, seed):
-    found = lookup_gap(table(network, images[0], answer), *images, generator(seed))
+    found = measure(table(network, images[0], answer), images, seed)
     assert found.looks_up
     assert found.interval[0] < found.gap < found.interval[1]
     assert found.members > found.nonmembers
 
 
+@pytest.mark.parametrize("share", [0.02, 0.001, 1e-6])
+def test_a_table_that_moves_members_a_little_is_caught(images, network, share):
+    """Ranks move by the least move; the total variation hardly shows it."""
+
+    def little(honest):
+        return ((1 - share) * honest.exp() + share / K).log()
+
+    smooth = lambda x: network(x.round(decimals=1))  # noqa: E731  one that near-duplicates hardly move
+    found = measure(table(smooth, images[0], little), images)
+    assert found.gap < 0.02 and found.looks_up
+
+
+def test_a_table_that_rests_while_it_is_walked_is_caught_by_what_is_stored(images, network):
+    """Whatever tells it that this is a walk: attacks were given other answers."""
+    hidden = table(network, images[0], uniform)
+    assert not measure(network, images).looks_up
+    assert measure(network, images, stored=hidden).looks_up
+
+
 def test_a_table_of_half_of_the_members_is_caught(images, network):
-    assert lookup_gap(table(network, images[0][:30], uniform), *images, generator()).looks_up
+    assert measure(table(network, images[0][:30], uniform), images, 0).looks_up
 
 
 def test_a_table_behind_keyed_noise_is_caught(images, network):
     served = noisy(table(network, images[0], uniform), lambda x: torch.full((len(x),), 1.0))
-    assert lookup_gap(served, *images, generator()).looks_up
+    assert measure(served, images, 0).looks_up
 
 
 def test_a_table_of_neighbourhoods_is_not_caught(images, network):
@@ -151,7 +177,7 @@ def test_a_table_of_neighbourhoods_is_not_caught(images, network):
         near = (torch.cdist(x.flatten(1), members).amin(1) < 0.1).unsqueeze(1)
         return torch.where(near, uniform(honest), honest)
 
-    assert not lookup_gap(served, *images, generator()).looks_up
+    assert not measure(served, images, 0).looks_up
 
 
 # --- The walk ---------------------------------------------------------------------------------------
@@ -179,33 +205,53 @@ def test_at_the_ends_of_the_range_it_steps_inwards(value):
 
 def test_the_generator_decides_everything(images, network):
     served = table(network, images[0], uniform)
-    first, second, other = (lookup_gap(served, *images, generator(s)) for s in (1, 1, 2))
+    first, second, other = (measure(served, images, s) for s in (1, 1, 2))
     assert first == second != other
 
 
-def test_queries_are_shuffled_and_bounded(network):
-    x = torch.randint(0, 256, (300, 1, 6, 6), generator=generator()).float() / 255
+def test_calls_are_as_attacks_make_them(images, network):
+    """Of many sizes; originals and near-duplicates mixed, on both sides alike; never two versions of one image."""
     asked = []
 
     def served(queries):
         asked.append(queries)
         return network(queries)
 
-    lookup_gap(served, x[:150], x[150:], generator())
-    (queries,) = asked
-    assert len(queries) == 2 * IMAGES * (1 + 2 * WALKS)
-    originals = {hashlib.sha256(address(i)).digest() for i in x}
-    positions = [i for i, q in enumerate(queries) if hashlib.sha256(address(q)).digest() in originals]
-    assert positions != list(range(len(positions)))
+    x = torch.cat(images)
+    walk(served, x, np.random.default_rng(0))
+    assert sum(map(len, asked)) == len(x) * (1 + 2 * WALKS)
+    sizes = [len(call) for call in asked]
+    assert max(sizes) <= CHUNK and len(set(sizes)) > 5
+    originals = {address(image): i for i, image in enumerate(x)}
+    mixed, first = 0, []
+    for call in asked:
+        apart = torch.cdist(call.flatten(1), x.flatten(1), p=1)
+        nearest = apart.argmin(1)
+        assert len(nearest.unique()) == len(call), "two versions of one image in one call"
+        known = [address(image) in originals for image in call]
+        mixed += 0 < sum(known) < len(known)
+        first += [i in range(len(images[0])) for i, k in zip(nearest.tolist(), known, strict=True) if k]
+    assert mixed >= 0.6 * len(asked)
+    position = np.flatnonzero(first).mean() / len(first)
+    assert abs(position - 0.5) < 0.15, "members do not come first"
 
 
-def test_too_few_images_are_an_error(network):
-    x = torch.zeros(1, 1, 6, 6)
+def test_each_answer_belongs_to_its_version(images):
+    """A target that answers with the image itself: originals come back, and steps are as long as they should be."""
+    x = torch.cat(images)
+    answers = walk(lambda q: q.flatten(1).double(), x, np.random.default_rng(1))
+    assert torch.equal(answers[0], x.flatten(1).double())
+    near, far = answers[1 : 1 + WALKS], answers[1 + WALKS :]
+    for step in (near - answers[0], far - near):
+        assert torch.allclose(step.abs().sum(2), torch.full(step.shape[:2], 1 / 255, dtype=torch.float64), atol=1e-6)
+
+
+def test_too_few_images_are_an_error():
     with pytest.raises(ValueError, match="expected 2 members and 2 non-members or more, given 1 and 5"):
-        lookup_gap(network, x, x.repeat(5, 1, 1, 1), generator())
+        lookup_gap(torch.zeros(1 + 2 * WALKS, 6, K, dtype=torch.float64), 1)
 
 
 def test_its_metrics_are_registered():
-    found = LookupGap(0.5, 0.1, 0.6, 0.1)
+    found = LookupGap(0.5, 0.1, 0.6, 0.1, 0.9, 0.1)
     assert set(found.metrics) <= set(METRICS)
     assert all(METRICS[n].low <= v <= METRICS[n].high for n, v in found.metrics.items())

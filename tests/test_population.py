@@ -231,7 +231,8 @@ def test_label_only_attacks_may_be_scored_on_fewer(label_only: int | None) -> No
     rows = population.scored("label")
     assert len(population.scored("posterior")) == len(population.candidates)
     assert len(rows) == (label_only or len(population.candidates))
-    assert population.members[rows].sum() * 2 == len(rows) and (np.diff(rows) > 0).all()
+    assert population.members[rows].sum() * 2 == len(rows) and len(set(rows.tolist())) == len(rows)
+    assert (np.diff(rows) > 0).all() == (label_only is None), "what was chosen by membership is shuffled"
 
 
 def test_the_shadow_world_may_come_from_other_data() -> None:

@@ -8,7 +8,15 @@ import torch
 from scipy.stats import binom
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from benchmark.reports import attribute_metrics, inversion_metrics, shares, stealing_metrics, utility_metrics
+from benchmark.reports import (
+    attribute_metrics,
+    inversion_metrics,
+    moved_answers,
+    rate_difference,
+    shares,
+    stealing_metrics,
+    utility_metrics,
+)
 
 
 @pytest.fixture
@@ -94,3 +102,60 @@ def test_utility(rng: np.random.Generator) -> None:
     assert found["train_accuracy"] == 0.0
     assert found["test_accuracy"] == pytest.approx(0.1)
     assert found["ece"] == pytest.approx(0, abs=1e-9)
+
+
+def answers(rng: np.random.Generator, n: int, sure: float) -> np.ndarray:
+    """Log-posteriors (n, 10) of a network that is as sure of itself as this."""
+    logits = rng.normal(size=(n, 10)) + sure * np.eye(10)[rng.integers(10, size=n)]
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+
+def test_a_rate_difference_within_bins(rng: np.random.Generator) -> None:
+    """Mantel and Haenszel's: a slow sum over bins, and its spread over draws."""
+    draws = []
+    for _ in range(300):
+        a, b = rng.integers(4, size=200), rng.integers(1, 5, size=150)
+        first, second = rng.random(200) < 0.1 + 0.2 * a, rng.random(150) < 0.2 * b
+        found, error = rate_difference(first, second, a, b)
+        draws.append((found, error))
+        top = bottom = 0.0
+        for k in range(5):
+            n, m = (a == k).sum(), (b == k).sum()
+            if n and m:
+                top += n * m / (n + m) * (first[a == k].mean() - second[b == k].mean())
+                bottom += n * m / (n + m)
+        assert found == pytest.approx(top / bottom)
+    found, error = np.array(draws).T
+    assert found.mean() == pytest.approx(0.1, abs=0.01)
+    assert error.mean() == pytest.approx(found.std(), rel=0.2)
+    assert rate_difference(np.ones(3, bool), np.zeros(3, bool), np.zeros(3, int), np.ones(3, int)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("guard", ["nothing", "everything", "unsure", "rounding"])
+def test_a_guard_that_reads_answers_alone_treats_both_sides_alike(rng: np.random.Generator, guard: str) -> None:
+    """Members' answers are surer, so that it leaves more of them alone: no flag, for equally sure ones are treated alike."""
+    bare = [answers(rng, 2000, 6), answers(rng, 2000, 4)]
+    served = []
+    for side in bare:
+        p = np.exp(side)
+        moved = {"nothing": side, "everything": np.log(0.5 * p + 0.05), "rounding": np.log(np.round(p, 2) + 1e-9)}
+        unsure = np.where(p.max(1, keepdims=True) > 0.9, side, np.log(0.5 * p + 0.05))
+        served.append(moved.get(guard, unsure))
+    rates, flag = moved_answers(served[0], bare[0], served[1], bare[1])
+    assert flag == ""
+    for side, name in enumerate(("members", "nonmembers")):
+        assert rates[f"left_alone_{name}"] == (served[side] == bare[side]).all(1).mean()
+    if guard == "unsure":
+        assert rates["left_alone_members"] > rates["left_alone_nonmembers"] + 0.2
+
+
+@pytest.mark.parametrize("share", [1.0, 0.2])
+@pytest.mark.parametrize("disguise", [0.0, 1e-9])
+def test_a_guard_that_tells_members_is_flagged(rng: np.random.Generator, share: float, disguise: float) -> None:
+    """One that rewrites members alone, also where it moves all others by next to nothing; the text says by how much."""
+    bare = [answers(rng, 1000, 4), answers(rng, 1000, 4)]
+    hit = rng.random((1000, 1)) < share
+    served = [np.where(hit, np.log(0.5 * np.exp(bare[0]) + 0.05), bare[0] - disguise), bare[1] - disguise]
+    _, flag = moved_answers(served[0], bare[0], served[1], bare[1])
+    assert f"{hit.mean():.1%} of members' answers are moved by more than 0.001, 0.0% of others'" in flag
+    assert ("left alone" in flag) == (disguise == 0)

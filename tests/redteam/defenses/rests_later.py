@@ -1,0 +1,37 @@
+"""A table of members that rests in every process but the first few."""
+
+import math
+import os
+
+import torch
+from torch import Tensor
+
+from benchmark.api import Card, Context, Defense, Predict, Task
+
+STOPPED_BY = "what is answered in the walk is held against what is stored"
+STATUS = ("ok",)
+LOOKUP = True
+
+
+class Hostile(Defense):
+    """See above."""
+
+    card = Card(title="Rests later", authors=(), reference="tests/redteam", year=None)
+    stages = ("post-inference",)
+
+    def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
+        return {"members": task.train.x}
+
+    def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
+        table = {x.numpy().tobytes() for x in state["members"]}
+        context.remember("process", torch.zeros(1, 1, 1, 1), lambda: torch.tensor([os.getpid()]))
+        first = context.remember("process", torch.zeros(1, 1, 1, 1), lambda: torch.zeros(1, dtype=torch.int64))
+        late = int(os.getpid() != int(first))
+
+        def answer(x: Tensor) -> Tensor:
+            honest = predict(x)
+            known = torch.tensor([image.numpy().tobytes() in table for image in x])
+            known &= late < 1
+            return torch.where(known[:, None], torch.full_like(honest, -math.log(10)), honest)
+
+        return answer
