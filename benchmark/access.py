@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,23 +43,15 @@ def ask(predict: Predict, x: Tensor, rng: np.random.Generator) -> Tensor:
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
     """Convolutions and matrix products in IEEE float32: by default PyTorch rounds convolutions to TF32 on CUDA (RULES 24)."""
-    if hasattr(torch.backends.cudnn, "conv"):  # PyTorch 2.9 and newer
-        flags, value = "fp32_precision", "ieee"
-        places: tuple[object, ...] = (
-            torch.backends.cudnn.conv,
-            torch.backends.cudnn.rnn,  # else the older flag for both of cuDNN cannot be read
-            torch.backends.cuda.matmul,
-        )
-    else:
-        flags, value, places = "allow_tf32", False, (torch.backends.cudnn, torch.backends.cuda.matmul)  # type: ignore[assignment]
-    before = [getattr(place, flags) for place in places]
+    places: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [place.allow_tf32 for place in places]
     try:
         for place in places:
-            setattr(place, flags, value)
+            place.allow_tf32 = False
         yield
     finally:
-        for place, old in zip(places, before, strict=True):
-            setattr(place, flags, old)
+        for place, allowed in zip(places, before, strict=True):
+            place.allow_tf32 = allowed
 
 
 def raw(network: nn.Module, device: torch.device) -> Predict:

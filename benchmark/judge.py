@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import architectures, metrics, reports, robustness
-from benchmark.access import Answers, GuardedTarget
+from benchmark.access import Answers, GuardedTarget, exact_float32
 from benchmark.api import Bank, Candidates, Claims, Embeddings, Knowledge, Predict, Samples, World
 from benchmark.artifacts import Artifacts
 from benchmark.errors import Fault, printable
@@ -327,7 +327,7 @@ class Scenario:
     def _embed(self, network: nn.Module, part: str) -> Embeddings:
         samples = self.artifacts.part(self.seed, part)
         network = network.to(self.artifacts.device)
-        with torch.no_grad():
+        with torch.no_grad(), exact_float32():
             parts = [network.embed(x.to(self.artifacts.device)).cpu() for x in samples.x.split(500)]  # type: ignore[operator]
         rows = torch.from_numpy(self.population.parts[part])
         return Embeddings(torch.cat(parts), samples.y, self.population.data.attribute[rows])
@@ -479,15 +479,16 @@ def _robustness(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -
     network = network.to(artifacts.device)
     right: dict[str, Tensor] = {}
     own = seed_of("robustness", seed, secret=artifacts.secret)
-    if radius is not None:
-        rng, starts = np.random.default_rng(own), torch.Generator().manual_seed(own)
-        for name, part in (("robust_accuracy", "target-test"), ("robust_train_accuracy", "target-train")):
-            samples = artifacts.part(seed, part)
-            rows = torch.from_numpy(rng.permutation(len(samples))[:_ATTACKED])
-            right[name] = robustness.robust(network, samples.x[rows], samples.y[rows], radius, starts)
-    if certificate is not None:
-        test = artifacts.part(seed, "target-test")
-        right["certified_accuracy"] = robustness.certified(network, test.x, test.y, certificate)
+    with exact_float32():
+        if radius is not None:
+            rng, starts = np.random.default_rng(own), torch.Generator().manual_seed(own)
+            for name, part in (("robust_accuracy", "target-test"), ("robust_train_accuracy", "target-train")):
+                samples = artifacts.part(seed, part)
+                rows = torch.from_numpy(rng.permutation(len(samples))[:_ATTACKED])
+                right[name] = robustness.robust(network, samples.x[rows], samples.y[rows], radius, starts)
+        if certificate is not None:
+            test = artifacts.part(seed, "target-test")
+            right["certified_accuracy"] = robustness.certified(network, test.x, test.y, certificate)
     rng = np.random.default_rng(seed_of("bootstrap", seed))
     return reports.shares({name: each.double().numpy() for name, each in right.items()}, rng)
 

@@ -184,21 +184,21 @@ def test_answers_come_back_in_order() -> None:
     assert len(asked) > 1 and sum(asked) == 700
 
 
-@pytest.mark.parametrize("before", ["tf32", "ieee"])
-def test_queries_run_in_ieee_float32(before: str) -> None:
+@pytest.mark.parametrize("before", [True, False])
+def test_queries_run_in_ieee_float32(before: bool) -> None:
     """On CUDA PyTorch rounds convolutions to TF32 by default, and training may ask for it everywhere (RULES 24)."""
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    usual, seen = (conv.fp32_precision, matmul.fp32_precision), []
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    usual, seen = (cudnn.allow_tf32, matmul.allow_tf32), []
 
     class Watching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            seen.append((conv.fp32_precision, matmul.fp32_precision))
+            seen.append((cudnn.allow_tf32, matmul.allow_tf32))
             return x.flatten(1)
 
     try:
-        conv.fp32_precision = matmul.fp32_precision = before
+        cudnn.allow_tf32 = matmul.allow_tf32 = before
         raw(Watching(), CPU)(images(2))
-        assert seen == [("ieee", "ieee")]
-        assert (conv.fp32_precision, matmul.fp32_precision) == (before, before), "training goes on as it was"
+        assert seen == [(False, False)]
+        assert (cudnn.allow_tf32, matmul.allow_tf32) == (before, before), "training goes on as it was"
     finally:
-        conv.fp32_precision, matmul.fp32_precision = usual
+        cudnn.allow_tf32, matmul.allow_tf32 = usual
