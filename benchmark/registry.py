@@ -19,11 +19,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import ValidationError
 
-from benchmark.api import Card, Hyper, Pretrained, Search
+from benchmark.api import Card, Hyper, Pretrained
+from benchmark.cards import hyperparameters, literal, marks
 from benchmark.errors import UserError, printable, suggest
 from benchmark.protocol import OWN_GUARDS, UNCHANGED, AttackAxes, Axes, World
 from benchmark.text import NAME
@@ -36,11 +37,6 @@ TASKS = {
     "Defense": "defense",
 }
 REVIEWED = Path(__file__).parent / "reviewed.json"
-_NAMES: dict[str, Any] = {
-    "int": int, "float": float, "str": str, "bool": bool,
-    "Annotated": Annotated, "Literal": Literal, "Field": Field, "Search": Search, "Card": Card, "Pretrained": Pretrained,
-    "frozenset": frozenset,
-}  # fmt: skip
 _ANSWERS = {"membership": "score", "inversion": "reconstruct", "attribute": "predict", "stealing": "steal"}
 """The method of an attack that the judge asks, by task."""
 _DECLARED = {
@@ -55,9 +51,6 @@ _DECLARED = {
     "adaptive_attack",
 }
 """Attributes of the class that are read from the syntax tree."""
-_CALLABLE = {"Field", "Search", "Card", "Pretrained", "frozenset"}
-_BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "allow_inf_nan", "description")
-"""What `Field` may say. An alias, or a field that is left out of dumps, would hide it from the store's keys."""
 SIZE = 1 << 18
 """Bytes of a submission at most: reading one takes a bounded time."""
 SPEC = 1000
@@ -196,7 +189,7 @@ class Part:
     @property
     def pretrained(self) -> dict[str, Pretrained]:
         """The models that its hyperparameters name."""
-        given = ((getattr(self.params, name), mark) for name, mark in _marks(self.entry.params).items())
+        given = ((getattr(self.params, name), mark) for name, mark in marks(self.entry.params).items())
         return {model: mark for model, mark in given if model is not None}
 
     @property
@@ -216,7 +209,7 @@ class Part:
     @property
     def replaced(self) -> frozenset[str]:
         """Hyperparameters that mean nothing here: a model that is given takes their place."""
-        given = (m for name, m in _marks(self.entry.params).items() if getattr(self.params, name) is not None)
+        given = (m for name, m in marks(self.entry.params).items() if getattr(self.params, name) is not None)
         return frozenset(name for mark in given for name in mark.instead_of)
 
     def create(self) -> Any:
@@ -411,11 +404,11 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     params: type[Hyper] = Hyper
     for node in cls.body:
         if isinstance(node, ast.ClassDef) and node.name == "Params":
-            params = _params(node, path, tuple((Axes if kind == "defense" else AttackAxes).model_fields))
+            params = hyperparameters(node, path, tuple((Axes if kind == "defense" else AttackAxes).model_fields))
         name, value = _assignment(node)
         if name in _DECLARED and value is not None:
-            values[name] = _literal(value, path)
-    if kind == "attack" and (named := _marks(params)):
+            values[name] = literal(value, path)
+    if kind == "attack" and (named := marks(params)):
         raise UserError(f"{path}: Params: {next(iter(named))}: expected Pretrained in a defense, given an attack")
     _check_values(values, task, path, params)
     methods = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)}
@@ -576,91 +569,12 @@ def _base(cls: ast.ClassDef) -> str:
     return ""
 
 
-def _marks(params: type[Hyper]) -> dict[str, Pretrained]:
-    """The hyperparameters that name pretrained models."""
-    fields = params.model_fields.items()
-    return {name: mark for name, f in fields for mark in f.metadata if isinstance(mark, Pretrained)}
-
-
-def _params(node: ast.ClassDef, path: Path, taken: tuple[str, ...]) -> type[Hyper]:
-    fields: dict[str, Any] = {}
-    for statement in node.body:
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            if statement.value is None:
-                raise UserError(
-                    f"{path}: line {statement.lineno}: {statement.target.id}: expected a default, given none"
-                )
-            name = statement.target.id
-            if name.startswith("_") or hasattr(Hyper, name) or name in taken:
-                raise UserError(
-                    f"{path}: line {statement.lineno}: expected a hyperparameter with another name (this one is taken), "
-                    f"given {statement.target.id!r}"
-                )
-            fields[statement.target.id] = (
-                _literal(statement.annotation, path),
-                _literal(statement.value, path),
-            )
-    try:
-        model = create_model("Params", __base__=Hyper, **fields)
-        defaults = model().model_dump()
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        where = ".".join(map(str, wrong["loc"])) or "Params"
-        raise UserError(f"{path}: Params: {where}: {wrong['msg']}, given the default {wrong['input']!r}") from None
-    except Exception as error:  # pydantic raises several kinds for a bad field
-        raise UserError(f"{path}: Params: {' '.join(str(error).split())}") from None
-    for name, (_, given) in fields.items():
-        if defaults[name] != given:  # else the entry's plain name would not stand for its defaults
-            raise UserError(
-                f"{path}: Params: {name}: expected a default that stays as it is, given {given!r}, which is read as {defaults[name]!r}"
-            )
-    for name, mark in _marks(model).items():
-        if model.model_fields[name].annotation != str | None or defaults[name] is not None:
-            raise UserError(f"{path}: Params: {name}: Pretrained: expected Annotated[str | None, Pretrained()] = None")
-        if not isinstance(mark.instead_of, tuple) or any(n == name or n not in [*fields] for n in mark.instead_of):
-            raise UserError(
-                f"{path}: Params: {name}: Pretrained: instead_of: expected a tuple of other hyperparameters, given {mark.instead_of!r}"
-            )
-    return model
-
-
 def _assignment(node: ast.stmt) -> tuple[str, ast.expr | None]:
     if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
         return node.targets[0].id, node.value
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
         return node.target.id, node.value
     return "", None
-
-
-def _literal(node: ast.expr, path: Path) -> Any:
-    """Evaluate constants, collections, and the few names and calls that declarations are made of."""
-    match node:
-        case ast.Constant():
-            return node.value
-        case ast.Tuple() | ast.List() | ast.Set():
-            items = [_literal(e, path) for e in node.elts]
-            return tuple(items) if isinstance(node, ast.Tuple) else set(items) if isinstance(node, ast.Set) else items
-        case ast.Dict(keys=keys, values=values) if all(isinstance(k, ast.Constant) for k in keys):
-            return {cast(ast.Constant, k).value: _literal(v, path) for k, v in zip(keys, values, strict=True)}
-        case ast.Name(id=name) if name in _NAMES:
-            return _NAMES[name]
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return -number
-        case ast.BinOp(op=ast.BitOr()):
-            return _literal(node.left, path) | _literal(node.right, path)
-        case ast.Subscript(value=ast.Name(id="Annotated" | "Literal" | "tuple" as name)):
-            return (_NAMES | {"tuple": tuple})[name][_literal(node.slice, path)]
-        case ast.Call(func=ast.Name(id=name)) if name in _CALLABLE:
-            odd = [k.arg or "**" for k in node.keywords if k.arg not in _BOUNDS]
-            if name == "Field" and (odd or node.args):
-                given = odd[0] if odd else "a default"
-                raise UserError(f"{path}: line {node.lineno}: Field: expected {', '.join(_BOUNDS)}; given {given}")
-            arguments = [_literal(a, path) for a in node.args]
-            try:
-                return _NAMES[name](*arguments, **{str(k.arg): _literal(k.value, path) for k in node.keywords})
-            except TypeError as error:
-                raise UserError(f"{path}: line {node.lineno}: {name}: {error}") from None
-    raise UserError(f"{path}: line {node.lineno}: expected a literal, given {ast.unparse(node)[:60]!r}")
 
 
 def _split(spec: str) -> list[tuple[str, dict[str, Any]]]:
