@@ -25,6 +25,8 @@ from pydantic import ValidationError
 
 from benchmark.api import Card, Hyper, Pretrained
 from benchmark.cards import hyperparameters, literal, marks
+from benchmark.digests import code_digest as code_digest
+from benchmark.digests import tree_digest
 from benchmark.errors import UserError, printable, suggest
 from benchmark.protocol import OWN_GUARDS, UNCHANGED, AttackAxes, Axes, World
 from benchmark.text import NAME
@@ -376,22 +378,6 @@ def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
     return Entry(id, kind, path, error=printable(text))
 
 
-def code_digest(*paths: Path) -> str:
-    """Digest of Python files that ignores comments, docstrings and layout."""
-    return tree_digest(*(ast.parse(path.read_text()) for path in paths))
-
-
-def tree_digest(*trees: ast.Module) -> str:
-    """Digest of syntax trees, which lose their docstrings."""
-    state = hashlib.sha256()
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                node.body = [s for s in node.body if not _is_text(s)]
-        state.update(ast.dump(tree).encode())
-    return state.hexdigest()[:40]
-
-
 def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     text = path.read_text("utf-8")
     tree = ast.parse(text)
@@ -616,7 +602,3 @@ def _value(text: str, spec: str) -> Any:
 def _text(value: Any) -> str:
     """As `_value` reads it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
