@@ -14,6 +14,8 @@ import importlib.metadata
 import json
 import re
 import sys
+import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -23,6 +25,7 @@ from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
+from benchmark import reading
 from benchmark.api import Card, Hyper, Pretrained
 from benchmark.cards import hyperparameters, literal, marks
 from benchmark.digests import code_digest as code_digest
@@ -38,6 +41,7 @@ TASKS = {
     "StealingAttack": "stealing",
     "Defense": "defense",
 }
+_KINDS: tuple[Literal["attack", "defense"], ...] = ("attack", "defense")
 REVIEWED = Path(__file__).parent / "reviewed.json"
 _ANSWERS = {"membership": "score", "inversion": "reconstruct", "attribute": "predict", "stealing": "steal"}
 """The method of an attack that the judge asks, by task."""
@@ -55,6 +59,8 @@ _DECLARED = {
 """Attributes of the class that are read from the syntax tree."""
 SIZE = 1 << 18
 """Bytes of a submission at most: reading one takes a bounded time."""
+_WARNINGS = threading.Lock()
+"""Filters of warnings are the process's, and the app reads in several threads."""
 SPEC = 1000
 """Characters of an entry's name with its hyperparameters at most."""
 _WORDS: dict[str, Any] = {"null": None, "true": True, "false": False}
@@ -89,7 +95,7 @@ class Entry:
     source: str = ""
     """Digest of the code; comments, docstrings and layout don't count."""
     text: str = field(default="", repr=False)
-    """The file as it was read: what runs is what was checked, whatever becomes of the file."""
+    """The file as it was read, line ends too: what runs is what was checked and hashed, whatever becomes of the file."""
     class_name: str = ""
     libraries: tuple[str, ...] = ()
     """Modules, and names in modules, that it imports, apart from the contract."""
@@ -143,14 +149,14 @@ def _packages() -> Mapping[str, list[str]]:
 @cache
 def _reviewed() -> dict[str, str]:
     """SHA-256 of the files that were read and found harmless, by kind and id."""
-    listed: dict[str, str] = json.loads(REVIEWED.read_text())
+    listed: dict[str, str] = json.loads(REVIEWED.read_text("utf-8"))
     return listed
 
 
 def review(entries: list[Entry]) -> None:
     """List files as reviewed, in the order of their names."""
     listed = _reviewed() | {f"{e.kind}s/{e.id}": hashlib.sha256(e.text.encode()).hexdigest() for e in entries}
-    REVIEWED.write_text(json.dumps(dict(sorted(listed.items())), indent=1) + "\n")
+    REVIEWED.write_text(json.dumps(dict(sorted(listed.items())), indent=1) + "\n", "utf-8")
     _reviewed.cache_clear()
 
 
@@ -254,25 +260,31 @@ class Chain:
 
 @dataclass
 class Registry:
-    """Every entry under `root` (the folder with `attacks/` and `defenses/`)."""
+    """Every entry under `root` (the folder with `attacks/` and `defenses/`), and under `baselines`, those of the package."""
 
     root: Path
+    baselines: Path | None = None
     entries: dict[tuple[str, str], Entry] = field(init=False)
 
     def __post_init__(self) -> None:
         self.root = Path(self.root)
-        self.entries = {}
-        for kind in ("attack", "defense"):
-            for path in sorted((self.root / f"{kind}s").glob("*.py")):
-                if not path.name.startswith("_"):
-                    entry = read(path, kind)
-                    self.entries[kind, entry.id] = entry
+        self._shipped = {(e.kind, e.id): e for e in _all(self.baselines)} if self.baselines else {}
+        own = {(e.kind, e.id): self._own(e) for e in _all(self.root)}
+        self.entries = dict(sorted((self._shipped | own).items()))
 
     def add(self, path: Path, kind: Literal["attack", "defense"]) -> Entry:
         """An entry from a file elsewhere."""
-        entry = read(Path(path), kind)
+        entry = self._own(read(Path(path), kind))
         self.entries[kind, entry.id] = entry
         return entry
+
+    def _own(self, entry: Entry) -> Entry:
+        """A user's entry: one that only has a baseline's name must not be taken for it."""
+        known = self._shipped.get((entry.kind, entry.id))
+        if known is None or entry.text == known.text or _same(entry.path, known.path):
+            return entry
+        error = printable(f"{entry.path}: a baseline has this name; choose another")
+        return Entry(entry.id, entry.kind, entry.path, error=error)
 
     def entry(self, kind: str, id: str) -> Entry:
         found = self.entries.get((kind, id))
@@ -356,6 +368,19 @@ class Registry:
         return part
 
 
+def _all(root: Path) -> Iterator[Entry]:
+    for kind in _KINDS:
+        for path in sorted((root / f"{kind}s").glob("*.py")):
+            if not path.name.startswith("_"):
+                yield read(path, kind)
+
+
+def _same(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return False
+
+
 def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
     """Read one file's syntax tree; whatever is wrong with it becomes the entry's one-line `error`."""
     id = path.stem
@@ -364,23 +389,21 @@ def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
             raise UserError(
                 f"{path}: expected a file name that begins with a letter, of a-z, 0-9 and _, given {path.name!r}"
             )
-        if not path.is_file():  # reading a pipe would wait for ever
-            raise UserError(f"{path}: expected a file, given a folder, a device or a link to nothing")
-        if path.stat().st_size > SIZE:
-            raise UserError(f"{path}: expected a file of at most {SIZE} bytes, given {path.stat().st_size}")
         return _read(path, kind, id)
     except UserError as error:
         text = str(error)
     except SyntaxError as error:
         text = f"{path}: line {error.lineno}: syntax error: {error.msg}"
+    except (RecursionError, MemoryError):
+        text = f"{path}: cannot be read: expected code that is less deeply nested"
     except Exception as error:  # a literal can be wrong in as many ways as Python has errors
         text = f"{path}: cannot be read: {type(error).__name__}: {error}".splitlines()[0]
     return Entry(id, kind, path, error=printable(text))
 
 
 def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
-    text = path.read_text("utf-8")
-    tree = ast.parse(text)
+    text = reading.text(path, SIZE)
+    tree = _parsed(text, path)
     _check_imports(tree, path)
     cls = _the_class(tree, path)
     task = TASKS[_base(cls)]
@@ -406,6 +429,17 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
         id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=tree_digest(tree),
         text=text, class_name=cls.name, libraries=_libraries(tree), plain_training=plain[0], plain_network=plain[1], **values,
     )  # fmt: skip
+
+
+def _parsed(text: str, path: Path) -> ast.Module:
+    """The syntax tree of a text. What Python has to say of the text beside it is for its author, not for the judge's output."""
+    for number, line in enumerate(re.split(r"\r\n?|\n", text, maxsplit=2)[:2], 1):
+        coding = re.match(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", line)
+        if coding and coding[1].lower() not in ("utf-8", "utf8"):  # others would read another program than the judge
+            raise UserError(f"{path}: line {number}: expected UTF-8, given coding {coding[1][:40]!r}")
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
 
 
 def _check_methods(cls: ast.ClassDef, methods: set[str], task: str, stages: tuple[str, ...], path: Path) -> None:

@@ -521,6 +521,68 @@ def test_a_file_counts_as_reviewed_by_its_name_and_every_byte(
         registry._reviewed.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda text: text.replace(b"\n", b"\r\n"), ""),
+        (lambda text: text.replace(b"\n", b"\r"), ""),
+        (lambda text: text.replace(b"\n", b"\r\n", 1), ""),
+        (lambda text: text + b"\n", ""),
+        (lambda text: text + b"#", ""),
+        (lambda text: text + b"\x0c", ""),
+        (lambda text: b"\xef\xbb\xbf" + text, "syntax error"),
+        (lambda text: b"# coding: utf-8\n" + text, ""),
+        (lambda text: b"# coding: utf-7\n" + text, "line 1: expected UTF-8, given coding 'utf-7'"),
+        (lambda text: b"#!python\r# -*- coding=latin-1 -*-\n" + text, "line 2: expected UTF-8, given coding 'latin-1'"),
+        (lambda text: text + b"#\xff", "expected UTF-8, given the byte 0xff"),
+        (lambda text: text + b"\0", "null bytes"),
+    ],
+)
+def test_a_copy_that_differs_in_a_byte_is_not_reviewed(
+    shipped: Registry, tmp_path: Path, change: Callable[[bytes], bytes], error: str
+) -> None:
+    """What is hashed is what was read, and what runs: no line end is translated in between."""
+    (tmp_path / "attacks").mkdir()
+    path = tmp_path / "attacks" / "loss.py"
+    content = (ROOT / "attacks" / "loss.py").read_bytes()
+    path.write_bytes(content)
+    assert read(path, "attack").reviewed
+    path.write_bytes(change(content))
+    entry = read(path, "attack")
+    assert error in entry.error and not entry.reviewed
+    if not error:
+        assert not entry.error and entry.text.encode() == change(content)
+        assert entry.source == shipped.entry("attack", "loss").source, "the code is the same: its scores stay"
+        assert entry.load().__name__ == entry.class_name
+
+
+def test_the_baselines_stand_beside_a_users_own(write: Callable[..., Path], tmp_path: Path) -> None:
+    write("mine", TEMPLATES["attack"])
+    registry = Registry(tmp_path, ROOT)
+    assert registry.attack("mine").name == "mine" and registry.attack("loss").entry.reviewed
+    assert registry.chain("dp_sgd+diffence", "undefended").training.entry.path == ROOT / "defenses" / "dp_sgd.py"
+    assert not [e for e in registry.entries.values() if e.error]
+    assert list(registry.entries) == sorted(registry.entries)
+    assert (
+        list(Registry(ROOT).entries)
+        == list(Registry(ROOT, ROOT).entries)
+        == list(Registry(tmp_path / "x", ROOT).entries)
+    )
+
+
+def test_a_baselines_name_is_taken(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write("loss", TEMPLATES["attack"])
+    write("rmia", (ROOT / "attacks" / "rmia.py").read_text("utf-8"))
+    registry = Registry(tmp_path, ROOT)
+    with pytest.raises(UserError) as error:
+        registry.attack("loss")
+    assert str(error.value) == f"{path}: a baseline has this name; choose another"
+    assert registry.attack("rmia").entry.reviewed, "a copy of the baseline is the baseline"
+    assert registry.add(write("lira", TEMPLATES["attack"]), "attack").error.endswith("choose another")
+    assert not registry.add(ROOT / "attacks" / "lira.py", "attack").error
+    assert registry.attack("lira").entry.reviewed
+
+
 def test_what_a_bank_may_train_as_one(write: Callable[..., Path], tmp_path: Path) -> None:
     write("plain", TRAINING, "defense")
     write("own", TRAINING.replace("def other(", "def train(self, task):\n        pass\n\n    def other("), "defense")
