@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import keyword
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -22,6 +23,8 @@ from benchmark.text import NAME
 
 FIELDS, CHOICES, IDENTIFIER = 64, 100, 64
 """At most: hyperparameters of an entry, choices of a Literal and values of a grid, characters of a hyperparameter's name."""
+WORD = r"[A-Za-z0-9_.\-]+"
+"""A text that may stand as it is in names of entries, and so in queries, addresses and pages."""
 TYPES: Mapping[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 _KNOWN = "int, float, bool, str or Literal[...], one of these | None, or Annotated[TYPE, Field(...), Search(...)]"
 _PLAIN = f"a finite number, a printable text of at most {NAME} characters, True, False or None"
@@ -157,8 +160,9 @@ def _type(node: ast.expr, path: Path) -> tuple[Any, type | None]:
 def _choice(node: ast.expr, path: Path) -> Any:
     elements = node.elts if isinstance(node, ast.Tuple) else [node]
     values = [literal(element, path) for element in elements]
-    if odd := [e for e, value in zip(elements, values, strict=True) if not _plain(value)]:
-        raise _refused(odd[0], f"choices that are {_PLAIN}", path)
+    for element, value in zip(elements, values, strict=True):
+        if not _plain(value) or (isinstance(value, str) and not re.fullmatch(WORD, value)):
+            raise _refused(element, "choices that are words, finite numbers, True, False or None", path)
     if not 0 < len(values) <= CHOICES:
         raise UserError(
             f"{path}: line {node.lineno}: Literal: expected from 1 to {CHOICES} choices, given {len(values)}"

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from benchmark import reading
 from benchmark.api import Card, Hyper, Pretrained
-from benchmark.cards import hyperparameters, literal, marks
+from benchmark.cards import WORD, hyperparameters, literal, marks
 from benchmark.digests import code_digest as code_digest
 from benchmark.digests import tree_digest
 from benchmark.errors import UserError, printable, suggest
@@ -625,7 +625,7 @@ def _value(text: str, spec: str) -> Any:
     try:
         if number:
             return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
-        if re.fullmatch(r"[A-Za-z0-9_.\-]+", text):
+        if re.fullmatch(WORD, text):
             return text
     except ValueError:
         pass

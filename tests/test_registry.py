@@ -358,6 +358,9 @@ def test_listing_runs_nothing_of_a_file(write: Callable[..., Path], tmp_path: Pa
         'power: "int" "CODE" = 1',
         'power: f"{CODE}" = 1',
         'power: b"CODE" = 1',
+        'power: Literal["CODE"] = "CODE"',
+        "power: Literal[\"a'b\"] = 1",
+        'power: Literal[""] = 1',
         'power: list["CODE"] = []',
         'power: type["CODE"] = int',
         'power: CODE = 1',
@@ -431,7 +434,7 @@ def test_params_have_one_base_and_nothing_more(write: Callable[..., Path], cls: 
         ("x: Annotated[str, Field(min_length=1, max_length=3)] = 'abc'", "abc"),
         ("x: Literal['a', 1, 2.5, True, None] = None", None),
         ("x: Literal['a'] | None = 'a'", "a"),
-        ("x: Literal['a', '1/0', '__import__(\"os\").abort()'] = 'a'", "a"),
+        ("x: Literal['a-b_c.1'] = 'a-b_c.1'", "a-b_c.1"),
         ("x: bool = True", True),
     ],
 )
