@@ -275,7 +275,7 @@ def is_defense(path: Path, submissions: Path) -> bool:
     folder = path.resolve().parent
     if folder.parent == submissions.resolve() and folder.name in ("attacks", "defenses"):
         return folder.name == "defenses"
-    return folder.name == "defenses" or "(Defense)" in path.read_text(errors="replace")
+    return folder.name == "defenses" or "(Defense)" in path.read_text("utf-8", "replace")
 
 
 # --- What a file says of itself ---------------------------------------------------------------------
@@ -422,7 +422,7 @@ def _resident_mb() -> float:
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             try:
-                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                fields = Path(entry.path, "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
             except OSError:  # it has just ended
                 continue
             parents[int(entry.name)], pages[int(entry.name)] = int(fields[1]), int(fields[21])

@@ -108,7 +108,7 @@ def new(kind: Annotated[str, typer.Argument(help="attack or defense")], name: st
         raise UserError(f"{taken[0]}: exists already; choose another name")
     path = paths[kind]
     try:
-        path.write_text(TEMPLATES[kind].replace("NAME", name))
+        path.write_text(TEMPLATES[kind].replace("NAME", name), "utf-8")
     except OSError as error:
         raise UserError(
             f"{path}: expected a folder {path.parent}/ that can be written, given {error.strerror}; "

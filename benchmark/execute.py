@@ -415,7 +415,9 @@ def environment(device: str) -> dict[str, str]:
 
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
         return done.stdout.strip()
 
     try:
@@ -424,7 +426,7 @@ def environment(device: str) -> dict[str, str]:
         commit = ""
     cpu = ""
     if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     gpu = torch.cuda.get_device_name() if device == "cuda" else ""
     return {
@@ -478,12 +480,12 @@ def _one_line(problem: BaseException) -> str:
 
 def _reset_peak() -> None:
     with contextlib.suppress(OSError):  # elsewhere than on Linux the peak covers the worker's life
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_bytes(b"5")
 
 
 def _peak_mb() -> float:
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text("utf-8", "replace").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
     except (OSError, StopIteration):
         import resource

@@ -575,7 +575,7 @@ def _tree(pid: int) -> Iterator[int]:
     yield pid
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
-            for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
+            for child in Path(f"/proc/{pid}/task/{thread}/children").read_text("ascii").split():
                 yield from _tree(int(child))
 
 
@@ -594,7 +594,7 @@ def _share_of_memory(pid: int) -> int:
 
 def _kilobytes(file: str, names: tuple[str, ...]) -> int:
     try:
-        lines = Path(file).read_text().splitlines()
+        lines = Path(file).read_text("utf-8", "replace").split("\n")  # a process gives itself any name
     except (FileNotFoundError, ProcessLookupError):  # it has ended
         return 0
     return sum(int(line.split()[1]) for line in lines if line.startswith(names))

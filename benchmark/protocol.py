@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from benchmark import reading
 from benchmark.digests import digest
 from benchmark.errors import UserError, printable, suggest
 
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 FOLDER = Path(__file__).parent / "protocols"
 SIZE = 1 << 16
 """Bytes of a protocol at most: the longest needs 2,000, and PyYAML is slow."""
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Split(_Strict):
     """How the data is divided, and the SHA-256 that each seed's indices must have."""
 
     scheme: Literal["six-way", "four-way"]
-    size: Annotated[int, Field(ge=10)] | None = None
+    size: Annotated[int, Field(ge=10, le=10**9)] | None = None
     known_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of target-train, and of target-test, that partial knowledge reserves; never scored (RULES 5)."""
-    digests: dict[int, str]
+    digests: dict[Seed, str]
 
 
 World = Literal["target", "shadow"]
@@ -43,7 +46,7 @@ class Axes(_Strict):
 
     augmentation: Augmentation | None = None
     early_stopping: bool | None = None
-    epochs: Annotated[int, Field(ge=1)] | None = None
+    epochs: Count | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
 
     @property
@@ -77,13 +80,13 @@ class Recipe(_Strict):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    milestones: tuple[int, ...] = ()
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
+    milestones: tuple[Count, ...] = ()
+    epochs: Count
+    batch_size: Count
     augmentation: Augmentation = "none"
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
-    ensemble: Annotated[int, Field(ge=1)] = 1
+    ensemble: Count = 1
     """How many networks train as one `torch.func` ensemble; 1 trains them one by one."""
     early_stopping: bool = False
     """Keep the weights of the epoch that is best on validation data (of target-reference, RULES 6)."""
@@ -98,14 +101,14 @@ class Recipe(_Strict):
 class BankSizes(_Strict):
     """Models in the bank of the population and in that of shadow data; even numbers."""
 
-    online: Annotated[int, Field(ge=2, multiple_of=2)]
-    offline: Annotated[int, Field(ge=2, multiple_of=2)]
+    online: Annotated[int, Field(ge=2, le=10**9, multiple_of=2)]
+    offline: Annotated[int, Field(ge=2, le=10**9, multiple_of=2)]
 
 
 class Canaries(_Strict):
     """A worst-case track (Aerni et al. 2024): what is scored are mislabelled samples planted in the training set."""
 
-    count: Annotated[int, Field(ge=20)]
+    count: Annotated[int, Field(ge=20, le=10**9)]
     """Samples from outside the split under a wrong label; each is in a training set with probability one half,
     independently (RULES 13)."""
 
@@ -117,8 +120,8 @@ class Adversary(_Strict):
     data_digest: str | None = None
     architecture: str | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    epochs: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Count | None = None
+    epochs: Count | None = None
 
     @model_validator(mode="after")
     def _pinned(self) -> Adversary:
@@ -137,15 +140,15 @@ class Costly(_Strict):
 class Limits(_Strict):
     """What one submission may use, in one piece of work; more is a status of that scenario. It moves no number."""
 
-    seconds: Annotated[int, Field(ge=1)] = 3600
+    seconds: Count = 3600
     """For which the judge waits for it; also its processor time."""
-    memory_mb: Annotated[int, Field(ge=1024)] = 6144
+    memory_mb: Annotated[int, Field(ge=1024, le=10**9)] = 6144
     """Of all its processes together."""
-    processes: Annotated[int, Field(ge=1)] = 64
-    files: Annotated[int, Field(ge=32)] = 256
-    scratch_mb: Annotated[int, Field(ge=16)] = 512
-    output_mb: Annotated[int, Field(ge=1)] = 64
-    stored_mb: Annotated[int, Field(ge=1)] = 4096
+    processes: Count = 64
+    files: Annotated[int, Field(ge=32, le=10**9)] = 256
+    scratch_mb: Annotated[int, Field(ge=16, le=10**9)] = 512
+    output_mb: Count = 64
+    stored_mb: Count = 4096
 
 
 class Protocol(_Strict):
@@ -158,7 +161,7 @@ class Protocol(_Strict):
     dataset: str
     data_digest: str
     split: Split
-    seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...]
     architecture: str
     evaluator: str
     """Architecture of inversion's evaluation classifier: another one, on other data (RULES 18)."""
@@ -167,11 +170,11 @@ class Protocol(_Strict):
     costly: Costly | None = None
     canaries: Canaries | None = None
     adversary: Adversary | None = None
-    label_only: Annotated[int, Field(ge=20, multiple_of=2)] | None = None
+    label_only: Annotated[int, Field(ge=20, le=10**9, multiple_of=2)] | None = None
     """Candidates, half of them members, on which attacks with label access are scored, and as many samples of the
     shadow world for their thresholds; None: all."""
-    resamples: Annotated[int, Field(ge=100)] = 1000
-    nulls: Annotated[int, Field(ge=1)] = 20
+    resamples: Annotated[int, Field(ge=100, le=10**9)] = 1000
+    nulls: Count = 20
     attacks: tuple[str, ...]
     defenses: tuple[str, ...]
     baseline: str
@@ -233,16 +236,14 @@ def load(name: str) -> Protocol:
             raise UserError(f"{name[:200]!r}: expected a protocol's YAML file, given none")
         if not path.is_file():
             raise UserError(f"unknown protocol {name[:200]!r}{suggest(name[:200], names())}")
-        if path.stat().st_size > SIZE:
-            raise UserError(f"{path}: expected a protocol of at most {SIZE} bytes, given {path.stat().st_size}")
-        text = path.read_text("utf-8")
     except OSError as error:
         raise UserError(printable(f"{name[:200]!r}: expected a protocol that can be read: {error.strerror}")) from None
-    except UnicodeDecodeError as error:
-        raise UserError(printable(f"{path}: not YAML: {error}")) from None
+    found = reading.content(path, SIZE, "a protocol")
     try:
-        content = yaml.load(text, _Loader)
-    except Exception as error:  # a tagged value can be wrong in as many ways as Python has errors
+        content = yaml.load(found.decode(), _Loader)
+    except RecursionError:
+        raise UserError(printable(f"{path}: not YAML: expected fewer levels of nesting")) from None
+    except Exception as error:  # a value can be wrong in as many ways as Python has errors
         raise UserError(printable(f"{path}: not YAML: {' '.join(str(error).split())}")) from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of fields, given {type(content).__name__}")
@@ -283,9 +284,55 @@ def _shown(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases: a few lines of them stand for more values than memory holds."""
+    """Mappings, lists, texts, numbers, flags and nulls alone, each key once, and numbers of at most 64 bits.
+
+    No aliases: a few lines of them stand for more values than memory holds. No other tags (timestamps, sets, binary):
+    no field takes them, and they are wrong in as many ways as Python has errors.
+    """
+
+    yaml_constructors = {
+        tag: yaml.SafeLoader.yaml_constructors[tag]
+        for tag in (*(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "float", "seq")), None)
+    }
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("expected no aliases (*name); write the values out")
         return super().compose_node(parent, index)
+
+    def mapping(self, node: yaml.Node) -> Iterator[dict[Any, Any]]:
+        if not isinstance(node, yaml.MappingNode):
+            raise _wrong(node, "expected a mapping")
+        found: dict[Any, Any] = {}
+        yield found
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _wrong(key, "expected a name or a number as key")
+            name = self.construct_object(key)
+            if name in found:
+                raise _wrong(key, f"expected each field once, given {name!r} twice")
+            found[name] = self.construct_object(value, deep=True)
+
+    def whole(self, node: yaml.Node) -> int:
+        text = self.construct_scalar(node)  # type: ignore[arg-type]
+        if len(text) > 100 or ":" in text:
+            raise _wrong(node, "expected a whole number of at most 64 bits")
+        value = int(self.construct_yaml_int(node))  # type: ignore[arg-type]
+        if not -(2**63) <= value < 2**63:
+            raise _wrong(node, "expected a whole number of at most 64 bits")
+        return value
+
+    def text(self, node: yaml.Node) -> str:
+        value = str(self.construct_scalar(node))  # type: ignore[arg-type]
+        if not value.replace("\n", "").isprintable():
+            raise _wrong(node, f"expected printable text, given {value[:100]!r}")
+        return value
+
+
+def _wrong(node: yaml.Node, message: str) -> yaml.YAMLError:
+    return yaml.YAMLError(f"{message}, in line {node.start_mark.line + 1}")
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.mapping)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.whole)
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.text)

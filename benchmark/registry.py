@@ -14,16 +14,22 @@ import importlib.metadata
 import json
 import re
 import sys
+import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import ValidationError
 
-from benchmark.api import Card, Hyper, Pretrained, Search
+from benchmark import reading
+from benchmark.api import Card, Hyper, Pretrained
+from benchmark.cards import WORD, hyperparameters, literal, marks
+from benchmark.digests import code_digest as code_digest
+from benchmark.digests import tree_digest
 from benchmark.errors import UserError, printable, suggest
 from benchmark.protocol import OWN_GUARDS, UNCHANGED, AttackAxes, Axes, World
 from benchmark.text import NAME
@@ -35,12 +41,8 @@ TASKS = {
     "StealingAttack": "stealing",
     "Defense": "defense",
 }
+_KINDS: tuple[Literal["attack", "defense"], ...] = ("attack", "defense")
 REVIEWED = Path(__file__).parent / "reviewed.json"
-_NAMES: dict[str, Any] = {
-    "int": int, "float": float, "str": str, "bool": bool,
-    "Annotated": Annotated, "Literal": Literal, "Field": Field, "Search": Search, "Card": Card, "Pretrained": Pretrained,
-    "frozenset": frozenset,
-}  # fmt: skip
 _ANSWERS = {"membership": "score", "inversion": "reconstruct", "attribute": "predict", "stealing": "steal"}
 """The method of an attack that the judge asks, by task."""
 _DECLARED = {
@@ -55,11 +57,10 @@ _DECLARED = {
     "adaptive_attack",
 }
 """Attributes of the class that are read from the syntax tree."""
-_CALLABLE = {"Field", "Search", "Card", "Pretrained", "frozenset"}
-_BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "allow_inf_nan", "description")
-"""What `Field` may say. An alias, or a field that is left out of dumps, would hide it from the store's keys."""
 SIZE = 1 << 18
 """Bytes of a submission at most: reading one takes a bounded time."""
+_WARNINGS = threading.Lock()
+"""Filters of warnings are the process's, and the app reads in several threads."""
 SPEC = 1000
 """Characters of an entry's name with its hyperparameters at most."""
 _WORDS: dict[str, Any] = {"null": None, "true": True, "false": False}
@@ -94,7 +95,7 @@ class Entry:
     source: str = ""
     """Digest of the code; comments, docstrings and layout don't count."""
     text: str = field(default="", repr=False)
-    """The file as it was read: what runs is what was checked, whatever becomes of the file."""
+    """The file as it was read, line ends too: what runs is what was checked and hashed, whatever becomes of the file."""
     class_name: str = ""
     libraries: tuple[str, ...] = ()
     """Modules, and names in modules, that it imports, apart from the contract."""
@@ -148,14 +149,14 @@ def _packages() -> Mapping[str, list[str]]:
 @cache
 def _reviewed() -> dict[str, str]:
     """SHA-256 of the files that were read and found harmless, by kind and id."""
-    listed: dict[str, str] = json.loads(REVIEWED.read_text())
+    listed: dict[str, str] = json.loads(REVIEWED.read_text("utf-8"))
     return listed
 
 
 def review(entries: list[Entry]) -> None:
     """List files as reviewed, in the order of their names."""
     listed = _reviewed() | {f"{e.kind}s/{e.id}": hashlib.sha256(e.text.encode()).hexdigest() for e in entries}
-    REVIEWED.write_text(json.dumps(dict(sorted(listed.items())), indent=1) + "\n")
+    REVIEWED.write_text(json.dumps(dict(sorted(listed.items())), indent=1) + "\n", "utf-8")
     _reviewed.cache_clear()
 
 
@@ -196,7 +197,7 @@ class Part:
     @property
     def pretrained(self) -> dict[str, Pretrained]:
         """The models that its hyperparameters name."""
-        given = ((getattr(self.params, name), mark) for name, mark in _marks(self.entry.params).items())
+        given = ((getattr(self.params, name), mark) for name, mark in marks(self.entry.params).items())
         return {model: mark for model, mark in given if model is not None}
 
     @property
@@ -216,7 +217,7 @@ class Part:
     @property
     def replaced(self) -> frozenset[str]:
         """Hyperparameters that mean nothing here: a model that is given takes their place."""
-        given = (m for name, m in _marks(self.entry.params).items() if getattr(self.params, name) is not None)
+        given = (m for name, m in marks(self.entry.params).items() if getattr(self.params, name) is not None)
         return frozenset(name for mark in given for name in mark.instead_of)
 
     def create(self) -> Any:
@@ -259,25 +260,31 @@ class Chain:
 
 @dataclass
 class Registry:
-    """Every entry under `root` (the folder with `attacks/` and `defenses/`)."""
+    """Every entry under `root` (the folder with `attacks/` and `defenses/`), and under `baselines`, those of the package."""
 
     root: Path
+    baselines: Path | None = None
     entries: dict[tuple[str, str], Entry] = field(init=False)
 
     def __post_init__(self) -> None:
         self.root = Path(self.root)
-        self.entries = {}
-        for kind in ("attack", "defense"):
-            for path in sorted((self.root / f"{kind}s").glob("*.py")):
-                if not path.name.startswith("_"):
-                    entry = read(path, kind)
-                    self.entries[kind, entry.id] = entry
+        self._shipped = {(e.kind, e.id): e for e in _all(self.baselines)} if self.baselines else {}
+        own = {(e.kind, e.id): self._own(e) for e in _all(self.root)}
+        self.entries = dict(sorted((self._shipped | own).items()))
 
     def add(self, path: Path, kind: Literal["attack", "defense"]) -> Entry:
         """An entry from a file elsewhere."""
-        entry = read(Path(path), kind)
+        entry = self._own(read(Path(path), kind))
         self.entries[kind, entry.id] = entry
         return entry
+
+    def _own(self, entry: Entry) -> Entry:
+        """A user's entry: one that only has a baseline's name must not be taken for it."""
+        known = self._shipped.get((entry.kind, entry.id))
+        if known is None or entry.text == known.text or _same(entry.path, known.path):
+            return entry
+        error = printable(f"{entry.path}: a baseline has this name; choose another")
+        return Entry(entry.id, entry.kind, entry.path, error=error)
 
     def entry(self, kind: str, id: str) -> Entry:
         found = self.entries.get((kind, id))
@@ -361,6 +368,19 @@ class Registry:
         return part
 
 
+def _all(root: Path) -> Iterator[Entry]:
+    for kind in _KINDS:
+        for path in sorted((root / f"{kind}s").glob("*.py")):
+            if not path.name.startswith("_"):
+                yield read(path, kind)
+
+
+def _same(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return False
+
+
 def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
     """Read one file's syntax tree; whatever is wrong with it becomes the entry's one-line `error`."""
     id = path.stem
@@ -369,39 +389,21 @@ def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
             raise UserError(
                 f"{path}: expected a file name that begins with a letter, of a-z, 0-9 and _, given {path.name!r}"
             )
-        if not path.is_file():  # reading a pipe would wait for ever
-            raise UserError(f"{path}: expected a file, given a folder, a device or a link to nothing")
-        if path.stat().st_size > SIZE:
-            raise UserError(f"{path}: expected a file of at most {SIZE} bytes, given {path.stat().st_size}")
         return _read(path, kind, id)
     except UserError as error:
         text = str(error)
     except SyntaxError as error:
         text = f"{path}: line {error.lineno}: syntax error: {error.msg}"
+    except (RecursionError, MemoryError):
+        text = f"{path}: cannot be read: expected code that is less deeply nested"
     except Exception as error:  # a literal can be wrong in as many ways as Python has errors
         text = f"{path}: cannot be read: {type(error).__name__}: {error}".splitlines()[0]
     return Entry(id, kind, path, error=printable(text))
 
 
-def code_digest(*paths: Path) -> str:
-    """Digest of Python files that ignores comments, docstrings and layout."""
-    return tree_digest(*(ast.parse(path.read_text()) for path in paths))
-
-
-def tree_digest(*trees: ast.Module) -> str:
-    """Digest of syntax trees, which lose their docstrings."""
-    state = hashlib.sha256()
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                node.body = [s for s in node.body if not _is_text(s)]
-        state.update(ast.dump(tree).encode())
-    return state.hexdigest()[:40]
-
-
 def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
-    text = path.read_text("utf-8")
-    tree = ast.parse(text)
+    text = reading.text(path, SIZE)
+    tree = _parsed(text, path)
     _check_imports(tree, path)
     cls = _the_class(tree, path)
     task = TASKS[_base(cls)]
@@ -411,11 +413,11 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     params: type[Hyper] = Hyper
     for node in cls.body:
         if isinstance(node, ast.ClassDef) and node.name == "Params":
-            params = _params(node, path, tuple((Axes if kind == "defense" else AttackAxes).model_fields))
+            params = hyperparameters(node, path, tuple((Axes if kind == "defense" else AttackAxes).model_fields))
         name, value = _assignment(node)
         if name in _DECLARED and value is not None:
-            values[name] = _literal(value, path)
-    if kind == "attack" and (named := _marks(params)):
+            values[name] = literal(value, path)
+    if kind == "attack" and (named := marks(params)):
         raise UserError(f"{path}: Params: {next(iter(named))}: expected Pretrained in a defense, given an attack")
     _check_values(values, task, path, params)
     methods = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)}
@@ -427,6 +429,17 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
         id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=tree_digest(tree),
         text=text, class_name=cls.name, libraries=_libraries(tree), plain_training=plain[0], plain_network=plain[1], **values,
     )  # fmt: skip
+
+
+def _parsed(text: str, path: Path) -> ast.Module:
+    """The syntax tree of a text. What Python has to say of the text beside it is for its author, not for the judge's output."""
+    for number, line in enumerate(re.split(r"\r\n?|\n", text, maxsplit=2)[:2], 1):
+        coding = re.match(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", line)
+        if coding and coding[1].lower() not in ("utf-8", "utf8"):  # others would read another program than the judge
+            raise UserError(f"{path}: line {number}: expected UTF-8, given coding {coding[1][:40]!r}")
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
 
 
 def _check_methods(cls: ast.ClassDef, methods: set[str], task: str, stages: tuple[str, ...], path: Path) -> None:
@@ -576,91 +589,12 @@ def _base(cls: ast.ClassDef) -> str:
     return ""
 
 
-def _marks(params: type[Hyper]) -> dict[str, Pretrained]:
-    """The hyperparameters that name pretrained models."""
-    fields = params.model_fields.items()
-    return {name: mark for name, f in fields for mark in f.metadata if isinstance(mark, Pretrained)}
-
-
-def _params(node: ast.ClassDef, path: Path, taken: tuple[str, ...]) -> type[Hyper]:
-    fields: dict[str, Any] = {}
-    for statement in node.body:
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            if statement.value is None:
-                raise UserError(
-                    f"{path}: line {statement.lineno}: {statement.target.id}: expected a default, given none"
-                )
-            name = statement.target.id
-            if name.startswith("_") or hasattr(Hyper, name) or name in taken:
-                raise UserError(
-                    f"{path}: line {statement.lineno}: expected a hyperparameter with another name (this one is taken), "
-                    f"given {statement.target.id!r}"
-                )
-            fields[statement.target.id] = (
-                _literal(statement.annotation, path),
-                _literal(statement.value, path),
-            )
-    try:
-        model = create_model("Params", __base__=Hyper, **fields)
-        defaults = model().model_dump()
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        where = ".".join(map(str, wrong["loc"])) or "Params"
-        raise UserError(f"{path}: Params: {where}: {wrong['msg']}, given the default {wrong['input']!r}") from None
-    except Exception as error:  # pydantic raises several kinds for a bad field
-        raise UserError(f"{path}: Params: {' '.join(str(error).split())}") from None
-    for name, (_, given) in fields.items():
-        if defaults[name] != given:  # else the entry's plain name would not stand for its defaults
-            raise UserError(
-                f"{path}: Params: {name}: expected a default that stays as it is, given {given!r}, which is read as {defaults[name]!r}"
-            )
-    for name, mark in _marks(model).items():
-        if model.model_fields[name].annotation != str | None or defaults[name] is not None:
-            raise UserError(f"{path}: Params: {name}: Pretrained: expected Annotated[str | None, Pretrained()] = None")
-        if not isinstance(mark.instead_of, tuple) or any(n == name or n not in [*fields] for n in mark.instead_of):
-            raise UserError(
-                f"{path}: Params: {name}: Pretrained: instead_of: expected a tuple of other hyperparameters, given {mark.instead_of!r}"
-            )
-    return model
-
-
 def _assignment(node: ast.stmt) -> tuple[str, ast.expr | None]:
     if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
         return node.targets[0].id, node.value
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
         return node.target.id, node.value
     return "", None
-
-
-def _literal(node: ast.expr, path: Path) -> Any:
-    """Evaluate constants, collections, and the few names and calls that declarations are made of."""
-    match node:
-        case ast.Constant():
-            return node.value
-        case ast.Tuple() | ast.List() | ast.Set():
-            items = [_literal(e, path) for e in node.elts]
-            return tuple(items) if isinstance(node, ast.Tuple) else set(items) if isinstance(node, ast.Set) else items
-        case ast.Dict(keys=keys, values=values) if all(isinstance(k, ast.Constant) for k in keys):
-            return {cast(ast.Constant, k).value: _literal(v, path) for k, v in zip(keys, values, strict=True)}
-        case ast.Name(id=name) if name in _NAMES:
-            return _NAMES[name]
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return -number
-        case ast.BinOp(op=ast.BitOr()):
-            return _literal(node.left, path) | _literal(node.right, path)
-        case ast.Subscript(value=ast.Name(id="Annotated" | "Literal" | "tuple" as name)):
-            return (_NAMES | {"tuple": tuple})[name][_literal(node.slice, path)]
-        case ast.Call(func=ast.Name(id=name)) if name in _CALLABLE:
-            odd = [k.arg or "**" for k in node.keywords if k.arg not in _BOUNDS]
-            if name == "Field" and (odd or node.args):
-                given = odd[0] if odd else "a default"
-                raise UserError(f"{path}: line {node.lineno}: Field: expected {', '.join(_BOUNDS)}; given {given}")
-            arguments = [_literal(a, path) for a in node.args]
-            try:
-                return _NAMES[name](*arguments, **{str(k.arg): _literal(k.value, path) for k in node.keywords})
-            except TypeError as error:
-                raise UserError(f"{path}: line {node.lineno}: {name}: {error}") from None
-    raise UserError(f"{path}: line {node.lineno}: expected a literal, given {ast.unparse(node)[:60]!r}")
 
 
 def _split(spec: str) -> list[tuple[str, dict[str, Any]]]:
@@ -691,7 +625,7 @@ def _value(text: str, spec: str) -> Any:
     try:
         if number:
             return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
-        if re.fullmatch(r"[A-Za-z0-9_.\-]+", text):
+        if re.fullmatch(WORD, text):
             return text
     except ValueError:
         pass
@@ -702,7 +636,3 @@ def _value(text: str, spec: str) -> Any:
 def _text(value: Any) -> str:
     """As `_value` reads it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)

@@ -217,7 +217,7 @@ def marked(result: Result, artifacts: Artifacts) -> Result:
     for i, j in combinations(range(len(names) + 1), 2):
         path = artifacts.store.tuned(artifacts.protocol.name, "+".join(names[i:j]))
         with contextlib.suppress(OSError):
-            found.append(printable(path.read_text(), 1000))
+            found.append(printable(path.read_text("utf-8", "replace"), 1000))
     said = {"tuned": "; ".join(dict.fromkeys(found))} if found else {}
     return result.model_copy(update={"claims": result.claims | said})
 

@@ -47,6 +47,6 @@ def _read(path: Path) -> str:
             raise UserError(
                 f"{path}: expected a file that its owner alone may read (0600), given {mode:04o}; chmod 600"
             )
-        return path.read_text()
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: expected a readable file with the secret: {type(error).__name__}") from None

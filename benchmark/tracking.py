@@ -117,7 +117,7 @@ class Tracker:
 
     def _write(self, mark: Path, content: dict[str, str]) -> None:
         with self._told():
-            mark.write_text(json.dumps(content))
+            mark.write_text(json.dumps(content), encoding="utf-8")
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -262,7 +262,7 @@ class Trials:
 def _run_id(mark: Path) -> str | None:
     """Where the ledger says that a result is; None where it says nothing, or is damaged."""
     try:
-        return str(json.loads(mark.read_text())["run_id"])
+        return str(json.loads(mark.read_text(encoding="utf-8"))["run_id"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -302,7 +302,7 @@ def _check_schema(database: str) -> None:
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar() if known else None
     engine.dispose()
     migrations = (Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions").glob("*.py")
-    if found and any(re.search(rf"^down_revision\b.*{found}", path.read_text(), re.M) for path in migrations):
+    if found and any(re.search(rf"^down_revision\b.*{found}", path.read_text("utf-8"), re.M) for path in migrations):
         shown = without_password(database)
         raise Unreachable(
             f"{shown} was made by an older MLflow (schema {found}); back it up, then: mlflow db upgrade {shown}"

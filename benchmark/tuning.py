@@ -468,7 +468,7 @@ class Tuning:
         for defense in defenses - {self.chain.name, *required}:  # those were set beforehand: nobody's choice
             path = Store(self.setting.store).tuned(self.protocol, defense)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, "utf-8")
 
     def _take_back(self) -> None:
         """Put trials in the queue again whose command was killed on this machine, and points of a grid that failed."""

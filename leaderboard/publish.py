@@ -169,7 +169,7 @@ def _join(flat: dict[Any, Any], nested: dict[Any, Any]) -> str:
 def provenance(folder: Path) -> dict[str, object]:
     """What `publish` wrote about itself; {} where it is missing or no JSON object."""
     try:
-        found = json.loads((folder / PROVENANCE).read_text())
+        found = json.loads((folder / PROVENANCE).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -114,6 +114,50 @@ def test_a_file_that_is_no_protocol(load: Any, content: str, message: str) -> No
     assert "\n" not in str(error.value)
 
 
+FIELDS = {
+    "epochs": "recipe: {learning_rate: 0.1, batch_size: 20, epochs: %s}",
+    "seconds": "limits: {seconds: %s}",
+    "memory": "limits: {memory_mb: %s}",
+    "seed": "seeds: [%s]",
+    "digest": "split: {scheme: six-way, digests: {%s: x}}",
+    "floor": "utility_floor: %s",
+    "decay": "recipe: {learning_rate: 0.1, batch_size: 20, epochs: 1, weight_decay: %s}",
+    "name": "name: %s",
+    "attacks": "attacks: [%s]",
+}
+VALUES = {
+    "digits": "9" * 10_000, "quoted": f"'{'9' * 4000}'", "tagged": f"!!int '{'9' * 4000}'", "hexadecimal": "0x" + "f" * 9000,
+    "binary": "0b" + "1" * 9000, "octal": "0" + "7" * 9000, "sexagesimal": "1" + ":1" * 5000, "underscores": "1" + "_1" * 2000,
+    "65 bits": str(2**64), "negative": str(-(2**64)), "float": "1" + ":1" * 5000 + ".5", "infinite": ".inf", "not a number": ".nan",
+    "overflow": "1.0e+999", "date": "2020-01-01", "time": "!!timestamp 2020-99-99", "bytes": "!!binary eA==", "set": "!!set {a}",
+    "pairs": "!!pairs [a: 1]", "merge": "{<<: {a: 1}}", "keys": "{[a]: 1}", "twice": "{a: 1, a: 2}", "python": "!!python/name:os.system",
+    "escape": '"\\e[2J"', "surrogate": '"\\ud800"', "nul": '"\\0"', "turned": '"\\u202e"', "deep": "[" * 3000 + "]" * 3000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_value_that_no_field_has_is_one_line(load: Any, field: str, value: str) -> None:
+    """Refused, or read and fit for a key: no number too long to be written, nothing that a terminal obeys."""
+    line = FIELDS[field] % VALUES[value]
+    kept = {k: v for k, v in smoke().items() if k != line.split(":")[0]}
+    try:
+        measures, message = load(yaml.safe_dump(kept) + line + "\n").measures, ""
+    except UserError as error:
+        measures, message = "", str(error)
+    if (field, value) == ("attacks", "quoted"):  # a text like any other
+        assert len(measures) == 40
+    else:
+        assert message.isprintable() and "own.yaml: " in message and len(message) <= 501
+
+
+def test_each_field_is_written_once(load: Any) -> None:
+    with pytest.raises(UserError, match=r"not YAML: expected each field once, given 'seeds' twice, in line \d+"):
+        load(yaml.safe_dump(smoke()) + "seeds: [1]\n")
+    with pytest.raises(UserError, match="given 0 twice, in line 1"):
+        load("split: {digests: {0: x, 0: y}}\n")
+
+
 def test_a_name_that_is_no_protocol(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown protocol 'digits-v2'; did you mean 'digits-v1'"):
         protocol.load("digits-v2")

@@ -341,6 +341,111 @@ def test_listing_runs_nothing_of_a_file(write: Callable[..., Path], tmp_path: Pa
         entry.load()
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        'power: "CODE" = 1',
+        'power: Annotated["CODE", Field(gt=0)] = 1',
+        'power: Annotated[int, "CODE"] = 1',
+        'power: Annotated[int, Field(gt=0), ["CODE"]] = 1',
+        'power: tuple["CODE"] = 1',
+        'power: tuple["CODE", ...] = (1,)',
+        'power: int | "CODE" = 1',
+        'power: "CODE" | None = None',
+        'power: Literal["a"] | "CODE" = 1',
+        'power: Literal[Literal["CODE"]] = 1',
+        'power: Literal["a"]["CODE"] = 1',
+        'power: "int" "CODE" = 1',
+        'power: f"{CODE}" = 1',
+        'power: b"CODE" = 1',
+        'power: Literal["CODE"] = "CODE"',
+        "power: Literal[\"a'b\"] = 1",
+        'power: Literal[""] = 1',
+        'power: list["CODE"] = []',
+        'power: type["CODE"] = int',
+        'power: CODE = 1',
+        'power: int = CODE',
+        'power: int = [CODE for x in (1,)]',
+        'power: Annotated[int, Field(gt=CODE)] = 1',
+        'power: Annotated[int, Field(default_factory=lambda: CODE)] = 1',
+        'power: Annotated[str, Field(pattern="(a+)+$")] = "a"',
+        'power: Annotated[int, Search("CODE", 2)] = 1',
+        'power: Annotated[int, Search(1, 2, grid="CODE")] = 1',
+        'power: Annotated[int, Search(1, float("nan"))] = 1',
+        'power: Annotated[int, Search(1, 1e999)] = 1',
+        'power: Annotated[int, Search(1, 2, log=1)] = 1',
+        'power: Annotated[str, Search(1, 2)] = "a"',
+        'power: Annotated[int, Field(gt=0), Field(gt=1)] = 2',
+        'power: Annotated[int, Field(description="\\x1b[2J")] = 1',
+        'power: Annotated[bool, Field(gt=0)] = True',
+        'power: Annotated[float, Field(gt=True)] = 2.0',
+        'power: Annotated[float, Field(multiple_of=0)] = 2.0',
+        'power: int | str | None = 1',
+        'power: int = 0x' + "f" * 5000,
+        'power: int = 9223372036854775808',
+        'power: float = 1e999',
+        'power: Literal[()] = 1',
+        f'power: Literal{list(range(101))} = 1',
+        '__class__: int = 1',
+        '__annotations__: int = 1',
+        'model_fields: int = 1',
+        'copy: int = 1',
+        'model_dump_x: int = 1',
+        'größe: int = 1',
+        f'{"a" * 65}: int = 1',
+        'power.x: "CODE" = 1',
+        'power["CODE"]: int = 1',
+        'power = "CODE"',
+        'if CODE: power: int = 1',
+        'power: int = (x := CODE)',
+        'class Config: power = CODE',
+        'power, more = CODE',
+        "\n        ".join(f"power_{i}: int = 1" for i in range(65)),
+    ],
+)  # fmt: skip
+def test_what_the_table_does_not_have_is_refused_and_evaluated_by_nobody(
+    write: Callable[..., Path], tmp_path: Path, field: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    code = f"__import__('pathlib').Path('{tmp_path}/ran').touch() or int"
+    path = write("mine", changed(POWER, field.replace("CODE", code)))
+    error = read(path, "attack").error
+    assert not (tmp_path / "ran").exists()
+    assert error.startswith(f"{path}: ") and ("line " in error or "at most 64" in error) and error.isprintable()
+    assert len(error) < 1000 and not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "cls",
+    ["@wraps\n    class Params(Hyper):", "class Params:", "class Params(Other):", "class Params(Hyper, Other):",
+     "class Params(Hyper, metaclass=Other):", "class Params(*bases):", "class Params(Hyper, extra='allow'):"],
+)  # fmt: skip
+def test_params_have_one_base_and_nothing_more(write: Callable[..., Path], cls: str) -> None:
+    error = read(write("mine", changed("class Params(Hyper):", cls)), "attack").error
+    assert "expected class Params(Hyper) without more" in error
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("x: int | None = None", None),
+        ("x: None | float = -1.5", -1.5),
+        ("x: Annotated[int | None, Field(ge=-3, le=10, description='How many')] = -2", -2),
+        ("x: Annotated[float, Field(multiple_of=0.5, allow_inf_nan=False), Search(1, 2, grid=(1, 1.5))] = 1.5", 1.5),
+        ("x: Annotated[str, Field(min_length=1, max_length=3)] = 'abc'", "abc"),
+        ("x: Literal['a', 1, 2.5, True, None] = None", None),
+        ("x: Literal['a'] | None = 'a'", "a"),
+        ("x: Literal['a-b_c.1'] = 'a-b_c.1'", "a-b_c.1"),
+        ("x: bool = True", True),
+    ],
+)
+def test_what_the_table_has(write: Callable[..., Path], tmp_path: Path, field: str, value: object) -> None:
+    write("mine", changed(POWER, field).replace("Field,", "Field, Literal,"))
+    entry = Registry(tmp_path).entry("attack", "mine")
+    assert entry.params().model_dump() == {"x": value}
+    same = entry.load().Params.model_json_schema()  # type: ignore[attr-defined]
+    assert entry.params.model_json_schema()["properties"] == same["properties"]
+
+
 @given(line=st.integers(0, 30), text=st.text(max_size=40), kind=st.sampled_from(["attack", "defense"]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_damage_to_a_file_raises(tmp_path: Path, line: int, text: str, kind: Literal["attack", "defense"]) -> None:
@@ -417,6 +522,68 @@ def test_a_file_counts_as_reviewed_by_its_name_and_every_byte(
         )
     finally:
         registry._reviewed.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda text: text.replace(b"\n", b"\r\n"), ""),
+        (lambda text: text.replace(b"\n", b"\r"), ""),
+        (lambda text: text.replace(b"\n", b"\r\n", 1), ""),
+        (lambda text: text + b"\n", ""),
+        (lambda text: text + b"#", ""),
+        (lambda text: text + b"\x0c", ""),
+        (lambda text: b"\xef\xbb\xbf" + text, "syntax error"),
+        (lambda text: b"# coding: utf-8\n" + text, ""),
+        (lambda text: b"# coding: utf-7\n" + text, "line 1: expected UTF-8, given coding 'utf-7'"),
+        (lambda text: b"#!python\r# -*- coding=latin-1 -*-\n" + text, "line 2: expected UTF-8, given coding 'latin-1'"),
+        (lambda text: text + b"#\xff", "expected UTF-8, given the byte 0xff"),
+        (lambda text: text + b"\0", "null bytes"),
+    ],
+)
+def test_a_copy_that_differs_in_a_byte_is_not_reviewed(
+    shipped: Registry, tmp_path: Path, change: Callable[[bytes], bytes], error: str
+) -> None:
+    """What is hashed is what was read, and what runs: no line end is translated in between."""
+    (tmp_path / "attacks").mkdir()
+    path = tmp_path / "attacks" / "loss.py"
+    content = (ROOT / "attacks" / "loss.py").read_bytes()
+    path.write_bytes(content)
+    assert read(path, "attack").reviewed
+    path.write_bytes(change(content))
+    entry = read(path, "attack")
+    assert error in entry.error and not entry.reviewed
+    if not error:
+        assert not entry.error and entry.text.encode() == change(content)
+        assert entry.source == shipped.entry("attack", "loss").source, "the code is the same: its scores stay"
+        assert entry.load().__name__ == entry.class_name
+
+
+def test_the_baselines_stand_beside_a_users_own(write: Callable[..., Path], tmp_path: Path) -> None:
+    write("mine", TEMPLATES["attack"])
+    registry = Registry(tmp_path, ROOT)
+    assert registry.attack("mine").name == "mine" and registry.attack("loss").entry.reviewed
+    assert registry.chain("dp_sgd+diffence", "undefended").training.entry.path == ROOT / "defenses" / "dp_sgd.py"
+    assert not [e for e in registry.entries.values() if e.error]
+    assert list(registry.entries) == sorted(registry.entries)
+    assert (
+        list(Registry(ROOT).entries)
+        == list(Registry(ROOT, ROOT).entries)
+        == list(Registry(tmp_path / "x", ROOT).entries)
+    )
+
+
+def test_a_baselines_name_is_taken(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write("loss", TEMPLATES["attack"])
+    write("rmia", (ROOT / "attacks" / "rmia.py").read_text("utf-8"))
+    registry = Registry(tmp_path, ROOT)
+    with pytest.raises(UserError) as error:
+        registry.attack("loss")
+    assert str(error.value) == f"{path}: a baseline has this name; choose another"
+    assert registry.attack("rmia").entry.reviewed, "a copy of the baseline is the baseline"
+    assert registry.add(write("lira", TEMPLATES["attack"]), "attack").error.endswith("choose another")
+    assert not registry.add(ROOT / "attacks" / "lira.py", "attack").error
+    assert registry.attack("lira").entry.reviewed
 
 
 def test_what_a_bank_may_train_as_one(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -94,8 +94,9 @@ SUBMISSIONS = {
     "a flag that is a text": (
         changed('access = "posterior"', 'access = "posterior"\n    data_independent = "False"'), "data_independent: expected True or False, given 'False'"
     ),
-    "a default that is read as another": (changed(DEFAULT, "word: str = b'x'"), "word: expected a default that stays as it is, given b'x'"),
-    "a default that is no number": (changed(DEFAULT, "power: float = Literal"), "Params: "),
+    "a default that is read as another": (changed(DEFAULT, "word: bool = 'yes'"), "word: expected a default that stays as it is, given 'yes', which is read as True"),
+    "a default that is no number": (changed(DEFAULT, "power: float = Literal"), "line 21: expected a literal, given 'Literal'"),
+    "a default of bytes": (changed(DEFAULT, "word: str = b'x'"), "expected a literal, given"),
     "a power": (changed("= 1.0", "= 10**10**8"), "expected a literal, given '10 ** 10 ** 8'"),
     "gigabytes": (changed('title="NAME"', 'title="a" * 10**10'), "expected a literal"),
     "many digits": (changed("= 1.0", f"= {'9' * 5000}"), "syntax error"),

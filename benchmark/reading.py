@@ -1,0 +1,44 @@
+"""One reading of a file that anybody may have written: bounded, and what is checked, hashed and used are the same bytes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from benchmark.errors import UserError, printable
+
+
+def content(path: Path, most: int, what: str = "a file") -> bytes:
+    """The bytes of a plain file. Raises UserError, with `what` was expected, for one that can't be read or has more than `most`."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a device may do something, a pipe may wait for ever
+            raise UserError(f"{_shown(path)}: expected {what}, given a folder, a pipe or a device")
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):  # it became another one in between
+                raise UserError(f"{_shown(path)}: expected {what}, given a folder, a pipe or a device")
+            found = file.read(most + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file system has
+        cause = (error.strerror if isinstance(error, OSError) else "") or "no such name"
+        raise UserError(f"{_shown(path)}: expected {what} that can be read, given none: {cause}") from None
+    if len(found) > most:
+        raise UserError(
+            f"{_shown(path)}: expected {what} of at most {most} bytes, given {max(status.st_size, len(found))}"
+        )
+    return found
+
+
+def text(path: Path, most: int, what: str = "a file") -> str:
+    """The same as text: `.encode()` gives the bytes back. Raises UserError for what is not UTF-8, too."""
+    try:
+        return content(path, most, what).decode()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{_shown(path)}: line {line}: expected UTF-8, given the byte 0x{error.object[error.start]:02x}"
+        ) from None
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), 300)

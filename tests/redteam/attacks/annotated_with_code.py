@@ -1,0 +1,28 @@
+"""Write code as the type in Annotated[...]."""
+
+from torch import Tensor
+
+from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Target
+
+STOPPED_BY = "the closed table of types: a text of a file reaches no library that evaluates it"
+STATUS = ("refused",)
+REASON = "line"
+
+
+class Hostile(Attack):
+    """See above."""
+
+    card = Card(title="Annotated with code", authors=(), reference="tests/redteam", year=None)
+    access = "posterior"
+    needs = frozenset()
+    calibrate = "none"
+
+    class Params(Hyper):
+        """One hyperparameter."""
+
+        power: Annotated[
+            """__import__("pathlib").Path("/host").joinpath("redteam-was-here").touch() or int""", Field(gt=0)
+        ] = 1
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        return target.log_posteriors(candidates.x)[:, 0]

@@ -1,0 +1,34 @@
+"""Write a file when the class is decorated."""
+
+import contextlib
+import os
+
+from torch import Tensor
+
+from benchmark.api import Attack, Bank, Candidates, Card, Target
+
+STOPPED_BY = "the file is read, not run; it runs in the sandbox alone"
+STATUS = ("ok",)
+CONTROL = True
+
+HOST = "/host"
+
+
+def made(cls: type) -> type:
+    """Acts when the class is there."""
+    with contextlib.suppress(OSError), open(f"{HOST}/redteam-was-here", "w") as file:
+        file.write(str(os.getpid()))
+    return cls
+
+
+@made
+class Hostile(Attack):
+    """See above."""
+
+    card = Card(title="Runs in a decorator", authors=(), reference="tests/redteam", year=None)
+    access = "posterior"
+    needs = frozenset()
+    calibrate = "none"
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+        return target.log_posteriors(candidates.x)[:, 0]
