@@ -6,7 +6,7 @@ stays; phase II returns them with the probability that keeps the expected L1 dis
 the budget, by one draw that is fixed for a query.
 
 What g is asked about is what will be returned: an adversary's classifier sorts it again, and noise changes the order of
-four answers in ten. The released code asks g about the noise in the order of the clean answer, so that most of what it
+four answers in ten. The released code asks g about the noise in the order of the clean answer, so that a third of what it
 returns still lies on g's old side; `as_released` does the same.
 
 Differences: all samples move at once, each until it is done, and the weight of distortion stops rising once the
