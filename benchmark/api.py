@@ -172,6 +172,8 @@ class Bank:
     log_posteriors: Tensor
     ask: Predict = field(default=_no_more, repr=False)
     """What all models say of other images, such as views of the candidates: (n, c, h, w) -> (m, n, k)."""
+    whole: int | None = None
+    """Models of the whole bank. Where one of them is the target, it and its pair are left out of m; `whole` stays."""
 
 
 @dataclass(frozen=True)

@@ -456,7 +456,7 @@ class Artifacts:
                 raise PermissionError(f"a bank answers {self.isolation.limits.stored_mb} MB, and was asked for more")
             return torch.stack([self.asked(chain, seed, (role, k), x) for k in range(m)])
 
-        return Bank(torch.from_numpy(population.bank_members(role, m)), torch.stack(rows), ask)
+        return Bank(torch.from_numpy(population.bank_members(role, m)), torch.stack(rows), ask, m)
 
     def asked(self, chain: Chain, seed: int, model: Model, x: Tensor) -> Tensor:
         """Log-posteriors (n, k) of a bank's model behind its guards on any images, computed once for all attacks."""

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -28,11 +28,12 @@ from torch import Tensor
 
 from benchmark import protocol as protocols
 from benchmark.access import check_log_posteriors
-from benchmark.api import Bank, Candidates, Hyper, Predict, Search
+from benchmark.api import Candidates, Hyper, Predict, Search
 from benchmark.artifacts import Artifacts
 from benchmark.errors import Fault, UserError, printable
 from benchmark.judge import Scenario, checked_scores, utility
 from benchmark.lookup import IMAGES, lookup_gap, walk
+from benchmark.metrics import upper_text
 from benchmark.registry import Chain, Entry, Part, Registry
 from benchmark.remote import Isolation, Mode, require
 from benchmark.store import Store
@@ -524,7 +525,7 @@ def _scores(subject: Subject, rows: Tensor | None, mode: Mode | None = None) -> 
     attack, candidates, bank = scenario.fitted()
     if rows is not None:
         candidates = Candidates(candidates.x[rows], candidates.y[rows], candidates.id[rows])
-        bank = bank and Bank(bank.members[:, rows], bank.log_posteriors[:, rows], bank.ask)
+        bank = bank and replace(bank, members=bank.members[:, rows], log_posteriors=bank.log_posteriors[:, rows])
     return checked_scores(attack.score(scenario.target, candidates, bank), len(candidates))
 
 
@@ -676,8 +677,8 @@ def _claims(subject: Subject) -> str:
         'sampling="Poisson"': claims.sampling == "Poisson",
     }
     if missing := [name for name, given in needed.items() if not given]:
-        raise Broken(f"expected beside epsilon = {claims.epsilon:.3g}: {', '.join(missing)}")
-    return f"epsilon {claims.epsilon:.3g}"
+        raise Broken(f"expected beside epsilon = {upper_text(claims.epsilon)}: {', '.join(missing)}")
+    return f"epsilon {upper_text(claims.epsilon)}"
 
 
 # --- The list ---------------------------------------------------------------------------------------

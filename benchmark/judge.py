@@ -29,6 +29,8 @@ from benchmark.result import Picture
 from benchmark.risk import js_risk
 from benchmark.uncertainty import bank_auc, epsilon_lower_bound, membership_report
 
+PUBLIC_NOISE = "holds on a secret split: here anybody can draw the noise again"
+"""Said beside an epsilon on a public split."""
 OUT_OF_MODEL = "a guard is outside the threat model: the attack reads the raw network"
 NO_STATE = "not applicable: no guard here holds anything of the target's world, so that the attack is its default"
 
@@ -183,7 +185,7 @@ class Scenario:
         bank = self.artifacts.bank(self.chain, self.seed, role) if role else None
         if bank is not None:
             rows = torch.from_numpy(self.population.scored(access))
-            bank = Bank(bank.members[:, rows], bank.log_posteriors[:, rows], bank.ask)
+            bank = replace(bank, members=bank.members[:, rows], log_posteriors=bank.log_posteriors[:, rows])
         return self.population.presented(access), bank, self._knowledge()
 
     def fitted(self) -> tuple[Any, Candidates, Bank | None]:
@@ -265,7 +267,7 @@ class Scenario:
             answers = Answers()
             answers.add(candidates.x, bank.log_posteriors[i])
             target = GuardedTarget(self.attack.entry.access, self._bank_model(i), answers)  # type: ignore[arg-type]
-            rest = Bank(bank.members[others], bank.log_posteriors[others], _some(bank.ask, others))
+            rest = Bank(bank.members[others], bank.log_posteriors[others], _some(bank.ask, others), bank.whole)
             try:
                 rows.append(checked_scores(attack.score(target, candidates, rest), len(candidates)))
             except (PermissionError, Fault) as problem:
@@ -522,7 +524,10 @@ def _claims(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -> di
         elif claims.epsilon > 100 or not math.isfinite(claims.epsilon):
             printed["epsilon"] = "no meaningful guarantee"
         else:
-            printed["epsilon"] = f"{claims.epsilon:.3g}"
+            printed["epsilon"] = metrics.upper_text(claims.epsilon)
+            if artifacts.secret is None:
+                # Its generator is seeded from names that everybody knows (RULES 29).
+                printed["noise"] = PUBLIC_NOISE
         parts = {"delta": claims.delta, "accountant": claims.accountant, "adjacency": claims.adjacency}
         given = {**parts, "sampling": claims.sampling}
         printed |= {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in given.items() if v is not None}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from typing import Literal
 
 import numpy as np
@@ -251,6 +252,25 @@ def thin_roc(fpr: Floats, tpr: Floats, *, logarithmic: int = 61, linear: int = 3
     rates = np.concatenate([np.geomspace(1e-4, 1, logarithmic), np.linspace(0, 1, linear)])
     kept = np.unique(np.append(0, np.searchsorted(fpr, rates + 1e-9, side="right") - 1))
     return fpr[kept], tpr[kept]
+
+
+# --- Bounds as they are printed ---------------------------------------------------------------------
+
+
+def upper_text(bound: float, digits: int = 3) -> str:
+    """A bound from above in `digits` significant digits, rounded up: what is printed still holds."""
+    if not math.isfinite(bound):
+        return f"{bound:g}"
+    # Of the shortest text that stands for the number: 0.1 is printed as 0.1, not as what its last bit makes of it.
+    up = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(float(bound)))
+    return f"{float(up):.{digits}g}"
+
+
+def lower_bound(bound: ArrayLike, decimals: int = 3) -> Floats:
+    """Bounds from below (...) to `decimals`, rounded down."""
+    scale = 10.0**decimals
+    lower: Floats = np.floor(np.asarray(bound, np.float64) * scale + 1e-9) / scale  # 0.29 * 100 is below 29
+    return lower
 
 
 # --- Utility -----------------------------------------------------------------------------------------

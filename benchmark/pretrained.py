@@ -3,15 +3,15 @@
 NAME is a folder of `LEAKBOARD_MODELS` (default `mlruns/models`) that `UNet2DModel.save_pretrained` wrote, with
 `scheduler_config.json` beside the network's files where its noise schedule is not the usual one, or one that
 `DDPMPipeline.save_pretrained` wrote (`unet/` and `scheduler/`); any scheduler whose noise comes from betas will do.
-JSON and safetensors alone are read: nothing is unpickled, and no code comes with a model. What trained it is unknown,
-and rows say so.
+Weights may be in shards, of a variant such as fp16 where there is no other, and have the names of before 2023. Of a
+checkpoint with `unet/` and `unet_ema/`, NAME.unet or NAME.unet_ema says which is meant. JSON and safetensors alone are
+read: nothing is unpickled, and no code comes with a model. What trained it is unknown, and rows say so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +22,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
+from benchmark import places
 from benchmark.errors import UserError, printable, suggest
 
 STEPS = 1000
 """Steps of the noise schedule, as in Ho et al. 2020."""
 CONFIG_BYTES = 1 << 16
+INDEX_BYTES = 1 << 21
 WEIGHTS_BYTES = 1 << 29
 """In float32, 128 million parameters; a message to a sandbox holds twice as much."""
 TENSORS = 10_000
 """Tensors at most: a network is built of no more layers before its weights are held to it."""
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}"
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_STEM = "diffusion_pytorch_model"
+_WEIGHTS = f"{_STEM}.safetensors"
+_SHARD = rf"{_STEM}[A-Za-z0-9_.\-]{{0,100}}\.safetensors"
+_NETWORKS = ("unet", "unet_ema")
+_OF_2022 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Names of an attention's weights before 2023, and since; diffusers maps them when it loads."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Model:
 
 def root() -> Path:
     """Where the models lie."""
-    return Path(os.environ.get("LEAKBOARD_MODELS") or "mlruns/models")
+    return Path(places.brief(places.models()))
 
 
 def read(name: str, shape: tuple[int, int, int]) -> Model:
@@ -58,7 +65,9 @@ def read(name: str, shape: tuple[int, int, int]) -> Model:
 
 
 def _read(name: str, shape: tuple[int, int, int]) -> Model:
-    folder = root() / name
+    folder, chosen = root() / name, ""
+    if not folder.is_dir() and name.endswith(tuple(f".{n}" for n in _NETWORKS)):
+        folder, chosen = root() / name.rpartition(".")[0], name.rpartition(".")[2]
     if not re.fullmatch(_NAME, name):
         raise UserError(
             f"{printable(name, 100)!r}: expected the name of a folder in {root()}/: letters, digits, '.', '_' and '-'"
@@ -68,7 +77,7 @@ def _read(name: str, shape: tuple[int, int, int]) -> Model:
         raise UserError(
             f"{folder}: expected a folder that save_pretrained of diffusers wrote, given none{suggest(name, known)}"
         )
-    network = folder / "unet" if (folder / "unet").is_dir() else folder
+    network = _network(folder, chosen)
     texts = {"unet": _content(network / "config.json", CONFIG_BYTES)}
     schedules = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
     schedule = next((p for p in schedules if p.exists()), None)
@@ -78,25 +87,98 @@ def _read(name: str, shape: tuple[int, int, int]) -> Model:
     scheduler = _object(schedule, texts["scheduler"]) if schedule else {}
     _check_images(network / "config.json", unet, shape)
     _check_schedule(schedule or folder, scheduler)
-    content = _content(network / _WEIGHTS, WEIGHTS_BYTES)
-    weights = _weights(network / _WEIGHTS, content)
+    weights, contents = _all_weights(network)
     _check_network(network, unet, weights, shape)
-    state = hashlib.sha256(hashlib.sha256(content).digest())
+    state = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents))
     for part, text in texts.items():
         state.update(part.encode() + hashlib.sha256(text).digest())
     return Model({"unet": unet, "scheduler": scheduler}, weights, state.hexdigest()[:40])
+
+
+def _network(folder: Path, chosen: str) -> Path:
+    """The folder of the network: the only one there is, or the chosen one."""
+    there = [n for n in _NETWORKS if (folder / n).is_dir()]
+    if chosen and chosen not in there:
+        raise UserError(
+            f"{folder}: expected a folder {chosen}/, given {' and '.join(f'{n}/' for n in there) or 'none'}"
+        )
+    if not chosen and len(there) > 1:
+        names = " or ".join(f"{folder.name}.{n}" for n in there)
+        raise UserError(f"{folder}: expected one network, given {' and '.join(f'{n}/' for n in there)}: name {names}")
+    return folder / (chosen or there[0]) if there else folder
+
+
+def _all_weights(network: Path) -> tuple[dict[str, Tensor], list[bytes]]:
+    """Weights under the names of today, and the contents of the files that hold them."""
+    path = next((p for p in (network / _WEIGHTS, network / f"{_WEIGHTS}.index.json") if p.is_file()), None)
+    if path is None:
+        # diffusion_pytorch_model.fp16.safetensors, or diffusion_pytorch_model.safetensors.index.fp16.json for its shards.
+        whole = [p for p in network.glob(f"{_STEM}.*.safetensors") if not re.search(r"-\d+-of-\d+", p.name)]
+        variants = sorted([*whole, *network.glob(f"{_WEIGHTS}.index.*.json")])
+        if len(variants) > 1:
+            given = printable(" and ".join(p.name for p in variants), 200)
+            raise UserError(f"{network / _WEIGHTS}: expected one variant, given {given}: leave the one that is meant")
+        path = variants[0] if variants else network / _WEIGHTS
+    if path.suffix == ".json":
+        weights, contents = _shards(path)
+    else:
+        content = _content(path, WEIGHTS_BYTES)
+        weights, contents = _weights(path, content), [content]
+    return {_todays(name, weights): w for name, w in weights.items()}, contents
+
+
+def _shards(index: Path) -> tuple[dict[str, Tensor], list[bytes]]:
+    """The weights of all files that an index names, and the contents of the index and of them."""
+    contents = [_content(index, INDEX_BYTES)]
+    named = _object(index, contents[0]).get("weight_map")
+    files = sorted(set(named.values())) if _texts(named) else []
+    if not files or len(files) > TENSORS or not all(re.fullmatch(_SHARD, name) for name in files):
+        raise UserError(f"{index}: expected a weight_map of tensors to files {_STEM}*.safetensors, given another")
+    weights: dict[str, Tensor] = {}
+    for name in files:
+        contents.append(_content(index.parent / name, max(0, WEIGHTS_BYTES - sum(map(len, contents[1:])))))
+        found = _weights(index.parent / name, contents[-1])
+        if weights.keys() & found.keys() or {n for n, file in named.items() if file == name} != found.keys():
+            raise UserError(f"{index.parent / name}: expected the tensors that {index.name} has there, given others")
+        weights |= found
+    return _bounded(index, weights), contents
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+
+
+def _todays(name: str, weights: dict[str, Tensor]) -> str:
+    """The name that an attention's tensor has since 2023, where none is there under it."""
+    path, _, kind = name.rpartition(".")
+    path, _, old = path.rpartition(".")
+    new = f"{path}.{_OF_2022[old]}.{kind}" if old in _OF_2022 and ".attentions." in f".{path}" else name
+    return name if new in weights else new
 
 
 def _content(path: Path, most: int) -> bytes:
     if not path.is_file():  # a pipe would never end
         others = sorted(p.name for p in path.parent.glob(f"{path.stem.partition('.')[0]}*") if p != path)
         given = printable(", ".join(others), 200) or "none"
-        advice = "; save_pretrained(..., safe_serialization=True) writes it: others may hold code" if others else ""
-        raise UserError(f"{path}: expected this file, given {given}{advice}")
+        raise UserError(f"{path}: expected this file, given {given}{_advice(path.parent, others)}")
     size = path.stat().st_size
     if size > most:
         raise UserError(f"{path}: expected at most {most} bytes, given {size}")
     return path.read_bytes()
+
+
+def _advice(folder: Path, others: list[str]) -> str:
+    """The command that writes safetensors where another format is there."""
+    pickled = [name for name in others if name.endswith(".bin")]
+    if not pickled:
+        return ""
+    named = re.fullmatch(rf"{_STEM}\.(\w+)\.bin", pickled[0])
+    variant = f", variant='{named[1]}'" if named else ""
+    return (
+        "; save_pretrained(..., safe_serialization=True) writes it: others may hold code. If you trust where it is from: "
+        f'python -c "from diffusers import UNet2DModel as U; '
+        f"U.from_pretrained('{printable(str(folder), 200)}'{variant}).save_pretrained('{printable(str(folder), 200)}')\""
+    )
 
 
 def _object(path: Path, text: bytes) -> dict[str, Any]:
@@ -150,6 +232,11 @@ def _weights(path: Path, content: bytes) -> dict[str, Tensor]:
         weights = tensors_from_bytes(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as problem:
         raise UserError(f"{path}: expected safetensors, given {_problem(problem)}") from None
+    return _bounded(path, weights)
+
+
+def _bounded(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in float32, held to what a model may have."""
     if len(weights) > TENSORS:
         raise UserError(f"{path}: expected at most {TENSORS} tensors, given {len(weights)}")
     if 4 * sum(w.numel() for w in weights.values()) > WEIGHTS_BYTES:

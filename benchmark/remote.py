@@ -333,7 +333,8 @@ class RemoteAttacker:
         if bank is not None:
             tensors |= {"members": bank.members, "log_posteriors": bank.log_posteriors}
         self._bank = bank
-        scores = self._value("score", {"target": self._hold(target)}, tensors)
+        meta = {"target": self._hold(target), "whole": bank and bank.whole}
+        scores = self._value("score", meta, tensors)
         if isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) > ATTACK_SEEDS:
             raise ValueError(f"expected scores of at most {ATTACK_SEEDS} attack seeds, given {len(scores)}")
         return scores

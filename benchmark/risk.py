@@ -4,17 +4,21 @@ Source: He et al., MEMBERSHIP-DOCTOR, section 4.4: the Jensen-Shannon distance b
 or of the cross-entropy, of members and of non-members. The paper names neither bins nor base. Here (RULES 19):
 natural logarithm, and 20 bins that hold equally many of the pooled values, so that a distance depends on the order
 of the values alone, as an attack's success does. Few samples give a distance to equal laws too: the null beside it.
+For the same reason both values are taken from log-posteriors in ways that keep their order where a posterior rounds to
+1: there -log p_y is 0 for all margins above 36.7, and the entropy lacks the largest posterior's share.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import entr, rel_entr
+from scipy.special import logsumexp, rel_entr
 
 Floats = NDArray[np.float64]
 BINS = 20
 _DRAWS = 1000
+_VANISHES = -700.0
+"""Below it exp is 0 or loses digits, and -log(1 - exp(v)) is exp(v)."""
 
 
 def js_risk(
@@ -28,8 +32,8 @@ def js_risk(
     found = {}
     sides = (members, np.asarray(members_y)), (nonmembers, np.asarray(nonmembers_y))
     for name, values in (
-        ("js_entropy", [_entropy(side) for side, _ in sides]),
-        ("js_cross_entropy", [-side[np.arange(len(y)), y] for side, y in sides]),
+        ("js_entropy", [log_entropy(side) for side, _ in sides]),
+        ("js_cross_entropy", [-margin(side, y) for side, y in sides]),
     ):
         inside, outside = histograms(*values)
         found[name] = float(js_distance(inside, outside))
@@ -60,7 +64,29 @@ def js_distance(p: ArrayLike, q: ArrayLike) -> Floats:
     return distance
 
 
-def _entropy(log_posteriors: Floats) -> Floats:
-    """(n,) in nats; a posterior of 0 adds nothing."""
-    entropy: Floats = entr(np.exp(log_posteriors)).sum(1)
+def margin(log_posteriors: Floats, y: NDArray[np.int64]) -> Floats:
+    """log p_y - log of the other posteriors' sum (n,) of log-posteriors (n, k): it falls as the cross-entropy rises."""
+    own, others = _parted(log_posteriors, y)
+    return own - others
+
+
+def log_entropy(log_posteriors: Floats) -> Floats:
+    """Logarithm of the entropy in nats (n,) of log-posteriors (n, k); -inf for an answer of 0 and 1 alone."""
+    top = log_posteriors.argmax(1)[:, None]
+    others = _parted(log_posteriors, top[:, 0])[1][:, None]
+    log_p = log_posteriors.copy()
+    np.put_along_axis(log_p, top, np.log1p(-np.exp(others)), 1)  # only the largest can round to 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(np.isneginf(log_posteriors), -np.inf, log_p + np.log(-log_p))
+    of_top = np.take_along_axis(terms, top, 1)
+    np.put_along_axis(terms, top, np.where(others < _VANISHES, others, of_top), 1)
+    entropy: Floats = logsumexp(terms, axis=1)
     return entropy
+
+
+def _parted(log_posteriors: Floats, y: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """log p_y and the logarithm of the other posteriors' sum, each (n,)."""
+    index = y[:, None]
+    others = log_posteriors.copy()
+    np.put_along_axis(others, index, -np.inf, 1)
+    return np.take_along_axis(log_posteriors, index, 1)[:, 0], logsumexp(others, axis=1)

@@ -168,7 +168,8 @@ class _Work:
         candidates = Candidates(tensors["x"], tensors["y"], tensors["id"])
         bank = None
         if "members" in tensors:
-            bank = Bank(tensors["members"], tensors["log_posteriors"], partial(self._bank, len(tensors["members"])))
+            ask = partial(self._bank, len(tensors["members"]))
+            bank = Bank(tensors["members"], tensors["log_posteriors"], ask, meta["whole"])
         return _answer("scores", self.attacker.score(RemoteTarget(self, meta["target"]), candidates, bank))
 
     def _bank(self, models: int, x: Tensor) -> Tensor:

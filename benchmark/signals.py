@@ -25,8 +25,9 @@ def logit_margin(log_posteriors: Tensor, y: Tensor) -> Tensor:
 def best_thresholds(signal: Tensor, y: Tensor, member: Tensor, classes: int) -> Tensor:
     """Thresholds (classes + 1,): of each class, and at the end the one of all classes together.
 
-    "signal > threshold means member" has the best balanced accuracy there, on signal (n,), labels y (n,) and
-    member (n,) bool; of equally good thresholds, the largest. A class without members, or without others, gets
+    "signal > threshold means member" has the best balanced accuracy there, on finite signals (n,), labels y (n,) and
+    member (n,) bool; of equally good thresholds, the largest. Where no cut between two signals is better than calling
+    everybody a member, or nobody, that is the largest signal: nobody. A class without members, or without others, gets
     the threshold of all together (Song and Mittal 2021, section 3.2.2; one sort for all classes).
     """
     # Halfway between two whole numbers is none, and NumPy has neither negative truths nor bfloat16.
@@ -46,10 +47,13 @@ def best_thresholds(signal: Tensor, y: Tensor, member: Tensor, classes: int) -> 
 
 
 def _best_threshold(signal: NDArray[Any], member: NDArray[np.bool_]) -> Any:
-    """The best threshold of a signal (n,) in descending order, halfway between two of its values."""
+    """The best threshold of a signal (n,) in descending order: its largest value, or halfway between two values."""
     n, hits, below = len(signal), member.cumsum(), np.append(signal[1:], signal[-1:])
-    # hits / members - alarms / others, in whole numbers: ties are exact.
+    # hits / members - alarms / others, in whole numbers: ties are exact, and to call all or none a member is worth 0.
     gain = hits * n - np.arange(1, n + 1) * hits[-1]
     gain[signal == below] = -n * n  # equal signals cannot be parted; the last row, which parts nothing, is one of them
     best = gain.argmax()
-    return (signal[best] + below[best]) / 2
+    if gain[best] <= 0:
+        return signal[0]
+    middle = signal[best] / 2 + below[best] / 2  # the sum of two large values may be infinite
+    return middle if middle < signal[best] else below[best]  # neighbours have nothing between them

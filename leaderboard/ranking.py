@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmark.metrics import METRICS
+from benchmark.metrics import METRICS, lower_bound, upper_text
 from benchmark.result import Result, Trust
 from benchmark.text import LINE, LOG, NAME, plain, plain_log
 from leaderboard.comparison import Floats, interval, leave_one_out, nanmean, rank
@@ -275,7 +275,7 @@ def defense_table(
     # By the attack that does best on the other seeds: a bound holds for an attack chosen beforehand (RULES 30). One
     # seed leaves none to choose it on. Of the seeds' bounds the least: each holds with 95 %, their mean with less.
     lower = leave_one_out(grid.values("epsilon_lower"))[0].min(-1) * (1 if len(board.seeds) > 1 else np.nan)
-    table = pd.concat([*parts, pd.Series(lower, table.index, name="epsilon_lower"), kept], axis=1)
+    table = pd.concat([*parts, pd.Series(lower_bound(lower), table.index, name="epsilon_lower"), kept], axis=1)
     values = by_seed[metric][[defenses.index(d) for d in ranked]].reshape(len(ranked), 1, len(board.seeds))
     table = _with_ranks(table, rank(values, larger_is_better=False).set_index(pd.Index(ranked)))
     table.attrs = {"metric": metric, "pool": pool}
@@ -366,7 +366,8 @@ def epsilon_text(claims: dict[str, str]) -> str:
         return "claim incomplete"
     if not value <= 100:
         return "no meaningful guarantee"
-    return f"{value:.3g} (δ {named[0]}, {named[1]}, {named[2]})"
+    noise = f"; {plain(claims['noise'], 100)}" if claims.get("noise") else ""
+    return f"{upper_text(value)} (δ {named[0]}, {named[1]}, {named[2]}{noise})"
 
 
 def _worst_case(

@@ -71,7 +71,7 @@ def one_by_one(clean: Tensor, state: dict[str, Tensor]) -> Tensor:
     layers = [(state[f"weight{i}"], state[f"bias{i}"]) for i in range(4)]
 
     def g(log_posteriors: Tensor) -> Tensor:
-        hidden = (log_posteriors - mean) / scale
+        hidden = (log_posteriors.sort().values - mean) / scale
         for i, (weight, bias) in enumerate(layers):
             hidden = torch.nn.functional.linear(hidden if i == 0 else hidden.relu(), weight, bias)
         return hidden[0]

@@ -37,6 +37,38 @@ def test_thresholds_do_not_part_equal_signals() -> None:
     assert 0 <= overall < 1 and found[0] == overall
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+@pytest.mark.parametrize("kind", ["random", "reversed", "ties", "integers", "equal"])
+def test_thresholds_of_small_classes_against_all_cuts(n: int, kind: str) -> None:
+    """Nobody and everybody among the cuts; of equally good ones the one that calls fewest."""
+    g = torch.Generator().manual_seed(n)
+    for _ in range(60):
+        member = torch.arange(n) < torch.randint(1, n, (), generator=g)
+        signal = torch.randn(n, generator=g, dtype=torch.float64)
+        if kind == "reversed":
+            signal -= 3 * member
+        if kind in ("ties", "integers"):
+            signal = signal.round()
+        signal = torch.zeros(n).double() if kind == "equal" else signal
+        signal = signal.long() if kind == "integers" else signal
+
+        def accuracy(called: Tensor, member: Tensor = member) -> float:
+            return (called[member].double().mean() + (~called[~member]).double().mean()).item() / 2
+
+        cuts = [signal >= t for t in signal.unique().flip(0)]
+        best = max([torch.zeros(n, dtype=torch.bool), *cuts], key=lambda called: round(accuracy(called), 9))
+        *_, overall = found = best_thresholds(signal, torch.zeros(n).long(), member, 1)
+        assert found[0] == overall and overall.isfinite()
+        assert torch.equal(signal > overall, best), "the first of the best, from nobody upwards"
+
+
+@pytest.mark.parametrize("pair", [(1e308, 9e307), (-9e307, -1e308), (1.0, 1 - 2**-53), (5e-324, 0.0)])
+def test_a_threshold_parts_whatever_it_lies_between(pair: tuple[float, float]) -> None:
+    signal = torch.tensor(pair, dtype=torch.float64)
+    overall = best_thresholds(signal, torch.zeros(2).long(), torch.tensor([True, False]), 1)[-1]
+    assert (signal > overall).tolist() == [True, False] and overall.isfinite()
+
+
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float32])
 def test_thresholds_lie_between_signals_of_any_kind(kind: torch.dtype) -> None:
     signal, member = torch.tensor([1, 0, 1, 0]).to(kind), torch.tensor([True, False, True, False])

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from benchmark.metrics import METRICS, best_threshold, curve, ece, hypervolume, resolves, thin_roc
+from benchmark.metrics import (
+    METRICS,
+    best_threshold,
+    curve,
+    ece,
+    hypervolume,
+    lower_bound,
+    resolves,
+    thin_roc,
+    upper_text,
+)
 from tests.curves import auc, decisions, roc, tnr_at, tpr_at
 
 # Few distinct scores, so that ties are heavy; at least one member and one non-member.
@@ -291,3 +301,27 @@ def test_the_hypervolume_is_optunas() -> None:
         assert hypervolume(points) == pytest.approx(theirs)
     assert hypervolume([]) == 0
     assert hypervolume([(0.5, 0.25), (0.5, 0.5)]) == pytest.approx(0.5 * 0.75)
+
+
+# --- Bounds as they are printed ---------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.floats(1e-6, 1e6), st.integers(1, 6))
+def test_printed_bounds_hold_and_are_near(value, digits):
+    shown = float(upper_text(value, digits))
+    assert value <= shown <= value * (1 + 10.0 ** (1 - digits)) * (1 + 1e-12)
+    below = float(lower_bound(value, digits))
+    assert value - 10.0**-digits - 1e-9 <= below <= value + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(8.2443, "8.25"), (8.24, "8.24"), (0.1, "0.1"), (0.0056176, "0.00562"), (99.96, "100"), (7, "7"), (math.inf, "inf"), (0, "0")],
+)  # fmt: skip
+def test_a_bound_from_above_is_rounded_up(value, text):
+    assert upper_text(value) == text
+
+
+def test_a_bound_from_below_is_rounded_down():
+    assert lower_bound([0.4, 0.29, 1.2349, np.nan]).tolist()[:3] == [0.4, 0.29, 1.234]

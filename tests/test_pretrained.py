@@ -94,6 +94,118 @@ def test_eight_bits_become_single(models: Path) -> None:
     assert {w.dtype for w in read("tiny", SHAPE).weights.values()} == {torch.float32}
 
 
+OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def attentive(folder: Path, shape: tuple[int, int, int] = SHAPE) -> Any:
+    """A small network with attention, saved by diffusers as it saves today."""
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        shape[1], shape[0], shape[0], block_out_channels=(8, 8), norm_num_groups=4, attention_head_dim=4, layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    unet.save_pretrained(folder)
+    return unet
+
+
+def of_2022(weights: dict[str, torch.Tensor]) -> None:
+    for new, old in OLD.items():
+        for name in [n for n in weights if f".{new}." in n]:
+            weights[name.replace(f".{new}.", f".{old}.")] = weights.pop(name)
+
+
+def same(found: Model, unet: Any, half: bool = False) -> bool:
+    expected = {n: w.half().float() if half else w for n, w in unet.state_dict().items()}
+    return found.weights.keys() == expected.keys() and all(
+        torch.equal(w, found.weights[n]) for n, w in expected.items()
+    )
+
+
+def test_weights_named_as_before_2023_are_read_as_diffusers_reads_them(models: Path) -> None:
+    from diffusers import UNet2DModel
+
+    unet = attentive(models / "old")
+    change_weights(models / "old" / WEIGHTS, of_2022)
+    assert any(".query." in name for name in load_file(models / "old" / WEIGHTS))
+    assert same(read("old", SHAPE), unet) and same(read("old", SHAPE), UNet2DModel.from_pretrained(models / "old"))
+    change_weights(models / "old" / WEIGHTS, lambda w: w.pop(next(n for n in w if ".query." in n)))
+    with pytest.raises(UserError, match="of one unconditional UNet2DModel"):
+        read("old", SHAPE)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("shards", [False, True])
+def test_shards_and_variants_are_read(models: Path, shards: bool, variant: str | None) -> None:
+    unet = attentive(models / "first")
+    kinds: dict[str, Any] = {"max_shard_size": "10KB"} if shards else {}
+    (unet.half() if variant else unet).save_pretrained(models / "big", variant=variant, **kinds)
+    assert (len(list((models / "big").glob("*.safetensors"))) > 2) == shards
+    found = read("big", SHAPE)
+    assert same(found, unet.float())
+    part = sorted((models / "big").glob("*.safetensors"))[0]
+    change_weights(part, lambda w: w.update({n: t + 1 for n, t in w.items()}))
+    assert read("big", SHAPE).digest != found.digest, "every file counts"
+    part.unlink()
+    with pytest.raises(UserError, match=r"expected this file"):
+        read("big", SHAPE)
+
+
+@pytest.mark.parametrize(
+    "weight_map",
+    [
+        {},
+        [],
+        {"conv_in.bias": 7},
+        {"conv_in.bias": "../tiny/x.safetensors"},
+        {"conv_in.bias": WEIGHTS.replace(".s", "-1.s")},
+    ],
+)
+def test_an_index_that_names_other_files_or_tensors_is_refused(models: Path, weight_map: object) -> None:
+    folder = models / "tiny"
+    (folder / WEIGHTS).rename(folder / WEIGHTS.replace(".s", "-1.s"))
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(UserError) as error:
+        read("tiny", SHAPE)
+    assert "\n" not in str(error.value)
+
+
+def test_of_several_variants_none_is_taken_in_silence(models: Path) -> None:
+    folder = models / "tiny"
+    shutil.copy(folder / WEIGHTS, folder / "diffusion_pytorch_model.fp16.safetensors")
+    (folder / WEIGHTS).rename(folder / "diffusion_pytorch_model.non_ema.safetensors")
+    with pytest.raises(UserError, match=r"given .*fp16\.safetensors and .*non_ema\.safetensors"):
+        read("tiny", SHAPE)
+
+
+def test_of_a_network_and_its_mean_one_is_named(models: Path) -> None:
+    own, mean = attentive(models / "step" / "unet"), save_unet(models / "step" / "unet_ema")
+    with pytest.raises(UserError, match=r"given unet/ and unet_ema/: name step\.unet or step\.unet_ema"):
+        read("step", SHAPE)
+    assert same(read("step.unet", SHAPE), own) and same(read("step.unet_ema", SHAPE), mean)
+    shutil.rmtree(models / "step" / "unet")
+    assert same(read("step", SHAPE), mean), "the only one"
+    with pytest.raises(UserError, match="expected a folder unet/, given unet_ema/"):
+        read("step.unet", SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [("diffusion_pytorch_model.bin", None), ("diffusion_pytorch_model.fp16.bin", "fp16")]
+)
+def test_the_advice_for_pickled_weights_works(models: Path, name: str, variant: str | None) -> None:
+    """The very command that the message names, run here."""
+    unet = attentive(models / "pickled")
+    (models / "pickled" / WEIGHTS).unlink()
+    torch.save(unet.state_dict(), models / "pickled" / name)
+    with pytest.raises(UserError) as error:
+        read("pickled", SHAPE)
+    code = str(error.value).partition('python -c "')[2].removesuffix('"')
+    assert (f"variant='{variant}'" in code) == bool(variant)
+    exec(code, {})
+    assert same(read("pickled", SHAPE), unet)
+
+
 def test_a_network_of_any_size_is_held_to_the_images(models: Path) -> None:
     change(models / "tiny" / "config.json", sample_size=None)
     assert isinstance(read("tiny", (1, 28, 28)), Model)

@@ -8,7 +8,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
-from benchmark.risk import histograms, js_distance, js_risk
+from benchmark.risk import histograms, js_distance, js_risk, log_entropy, margin
 
 
 def test_the_distance_is_scipys() -> None:
@@ -76,3 +76,40 @@ def test_posteriors_of_zero_and_empty_sides() -> None:
     assert found["js_cross_entropy_null"] > 0  # two bins, 20 of 40 in each: a permutation moves some
     with pytest.raises(ValueError, match="given 0 and 40"):
         js_risk(certain[:0], np.zeros(0, int), certain, np.zeros(40, int), np.random.default_rng(0))
+
+
+def saturated(rng: np.random.Generator, n: int, shift: float) -> np.ndarray:
+    """Log-posteriors (n, 5) of label 0 with margins about 45 + shift; -log p_0 is 0 for nearly all of them."""
+    logits = rng.normal(0, 2, (n, 5))
+    logits[:, 0] += 45 + shift
+    return log_softmax(logits, axis=1)
+
+
+def test_saturated_answers_are_told_apart() -> None:
+    """Members' margins are larger by 8: both distances are those of the same margins at a scale where all is exact."""
+    rng = np.random.default_rng(5)
+    members, others = saturated(rng, 400, 8), saturated(rng, 400, 0)
+    y = np.zeros(400, int)
+    found = js_risk(members, y, others, y, rng)
+    exact = [-np.log1p(-np.exp(np.logaddexp.reduce(v[:, 1:], axis=1) / 20)) for v in (members, others)]  # 45 -> 2.25
+    assert found["js_cross_entropy"] == pytest.approx(float(js_distance(*histograms(*exact))))
+    assert found["js_cross_entropy"] > 0.5 and found["js_entropy"] > 0.5
+    lost = histograms(-members[:, 0], -others[:, 0])
+    assert float(js_distance(*lost)) < found["js_cross_entropy"] - 0.1, "what -log p says of them"
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 40.0, 300.0])
+def test_entropy_and_margin_keep_their_digits(scale: float) -> None:
+    """Against sums in 400 digits or more: also where a posterior rounds to 1, or vanishes."""
+    from mpmath import mp, mpf
+
+    lp = log_softmax(np.random.default_rng(int(scale)).normal(0, scale, (12, 4)), axis=1)
+    y = np.random.default_rng(1).integers(0, 4, 12)
+    with mp.workdps(1500):
+        for row, label, entropy_, margin_ in zip(lp, y, log_entropy(lp), margin(lp, y), strict=True):
+            top = int(row.argmax())
+            p = [mp.exp(mpf(float(v))) for v in row]
+            p[top] = 1 - sum(v for i, v in enumerate(p) if i != top)
+            assert entropy_ == pytest.approx(float(mp.log(sum(-v * mp.log(v) for v in p))), rel=1e-12, abs=1e-12)
+            rest = sum(mp.exp(mpf(float(v))) for i, v in enumerate(row) if i != label)
+            assert margin_ == pytest.approx(float(row[label]) - float(mp.log(rest)), rel=1e-12, abs=1e-12)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from benchmark.metrics import METRICS
+from benchmark.metrics import METRICS, lower_bound
 from benchmark.result import Result
 from leaderboard import charts
 from leaderboard.ranking import TASK_METRICS, Board
@@ -195,7 +195,8 @@ def _seeds(results: list[Result]) -> None:
     for r in results:
         row: dict[str, object] = {"seed": r.seed, "status": r.status, "reason": r.reason}
         for m in names:
-            row[m] = r.metrics.get(m)
+            value = r.metrics.get(m)
+            row[m] = float(lower_bound(value)) if m == "epsilon_lower" and value is not None else value
             if low_high := r.intervals.get(m):
                 row[f"{m}_ci"] = f"{low_high[0]:.3f} – {low_high[1]:.3f}"
         row |= {"seconds": r.cost.get("seconds"), "queries": r.cost.get("queries"), "trust": r.trust}

@@ -51,7 +51,7 @@ class LiRA(Attack):
     calibrate = "own"
 
     class Params(Hyper):
-        """Variances from each sample and side, or one fixed variance; auto: fixed under 32 models a side.
+        """Variances from each sample and side, or one fixed variance; auto: fixed where the whole bank has under 32 a side.
 
         views: how often each sample is asked about, once as it is.
         """
@@ -66,6 +66,10 @@ class LiRA(Attack):
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
         """log of the likelihood ratio of IN to OUT (n,), its mean over views; with fixed variance times the variance."""
         assert bank is not None
+        # Decided by the whole bank: a model that plays the target, and its pair, are left out of their own references,
+        # and every target of a row must meet the same attack. A bank that does not say is taken to lack a pair.
+        few = (bank.whole or len(bank.members) + 2) // 2 < 32
+        self.fixed = self.params.variance == "fixed" or (self.params.variance == "auto" and few)
         score = self._ratio(target.log_posteriors(candidates.x), bank.log_posteriors, candidates.y, bank.members)
         for x in self.knowledge.views(candidates.x, self.params.views - 1):
             score = score + self._ratio(target.log_posteriors(x), bank.ask(x), candidates.y, bank.members)
@@ -82,9 +86,7 @@ class LiRA(Attack):
         count = side.sum(0)
         mean = torch.where(side, margins, 0.0).sum(0) / count.clamp_min(1)
         squares = (own - mean).square() / 2
-        # A bank of 64 has 32 a side, or 31 and 32 when one of its models plays the target.
-        few = (len(margins) + 1) // 2 < 32
-        if self.params.variance == "fixed" or (self.params.variance == "auto" and few):
+        if self.fixed:
             # One variance for both sides, as in the released code, scales all scores alike: it is left out, and with
             # it the only statistic that would tie a sample's score to the other candidates.
             return -squares

@@ -1,15 +1,15 @@
 """RMIA, online: how much likelier the label is under the target than under other models (Zarifzadeh et al. 2024).
 
-r(x) = p(x | target) / p(x), where p(x) is the mean confidence of a bank, half of which was trained on x. The
-paper's score is the share of population samples z with r(x) / r(z) > gamma. With one query a sample that is
+r(x) = p(x | target) / p(x), where p(x) is the mean of two means: over the models of a bank that were trained on x, and
+over those that were not. Each side has half the weight however many models it has; one without models leaves its own to
+the other. The paper's score is the share of population samples z with r(x) / r(z) > gamma. With one query a sample that is
 the law of r(z) at r(x) / gamma, so that it ranks as r(x) does, but for ties: the population and gamma don't
 move the ROC. Here r(x) itself is the score, for a bank answers on the candidates alone; `rmia_offline`
 computes the share. The authors' code scores by a Taylor softmax with a soft margin, which needs logits, and
 votes over 18 views; here it is a softmax and one view.
 """
 
-import math
-
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -50,8 +50,14 @@ class RMIA(Attack):
         assert bank is not None
         references = self._log_confidence(bank.log_posteriors, candidates.y)
         own = self._log_confidence(target.log_posteriors(candidates.x), candidates.y)
-        return own - (references.logsumexp(0) - math.log(len(references)))
+        sides = torch.stack([_log_mean(references, side) for side in (bank.members, ~bank.members)])
+        return own - _log_mean(sides, sides.isfinite())
 
     def _log_confidence(self, log_posteriors: Tensor, y: Tensor) -> Tensor:
         """log p_y (..., n) at the temperature; the margin needs no normalisation, and it is finite where p_y = 0."""
         return functional.logsigmoid(logit_margin(log_posteriors / self.params.temperature, y))
+
+
+def _log_mean(logs: Tensor, side: Tensor) -> Tensor:
+    """log of the mean of exp(logs) (m, n) over a side (m, n) bool: (n,), -inf where the side is empty."""
+    return logs.masked_fill(~side, float("-inf")).logsumexp(0) - side.sum(0).clamp_min(1).double().log()

@@ -5,6 +5,10 @@ Source: Jia et al. 2019, sections 4.2 (phase I, algorithm 1) and 4.3 (phase II);
 stays; phase II returns them with the probability that keeps the expected L1 distortion of the posteriors within
 the budget, by one draw that is fixed for a query.
 
+What g is asked about is what will be returned: an adversary's classifier sorts it again, and noise changes the order of
+four answers in ten. The released code asks g about the noise in the order of the clean answer, so that a third of what it
+returns still lies on g's old side; `as_released` does the same.
+
 Differences: all samples move at once, each until it is done, and the weight of distortion stops rising once the
 distortion is below 0.01. g is the paper's 256-128-64-1 network on log-posteriors, because posteriors saturate and
 leave it neither signal nor gradient; Adam trains it for 40 epochs in batches of 256 (SGD 1e-3, 400 epochs, 64 there)
@@ -46,9 +50,13 @@ class MemGuard(Defense):
     keeps_labels = True
 
     class Params(Hyper):
-        """`budget` bounds the expected L1 distance of returned and true posteriors, of at most 2."""
+        """`budget` bounds the expected L1 distance of returned and true posteriors, of at most 2.
+
+        as_released: g judges the noise in the order of the clean answer, not in that of the noisy one.
+        """
 
         budget: Annotated[float, Field(ge=0, le=2), Search(0.1, 1)] = 1.0
+        as_released: bool = False
 
     def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
         """Train g on members (`task.train`) against non-members (`task.reference`); its weights, float64."""
@@ -62,7 +70,7 @@ class MemGuard(Defense):
 
         def guarded(x: Tensor) -> Tensor:
             clean = predict(x)
-            noisy = torch.cat([add_noise(part, state) for part in clean.split(CHUNK)])
+            noisy = torch.cat([add_noise(part, state, self.params.as_released) for part in clean.split(CHUNK)])
             distance = (noisy.exp() - clean.exp()).abs().sum(1)
             chosen = context.uniform("memguard", x, 1).squeeze(1).to(clean.device) * distance < self.params.budget
             # Two nearly equal posteriors can change places in rounding, and a label must not change at all.
@@ -122,7 +130,16 @@ def logit_and_slope(log_posteriors: Tensor, state: dict[str, Tensor]) -> tuple[T
     return logit, slope.t() / state["scale"]
 
 
-def add_noise(clean: Tensor, state: dict[str, Tensor]) -> Tensor:
+def logit_as_seen(log_posteriors: Tensor, state: dict[str, Tensor], as_released: bool) -> tuple[Tensor, Tensor]:
+    """`logit_and_slope` of log-posteriors (n, k) in the order of the clean answer: g sorts them, or (released) does not."""
+    if as_released:
+        return logit_and_slope(log_posteriors, state)
+    ordered, at = log_posteriors.sort(1)
+    logit, slope = logit_and_slope(ordered, state)
+    return logit, torch.empty_like(slope).scatter_(1, at, slope)
+
+
+def add_noise(clean: Tensor, state: dict[str, Tensor], as_released: bool = False) -> Tensor:
     """Phase I on log-posteriors (n, k) float64: the noisy ones, or the clean ones where no noise is found.
 
     The weight of distortion rises tenfold until the search first fails; the last success stays. Every row is
@@ -132,14 +149,14 @@ def add_noise(clean: Tensor, state: dict[str, Tensor]) -> Tensor:
     # Log-posteriors are logits up to a constant; an exact zero would have no gradient to move it.
     start, order = clean.clamp_min(FLOOR).sort(1)
     side = membership_logit(start, state)
-    noisy = _search(start, side, state)
+    noisy = _search(start, side, state, as_released).log_softmax(1)
     # Noise counts only where it brings g closer to 1/2 (eq. 17).
-    better = membership_logit(noisy.log_softmax(1), state).abs() < side.abs()
-    found = torch.where(better.unsqueeze(1), noisy.log_softmax(1), start)
+    better = logit_as_seen(noisy, state, as_released)[0].abs() < side.abs()
+    found = torch.where(better.unsqueeze(1), noisy, start)
     return torch.where(better.unsqueeze(1), torch.empty_like(clean).scatter_(1, order, found), clean)
 
 
-def _search(start: Tensor, side: Tensor, state: dict[str, Tensor]) -> Tensor:
+def _search(start: Tensor, side: Tensor, state: dict[str, Tensor], as_released: bool) -> Tensor:
     """Descend from the sorted logits (n, k) till g changes sides and the top stays, again under each higher weight.
 
     A row that succeeds starts anew under the next weight at once, and rows that are done leave the batch: its steps
@@ -154,7 +171,7 @@ def _search(start: Tensor, side: Tensor, state: dict[str, Tensor]) -> Tensor:
     while len(rows):
         log_posteriors = logits.log_softmax(1)
         posteriors = log_posteriors.exp()
-        g, slope = logit_and_slope(log_posteriors, state)
+        g, slope = logit_as_seen(log_posteriors, state, as_released)
         change = posteriors - clean
         apart = change.abs().sum(1)
         top, runner_up = logits[:, :-1].max(1)

@@ -1,5 +1,7 @@
 import gzip
 import hashlib
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,6 +144,60 @@ def test_training_images_come_first(folder):
     assert len(data) == 60
     assert np.array_equal(data.x[40, 0], fashion_mnist.read_idx(folder / "t10k-images-idx3-ubyte.gz", 3)[0])
     assert data.y.tolist() == [*(np.arange(40) % 10), *(np.arange(20) % 10)]
+
+
+@pytest.mark.parametrize("layout", fashion_mnist.LAYOUTS)
+@pytest.mark.parametrize("plain", [False, True])
+def test_every_layout_is_found_and_the_named_folder_is_the_one(folder, tmp_path, monkeypatch, layout, plain):
+    expected = fashion_mnist.load()
+    home = tmp_path / "elsewhere" / layout
+    home.mkdir(parents=True)
+    for path in list(folder.iterdir()):
+        if plain:
+            (home / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        else:
+            path.rename(home / path.name)
+    monkeypatch.setenv("LEAKBOARD_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
+    shutil.copytree(home, tmp_path / "debian")
+    (tmp_path / "debian" / f"train-labels-idx1-ubyte{'' if plain else '.gz'}").write_bytes(b"not these")
+    assert fashion_mnist.load().digest == expected.digest
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_debians_copy_is_not_taken_for_the_folder_that_is_named(folder, tmp_path, monkeypatch, named):
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", folder)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LEAKBOARD_DATA", str(tmp_path / "mine") if named else "")
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", lambda url, root, md5: Path(root, "half").touch())
+    if not named:
+        assert len(fashion_mnist.load()) == 60
+        return
+    with pytest.raises(datasets.DataError, match=r"mine/FashionMNIST/raw, .* unset LEAKBOARD_DATA"):
+        fashion_mnist.load()
+    assert not (tmp_path / "mine").exists() and not (tmp_path / "home").exists(), "a failed download leaves nothing"
+
+
+def test_a_download_that_breaks_off_leaves_no_file(tmp_path, monkeypatch):
+    def broken(url, root, md5):
+        Path(root, url.rsplit("/", 1)[1]).write_bytes(b"\x1f\x8b half")
+        if "labels" in url:
+            raise KeyboardInterrupt
+
+    (tmp_path / "kept").mkdir()
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", broken)
+    for base in ("kept", "new/er"):
+        with pytest.raises(KeyboardInterrupt):
+            fashion_mnist._download(tmp_path / base / "fashion-mnist")
+    assert [p.name for p in tmp_path.rglob("*")] == ["kept"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LEAKBOARD_DATA", str(tmp_path / "file"))
+    with pytest.raises(datasets.DataError) as error:
+        fashion_mnist.load()
+    assert "\n" not in str(error.value) and (tmp_path / "file").is_file()
 
 
 IMAGES = np.zeros((40, 28, 28))

@@ -260,6 +260,20 @@ def test_lira_with_fixed_variance_ranks_as_any_common_deviation(variance: str, m
         assert got[j].item() == pytest.approx(ratio * 1.7**2, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("whole", [60, 62, 64, 66])
+@pytest.mark.parametrize("left_out", [0, 1, 2])
+def test_every_target_of_a_row_meets_the_same_lira(whole: int, left_out: int) -> None:
+    """A model that plays the target is left out of its references (a canary's), or its pair with it."""
+    c, b = candidates(20), bank(20, whole)
+    rest = Bank(b.members[left_out:], b.log_posteriors[left_out:], whole=whole)
+    got = fitted("lira").score(Linear(2, scale=4), c, rest)
+    kind = "per-sample" if whole >= 64 else "fixed"
+    assert torch.equal(got, fitted("lira", variance=kind).score(Linear(2, scale=4), c, rest))
+    if whole == 64:  # also where nobody says how large the bank was
+        unsaid = Bank(rest.members, rest.log_posteriors)
+        assert torch.equal(got, fitted("lira").score(Linear(2, scale=4), c, unsaid))
+
+
 def test_lira_has_no_opinion_where_one_side_is_empty() -> None:
     c, b = candidates(5), bank(5, 8)
     members = b.members.clone()

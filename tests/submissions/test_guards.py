@@ -232,6 +232,30 @@ def distorted() -> tuple[Tensor, Tensor]:
     return clean, memguard.add_noise(clean, state)
 
 
+@pytest.mark.parametrize("classes", [3, 10, 30])
+def test_memguard_crosses_one_half_in_what_it_returns(classes):
+    """g sorts the answers that it is given; noise that changed their order used to be judged in the order before."""
+    g = torch.Generator().manual_seed(classes)
+    sides = [torch.randn(300, classes, generator=g, dtype=torch.float64).mul(s).log_softmax(1) for s in (4.0, 1.5)]
+    state = memguard.train_classifier(*(v.sort(1).values for v in sides), g)
+    clean = torch.cat(sides)
+    before = memguard.membership_logit(clean.sort(1).values, state).sign()
+
+    def crossed(noisy: Tensor) -> float:
+        """Share of the changed answers on whose other side of g they are, sorted."""
+        assert torch.equal(noisy.argmax(1), clean.argmax(1))
+        rows = (noisy != clean).any(1)
+        assert rows.double().mean() > 0.8
+        return float((memguard.membership_logit(noisy.sort(1).values, state) * before <= 1e-9)[rows].double().mean())
+
+    assert crossed(memguard.add_noise(clean, state)) > 0.99
+    released = memguard.add_noise(clean, state, as_released=True)
+    assert classes == 3 or crossed(released) < 0.9
+    order = clean.sort(1).indices
+    unsorted = memguard.membership_logit(released.gather(1, order), state)
+    assert (unsorted * before <= 1e-9)[(released != clean).any(1)].double().mean() > 0.99, "judged in the old order"
+
+
 def test_memguards_slope_is_autograds() -> None:
     g = torch.Generator().manual_seed(3)
     sides = [torch.randn(40, 7, generator=g, dtype=torch.float64).mul(s).log_softmax(1).sort(1).values for s in (1, 3)]
@@ -249,7 +273,7 @@ def test_memguards_slope_is_autograds() -> None:
 def test_memguard_keeps_its_budget_on_every_sample(monkeypatch, distorted, budget):
     """The expected distortion of each sample, over 500 even steps of the number that phase II draws."""
     clean, noise = distorted
-    monkeypatch.setattr(memguard, "add_noise", lambda part, state: noise)
+    monkeypatch.setattr(memguard, "add_noise", lambda part, state, as_released: noise)
     queries = torch.zeros(len(clean), 1, 1, 1)
     guard = make(memguard, budget=budget).guard(lambda x: clean, {}, Draw(b"", CPU, Memory()))
     total = torch.zeros(len(queries), dtype=torch.float64)

@@ -53,6 +53,49 @@ def test_online_rmia_ranks_as_the_matrix_does(temperature: float) -> None:
         assert (np.diff(share[got.argsort()]) >= 0).all() and len(set(share)) > 40
 
 
+@pytest.mark.parametrize("models", [1, 2, 9])
+def test_online_rmia_weighs_both_sides_alike(models: int) -> None:
+    """Inclusion drawn independently, as for canaries: another share of the models for each sample, or a side without any."""
+    c, b, target = candidates(60), bank(60, models), Linear(2, scale=4)
+    members = torch.rand(models, 60, generator=torch.Generator().manual_seed(3)) < 0.3
+    got = fitted("rmia").score(target, c, Bank(members, b.log_posteriors))
+    own, others = confidence(target.log_posteriors(c.x), c.y, 2.0), confidence(b.log_posteriors, c.y, 2.0)
+    sides = set()
+    for j in range(60):
+        both = [others[side, j].mean() for side in (members[:, j].numpy(), ~members[:, j].numpy()) if side.any()]
+        sides.add(len(both))
+        assert got[j].item() == pytest.approx(math.log(own[j] / np.mean(both)), rel=1e-9, abs=1e-12)
+    assert sides == ({1} if models == 1 else {1, 2})
+
+
+def test_online_rmia_finds_more_canaries_than_the_mean_of_the_bank() -> None:
+    """240 canaries in 16 models: a model that holds one is surer of it by 4; how many hold it says nothing."""
+    g = torch.Generator().manual_seed(0)
+    members, own = torch.rand(16, 240, generator=g) < 0.5, torch.rand(240, generator=g) < 0.5
+    ease = torch.randn(240, generator=g, dtype=torch.float64)
+
+    def answers(inside: Tensor) -> Tensor:
+        noise = torch.randn(inside.shape, generator=g, dtype=torch.float64)
+        margin = 4 * inside + ease + noise - 2
+        return torch.stack([margin, torch.zeros_like(margin)], -1).log_softmax(-1)
+
+    b, c = (
+        Bank(members, answers(members)),
+        Candidates(torch.zeros(240, 1, 1, 1), torch.zeros(240).long(), torch.arange(240)),
+    )
+    target = answers(own)
+
+    class Planted(Linear):
+        def log_posteriors(self, x: Tensor) -> Tensor:
+            return target
+
+    def auc(v: np.ndarray) -> float:
+        return float(stats.mannwhitneyu(v[own], v[~own]).statistic) / (int(own.sum()) * int((~own).sum()))
+
+    mean = confidence(target, c.y, 2.0) / confidence(b.log_posteriors, c.y, 2.0).mean(0)
+    assert auc(fitted("rmia", temperature=2.0).score(Planted(2), c, b).numpy()) > auc(mean)
+
+
 def test_rmia_is_about_the_sample_not_about_its_ease() -> None:
     """The target is as sure of the second sample as of the first, but so is every reference."""
     answers = torch.tensor([[3.0, 0, 0, 0], [3.0, 0, 0, 0]], dtype=torch.float64).log_softmax(1)
