@@ -152,7 +152,7 @@ def test_a_kill_while_logging_leaves_one_run(ledger: Path, monkeypatch: pytest.M
 
 def test_a_damaged_ledger_is_no_obstacle(ledger: Path) -> None:
     Tracker(ledger).log(record())
-    (mark,) = ledger.rglob("*.json")
+    (mark,) = ledger.rglob("key-*.json")
     for damage in ("", mark.read_text()[:15], "[]"):
         mark.write_text(damage)
         tracker = Tracker(ledger)
