@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 KIND = "leakboard.kind"
 VIEW = "leakboard"
 """The name of the view that an experiment opens with from Leakboard's links."""
+SHARED = f"mlflow.sharedViewState.{VIEW}"
+"""The tag that holds it."""
 BOARD = (
     "worst_auc", "worst_auc_low", "worst_auc_high", "worst_tpr_at_fpr_0.01", "test_accuracy", "train_seconds", "ms_per_query",
 )  # fmt: skip
@@ -56,12 +58,15 @@ def uri() -> str:
         if address.lower().startswith("sqlite"):
             raise UserError("MLFLOW_TRACKING_URI: expected a database in a file (sqlite:///FILE), given one in memory")
         return address
+    if "///file:" in address:  # SQLite's own address within; what it says of reading and writing stays
+        return _driven(address)
     return _driven(sqlite_address(file.absolute(), address))
 
 
 def _driven(address: str) -> str:
     """MLflow makes the folder of an address as it is written, percent signs and all; of one with a driver none."""
-    return address.replace("sqlite:", "sqlite+pysqlite:", 1) if "%" in address.split("?")[0] else address
+    literal = "%" not in address.split("?")[0] and "///file:" not in address
+    return address if literal else re.sub("^sqlite:", "sqlite+pysqlite:", address)
 
 
 def said(problem: BaseException) -> str:
@@ -211,15 +216,16 @@ def experiment(client: MlflowClient, name: str, columns: tuple[str, ...] = BOARD
         number = str(client.create_experiment(name, artifact_location=_place(name) if local else None))
     else:
         number, place = str(found.experiment_id), str(found.artifact_location)
-        if local and place.startswith("file:") and not os.path.isdir(_path(place).parent):
+        if local and not database() and place.startswith("file:") and not os.path.isdir(_path(place).parent):
             raise Unreachable(
-                f"the artifacts of {name} lay in {_path(place)}, which is gone: was the project moved? Make the folder again"
+                f"the artifacts of {name} lay in {_path(place)}, which is gone: was the project moved? Make that folder again"
             )
     tags = found.tags if found else {}
     wanted = {
         "mlflow.experimentKind": "custom_model_development",
+        # The one text that MLflow shows as Markdown: nothing foreign belongs in it.
         "mlflow.note.content": f"[Compare what is logged of {name} by its metrics](#{view(number)})",
-        f"mlflow.sharedViewState.{VIEW}": _view(columns),
+        SHARED: _view(columns),
     }
     for key, value in wanted.items():
         if key not in tags:

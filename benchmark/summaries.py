@@ -60,7 +60,12 @@ def _summary(row: dict[str, Any], mine: list[Result], chain: Chain, board: Board
         params |= {f"{part.entry.id}.{k}": str(v) for k, v in part.params.model_dump(mode="json").items()}
         params |= {f"{part.entry.id}.{k}": str(v) for k, v in part.key.get("axes", {}).items()}
         if card := part.entry.card:
-            said = {"title": card.title, "authors": ", ".join(card.authors), "reference": card.reference, "year": card.year}
+            said = {
+                "title": card.title,
+                "authors": ", ".join(card.authors),
+                "reference": card.reference,
+                "year": card.year,
+            }
             tags |= {f"{part.entry.id}.{k}": str(v) for k, v in said.items() if v is not None}
     splits = sorted({r.provenance.get("split", "") for r in mine})
     return Summary(metrics, params, tags, (mine[0].dataset, digest(*splits)[:32]))
@@ -69,5 +74,5 @@ def _summary(row: dict[str, Any], mine: list[Result], chain: Chain, board: Board
 def _table(rows: list[Result], board: Board) -> dict[str, dict[str, Any]]:
     from leaderboard.ranking import defense_table
 
-    table = defense_table(rows, board)
+    table = defense_table(rows, board).set_index("defense")
     return {str(name): table.loc[name].to_dict() for name in table.index}

@@ -22,7 +22,19 @@ from filelock import FileLock
 
 from benchmark import places
 from benchmark.addresses import shown as without_password
-from benchmark.connection import KIND, STUDIES, Unreachable, connect, database, experiment, folder, said, uri
+from benchmark.connection import (
+    KIND,
+    SHARED,
+    STUDIES,
+    Unreachable,
+    connect,
+    database,
+    experiment,
+    folder,
+    said,
+    uri,
+    view,
+)
 from benchmark.digests import digest
 from benchmark.errors import UserError
 from benchmark.result import Result
@@ -32,7 +44,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = [
-    "RECORD", "Tracker", "Trials", "Unreachable", "connect", "fetch_results", "gone_runs", "result_of", "results_since", "said",
+    "RECORD", "Tracker", "Trials", "Unreachable", "connect", "fetch_results", "gone_runs", "pages", "result_of", "results_since", "said",
     "uri", "without_password",
 ]  # fmt: skip
 
@@ -420,11 +432,11 @@ def _fill(client: MlflowClient, run_id: str, result: Result) -> None:
         "protocol": result.protocol, "dataset": result.dataset, "architecture": result.architecture,
         "track": result.track or "none",
     }  # fmt: skip
-    tags = keys | {
+    foreign = {f"claim.{k}": v for k, v in result.claims.items()} | result.provenance
+    tags = {k: v for k, v in foreign.items() if not k.startswith(("mlflow.", "leakboard."))} | keys | {
         "protocol_digest": result.protocol_digest, "status": result.status, "reason": result.reason,
         "trust": result.trust, RECORD: _short(result),
     }  # fmt: skip
-    tags |= {f"claim.{k}": v for k, v in result.claims.items()} | result.provenance
     client.log_batch(
         run_id,
         metrics=[Metric(_word(name), value, now, 0) for name, value in numbers.items()],
@@ -496,6 +508,12 @@ def results_since(protocol: str, since_ms: int | None = None) -> Iterator[Result
             yield result
 
 
+def pages() -> dict[str, str]:
+    """Of each experiment of Leakboard's, newest first, what opens it in MLflow's UI, behind the #."""
+    found = connect().search_experiments(order_by=["last_update_time DESC"], max_results=20)
+    return {str(e.name): view(e.experiment_id) for e in found if SHARED in e.tags}
+
+
 def gone_runs(protocol: str, held: Collection[str]) -> tuple[set[str], set[str]]:
     """The runs of a protocol that are marked as deleted, and those of `held` that are there no longer at all.
 
@@ -507,7 +525,7 @@ def gone_runs(protocol: str, held: Collection[str]) -> tuple[set[str], set[str]]
     for start in range(0, len(left), 200):
         ids = ", ".join(f"'{run_id}'" for run_id in left[start : start + 200])
         there |= {run.info.run_id for run in _search(protocol, f"attributes.run_id IN ({ids})")}
-    return deleted, set(left) - there
+    return deleted, set(held) - deleted - there
 
 
 _SCENARIOS = f"tags.`{KIND}` = 'scenario'"
