@@ -5,9 +5,11 @@ Nothing else in the project takes an address apart.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from benchmark.errors import UserError
 
@@ -45,6 +47,15 @@ def _shown(address: str) -> str:
     return f"{scheme}://{user}{plain['host']}{plain['port'] or ''}{plain['path'] or ''}{plain['end']}"
 
 
+def secrets(address: str) -> set[str]:
+    """What `shown` leaves out of an address that is `checked`, as it stands there and decoded: to be left out elsewhere."""
+    with contextlib.suppress(ValueError):
+        split = urlsplit(address)
+        found = [split.password or "", *(part.partition("=")[2] for part in split.query.split("&"))]
+        return {text for text in (*found, *map(unquote, found)) if text}
+    return set()
+
+
 def checked(name: str, address: str) -> str:
     """The address of a database, or of a server at http, as it was given. `name` is where it comes from.
 
@@ -69,8 +80,11 @@ def sqlite_file(address: str) -> Path | None:
     """
     if not address.lower().startswith("sqlite"):
         return None
-    database = _parsed("the address", address).database
-    return Path(database) if database and database != ":memory:" else None
+    url = _parsed("the address", address)
+    file = url.database or ""
+    if file.startswith("file:") and url.query.get("uri"):  # SQLite's own address, within
+        file = "" if url.query.get("mode") == "memory" else unquote(urlsplit(file).path)
+    return Path(file) if file not in ("", ":memory:") else None
 
 
 def sqlite_address(file: Path, like: str = "sqlite://") -> str:

@@ -390,14 +390,17 @@ def ui(port: Port = 5000) -> None:
         say(f"MLflow runs at {shown}")
         return
     try:
-        tracking.connect().search_experiments(max_results=1)
+        pages = tracking.pages()
     except Exception as problem:  # MLflow and its stores raise many kinds
-        text = tracking.without_password(printable(" ".join(str(problem).split()), 300))
+        text = printable(tracking.said(problem), 300)
         raise UserError(
             f"MLFLOW_TRACKING_URI: expected a database or a server of MLflow, given {shown}: {text}"
         ) from None
     say(f"MLflow on {shown}: http://127.0.0.1:{port} (Ctrl-C ends it)")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]
+    for name, page in pages.items():
+        say(f"  {printable(name, 100)}: http://127.0.0.1:{port}/#{page}")
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = address  # the command line, which everybody can read, has no password
+    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port)]
     os.execv(sys.executable, command)
 
 

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from benchmark import protocol as protocols
-from benchmark import secret
+from benchmark import secret, summaries
 from benchmark.artifacts import Artifacts
 from benchmark.errors import UserError, printable
 from benchmark.execute import Done, Progress, Setting, execute
@@ -191,8 +191,18 @@ def run(job: Run, workers: int, console: Console) -> Outcome:
             outcome.seconds[kind] += result.cost.get("seconds", 0.0)
             outcome.tracker.log(result)
     outcome.tracker.retry()
+    _summarise(job, outcome)
     outcome.wall = time.perf_counter() - start
     return outcome
+
+
+def _summarise(job: Run, outcome: Outcome) -> None:
+    """Have MLflow's parent runs say what all that is scored says of the defenses that something was logged of."""
+    artifacts = job.artifacts
+    if stale := outcome.tracker.stale(artifacts.protocol.name, [r.defense for r in outcome.results]):
+        rows = {r.key: r for r in board_results(job)} | {r.key: r for r in outcome.results}
+        board = board_of(artifacts.protocol, artifacts.registry)
+        summaries.log(outcome.tracker, rows.values(), map(artifacts.chain, stale), board)
 
 
 def board_results(job: Run) -> list[Result]:

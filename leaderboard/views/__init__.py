@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import pandas as pd
 import streamlit as st
@@ -151,10 +153,27 @@ def axes(results: Records) -> str:
 
 def run_link(result: Result) -> str:
     """The address of a scenario's run in MLflow's own pages; "" where the record names none."""
-    base = os.environ.get("LEAKBOARD_MLFLOW_UI", "http://127.0.0.1:5000").rstrip("/")
+    base = _mlflow_ui(os.environ.get("LEAKBOARD_MLFLOW_UI", "http://127.0.0.1:5000"))
     run, experiment = (result.provenance.get(k, "") for k in ("run_id", "experiment_id"))
     whole = re.fullmatch(r"\w+", run) and re.fullmatch(r"\w+", experiment)
-    return f"{base}/#/experiments/{experiment}/runs/{run}" if whole else ""
+    return f"{base}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning" if base and whole else ""
+
+
+@functools.cache
+def _mlflow_ui(address: str) -> str:
+    """The address of MLflow's pages as every visitor may see it: no user, no password, no query; "" for no web address."""
+    try:
+        split = urlsplit(address)
+        host, _ = split.hostname or "", split.port
+    except ValueError:
+        return ""
+    where = split.netloc.rpartition("@")[2]
+    odd = "@" in split.path + split.query + split.fragment  # readers differ in where its password ends
+    return (
+        f"{split.scheme}://{where}{split.path.rstrip('/')}"
+        if host and split.scheme in ("http", "https") and not odd
+        else ""
+    )
 
 
 def literal(text: str) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from benchmark import tracking
+from benchmark.connection import view
 from benchmark.tracking import Tracker, Trials
 from tests.faults.servers import Server, free_port
 from tests.leaderboard.conftest import make_board
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.slow
 
 WAIT = 60_000
 SHOWN = {"undefended", "selena"}
+HOSTILE = "<img src=x onerror=document.title='gone'> **b** [a](javascript:alert(1))"
+WORTH = {"undefended": (0.75, 0.875), "selena": (0.625, 0.8125), HOSTILE: (0.5, 0.25)}
 
 
 @dataclass
@@ -64,6 +67,8 @@ def ui(chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 if result.defense in SHOWN and result.task != "attribute":
                     tracker.log(result.model_copy(update={"provenance": {}}))
             trials = Trials("toy-v1", "dp_sgd")
+            for name, (worst, accuracy) in WORTH.items():
+                tracker.summarise("toy-v1", name, {"worst_auc": worst, "test_accuracy": accuracy}, {}, {})
             for number in range(3):
                 metrics = {"test_accuracy": 0.8 - number / 10, "worst_auc": 0.6}
                 trials.log(number, {"noise_multiplier": number + 0.5}, metrics, {})
@@ -85,6 +90,17 @@ def test_the_scenarios_of_an_entry_are_filtered(ui: UI) -> None:
     named = {f"lira on {defense}, seed 0" for defense in SHOWN}
     ui.page.get_by_text(min(named)).first.wait_for(timeout=WAIT)
     assert set(ui.rows()) == named | SHOWN, "what was asked for, under the entries that it belongs to"
+
+
+def test_entries_are_compared_by_their_metrics(ui: UI) -> None:
+    """The view that Leakboard's links open: training runs, one row an entry, the least leakage first, names as text."""
+    ui.open(view(ui.experiments["toy-v1"]).removeprefix("/"))
+    ui.page.get_by_text("3 matching runs").wait_for(timeout=WAIT)
+    assert ui.rows() == [HOSTILE, "selena", "undefended"]
+    for name, column in (("worst_auc", 0), ("test_accuracy", 1)):
+        cells = ui.page.locator(f'[role="gridcell"][col-id*="{name}`"]')
+        assert [float(t) for t in cells.all_inner_texts()] == [w[column] for w in reversed(WORTH.values())]
+    assert "gone" not in ui.page.title() and not ui.page.get_by_text("Detect Issues").count()
 
 
 def test_two_runs_are_compared_with_their_metrics_and_roc_figures(ui: UI) -> None:
