@@ -130,8 +130,9 @@ def _all_weights(network: Path) -> tuple[dict[str, Tensor], list[bytes]]:
 def _shards(index: Path) -> tuple[dict[str, Tensor], list[bytes]]:
     """The weights of all files that an index names, and the contents of the index and of them."""
     contents = [_content(index, INDEX_BYTES)]
-    named = _object(index, contents[0]).get("weight_map")
-    files = sorted(set(named.values())) if _texts(named) else []
+    given = _object(index, contents[0]).get("weight_map")
+    named: dict[str, str] = given if isinstance(given, dict) and _texts(given) else {}
+    files = sorted(set(named.values()))
     if not files or len(files) > TENSORS or not all(re.fullmatch(_SHARD, name) for name in files):
         raise UserError(f"{index}: expected a weight_map of tensors to files {_STEM}*.safetensors, given another")
     weights: dict[str, Tensor] = {}
@@ -144,8 +145,8 @@ def _shards(index: Path) -> tuple[dict[str, Tensor], list[bytes]]:
     return _bounded(index, weights), contents
 
 
-def _texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+def _texts(value: dict[Any, Any]) -> bool:
+    return all(isinstance(v, str) for v in value.values())
 
 
 def _todays(name: str, weights: dict[str, Tensor]) -> str:

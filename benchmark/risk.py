@@ -35,7 +35,7 @@ def js_risk(
         ("js_entropy", [log_entropy(side) for side, _ in sides]),
         ("js_cross_entropy", [-margin(side, y) for side, y in sides]),
     ):
-        inside, outside = histograms(*values)
+        inside, outside = histograms(values[0], values[1])
         found[name] = float(js_distance(inside, outside))
         drawn = rng.multivariate_hypergeometric(inside + outside, inside.sum(), size=_DRAWS)
         found[f"{name}_null"] = float(np.quantile(js_distance(drawn, inside + outside - drawn), 0.95))

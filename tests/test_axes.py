@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from benchmark import datasets, execute, protocol, runs
-from benchmark.api import Context
+from benchmark.api import Bank, Candidates, Context
 from benchmark.artifacts import Artifacts
 from benchmark.errors import UserError
 from benchmark.judge import Outcome, Scenario, Skip
@@ -97,6 +97,26 @@ def test_of_several_attack_seeds_the_least_bound_counts(planted: Artifacts, monk
     guess = torch.rand(2, len(members), generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(planted, "attacker", lambda *_: Scores(torch.cat([members[None], guess])))
     assert outcome(planted, "loss").metrics["epsilon_lower"] < 0.3
+
+
+@pytest.mark.parametrize(("place", "models", "apart"), [("plain", 4, 2), ("planted", 8, 1)])
+def test_every_target_of_a_row_is_told_of_the_same_bank(
+    place: str, models: int, apart: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models of the bank are targets without themselves, or their pair, among the references; the whole bank stays."""
+    seen = []
+
+    class Counting:
+        fit = Scores.fit
+
+        def score(self, target: object, candidates: Candidates, bank: Bank) -> torch.Tensor:
+            seen.append((len(bank.members), len(bank.log_posteriors), bank.whole))
+            return torch.zeros(len(candidates), dtype=torch.float64)
+
+    artifacts = request.getfixturevalue(place)
+    monkeypatch.setattr(artifacts, "attacker", lambda *_: Counting())
+    outcome(artifacts, "lira")
+    assert seen == [(models, models, models), *[(models - apart, models - apart, models)] * models]
 
 
 def test_an_attack_has_as_many_seeds_everywhere(plain: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def _folder() -> Path:
     """
     named = os.environ.get("LEAKBOARD_DATA")
     own = Path(named or "~/.cache/leakboard").expanduser()
-    for folder in (*(own / layout for layout in LAYOUTS), *(() if named else (DEBIAN,))):
+    for folder in [own / layout for layout in LAYOUTS] + ([] if named else [DEBIAN]):
         if all(_file(folder, name) for name in _FILES):
             return folder
     home = own / "fashion-mnist"
