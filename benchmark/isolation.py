@@ -32,6 +32,7 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmark import places
 from benchmark.errors import Fault, UserError, out_of_memory, printable
 from benchmark.protocol import Limits
 from benchmark.wire import Channel, Closed, Handler, Message, Meta, RemoteError, WireError
@@ -39,6 +40,8 @@ from benchmark.wire import Channel, Closed, Handler, Message, Meta, RemoteError,
 _PACKAGE = Path(__file__).parent
 _INSIDE = "/leakboard"
 _START = f"import sys; sys.path.insert(0, {_INSIDE!r}); from benchmark.zygote import main; main()"
+_TAKEN = ("/tmp", "/dev", "/proc", "/sys", _INSIDE)
+"""Where the sandbox has something of its own: what the machine has there is bound elsewhere."""
 _TAIL = 64 << 10
 _BEAT = 0.1
 """Seconds between two looks of the watchdog."""
@@ -164,9 +167,10 @@ class Launcher:
         else:
             command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
             command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-        for name, value in _environment().items():
+        python = _python()
+        for name, value in (_environment() | python.environment).items():
             command += ["--setenv", name, value]
-        binds = dict(_needed_by_python()) | {f"{_INSIDE}/benchmark": _PACKAGE}
+        binds = python.binds | {f"{_INSIDE}/benchmark": _PACKAGE}
         folders = {str(p) for inside in binds for p in Path(inside).parents}
         for folder in sorted(folders - {"/"}):
             command += ["--dir", folder]  # unasked, bubblewrap makes them unreadable for other users
@@ -186,8 +190,9 @@ class Launcher:
         command += ["--chdir", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
         if filter_fd is not None:
             command += ["--seccomp", str(filter_fd)]
-        # As -I, but that Python reads the environment, which is ours.
-        return [*command, os.path.abspath(sys.executable), "-P", "-s", "-c", _START, str(control), json.dumps(config)]
+        own = json.dumps({**config, "packages": python.packages})
+        # As -I, but that Python reads the environment, which is ours; the zygote adds the packages.
+        return [*command, python.interpreter, "-P", "-s", "-S", "-c", _START, str(control), own]
 
 
 def _environment() -> dict[str, str]:
@@ -195,24 +200,81 @@ def _environment() -> dict[str, str]:
     return _ENVIRONMENT | {name: os.environ[name] for name in _ARITHMETIC if name in os.environ}
 
 
-def _needed_by_python() -> Iterator[tuple[str, Path]]:
-    """Where the interpreter, its packages and the C library lie; nothing else of the machine."""
-    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    libraries = Path("/usr/lib") / multiarch
-    found = [libraries if multiarch and libraries.is_dir() else Path("/usr/lib"), Path("/usr/lib64")]
-    base = Path(sys.base_prefix)
+@dataclass
+class _Python:
+    """The interpreter, its packages and the C library, as a sandbox has them; nothing else of the machine."""
+
+    interpreter: str = ""
+    packages: list[str] = field(default_factory=list)
+    """Folders of installed packages inside, in the order of the judge's `sys.path`."""
+    binds: dict[str, Path] = field(default_factory=dict)
+    """Folders and files by where they lie inside."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def show(self, path: Path) -> str:
+        """Where this path lies inside: where it is, unless the sandbox has something of its own there."""
+        for inside, outside in self.binds.items():
+            if path.is_relative_to(outside):
+                return str(Path(inside, path.relative_to(outside)))
+        inside = f"{_INSIDE}/outside/{len(self.binds)}" if _hidden(path) else str(path)
+        self.binds[inside] = path
+        return inside
+
+
+def _python() -> _Python:
+    """What Python needs, wherever it lies. Links are followed: a folder is shown under its real name."""
+    found = _Python()
+    libraries = Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or "")
+    system = [libraries if libraries.is_dir() else Path("/usr/lib"), Path("/usr/lib64")]
+    base = Path(sys.base_prefix).resolve()
+    interpreter = Path(getattr(sys, "_base_executable", "") or sys.executable).resolve()
+    home = f"{_INSIDE}/python" if _hidden(base) else str(base)
     if base == Path("/usr"):
         version = f"python{sys.version_info.major}"
-        found += [*Path("/usr/lib").glob(f"{version}*"), *Path("/usr/bin").glob(f"{version}*")]
+        system += [*Path("/usr/lib").glob(f"{version}*"), *Path("/usr/bin").glob(f"{version}*")]
+        found.interpreter = str(interpreter)
     else:
-        found.append(base)
-    found.append(Path(os.path.abspath(sys.prefix)))  # as it is called, but for `..`: a virtual environment is a link
-    real = Path(sys.executable).resolve()
-    if not any(real.is_relative_to(p) for p in found):
-        found.append(real)
-    for path in found:
-        if path.exists() and not any(path != other and path.is_relative_to(other) for other in found):
-            yield str(path), path
+        for name in sorted({"lib", sys.platlibdir}):
+            if (base / name).is_dir():
+                found.binds[f"{home}/{name}"] = base / name
+        found.interpreter = f"{home}/bin/{interpreter.name}"
+        found.binds[found.interpreter] = interpreter
+        library = base / "lib" / str(sysconfig.get_config_var("INSTSONAME"))
+        if sysconfig.get_config_var("Py_ENABLE_SHARED") and library.is_file():
+            # The interpreter looks for it where it was built, and there is no cache of libraries inside.
+            found.binds[f"{_INSIDE}/library/{library.name}"] = library
+            found.environment["LD_LIBRARY_PATH"] = f"{_INSIDE}/library"
+    found.environment["PYTHONHOME"] = home
+    for path in system:
+        if path.exists() and not any(path.is_relative_to(other) for other in found.binds.values()):
+            found.show(path)
+    if sys.prefix != sys.base_prefix and not _private_below(environment := Path(sys.prefix).resolve()):
+        found.show(environment / "lib")  # some packages have their libraries beside `site-packages`
+    for folder in _package_folders():
+        if not _private_below(folder):
+            found.packages.append(found.show(folder))
+    return found
+
+
+def _package_folders() -> Iterator[Path]:
+    """Folders that Python imports installed packages from, by whatever way they came to its path.
+
+    `site-packages`, Debian's `dist-packages`, a user's own, those of `pip install --target`, PYTHONPATH and *.pth.
+    """
+    for folder in dict.fromkeys(Path(entry).resolve() for entry in sys.path if entry and Path(entry).is_dir()):
+        if next(folder.glob("*.dist-info"), None) is not None:
+            yield folder
+
+
+def _hidden(path: Path) -> bool:
+    """Whether the path can't be used inside; the colon is Python's and the linker's own."""
+    return ":" in str(path) or any(path.is_relative_to(taken) for taken in _TAKEN)
+
+
+def _private_below(folder: Path) -> bool:
+    """Whether the folder holds a home or the project: such a folder is never shown."""
+    private = (Path.home(), places.project().root, places.submissions(), places.store(), places.published())
+    return any(path.resolve().is_relative_to(folder) for path in private)
 
 
 @cache

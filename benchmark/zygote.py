@@ -18,9 +18,11 @@ import pkgutil
 import resource
 import shutil
 import signal
+import site
 import socket
 import sys
 import time
+from typing import Any
 
 SCRATCH = ("/tmp", "/dev/shm")
 _PR_SET_DUMPABLE = 4
@@ -30,6 +32,10 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     config = json.loads(sys.argv[2])
     _confine(config)
+    for folder in config["packages"]:
+        site.addsitedir(folder)
+    site.setquit()
+    os.environ["PYTHONPATH"] = ":".join(config["packages"])  # for Pythons that a submission starts
     if config["probe"]:
         found = importlib.util.find_spec("torch") is not None
         control.send(json.dumps({"torch": found, "uid": os.getuid()}).encode())
@@ -49,7 +55,7 @@ def main() -> None:
     _Forks(control, sandbox.serve).loop()
 
 
-def _confine(config: dict[str, int]) -> None:
+def _confine(config: dict[str, Any]) -> None:
     """Become the sandbox's own user, and take the limits: from here on they can't be raised again."""
     if config["uid"]:
         os.setgroups([])

@@ -7,10 +7,13 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -162,7 +165,9 @@ def test_what_the_command_promises(user_namespace: bool, monkeypatch: pytest.Mon
     assert arguments[last + 1] == "/", "no bind comes after the root is read-only"
     assert not {"--bind", "--dev-bind", "--share-net"} & set(arguments)
     names = {arguments[i + 1] for i, a in enumerate(arguments) if a == "--setenv"}
-    assert names == {*isolation._ENVIRONMENT, "MKL_CBWR"} and "COMPATIBLE" in arguments
+    assert (
+        names == {*isolation._ENVIRONMENT, *isolation._python().environment, "MKL_CBWR"} and "COMPATIBLE" in arguments
+    )
     assert not any("LEAKBOARD" in n or "MLFLOW" in n for n in names)
     assert ("--proc" in arguments) and "--proc" not in command(Launcher(user_namespace, proc=False))
 
@@ -175,16 +180,43 @@ def test_nothing_private_is_bound() -> None:
         for path in private:
             assert not path.is_relative_to(outside), f"{path} is seen through {outside}"
     assert bound[Path(isolation._INSIDE) / "benchmark"] == ROOT / "benchmark"
-    assert Path(sys.prefix) in bound.values()
+
+
+def installed(folder: Path, module: str = "leakprobe") -> Path:
+    """A folder of installed packages with one in it, as pip leaves it."""
+    (folder / f"{module}-1.0.dist-info").mkdir(parents=True)
+    (folder / f"{module}.py").write_text("here = __file__\n")
+    return folder
 
 
 def test_a_checkout_with_its_environment_inside_shows_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = tmp_path / "checkout" / ".venv"
-    (environment / "bin").mkdir(parents=True)
+    monkeypatch.syspath_prepend(installed(environment / "lib" / "python3.11" / "site-packages"))
+    monkeypatch.syspath_prepend(tmp_path / "checkout")
     monkeypatch.setattr(sys, "prefix", str(environment))
     bound = binds(command(Launcher(False, True)))
     inside = [p for p in bound.values() if p.is_relative_to(tmp_path)]
-    assert inside == [environment]
+    assert inside == [environment / "lib"]
+
+
+@pytest.mark.parametrize("where", ["home", "project", "above the project", "store"])
+def test_packages_that_lie_beside_what_is_private_are_not_shown(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual environment in the project's own folder, or `pip install --target .`, makes nothing of it visible."""
+    home = tmp_path / "home"
+    project = home / "project"
+    (project / "mlruns" / "store").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(project)
+    elsewhere = tmp_path / "elsewhere"
+    folder = {"home": home, "project": project, "above the project": tmp_path, "store": elsewhere}[where]
+    if where == "store":
+        monkeypatch.setenv("LEAKBOARD_STORE", str(elsewhere / "store"))
+    monkeypatch.syspath_prepend(installed(folder))
+    monkeypatch.setattr(sys, "prefix", str(folder))
+    (folder / "lib").mkdir()
+    assert not [p for p in binds(command(Launcher(False, True))).values() if p.is_relative_to(tmp_path)]
 
 
 def test_the_size_of_scratch_is_stated() -> None:
@@ -207,11 +239,23 @@ def test_what_the_probe_says_is_so() -> None:
         assert isolation.launcher() == found
 
 
+def test_links_are_followed_and_odd_paths_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the sandbox has of its own at a place, or Python can't have in a path, is no place for packages."""
+    real = installed(tmp_path / "a:b")
+    (tmp_path / "link").symlink_to(real)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "link" / ".." / "link"), str(real)])
+    found = isolation._python()
+    last = found.packages[-1]
+    assert found.binds[last] == real and last.startswith("/leakboard/outside/")
+    assert not [p for p in found.binds if any(Path(p).is_relative_to(own) for own in ("/tmp", "/dev", "/proc", "/sys"))]
+
+
 def test_the_interpreter_may_be_called_by_any_path(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """`../.venv/bin/python` is no path inside the sandbox, where the folder that it starts from is missing."""
     prefix = Path(sys.prefix)
     around = f"{prefix}/../{prefix.name}"
     monkeypatch.setattr(sys, "executable", f"{around}/bin/{Path(sys.executable).name}")
+    monkeypatch.setattr(sys, "_base_executable", f"{around}/bin/{Path(sys.executable).name}")
     monkeypatch.setattr(sys, "prefix", around)
     assert probe.__wrapped__() == launcher
 
@@ -343,12 +387,83 @@ def test_it_sees_what_python_needs_and_nothing_of_ours(sandboxes: Sandboxes, tmp
         """,
     )
     found["environment"].pop("PWD", None)  # bubblewrap's own
-    assert found["environment"] == isolation._environment()
+    python = isolation._python()
+    own = python.environment | {"PYTHONPATH": ":".join(python.packages)}
+    assert found["environment"] == isolation._environment() | own
     assert found["seen"] == []
-    assert found["package"] == ["benchmark"] and found["home"] == "/tmp" == found["folder"]
+    assert {*found["package"]} <= {"benchmark", "library", "outside", "python"} and found["home"] == "/tmp" == found[
+        "folder"
+    ]
     assert max(found["processes"], default=0) < 200, "process ids of its own namespace"
     assert "LEAKBOARD" not in json.dumps(found)
     assert not re.search(r"/(work|root|home)/[^']*(mlruns|\.db|result)", found["descriptors"])
+
+
+def linked(outside: str, inside: str) -> str:
+    """A copy that takes no room, where the file system can."""
+    try:
+        os.link(outside, inside)
+    except OSError:
+        shutil.copy2(outside, inside)
+    return inside
+
+
+@pytest.mark.parametrize("name", ["some dir", "é\nü", "a:b"])
+@pytest.mark.parametrize("below", ["/tmp", "/dev/shm"])
+def test_it_works_from_below_its_own_scratch(
+    launcher: Launcher, below: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package, the interpreter with its library, and packages, all below a folder that is scratch inside."""
+    with tempfile.TemporaryDirectory(dir=below) as folder:
+        project = Path(folder, name)
+        shutil.copytree(ROOT / "benchmark", project / "benchmark", ignore=shutil.ignore_patterns("__pycache__"))
+        (project / "mlruns" / "store").mkdir(parents=True)
+        (project / "labels").write_text("1 0 1")
+        packages = installed(project / ".venv" / "lib" / "site-packages")
+        base = project / "python"
+        heavy = shutil.ignore_patterns("site-packages", "test", "idlelib", "ensurepip", "config-*", "dist-packages")
+        stdlib = Path(sysconfig.get_path("stdlib"))
+        if below == "/tmp":  # a standard library takes more room than memory ought to give
+            shutil.copytree(stdlib, base / "lib" / stdlib.name, ignore=heavy, copy_function=linked, symlinks=True)
+            if (library := stdlib.parent / str(sysconfig.get_config_var("INSTSONAME"))).is_file():
+                linked(str(library), str(base / "lib" / library.name))
+            (base / "bin").mkdir()
+            linked(str(Path(sys.executable).resolve()), str(base / "bin" / "python3"))
+            monkeypatch.setattr(sys, "base_prefix", str(base))
+            monkeypatch.setattr(sys, "_base_executable", str(base / "bin" / "python3"))
+        monkeypatch.setattr(sys, "path", [*sys.path, str(packages)])
+        monkeypatch.setattr(isolation, "_PACKAGE", project / "benchmark")
+        monkeypatch.chdir(project)
+        made = Sandboxes(launcher, LIMITS, "cpu")
+        try:
+            found = inside(
+                made,
+                f"""
+                import leakprobe
+                def write(folder):
+                    Path(folder, "written").write_text("x")
+                places = ["/leakboard", "/leakboard/benchmark", os.path.dirname(leakprobe.here), sys.prefix, sys.base_prefix + "/lib"]
+                mounts = ["/leakboard/benchmark", os.path.dirname(leakprobe.here), "/tmp", "/dev/shm", "/"]
+                return {{
+                    "prefix": sys.prefix, "probe": leakprobe.here, "scratch": [os.listdir("/tmp"), os.listdir("/dev/shm")],
+                    "host": [p for p in {[str(p) for p in (project, project / "labels", project / "mlruns", Path(folder))]} if os.path.lexists(p)],
+                    "places": [refused(lambda: write(p)) for p in places],
+                    "unmounted": [libc.umount2(m.encode(), flag) for m in mounts for flag in (0, 2)],
+                    "subprocess": subprocess.run([sys.executable, "-c", "import leakprobe, numpy"]).returncode,
+                }}
+                """,
+            )
+            again = inside(made, LOOK)
+        finally:
+            made.close()
+        assert found["scratch"] == [[], []] == again[:2], "whole, and wiped between pieces of work"
+        assert found["host"] == [] and found["subprocess"] == 0
+        assert found["prefix"] == ("/leakboard/python" if below == "/tmp" else str(Path(sys.base_prefix).resolve()))
+        assert found["probe"].startswith("/leakboard/outside/")
+        assert set(found["places"]) <= {"OSError EROFS", "PermissionError EACCES", "PermissionError EPERM"}, found
+        assert set(found["unmounted"]) == {-1}
+        assert (project / "labels").read_text() == "1 0 1"
+        assert [*packages.iterdir()] and not (packages / "written").exists(), "wiping touches nothing that is bound"
 
 
 def test_it_can_write_to_scratch_alone(sandboxes: Sandboxes) -> None:
