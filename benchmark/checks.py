@@ -3,7 +3,7 @@
 A rule runs the submission on one of four tiny protocols: `smoke` (60 digits a part, three epochs), two
 of made-up images with 2 and 100 classes, and one whose labels are chance. Every rule that applies to an
 entry gives a result: it holds, it is broken, or it could not be tried because a rule before it is broken.
-The last two are failures. A rule that comes `after` another one would only repeat that one's error.
+The last two are failures. One that this machine can't try, for it has no sandbox, is left out. A rule that comes `after` another one would only repeat that one's error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from benchmark.access import check_log_posteriors
 from benchmark.api import Bank, Candidates, Hyper, Predict, Search
 from benchmark.artifacts import Artifacts
 from benchmark.errors import Fault, UserError, printable
+from benchmark.isolation import Unable, probe
 from benchmark.judge import Scenario, checked_scores, utility
 from benchmark.lookup import lookup_gap
 from benchmark.registry import Chain, Entry, Part, Registry
@@ -58,12 +59,17 @@ class Broken(Exception):
     """A rule does not hold; the message says what was found and how to mend it."""
 
 
+class LeftOut(Exception):
+    """A rule can't be tried on this machine, whatever the submission does; the message says why."""
+
+
 @dataclass(frozen=True)
 class Check:
     """The outcome of one rule. `detail` is one line: what is wrong, or what was measured.
 
-    `after` names the broken rule that kept this one from being tried; then `ok` is False. `log` holds the last lines
-    that the submission printed in its sandbox, with the traceback of what ended it.
+    `after` names the broken rule that kept this one from being tried; then `ok` is False. `left_out` is set where this
+    machine can't try it, and `detail` says why: no failure, so `ok` is True. `log` holds the last lines that the
+    submission printed, with the traceback of what ended it.
     """
 
     name: str
@@ -71,6 +77,25 @@ class Check:
     detail: str = ""
     after: str = ""
     log: str = ""
+    left_out: bool = False
+
+    @property
+    def state(self) -> Literal["ok", "failed", "not tried", "left out"]:
+        return "left out" if self.left_out else "ok" if self.ok else "not tried" if self.after else "failed"
+
+
+def not_tried(checks: Sequence[Check]) -> list[str]:
+    """What one entry's broken rules kept from being tried: a line for each of them, with the number and the names."""
+    after = {check.name: check.after for check in checks if check.after}
+    kept: dict[str, list[str]] = {}
+    for name, cause in after.items():
+        while cause in after:  # it waited for one that was not tried itself
+            cause = after[cause]
+        kept.setdefault(cause, []).append(name)
+    return [
+        f"not tried, for {cause!r} failed: {len(names)} {'rule' if len(names) == 1 else 'rules'} ({'; '.join(names)})"
+        for cause, names in kept.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -151,7 +176,7 @@ class Subject:
     @cached_property
     def meter(self) -> _Meter:
         """What it costs with its default hyperparameters."""
-        return _Meter()
+        return _Meter(lambda: self.bench.isolation().starting)
 
     @cached_property
     def first_run(self) -> BaseException | None:
@@ -258,6 +283,8 @@ def check_entry(bench: Bench, entry: Entry) -> Iterator[Check]:
 def _try(rule: Rule, subject: Subject) -> Check:
     try:
         return Check(rule.name, True, rule.step(subject))
+    except LeftOut as reason:
+        return Check(rule.name, True, printable(str(reason)), left_out=True)
     except Broken as problem:
         return Check(rule.name, False, printable(str(problem)), log=getattr(problem.__cause__, "log", ""))
     except Fault as problem:
@@ -387,20 +414,23 @@ def _limits(subject: Subject) -> str:
 class _Meter:
     """Seconds, and the peak of memory beyond what was in use before, of this process and those under it.
 
-    Entered again, it adds the seconds and keeps the higher peak.
+    Entered again, it adds the seconds and keeps the higher peak. `idle` counts seconds that are nobody's own.
     """
 
     seconds, peak_mb = 0.0, 0.0
 
+    def __init__(self, idle: Callable[[], float] = lambda: 0.0) -> None:
+        self._idle = idle
+
     def __enter__(self) -> _Meter:
-        self._before, self._start = _resident_mb(), time.perf_counter()
+        self._before, self._start = _resident_mb(), time.perf_counter() - self._idle()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._start
+        self.seconds += time.perf_counter() - self._idle() - self._start
         self._done.set()
         self._thread.join()
 
@@ -436,6 +466,9 @@ def _resident_mb() -> float:
 
 def _isolated_same(subject: Subject) -> str:
     """In this process and in a sandbox: the same scores, or the same weights and answers, bit for bit."""
+    found = probe()
+    if isinstance(found, Unable):
+        raise LeftOut(f"no sandbox here: {found}")
     if not subject.defends:
         moved = _differing(_result(subject), _result(subject, "always"))
     else:

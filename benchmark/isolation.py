@@ -9,11 +9,14 @@ at hand can enforce by itself. What is promised, and what is not: SECURITY.md.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
 import platform
+import re
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -47,6 +50,8 @@ _BEAT = 0.1
 """Seconds between two looks of the watchdog."""
 _REST = 1.0
 """The same while no piece of work is open."""
+_STARTS = 120.0
+"""Seconds for a sandbox to start, on a machine that is busy: none of them is the submission's own."""
 _WIPE = 5.0
 """Seconds for a sandbox to be wiped before it serves another entry."""
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
@@ -277,13 +282,29 @@ def _private_below(folder: Path) -> bool:
     return any(path.resolve().is_relative_to(folder) for path in private)
 
 
+@dataclass(frozen=True)
+class Unable:
+    """Why no sandbox starts here, and what would help; both in words."""
+
+    cause: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.cause}; {self.advice}"
+
+
 @cache
-def probe() -> Launcher | str:
-    """Start a sandbox as it will be started, in every way that may work here; or the reason why none does."""
-    if sys.platform != "linux" or shutil.which("bwrap") is None:
-        return "bubblewrap is not installed"
+def probe() -> Launcher | Unable:
+    """Start a sandbox as it will be started, in every way that may work here; or say why none does."""
+    if sys.platform != "linux":
+        return Unable(
+            f"there is no sandbox on {platform.system()}", "run Leakboard on Linux, in a virtual machine, say"
+        )
     if seccomp_filter(platform.machine()) is None:
-        return f"there is no system-call filter for {platform.machine()}"
+        known = " or ".join(_ARCHITECTURES)
+        return Unable(f"there is no system-call filter for {platform.machine()}", f"run Leakboard on {known}")
+    if shutil.which("bwrap") is None:
+        return Unable("bubblewrap is not installed", "install it (apt-get install bubblewrap)")
     ways = [(True, True), (True, False)]
     if os.geteuid() == 0:  # as root, a user of its own binds what a user namespace does not: the number of processes
         ways = [(False, True), *ways[:1], (False, False), *ways[1:]]
@@ -291,17 +312,20 @@ def probe() -> Launcher | str:
     for user_namespace, proc in ways:
         launcher = Launcher(user_namespace, proc)
         problem = _try(launcher)
-        if not problem:
+        if problem is None:
             return launcher
         reasons.append(problem)
     return reasons[0]
 
 
-def _try(launcher: Launcher) -> str:
+def _try(launcher: Launcher) -> Unable | None:
     with tempfile.TemporaryFile() as errors:
-        process, control = _start(launcher, _config(Limits(), launcher.uid(0), [], [], probe=True), errors.fileno())
+        try:
+            process, control = _start(launcher, _config(Limits(), launcher.uid(0), [], [], probe=True), errors.fileno())
+        except OSError as error:
+            return Unable(f"bubblewrap can't be started: {error.strerror}", f"look at {shutil.which('bwrap')}")
         with control:
-            control.settimeout(20)
+            control.settimeout(_STARTS)
             try:
                 answer = control.recv(1000)
             except TimeoutError:
@@ -313,10 +337,76 @@ def _try(launcher: Launcher) -> str:
     try:
         found = json.loads(answer)
     except ValueError:
-        return printable(said[-300:]) or "bubblewrap gave no answer"
+        return _why(said)
     if not found["torch"]:
-        return "the sandbox's user can't read the installed packages"
-    return "" if found["uid"] != 0 else "the sandbox would run as root"
+        return _unseen()
+    return None if found["uid"] != 0 else Unable("the sandbox would run as root", "run Leakboard as another user")
+
+
+def _why(said: str) -> Unable:
+    """What keeps bubblewrap from working, by its last words and the system's settings."""
+    words = printable(said[-300:], 300) or "it gave no answer"
+    if "No module named 'benchmark'" in said:
+        return Unable(
+            f"the sandbox's user can't read {_PACKAGE}", f"let it: chmod -R go+rX {shlex.quote(str(_PACKAGE))}"
+        )
+    if "Unknown option" in said:
+        return Unable(f"bubblewrap is installed, but too old ({words})", "install version 0.8 or a newer one")
+    if not re.search("(?i)namespace|uid map|denied|permi|RTM_NEWADDR", said):
+        return Unable(f"bubblewrap is installed, but fails ({words})", "try it alone: bwrap --ro-bind / / true")
+    user = os.geteuid() != 0
+    settings = (
+        ("user.max_user_namespaces", "0", "15000", True),
+        ("kernel.unprivileged_userns_clone", "0", "1", user and not _container()),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0", user and not _container()),
+    )
+    for name, forbids, allows, applies in settings:
+        if applies and _setting(name) == forbids:
+            by = "AppArmor forbids" if "apparmor" in name else "the system forbids"
+            profile = "give bwrap an AppArmor profile with `userns,`, or: " if "apparmor" in name else ""
+            return Unable(
+                f"bubblewrap is installed, but {by} user namespaces: {name} = {forbids} ({words})",
+                f"{profile}sudo sysctl -w {name}={allows}",
+            )
+    if _container():
+        return Unable(
+            f"bubblewrap is installed, but this container's seccomp filter or AppArmor profile forbids namespaces ({words})",
+            "start the container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined",
+        )
+    return Unable(
+        f"bubblewrap is installed, but AppArmor or a seccomp filter (a container's, say) forbids namespaces ({words})",
+        "allow user namespaces to bwrap",
+    )
+
+
+def _unseen() -> Unable:
+    """Why PyTorch is not among what a sandbox sees."""
+    spec = importlib.util.find_spec("torch")
+    folder = Path(next(iter(spec.submodule_search_locations or [""]))).parent if spec else Path()
+    own = "install it with Leakboard into a virtual environment"
+    if _private_below(folder):
+        return Unable(
+            f"PyTorch lies beside what is private, in {folder}, which no sandbox is shown", f"{own} of its own"
+        )
+    if folder.resolve() not in _package_folders():
+        return Unable(f"PyTorch lies in {folder}, which is no folder of installed packages", own)
+    return Unable(
+        f"the sandbox's user can't read PyTorch in {folder}", f"let it: chmod -R go+rX {shlex.quote(str(folder))}"
+    )
+
+
+def _setting(name: str) -> str:
+    """A setting of the kernel; "" where it has none of this name."""
+    try:
+        return Path("/proc/sys", *name.split(".")).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _container() -> bool:
+    """Whether this is a container, by the marks that they leave."""
+    marks = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
+    return "container" in os.environ or any(Path(mark).exists() for mark in marks)
 
 
 def _config(limits: Limits, uid: int, libraries: list[str], devices: list[str], *, probe: bool) -> dict[str, Any]:
@@ -392,12 +482,12 @@ class Sandbox:
 
     def forks(self, session: Session) -> bool:
         """Wait for the fork. False where the sandbox is gone before: what it died of was not this piece of work."""
-        end = time.monotonic() + self.limits.seconds
+        end = time.monotonic() + _STARTS
         while not session.forked.wait(_BEAT):
             if not self.alive:
                 return False
             if time.monotonic() > end:
-                self.kill(Fault("timeout", f"no start within {self.limits.seconds} s"))
+                self.kill(Fault("timeout", f"the sandbox did not start within {_STARTS:.0f} s"))
                 return True
         return True
 
@@ -678,16 +768,20 @@ class Sandboxes:
     most: int = 24
     warm: list[Sandbox] = field(default_factory=list)
     """In the order of their last use."""
+    starting: float = 0.0
+    """Seconds that starts and forks have taken so far."""
     _sessions: list[Session] = field(default_factory=list)
 
     def session(self, entry: str, libraries: Collection[str]) -> Session:
         """Fork a sandbox that serves `entry` (its id and source) alone and has loaded these libraries."""
+        since = time.monotonic()
         for _ in range(2):  # what can't be cleaned after one piece of work takes the sandbox with it
             sandbox = self._sandbox(entry, frozenset(libraries))
             session = sandbox.session()
             self._sessions.append(session)
             if sandbox.forks(session):
                 break
+        self.starting += time.monotonic() - since
         return session
 
     def _sandbox(self, entry: str, libraries: frozenset[str]) -> Sandbox:
@@ -721,13 +815,14 @@ class Sandboxes:
         self.warm.clear()
 
 
-def launcher() -> Launcher:
-    """The way that works here. Raises UserError."""
+def launcher(mode: str = "auto") -> Launcher:
+    """The way that works here. Raises UserError, which says how to do without for this mode of isolation."""
     found = probe()
-    if isinstance(found, str):
+    if isinstance(found, Unable):
+        trust = "for files that you have read yourself, add --trust"
+        instead = f"leave --isolation always out, and {trust}" if mode == "always" else trust
         raise UserError(
-            f"isolation: expected a working bubblewrap, given: {found}; install it (apt-get install bubblewrap), "
-            "or, for files that you have read yourself, add --trust"
+            f"isolation: expected a working bubblewrap, given: {found.cause}; {found.advice}, or, {instead}"
         )
     return found
 

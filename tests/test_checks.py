@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import checks, datasets, isolation, protocol
+from benchmark import checks, datasets, protocol
 from benchmark.api import Annotated, Field, Hyper, Literal, Search
 from benchmark.checks import Bench, Broken, Check, Rule
 from benchmark.errors import Fault, UserError
@@ -127,8 +127,7 @@ def test_nan_is_like_nan():
     assert checks._differing(one, {"w": nan}) == ["w"] and not checks._differing({"n": "text"}, {"n": "text"})
 
 
-@pytest.mark.skipif(isinstance(isolation.probe(), str), reason="apt install bubblewrap")
-def test_code_that_nobody_reviewed_is_checked_in_a_sandbox_alone(tmp_path):
+def test_code_that_nobody_reviewed_is_checked_in_a_sandbox_alone(tmp_path, launcher):
     path = tmp_path / "attacks" / "mine.py"
     path.parent.mkdir()
     marker = tmp_path / "was-here"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import importlib.machinery
+import importlib.util
 import json
 import os
 import platform
@@ -228,15 +230,9 @@ def test_the_size_of_scratch_is_stated() -> None:
 # --- Whether it works here --------------------------------------------------------------------------
 
 
-def test_what_the_probe_says_is_so() -> None:
-    found = probe()
-    if isinstance(found, str):
-        assert found and found.isprintable()
-        with pytest.raises(UserError, match="expected a working bubblewrap"):
-            isolation.launcher()
-    else:
-        assert isolation._try(found) == ""
-        assert isolation.launcher() == found
+def test_what_the_probe_says_is_so(launcher: Launcher) -> None:
+    assert isolation._try(launcher) is None
+    assert isolation.launcher() == launcher
 
 
 def test_links_are_followed_and_odd_paths_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,24 +256,95 @@ def test_the_interpreter_may_be_called_by_any_path(launcher: Launcher, monkeypat
     assert probe.__wrapped__() == launcher
 
 
-def test_without_bubblewrap_the_probe_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def told(monkeypatch: pytest.MonkeyPatch, mode: str = "auto") -> str:
+    """The error where no sandbox starts."""
+    monkeypatch.setattr(isolation, "probe", probe.__wrapped__)
+    with pytest.raises(UserError) as error:
+        isolation.launcher(mode)
+    assert str(error.value).isprintable()
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "cause", "advice"),
+    [
+        ("linux", "x86_64", "bubblewrap is not installed", "apt-get install bubblewrap"),
+        ("linux", "riscv64", "there is no system-call filter for riscv64", "x86_64 or aarch64"),
+        ("darwin", "arm64", "there is no sandbox on", "Linux"),
+    ],
+)
+def test_without_bubblewrap_the_error_says_so(
+    system: str, machine: str, cause: str, advice: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert probe.__wrapped__() == "bubblewrap is not installed"
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    text = told(monkeypatch)
+    assert f"given: {cause}" in text and advice in text and text.endswith("add --trust")
+    assert ("install it" in text) == ("not installed" in cause)
+
+
+UID_MAP, NEW = (
+    "bwrap: setting up uid map: Permission denied",
+    "bwrap: Creating new namespace failed: Operation not permitted",
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "settings", "container", "cause", "advice"),
+    [
+        (UID_MAP, {"kernel.apparmor_restrict_unprivileged_userns": "1"}, False, "AppArmor forbids", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
+        ("bwrap: No permissions to create new namespace", {"kernel.unprivileged_userns_clone": "0"}, False, "the system forbids", "kernel.unprivileged_userns_clone=1"),
+        ("bwrap: Creating new namespace failed: No space left on device", {"user.max_user_namespaces": "0"}, True, "the system forbids", "user.max_user_namespaces=15000"),
+        (NEW, {}, True, "this container's seccomp filter", "--security-opt seccomp=unconfined"),
+        (UID_MAP, {"kernel.apparmor_restrict_unprivileged_userns": "1"}, True, "this container's", "--security-opt apparmor=unconfined"),
+        (UID_MAP, {"kernel.apparmor_restrict_unprivileged_userns": "0"}, False, "AppArmor or a seccomp filter", "allow user namespaces"),
+        ("bwrap: Unknown option --disable-userns", {}, False, "too old", "0.8"),
+        ("bwrap: \x1b[31mCan't mkdir \xe9", {}, False, r"fails (bwrap: \x1b[31mCan't mkdir", "try it alone"),
+        ("", {}, False, "it gave no answer", "try it alone"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_where_bubblewrap_fails_the_error_names_the_cause(
+    said: str, settings: dict[str, str], container: bool, cause: str, advice: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The binary alone is not enough; and nobody is told to install what is installed."""
+    (tmp_path / "words").write_bytes(said.encode("latin-1"))
     fake = tmp_path / "bwrap"
-    fake.write_text("#!/bin/sh\nprintf 'bwrap: \\033[31mNo permissions\\n' >&2\nexit 1\n")
+    fake.write_text(f"#!/bin/sh\n/bin/cat '{tmp_path}/words' >&2\nexit 1\n")
     fake.chmod(0o755)
-    assert probe.__wrapped__() == "bwrap: \\x1b[31mNo permissions", "the binary alone is not enough"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(isolation, "_setting", lambda name: settings.get(name, ""))
+    monkeypatch.setattr(isolation, "_container", lambda: container)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    text = told(monkeypatch, mode)
+    assert "given: bubblewrap is installed, but " in text and cause in text and advice in text
+    assert "install it" not in text and "add --trust" in text
+    assert ("leave --isolation always out" in text) == (mode == "always")
 
 
-def test_a_machine_without_a_filter_does_not_isolate(monkeypatch: pytest.MonkeyPatch, launcher: Launcher) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    assert probe.__wrapped__() == "there is no system-call filter for riscv64"
+def test_a_bubblewrap_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "bwrap").write_bytes(b"\x7fELF of another machine")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "bubblewrap can't be started: Exec format error" in told(monkeypatch)
 
 
-def test_an_error_says_how_to_get_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "probe", lambda: "bubblewrap is not installed")
-    with pytest.raises(UserError, match=r"given: bubblewrap is not installed; install it .* add --trust"):
-        isolation.launcher()
+def test_packages_that_no_sandbox_may_see_are_named(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`pip install --target .` in the project: it says what lies where, and what to do."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    installed(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: importlib.machinery.PathFinder.find_spec(name, [str(tmp_path)])
+    )
+    text = told(monkeypatch)
+    assert f"PyTorch lies beside what is private, in {tmp_path}" in text and "virtual environment of its own" in text
 
 
 # --- Inside -----------------------------------------------------------------------------------------
@@ -689,6 +756,34 @@ def test_a_hang_ends_as_a_timeout(sandboxes: Sandboxes, warm: Sandbox) -> None:
     assert (fault.value.status, str(fault.value)) == ("timeout", "more than 1 s")
     assert fault.value.log == "waiting"
     assert inside(sandboxes, "return 1") == 1
+
+
+def test_a_slow_start_is_not_the_submissions_time(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither on the clock nor in processor time: both begin with the fork."""
+    slow = "import time\nend = time.time() + 2.5\nwhile time.time() < end or time.process_time() < 2.2: pass\n"
+    monkeypatch.setattr(isolation, "_START", slow + isolation._START)
+    made = Sandboxes(launcher, LIMITS.model_copy(update={"seconds": 2}), "cpu")
+    body = "usage = resource.getrusage(resource.RUSAGE_SELF)\nreturn [usage.ru_utime + usage.ru_stime, resource.getrlimit(resource.RLIMIT_CPU)]"
+    try:
+        spent, limit = inside(made, body)
+        assert spent < 1 and limit == [2, 7]
+        assert made.starting > 2.5
+        for harm in ("time.sleep(60)", "while True: pass"):
+            with pytest.raises(Fault, match="more than 2 s"):
+                inside(made, harm)
+    finally:
+        made.close()
+
+
+def test_a_sandbox_that_does_not_start_ends_as_a_timeout(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "_START", "import time; time.sleep(60)")
+    monkeypatch.setattr(isolation, "_STARTS", 0.5)
+    made = Sandboxes(launcher, LIMITS, "cpu")
+    try:
+        with pytest.raises(Fault, match="the sandbox did not start within"):
+            inside(made, "return 1")
+    finally:
+        made.close()
 
 
 def test_the_judges_own_time_is_not_the_submissions(sandboxes: Sandboxes, warm: Sandbox) -> None:
