@@ -9,6 +9,7 @@ The last two are failures. One that this machine can't try, for it has no sandbo
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import os
 import tempfile
@@ -30,13 +31,15 @@ from benchmark import protocol as protocols
 from benchmark.access import check_log_posteriors
 from benchmark.api import Bank, Candidates, Hyper, Predict, Search
 from benchmark.artifacts import Artifacts
-from benchmark.errors import Fault, UserError, printable
+from benchmark.errors import Fault, UserError, printable, trace
+from benchmark.hints import described
 from benchmark.isolation import Unable, probe
 from benchmark.judge import Scenario, checked_scores, utility
 from benchmark.lookup import lookup_gap
 from benchmark.registry import Chain, Entry, Part, Registry
 from benchmark.remote import Isolation, Mode, require
 from benchmark.store import Store
+from benchmark.text import plain_log
 
 TOLERANCE = 1e-4
 """What float32 sums may differ by between batches: of posteriors, and of scores relative to the largest."""
@@ -246,9 +249,10 @@ def check_file(path: Path, submissions: Path, store: Path, mode: Mode = "auto") 
 
     Each comes as soon as it is known. Raises UserError where there is no such file, and where its code must be isolated and can't be.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: expected a submission's Python file, given none")
     registry = Registry(submissions)
+    if not path.is_file():
+        given = "a folder" if path.is_dir() else "none"
+        raise UserError(f"{path}: expected a submission's Python file, given {given}{_near(path, registry)}")
     kind: Literal["attack", "defense"] = "defense" if is_defense(path, registry.root) else "attack"
     entry = registry.add(path, kind)
     if not entry.error:
@@ -259,6 +263,13 @@ def check_file(path: Path, submissions: Path, store: Path, mode: Mode = "auto") 
         yield from check_entry(bench, entry)
     finally:
         bench.close()
+
+
+def _near(path: Path, registry: Registry) -> str:
+    """`; did you mean ...?` where an entry has this name, or nearly."""
+    known = {entry.id: entry.path for entry in registry.entries.values()}
+    found = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.8)
+    return f"; did you mean {known[found[0]]}?" if found else ""
 
 
 def check_entry(bench: Bench, entry: Entry) -> Iterator[Check]:
@@ -286,15 +297,20 @@ def _try(rule: Rule, subject: Subject) -> Check:
     except LeftOut as reason:
         return Check(rule.name, True, printable(str(reason)), left_out=True)
     except Broken as problem:
-        return Check(rule.name, False, printable(str(problem)), log=getattr(problem.__cause__, "log", ""))
-    except Fault as problem:
-        return Check(rule.name, False, printable(str(problem)), log=problem.log)
+        return Check(rule.name, False, printable(str(problem), 700), log=_log(problem.__cause__))
     except (Exception, SystemExit) as problem:  # what the submission raises
-        return Check(rule.name, False, printable(_said(problem)))
+        return Check(rule.name, False, printable(_said(subject, problem), 700), log=_log(problem))
 
 
-def _said(problem: BaseException) -> str:
-    return f"{type(problem).__name__}: {problem}"
+def _said(subject: Subject, problem: BaseException) -> str:
+    return str(problem) if isinstance(problem, Fault) else described(problem, subject.bench.registry.entries)
+
+
+def _log(problem: BaseException | None) -> str:
+    """What was printed in the sandbox; of an error in this process, its way."""
+    if isinstance(problem, Fault):
+        return problem.log
+    return plain_log(trace(problem)) if problem else ""
 
 
 def is_defense(path: Path, submissions: Path) -> bool:
@@ -302,7 +318,7 @@ def is_defense(path: Path, submissions: Path) -> bool:
     folder = path.resolve().parent
     if folder.parent == submissions.resolve() and folder.name in ("attacks", "defenses"):
         return folder.name == "defenses"
-    return folder.name == "defenses" or "(Defense)" in path.read_text(errors="replace")
+    return folder.name == "defenses" or "(Defense)" in path.read_text("utf-8", errors="replace")
 
 
 # --- What a file says of itself ---------------------------------------------------------------------
@@ -370,7 +386,7 @@ def _hyperparameters(subject: Subject) -> str:
         try:
             subject.run(part=Part(subject.entry, params(**_cheapest(params) | {name: value})))
         except Exception as error:
-            raise Broken(f"{name}={value}: {error if isinstance(error, Fault) else _said(error)}") from error
+            raise Broken(f"{name}={value}: {_said(subject, error)}") from error
         tried += 1
     return f"{tried} settings ran"
 
@@ -452,7 +468,7 @@ def _resident_mb() -> float:
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             try:
-                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                fields = Path(entry.path, "stat").read_text(errors="replace").rpartition(")")[2].split()
             except OSError:  # it has just ended
                 continue
             parents[int(entry.name)], pages[int(entry.name)] = int(fields[1]), int(fields[21])

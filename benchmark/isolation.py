@@ -27,7 +27,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -36,7 +36,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmark import places
-from benchmark.errors import Fault, UserError, out_of_memory, printable
+from benchmark.errors import Fault, UserError, out_of_memory, printable, said
 from benchmark.protocol import Limits
 from benchmark.wire import Channel, Closed, Handler, Message, Meta, RemoteError, WireError
 
@@ -602,6 +602,8 @@ class Session:
     def __init__(self, sandbox: Sandbox, number: int, stream: socket.socket, log: int) -> None:
         self.sandbox, self.number, self.log = sandbox, number, Tail(log)
         self.forked = threading.Event()
+        self.advise: Callable[[RemoteError], str] = lambda error: ""
+        """What helps against an error of the other side; said with it."""
         self._spent, self._since = 0.0, 0.0
         self._channel = _Timed(stream, self)
 
@@ -629,12 +631,13 @@ class Session:
         try:
             return self._channel.call(do, meta, tensors)
         except RemoteError as error:
-            text = printable(str(error))
+            text = said(error.kind, error.text, error.at, self.advise(error))
             if self.sandbox.cause is not None:
                 raise self._blame(self.sandbox.why(self)) from None
             if error.kind == "MemoryError" or out_of_memory(RuntimeError(error.text)):
                 raise self._blame(Fault("out-of-memory", text)) from None
-            raise self._blame(Fault("failed", text, refused=error.kind == "PermissionError")) from None
+            refused = error.kind == "PermissionError" and not error.text.startswith("[Errno ")
+            raise self._blame(Fault("failed", text, refused=refused)) from None
         except WireError as error:
             self.sandbox.kill(Fault("failed", f"broke the protocol: {printable(str(error))}"))
             raise self._blame(self.sandbox.why(self)) from None
@@ -746,7 +749,8 @@ def _share_of_memory(pid: int) -> int:
 
 def _kilobytes(file: str, names: tuple[str, ...]) -> int:
     try:
-        lines = Path(file).read_text().splitlines()
+        # A process names itself, in any bytes: what they are not must not end the watchdog.
+        lines = Path(file).read_text(errors="replace").splitlines()
     except (FileNotFoundError, ProcessLookupError):  # it has ended
         return 0
     return sum(int(line.split()[1]) for line in lines if line.startswith(names))
@@ -818,12 +822,11 @@ class Sandboxes:
 def launcher(mode: str = "auto") -> Launcher:
     """The way that works here. Raises UserError, which says how to do without for this mode of isolation."""
     found = probe()
-    if isinstance(found, Unable):
+    if not isinstance(found, Launcher):
         trust = "for files that you have read yourself, add --trust"
-        instead = f"leave --isolation always out, and {trust}" if mode == "always" else trust
-        raise UserError(
-            f"isolation: expected a working bubblewrap, given: {found.cause}; {found.advice}, or, {instead}"
-        )
+        instead = f"leave --isolation always out and, {trust}" if mode == "always" else trust
+        helps = f"{found.advice}; or {instead}"
+        raise UserError(f"isolation: expected a working bubblewrap, given: {found.cause}; {helps}")
     return found
 
 

@@ -20,6 +20,7 @@ from benchmark import architectures
 from benchmark.access import CHUNK, raw
 from benchmark.api import Bank, Candidates, Claims, Context, Knowledge, Predict, Samples, Target, World
 from benchmark.errors import Fault, printable
+from benchmark.hints import hint
 from benchmark.isolation import Launcher, Sandboxes, Session, launcher, most_warm
 from benchmark.protocol import Limits
 from benchmark.registry import Entry, Part
@@ -93,6 +94,7 @@ class Isolation:
             self._sandboxes = Sandboxes(found, self.limits, setup.device.type, most_warm(self._workers))
         entry = part.entry
         session = self._sandboxes.session(f"{entry.kind}/{entry.id}/{entry.source}", _preloaded(entry))
+        session.advise = lambda error: hint(error.kind, error.text, error.line, entry)
         session.call(
             "open",
             {

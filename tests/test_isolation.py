@@ -794,6 +794,21 @@ def test_the_judges_own_time_is_not_the_submissions(sandboxes: Sandboxes, warm: 
     session.close()
 
 
+def test_the_watchdog_reads_names_that_are_no_text(sandboxes: Sandboxes) -> None:
+    """A process may give itself any name, which stands beside its memory: the limit holds all the same."""
+    body = """
+        libc.prctl(15, b"\\xff\\xfe\\n) R 1", 0, 0, 0)
+        time.sleep(0.3)
+        x = mmap.mmap(-1, 3 << 30)
+        for i in range(0, 3 << 30, 4096):
+            x[i] = 1
+        time.sleep(20)
+        """
+    with pytest.raises(Fault, match="more than 1024 MB"):
+        inside(sandboxes, body)
+    assert inside(sandboxes, "return 1") == 1
+
+
 def test_a_fork_bomb_ends_with_its_sandbox(sandboxes: Sandboxes, launcher: Launcher) -> None:
     body = """
         started = 0
