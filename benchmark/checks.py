@@ -3,18 +3,19 @@
 A rule runs the submission on one of four tiny protocols: `smoke` (60 digits a part, three epochs), two
 of made-up images with 2 and 100 classes, and one whose labels are chance. Every rule that applies to an
 entry gives a result: it holds, it is broken, or it could not be tried because a rule before it is broken.
-The last two are failures. A rule that comes `after` another one would only repeat that one's error.
+The last two are failures. One that this machine can't try, for it has no sandbox, is left out. A rule that comes `after` another one would only repeat that one's error.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -30,13 +31,16 @@ from benchmark import protocol as protocols
 from benchmark.access import check_log_posteriors
 from benchmark.api import Candidates, Hyper, Predict, Search
 from benchmark.artifacts import Artifacts
-from benchmark.errors import Fault, UserError, printable
+from benchmark.errors import Fault, UserError, printable, trace
+from benchmark.hints import described
+from benchmark.isolation import Unable, probe
 from benchmark.judge import Scenario, checked_scores, utility
 from benchmark.lookup import IMAGES, lookup_gap, walk
 from benchmark.metrics import upper_text
 from benchmark.registry import Chain, Entry, Part, Registry
 from benchmark.remote import Isolation, Mode, require
 from benchmark.store import Store
+from benchmark.text import plain_log
 
 TOLERANCE = 1e-4
 """What float32 sums may differ by between batches: of posteriors, and of scores relative to the largest."""
@@ -59,12 +63,17 @@ class Broken(Exception):
     """A rule does not hold; the message says what was found and how to mend it."""
 
 
+class LeftOut(Exception):
+    """A rule can't be tried on this machine, whatever the submission does; the message says why."""
+
+
 @dataclass(frozen=True)
 class Check:
     """The outcome of one rule. `detail` is one line: what is wrong, or what was measured.
 
-    `after` names the broken rule that kept this one from being tried; then `ok` is False. `log` holds the last lines
-    that the submission printed in its sandbox, with the traceback of what ended it.
+    `after` names the broken rule that kept this one from being tried; then `ok` is False. `left_out` is set where this
+    machine can't try it, and `detail` says why: no failure, so `ok` is True. `log` holds the last lines that the
+    submission printed, with the traceback of what ended it.
     """
 
     name: str
@@ -72,6 +81,25 @@ class Check:
     detail: str = ""
     after: str = ""
     log: str = ""
+    left_out: bool = False
+
+    @property
+    def state(self) -> Literal["ok", "failed", "not tried", "left out"]:
+        return "left out" if self.left_out else "ok" if self.ok else "not tried" if self.after else "failed"
+
+
+def not_tried(checks: Sequence[Check]) -> list[str]:
+    """What one entry's broken rules kept from being tried: a line for each of them, with the number and the names."""
+    after = {check.name: check.after for check in checks if check.after}
+    kept: dict[str, list[str]] = {}
+    for name, cause in after.items():
+        while cause in after:  # it waited for one that was not tried itself
+            cause = after[cause]
+        kept.setdefault(cause, []).append(name)
+    return [
+        f"not tried, for {cause!r} failed: {len(names)} {'rule' if len(names) == 1 else 'rules'} ({'; '.join(names)})"
+        for cause, names in kept.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -152,7 +180,7 @@ class Subject:
     @cached_property
     def meter(self) -> _Meter:
         """What it costs with its default hyperparameters."""
-        return _Meter()
+        return _Meter(lambda: self.bench.isolation().starting)
 
     @cached_property
     def first_run(self) -> BaseException | None:
@@ -222,9 +250,10 @@ def check_file(path: Path, submissions: Path, store: Path, mode: Mode = "auto") 
 
     Each comes as soon as it is known. Raises UserError where there is no such file, and where its code must be isolated and can't be.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: expected a submission's Python file, given none")
     registry = Registry(submissions)
+    if not path.is_file():
+        given = "a folder" if path.is_dir() else "none"
+        raise UserError(f"{path}: expected a submission's Python file, given {given}{_near(path, registry)}")
     kind: Literal["attack", "defense"] = "defense" if is_defense(path, registry.root) else "attack"
     entry = registry.add(path, kind)
     if not entry.error:
@@ -235,6 +264,13 @@ def check_file(path: Path, submissions: Path, store: Path, mode: Mode = "auto") 
         yield from check_entry(bench, entry)
     finally:
         bench.close()
+
+
+def _near(path: Path, registry: Registry) -> str:
+    """`; did you mean ...?` where an entry has this name, or nearly."""
+    known = {entry.id: entry.path for entry in registry.entries.values()}
+    found = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.8)
+    return f"; did you mean {known[found[0]]}?" if found else ""
 
 
 def check_entry(bench: Bench, entry: Entry) -> Iterator[Check]:
@@ -259,16 +295,23 @@ def check_entry(bench: Bench, entry: Entry) -> Iterator[Check]:
 def _try(rule: Rule, subject: Subject) -> Check:
     try:
         return Check(rule.name, True, rule.step(subject))
+    except LeftOut as reason:
+        return Check(rule.name, True, printable(str(reason)), left_out=True)
     except Broken as problem:
-        return Check(rule.name, False, printable(str(problem)), log=getattr(problem.__cause__, "log", ""))
-    except Fault as problem:
-        return Check(rule.name, False, printable(str(problem)), log=problem.log)
+        return Check(rule.name, False, printable(str(problem), 700), log=_log(problem.__cause__))
     except (Exception, SystemExit) as problem:  # what the submission raises
-        return Check(rule.name, False, printable(_said(problem)))
+        return Check(rule.name, False, printable(_said(subject, problem), 700), log=_log(problem))
 
 
-def _said(problem: BaseException) -> str:
-    return f"{type(problem).__name__}: {problem}"
+def _said(subject: Subject, problem: BaseException) -> str:
+    return str(problem) if isinstance(problem, Fault) else described(problem, subject.bench.registry.entries)
+
+
+def _log(problem: BaseException | None) -> str:
+    """What was printed in the sandbox; of an error in this process, its way."""
+    if isinstance(problem, Fault):
+        return problem.log
+    return plain_log(trace(problem)) if problem else ""
 
 
 def is_defense(path: Path, submissions: Path) -> bool:
@@ -344,7 +387,7 @@ def _hyperparameters(subject: Subject) -> str:
         try:
             subject.run(part=Part(subject.entry, params(**_cheapest(params) | {name: value})))
         except Exception as error:
-            raise Broken(f"{name}={value}: {error if isinstance(error, Fault) else _said(error)}") from error
+            raise Broken(f"{name}={value}: {_said(subject, error)}") from error
         tried += 1
     return f"{tried} settings ran"
 
@@ -388,20 +431,23 @@ def _limits(subject: Subject) -> str:
 class _Meter:
     """Seconds, and the peak of memory beyond what was in use before, of this process and those under it.
 
-    Entered again, it adds the seconds and keeps the higher peak.
+    Entered again, it adds the seconds and keeps the higher peak. `idle` counts seconds that are nobody's own.
     """
 
     seconds, peak_mb = 0.0, 0.0
 
+    def __init__(self, idle: Callable[[], float] = lambda: 0.0) -> None:
+        self._idle = idle
+
     def __enter__(self) -> _Meter:
-        self._before, self._start = _resident_mb(), time.perf_counter()
+        self._before, self._start = _resident_mb(), time.perf_counter() - self._idle()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._start
+        self.seconds += time.perf_counter() - self._idle() - self._start
         self._done.set()
         self._thread.join()
 
@@ -437,6 +483,9 @@ def _resident_mb() -> float:
 
 def _isolated_same(subject: Subject) -> str:
     """In this process and in a sandbox: the same scores, or the same weights and answers, bit for bit."""
+    found = probe()
+    if isinstance(found, Unable):
+        raise LeftOut(f"no sandbox here: {found}")
     if not subject.defends:
         moved = _differing(_result(subject), _result(subject, "always"))
     else:

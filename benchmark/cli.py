@@ -130,17 +130,24 @@ def check(
     from benchmark.text import plain
 
     torch.set_num_threads(1)  # as in workers and sandboxes: the last digits depend on it
-    failed = 0
+    failed = untried = 0
+    marks = {"ok": "[green]ok      [/green]", "failed": "[red]failed  [/red]", "left out": "left out"}
     for path in files:
+        results = []
         for result in checks.check_file(path, submissions(), store_root() / "check", "never" if trust else "auto"):
-            mark = "[green]ok    [/green]" if result.ok else "[red]failed[/red]"
-            detail = f"not tried, for it failed before: {result.after}" if result.after else result.detail
-            out.print(f"{mark}  {escape(path.stem)}: {escape(result.name)}{escape(': ' + detail if detail else '')}", soft_wrap=True)  # fmt: skip
+            results.append(result)
+            if result.after:  # told in one line below
+                untried += 1
+                continue
+            out.print(f"{marks[result.state]}  {escape(path.stem)}: {escape(result.name)}{escape(': ' + result.detail if result.detail else '')}", soft_wrap=True)  # fmt: skip
             for line in result.log.splitlines()[-12:]:
-                out.print(Text(f"        | {plain(line, 400)}", style="dim"), soft_wrap=True)
+                out.print(Text(f"          | {plain(line, 400)}", style="dim"), soft_wrap=True)
             failed += not result.ok
+        for line in checks.not_tried(results):
+            say(f"          {path.stem}: {line}")
     if failed:
-        raise UserError(f"{failed} check(s) failed; submissions/README.md says what each of them means")
+        untried_too = f", and {untried} could not be tried for it" if untried else ""
+        raise UserError(f"{failed} check(s) failed{untried_too}; submissions/README.md says what each of them means")
     steps = [step for path in files if (step := _into_submissions(path))]
     say(f"next: {''.join(steps)}leakboard run {shlex.join(path.stem for path in files)} --protocol digits-v1")
 

@@ -31,7 +31,8 @@ import torch
 from benchmark import __version__, judge
 from benchmark.artifacts import Artifacts, official_measures
 from benchmark.datasets.splits import indices_digest
-from benchmark.errors import Fault, UserError, out_of_memory, printable
+from benchmark.errors import Fault, UserError, out_of_memory, printable, trace
+from benchmark.hints import described
 from benchmark.isolation import MALLOC, Launcher
 from benchmark.plan import Job, Plan, same_scenario, scenario_key
 from benchmark.protocol import Protocol
@@ -40,6 +41,7 @@ from benchmark.remote import Isolation, Mode
 from benchmark.result import Isolation as Where
 from benchmark.result import Result, Status
 from benchmark.store import Store, StoreError
+from benchmark.text import plain_log
 
 _LOSSES = 3
 """How often a job may lose its worker before it counts as failed: memory may have run out for another's sake."""
@@ -296,20 +298,23 @@ def run_job(job: Job) -> Done:
         else:
             _prepare(artifacts, job)
     except (Exception, SystemExit) as problem:  # a submission that calls sys.exit() ends nothing but itself
-        failure = _failed(job, problem)
+        failure = _failed(job, problem, artifacts.registry)
     finally:
         artifacts.end_job()
     seconds = time.perf_counter() - start
     return replace(failure, seconds=seconds, result=result, made=tuple(artifacts.store.made))
 
 
-def _failed(job: Job, problem: BaseException) -> Done:
-    text = _one_line(problem) if job.kind == "scenario" else f"{job.kind} of {job.defense}: {_one_line(problem)}"
+def _failed(job: Job, problem: BaseException, registry: Registry) -> Done:
+    own = isinstance(problem, UserError | Fault)
+    line = " ".join(str(problem).split()) if own else described(problem, registry.entries)
+    text = line if job.kind == "scenario" else f"{job.kind} of {job.defense}: {line}"
     if isinstance(problem, StoreError):
         return Done(job.id, 0.0, str(problem), ends_run=True)
     if isinstance(problem, Fault):
         return Done(job.id, 0.0, text, problem.status, problem.log)
-    return Done(job.id, 0.0, text, "out-of-memory" if out_of_memory(problem) else "failed")
+    status: Status = "out-of-memory" if out_of_memory(problem) else "failed"
+    return Done(job.id, 0.0, text, status, plain_log(trace(problem)))
 
 
 def _prepare(artifacts: Artifacts, job: Job) -> None:
@@ -385,6 +390,7 @@ def _result(setting: Setting, registry: Registry, job: Job, status: Status, reas
     if versions := {name: version for p in parts for name, version in p.entry.versions.items()}:
         provenance["libraries"] = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     places: list[Where] = ["trusted", "reviewed", "bubblewrap"]
+    unread = [p for p in parts if not p.entry.reviewed]
     nulls = [p.entry.card.null for p in chain.parts if p.entry.card]
     return Result(
         key=job.id,
@@ -402,7 +408,7 @@ def _result(setting: Setting, registry: Registry, job: Job, status: Status, reas
         knowledge=attack.knowledge if attack else "",
         null_row=fields.pop("null_row", bool(entry.card and entry.card.null) if entry else any(nulls)),
         provenance=provenance,
-        isolation=min((isolation.where(p.entry) for p in parts), key=places.index),
+        isolation=min((isolation.where(p.entry) for p in unread or parts), key=places.index),
         trust="official" if setting.secret else "self-reported",
         finished=time.time(),
         **fields,
@@ -471,11 +477,6 @@ def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
-
-def _one_line(problem: BaseException) -> str:
-    text = " ".join(str(problem).split()) or "no message"
-    return text if isinstance(problem, UserError | Fault) else f"{type(problem).__name__}: {text}"
 
 
 def _reset_peak() -> None:

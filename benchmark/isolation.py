@@ -9,11 +9,14 @@ at hand can enforce by itself. What is promised, and what is not: SECURITY.md.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
 import platform
+import re
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -24,7 +27,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -32,18 +35,23 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmark.errors import Fault, UserError, out_of_memory, printable
+from benchmark import places
+from benchmark.errors import Fault, UserError, out_of_memory, printable, said
 from benchmark.protocol import Limits
 from benchmark.wire import Channel, Closed, Handler, Message, Meta, RemoteError, WireError
 
 _PACKAGE = Path(__file__).parent
 _INSIDE = "/leakboard"
 _START = f"import sys; sys.path.insert(0, {_INSIDE!r}); from benchmark.zygote import main; main()"
+_TAKEN = ("/tmp", "/dev", "/proc", "/sys", _INSIDE)
+"""Where the sandbox has something of its own: what the machine has there is bound elsewhere."""
 _TAIL = 64 << 10
 _BEAT = 0.1
 """Seconds between two looks of the watchdog."""
 _REST = 1.0
 """The same while no piece of work is open."""
+_STARTS = 120.0
+"""Seconds for a sandbox to start, on a machine that is busy: none of them is the submission's own."""
 _WIPE = 5.0
 """Seconds for a sandbox to be wiped before it serves another entry."""
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
@@ -164,9 +172,10 @@ class Launcher:
         else:
             command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
             command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-        for name, value in _environment().items():
+        python = _python()
+        for name, value in (_environment() | python.environment).items():
             command += ["--setenv", name, value]
-        binds = dict(_needed_by_python()) | {f"{_INSIDE}/benchmark": _PACKAGE}
+        binds = python.binds | {f"{_INSIDE}/benchmark": _PACKAGE}
         folders = {str(p) for inside in binds for p in Path(inside).parents}
         for folder in sorted(folders - {"/"}):
             command += ["--dir", folder]  # unasked, bubblewrap makes them unreadable for other users
@@ -186,8 +195,9 @@ class Launcher:
         command += ["--chdir", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
         if filter_fd is not None:
             command += ["--seccomp", str(filter_fd)]
-        # As -I, but that Python reads the environment, which is ours.
-        return [*command, os.path.abspath(sys.executable), "-P", "-s", "-c", _START, str(control), json.dumps(config)]
+        own = json.dumps({**config, "packages": python.packages})
+        # As -I, but that Python reads the environment, which is ours; the zygote adds the packages.
+        return [*command, python.interpreter, "-P", "-s", "-S", "-c", _START, str(control), own]
 
 
 def _environment() -> dict[str, str]:
@@ -195,33 +205,106 @@ def _environment() -> dict[str, str]:
     return _ENVIRONMENT | {name: os.environ[name] for name in _ARITHMETIC if name in os.environ}
 
 
-def _needed_by_python() -> Iterator[tuple[str, Path]]:
-    """Where the interpreter, its packages and the C library lie; nothing else of the machine."""
-    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    libraries = Path("/usr/lib") / multiarch
-    found = [libraries if multiarch and libraries.is_dir() else Path("/usr/lib"), Path("/usr/lib64")]
-    base = Path(sys.base_prefix)
+@dataclass
+class _Python:
+    """The interpreter, its packages and the C library, as a sandbox has them; nothing else of the machine."""
+
+    interpreter: str = ""
+    packages: list[str] = field(default_factory=list)
+    """Folders of installed packages inside, in the order of the judge's `sys.path`."""
+    binds: dict[str, Path] = field(default_factory=dict)
+    """Folders and files by where they lie inside."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def show(self, path: Path) -> str:
+        """Where this path lies inside: where it is, unless the sandbox has something of its own there."""
+        for inside, outside in self.binds.items():
+            if path.is_relative_to(outside):
+                return str(Path(inside, path.relative_to(outside)))
+        inside = f"{_INSIDE}/outside/{len(self.binds)}" if _hidden(path) else str(path)
+        self.binds[inside] = path
+        return inside
+
+
+def _python() -> _Python:
+    """What Python needs, wherever it lies. Links are followed: a folder is shown under its real name."""
+    found = _Python()
+    libraries = Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or "")
+    system = [libraries if libraries.is_dir() else Path("/usr/lib"), Path("/usr/lib64")]
+    base = Path(sys.base_prefix).resolve()
+    interpreter = Path(getattr(sys, "_base_executable", "") or sys.executable).resolve()
+    home = f"{_INSIDE}/python" if _hidden(base) else str(base)
     if base == Path("/usr"):
         version = f"python{sys.version_info.major}"
-        found += [*Path("/usr/lib").glob(f"{version}*"), *Path("/usr/bin").glob(f"{version}*")]
+        system += [*Path("/usr/lib").glob(f"{version}*"), *Path("/usr/bin").glob(f"{version}*")]
+        found.interpreter = str(interpreter)
     else:
-        found.append(base)
-    found.append(Path(os.path.abspath(sys.prefix)))  # as it is called, but for `..`: a virtual environment is a link
-    real = Path(sys.executable).resolve()
-    if not any(real.is_relative_to(p) for p in found):
-        found.append(real)
-    for path in found:
-        if path.exists() and not any(path != other and path.is_relative_to(other) for other in found):
-            yield str(path), path
+        for name in sorted({"lib", sys.platlibdir}):
+            if (base / name).is_dir():
+                found.binds[f"{home}/{name}"] = base / name
+        found.interpreter = f"{home}/bin/{interpreter.name}"
+        found.binds[found.interpreter] = interpreter
+        library = base / "lib" / str(sysconfig.get_config_var("INSTSONAME"))
+        if sysconfig.get_config_var("Py_ENABLE_SHARED") and library.is_file():
+            # The interpreter looks for it where it was built, and there is no cache of libraries inside.
+            found.binds[f"{_INSIDE}/library/{library.name}"] = library
+            found.environment["LD_LIBRARY_PATH"] = f"{_INSIDE}/library"
+    found.environment["PYTHONHOME"] = home
+    for path in system:
+        if path.exists() and not any(path.is_relative_to(other) for other in found.binds.values()):
+            found.show(path)
+    if sys.prefix != sys.base_prefix and not _private_below(environment := Path(sys.prefix).resolve()):
+        found.show(environment / "lib")  # some packages have their libraries beside `site-packages`
+    for folder in _package_folders():
+        if not _private_below(folder):
+            found.packages.append(found.show(folder))
+    return found
+
+
+def _package_folders() -> Iterator[Path]:
+    """Folders that Python imports installed packages from, by whatever way they came to its path.
+
+    `site-packages`, Debian's `dist-packages`, a user's own, those of `pip install --target`, PYTHONPATH and *.pth.
+    """
+    for folder in dict.fromkeys(Path(entry).resolve() for entry in sys.path if entry and Path(entry).is_dir()):
+        if next(folder.glob("*.dist-info"), None) is not None:
+            yield folder
+
+
+def _hidden(path: Path) -> bool:
+    """Whether the path can't be used inside; the colon is Python's and the linker's own."""
+    return ":" in str(path) or any(path.is_relative_to(taken) for taken in _TAKEN)
+
+
+def _private_below(folder: Path) -> bool:
+    """Whether the folder holds a home or the project: such a folder is never shown."""
+    private = (Path.home(), places.project().root, places.submissions(), places.store(), places.published())
+    return any(path.resolve().is_relative_to(folder) for path in private)
+
+
+@dataclass(frozen=True)
+class Unable:
+    """Why no sandbox starts here, and what would help; both in words."""
+
+    cause: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.cause}; {self.advice}"
 
 
 @cache
-def probe() -> Launcher | str:
-    """Start a sandbox as it will be started, in every way that may work here; or the reason why none does."""
-    if sys.platform != "linux" or shutil.which("bwrap") is None:
-        return "bubblewrap is not installed"
+def probe() -> Launcher | Unable:
+    """Start a sandbox as it will be started, in every way that may work here; or say why none does."""
+    if sys.platform != "linux":
+        return Unable(
+            f"there is no sandbox on {platform.system()}", "run Leakboard on Linux, in a virtual machine, say"
+        )
     if seccomp_filter(platform.machine()) is None:
-        return f"there is no system-call filter for {platform.machine()}"
+        known = " or ".join(_ARCHITECTURES)
+        return Unable(f"there is no system-call filter for {platform.machine()}", f"run Leakboard on {known}")
+    if shutil.which("bwrap") is None:
+        return Unable("bubblewrap is not installed", "install it (apt-get install bubblewrap)")
     ways = [(True, True), (True, False)]
     if os.geteuid() == 0:  # as root, a user of its own binds what a user namespace does not: the number of processes
         ways = [(False, True), *ways[:1], (False, False), *ways[1:]]
@@ -229,17 +312,20 @@ def probe() -> Launcher | str:
     for user_namespace, proc in ways:
         launcher = Launcher(user_namespace, proc)
         problem = _try(launcher)
-        if not problem:
+        if problem is None:
             return launcher
         reasons.append(problem)
     return reasons[0]
 
 
-def _try(launcher: Launcher) -> str:
+def _try(launcher: Launcher) -> Unable | None:
     with tempfile.TemporaryFile() as errors:
-        process, control = _start(launcher, _config(Limits(), launcher.uid(0), [], [], probe=True), errors.fileno())
+        try:
+            process, control = _start(launcher, _config(Limits(), launcher.uid(0), [], [], probe=True), errors.fileno())
+        except OSError as error:
+            return Unable(f"bubblewrap can't be started: {error.strerror}", f"look at {shutil.which('bwrap')}")
         with control:
-            control.settimeout(20)
+            control.settimeout(_STARTS)
             try:
                 answer = control.recv(1000)
             except TimeoutError:
@@ -251,10 +337,76 @@ def _try(launcher: Launcher) -> str:
     try:
         found = json.loads(answer)
     except ValueError:
-        return printable(said[-300:]) or "bubblewrap gave no answer"
+        return _why(said)
     if not found["torch"]:
-        return "the sandbox's user can't read the installed packages"
-    return "" if found["uid"] != 0 else "the sandbox would run as root"
+        return _unseen()
+    return None if found["uid"] != 0 else Unable("the sandbox would run as root", "run Leakboard as another user")
+
+
+def _why(said: str) -> Unable:
+    """What keeps bubblewrap from working, by its last words and the system's settings."""
+    words = printable(said[-300:], 300) or "it gave no answer"
+    if "No module named 'benchmark'" in said:
+        return Unable(
+            f"the sandbox's user can't read {_PACKAGE}", f"let it: chmod -R go+rX {shlex.quote(str(_PACKAGE))}"
+        )
+    if "Unknown option" in said:
+        return Unable(f"bubblewrap is installed, but too old ({words})", "install version 0.8 or a newer one")
+    if not re.search("(?i)namespace|uid map|denied|permi|RTM_NEWADDR", said):
+        return Unable(f"bubblewrap is installed, but fails ({words})", "try it alone: bwrap --ro-bind / / true")
+    user = os.geteuid() != 0
+    settings = (
+        ("user.max_user_namespaces", "0", "15000", True),
+        ("kernel.unprivileged_userns_clone", "0", "1", user and not _container()),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0", user and not _container()),
+    )
+    for name, forbids, allows, applies in settings:
+        if applies and _setting(name) == forbids:
+            by = "AppArmor forbids" if "apparmor" in name else "the system forbids"
+            profile = "give bwrap an AppArmor profile with `userns,`, or: " if "apparmor" in name else ""
+            return Unable(
+                f"bubblewrap is installed, but {by} user namespaces: {name} = {forbids} ({words})",
+                f"{profile}sudo sysctl -w {name}={allows}",
+            )
+    if _container():
+        return Unable(
+            f"bubblewrap is installed, but this container's seccomp filter or AppArmor profile forbids namespaces ({words})",
+            "start the container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined",
+        )
+    return Unable(
+        f"bubblewrap is installed, but AppArmor or a seccomp filter (a container's, say) forbids namespaces ({words})",
+        "allow user namespaces to bwrap",
+    )
+
+
+def _unseen() -> Unable:
+    """Why PyTorch is not among what a sandbox sees."""
+    spec = importlib.util.find_spec("torch")
+    folder = Path(next(iter(spec.submodule_search_locations or [""]))).parent if spec else Path()
+    own = "install it with Leakboard into a virtual environment"
+    if _private_below(folder):
+        return Unable(
+            f"PyTorch lies beside what is private, in {folder}, which no sandbox is shown", f"{own} of its own"
+        )
+    if folder.resolve() not in _package_folders():
+        return Unable(f"PyTorch lies in {folder}, which is no folder of installed packages", own)
+    return Unable(
+        f"the sandbox's user can't read PyTorch in {folder}", f"let it: chmod -R go+rX {shlex.quote(str(folder))}"
+    )
+
+
+def _setting(name: str) -> str:
+    """A setting of the kernel; "" where it has none of this name."""
+    try:
+        return Path("/proc/sys", *name.split(".")).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _container() -> bool:
+    """Whether this is a container, by the marks that they leave."""
+    marks = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
+    return "container" in os.environ or any(Path(mark).exists() for mark in marks)
 
 
 def _config(limits: Limits, uid: int, libraries: list[str], devices: list[str], *, probe: bool) -> dict[str, Any]:
@@ -330,12 +482,12 @@ class Sandbox:
 
     def forks(self, session: Session) -> bool:
         """Wait for the fork. False where the sandbox is gone before: what it died of was not this piece of work."""
-        end = time.monotonic() + self.limits.seconds
+        end = time.monotonic() + _STARTS
         while not session.forked.wait(_BEAT):
             if not self.alive:
                 return False
             if time.monotonic() > end:
-                self.kill(Fault("timeout", f"no start within {self.limits.seconds} s"))
+                self.kill(Fault("timeout", f"the sandbox did not start within {_STARTS:.0f} s"))
                 return True
         return True
 
@@ -450,6 +602,8 @@ class Session:
     def __init__(self, sandbox: Sandbox, number: int, stream: socket.socket, log: int) -> None:
         self.sandbox, self.number, self.log = sandbox, number, Tail(log)
         self.forked = threading.Event()
+        self.advise: Callable[[RemoteError], str] = lambda error: ""
+        """What helps against an error of the other side; said with it."""
         self._spent, self._since = 0.0, 0.0
         self._channel = _Timed(stream, self)
 
@@ -477,12 +631,13 @@ class Session:
         try:
             return self._channel.call(do, meta, tensors)
         except RemoteError as error:
-            text = printable(str(error))
+            text = said(error.kind, error.text, error.at, self.advise(error))
             if self.sandbox.cause is not None:
                 raise self._blame(self.sandbox.why(self)) from None
             if error.kind == "MemoryError" or out_of_memory(RuntimeError(error.text)):
                 raise self._blame(Fault("out-of-memory", text)) from None
-            raise self._blame(Fault("failed", text, refused=error.kind == "PermissionError")) from None
+            refused = error.kind == "PermissionError" and not error.text.startswith("[Errno ")
+            raise self._blame(Fault("failed", text, refused=refused)) from None
         except WireError as error:
             self.sandbox.kill(Fault("failed", f"broke the protocol: {printable(str(error))}"))
             raise self._blame(self.sandbox.why(self)) from None
@@ -616,16 +771,20 @@ class Sandboxes:
     most: int = 24
     warm: list[Sandbox] = field(default_factory=list)
     """In the order of their last use."""
+    starting: float = 0.0
+    """Seconds that starts and forks have taken so far."""
     _sessions: list[Session] = field(default_factory=list)
 
     def session(self, entry: str, libraries: Collection[str]) -> Session:
         """Fork a sandbox that serves `entry` (its id and source) alone and has loaded these libraries."""
+        since = time.monotonic()
         for _ in range(2):  # what can't be cleaned after one piece of work takes the sandbox with it
             sandbox = self._sandbox(entry, frozenset(libraries))
             session = sandbox.session()
             self._sessions.append(session)
             if sandbox.forks(session):
                 break
+        self.starting += time.monotonic() - since
         return session
 
     def _sandbox(self, entry: str, libraries: frozenset[str]) -> Sandbox:
@@ -659,14 +818,14 @@ class Sandboxes:
         self.warm.clear()
 
 
-def launcher() -> Launcher:
-    """The way that works here. Raises UserError."""
+def launcher(mode: str = "auto") -> Launcher:
+    """The way that works here. Raises UserError, which says how to do without for this mode of isolation."""
     found = probe()
-    if isinstance(found, str):
-        raise UserError(
-            f"isolation: expected a working bubblewrap, given: {found}; install it (apt-get install bubblewrap), "
-            "or, for files that you have read yourself, add --trust"
-        )
+    if not isinstance(found, Launcher):
+        trust = "for files that you have read yourself, add --trust"
+        instead = f"leave --isolation always out and, {trust}" if mode == "always" else trust
+        helps = f"{found.advice}; or {instead}"
+        raise UserError(f"isolation: expected a working bubblewrap, given: {found.cause}; {helps}")
     return found
 
 

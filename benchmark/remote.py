@@ -20,6 +20,7 @@ from benchmark import architectures
 from benchmark.access import CHUNK, raw
 from benchmark.api import Bank, Candidates, Claims, Context, Knowledge, Predict, Samples, Target, World
 from benchmark.errors import Fault, printable
+from benchmark.hints import hint
 from benchmark.isolation import Launcher, Sandboxes, Session, launcher, most_warm
 from benchmark.protocol import Limits
 from benchmark.registry import Entry, Part
@@ -89,10 +90,11 @@ class Isolation:
     def open(self, part: Part, setup: Setup) -> Session:
         """A fork of the entry's sandbox with one instance of its class. Raises UserError, Fault."""
         if self._sandboxes is None:
-            found = self._launcher or launcher()
+            found = self._launcher or launcher(self.mode)
             self._sandboxes = Sandboxes(found, self.limits, setup.device.type, most_warm(self._workers))
         entry = part.entry
         session = self._sandboxes.session(f"{entry.kind}/{entry.id}/{entry.source}", _preloaded(entry))
+        session.advise = lambda error: hint(error.kind, error.text, error.line, entry)
         session.call(
             "open",
             {
@@ -109,6 +111,11 @@ class Isolation:
             },
         )
         return session
+
+    @property
+    def starting(self) -> float:
+        """Seconds that starts of sandboxes have taken so far: nobody's own time."""
+        return self._sandboxes.starting if self._sandboxes else 0.0
 
     def end_sessions(self) -> None:
         if self._sandboxes is not None:
@@ -133,8 +140,8 @@ def _preloaded(entry: Entry) -> list[str]:
 
 def require(entries: Sequence[Entry], mode: Mode) -> Launcher | None:
     """The way to isolate, where one of these entries needs it. Raises UserError where there is none."""
-    probe = Isolation(mode)
-    return launcher() if any(probe.where(e) == "bubblewrap" for e in entries) else None
+    isolation = Isolation(mode)
+    return launcher(mode) if any(isolation.where(e) == "bubblewrap" for e in entries) else None
 
 
 # --- Defenses ---------------------------------------------------------------------------------------

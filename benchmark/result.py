@@ -15,8 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Status = Literal["ok", "failed", "timeout", "out-of-memory", "skipped"]
 Trust = Literal["self-reported", "reproduced", "official"]
 Isolation = Literal["", "bubblewrap", "reviewed", "trusted"]
-"""Where the submissions' code ran: under bubblewrap; in the judge's process, because each file is listed as reviewed;
-in the judge's process by `--trust`. The weakest of the row's parts, in this order; "" for rows that don't say."""
+"""Where code ran that nobody has reviewed: the weakest place among the row's files that are not listed as reviewed.
+
+bubblewrap: each of them ran isolated, whatever ran beside it. trusted: one of them ran in the judge's process, by
+`--trust`. Where every file of the row is listed as reviewed, the weakest place of all: reviewed (the judge's process),
+or bubblewrap with `--isolation always`. "" for rows that don't say.
+"""
 TaskName = Literal["membership", "inversion", "attribute", "stealing", "utility"]
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from benchmark import architectures
 from benchmark.api import Bank, Candidates, Context, Embeddings, Knowledge, Predict, Samples, Target, World
+from benchmark.errors import own_line, trace
 from benchmark.protocol import Recipe
 from benchmark.submission import Attacker, Defender
 from benchmark.training import TrainingTask
@@ -48,6 +49,7 @@ def serve(stream: socket.socket) -> None:
     random.seed()
     work = _Work(Channel(stream))
     channel = work.channel
+    channel.locate = _locate
     while True:
         try:
             message, tensors = channel.receive()
@@ -59,10 +61,17 @@ def serve(stream: socket.socket) -> None:
             return
         except BaseException as error:
             # SystemExit and KeyboardInterrupt too: they are this piece of work's failure, as in the judge's process.
-            if not isinstance(error, PermissionError | ValueError | RemoteError):
+            if not own_line(error)[0] and not isinstance(error, PermissionError | ValueError | RemoteError):
                 traceback.print_exc()
                 sys.stderr.flush()
             channel.fail(error)
+
+
+def _locate(error: BaseException) -> tuple[str, str]:
+    """Where in the entry's file it was; the way there is printed for the log."""
+    if way := trace(error):
+        print(way.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+    return own_line(error)
 
 
 class RemoteTarget(Target):
@@ -126,6 +135,7 @@ class _Work:
         name = meta["module"]
         module = ModuleType(name)
         module.__file__ = meta["path"]
+        module.__leakboard_text__ = meta["text"]  # type: ignore[attr-defined]
         sys.modules[name] = module
         exec(compile(meta["text"], meta["path"], "exec"), module.__dict__)
         cls = getattr(module, meta["class"])

@@ -20,6 +20,8 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from benchmark.errors import words
+
 META_BYTES = 1 << 21
 """A submission's text crosses in it, of which one character may take six."""
 HEADER_BYTES = 1 << 20
@@ -53,11 +55,14 @@ class Closed(Exception):
 
 
 class RemoteError(Exception):
-    """The call failed on the other side; `kind` is the name of its exception."""
+    """The call failed on the other side; `kind` is the name of its exception.
 
-    def __init__(self, kind: str, text: str) -> None:
+    `at` and `line` are where in a submission that was, and the text of the line; "" where the other side says nothing.
+    """
+
+    def __init__(self, kind: str, text: str, at: str = "", line: str = "") -> None:
         super().__init__(f"{kind}: {text}" if text else kind)
-        self.kind, self.text = kind, text
+        self.kind, self.text, self.at, self.line = kind, text, at, line
 
 
 def pack(meta: Meta, tensors: Mapping[str, Tensor]) -> bytes:
@@ -149,6 +154,8 @@ class Channel:
         """`most`: bytes of arrays that are taken in one message."""
         self.stream, self.most = stream, most
         self.handlers: dict[str, Handler] = {}
+        self.locate: Callable[[BaseException], tuple[str, str]] = lambda error: ("", "")
+        """`at` and `line` of an error that goes to the other side."""
         self._depth = 0
 
     def call(self, do: str, meta: Meta | None = None, tensors: Mapping[str, Tensor] | None = None) -> Message:
@@ -178,7 +185,7 @@ class Channel:
         try:
             meta, arrays = handler(arguments, tensors)
         except (PermissionError, ValueError) as error:
-            self._send({"error": type(error).__name__, "text": str(error)[:2000]}, {})
+            self.fail(error)
             return
         finally:
             self._depth -= 1
@@ -186,7 +193,9 @@ class Channel:
 
     def fail(self, error: BaseException) -> None:
         """Answer the call in hand with an error."""
-        self._send({"error": type(error).__name__[:100], "text": str(error)[:2000]}, {})
+        at, line = self.locate(error)
+        report = {"error": type(error).__name__[:100], "text": words(error)[:2000], "at": at[:300], "line": line[:300]}
+        self._send({name: text for name, text in report.items() if text or name in ("error", "text")}, {})
 
     def receive(self) -> Message:
         """The next frame. Raises Closed, WireError."""
@@ -198,10 +207,10 @@ class Channel:
 
     def _reply(self, message: Meta, tensors: Tensors) -> Message:
         if "error" in message:
-            kind, text = message["error"], message.get("text", "")
-            if not isinstance(kind, str) or not isinstance(text, str):
+            parts = [message.get(name, "") for name in ("error", "text", "at", "line")]
+            if not all(isinstance(part, str) for part in parts):
                 raise WireError("expected an error with a kind and a text")
-            raise RemoteError(kind, text)
+            raise RemoteError(*parts)
         done = message.get("done")
         if not isinstance(done, dict):
             raise WireError("expected a reply or a call")

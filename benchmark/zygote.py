@@ -18,9 +18,11 @@ import pkgutil
 import resource
 import shutil
 import signal
+import site
 import socket
 import sys
 import time
+from typing import Any
 
 SCRATCH = ("/tmp", "/dev/shm")
 _PR_SET_DUMPABLE = 4
@@ -30,6 +32,10 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     config = json.loads(sys.argv[2])
     _confine(config)
+    for folder in config["packages"]:
+        site.addsitedir(folder)
+    site.setquit()
+    os.environ["PYTHONPATH"] = ":".join(config["packages"])  # for Pythons that a submission starts
     if config["probe"]:
         found = importlib.util.find_spec("torch") is not None
         control.send(json.dumps({"torch": found, "uid": os.getuid()}).encode())
@@ -46,10 +52,10 @@ def main() -> None:
     sandbox.warm_up()
     gc.enable()
     gc.freeze()  # a fork that collects garbage would copy every page that holds an object
-    _Forks(control, sandbox.serve).loop()
+    _Forks(control, sandbox.serve, config["seconds"]).loop()
 
 
-def _confine(config: dict[str, int]) -> None:
+def _confine(config: dict[str, Any]) -> None:
     """Become the sandbox's own user, and take the limits: from here on they can't be raised again."""
     if config["uid"]:
         os.setgroups([])
@@ -68,15 +74,13 @@ def _confine(config: dict[str, int]) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
     ):
         resource.setrlimit(limit, (value, value))
-    # At the soft limit SIGXCPU says of what it died; whoever ignores that is killed.
-    resource.setrlimit(resource.RLIMIT_CPU, (config["seconds"], config["seconds"] + 5))
 
 
 class _Forks:
     """Forks on request, reports how each fork ended, and cleans up when none is left."""
 
-    def __init__(self, control: socket.socket, serve: object) -> None:
-        self.control, self.serve = control, serve
+    def __init__(self, control: socket.socket, serve: object, seconds: int) -> None:
+        self.control, self.serve, self.seconds = control, serve, seconds
         self.last = 0
         self.pids: dict[int, int] = {}
 
@@ -99,6 +103,9 @@ class _Forks:
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+            # Processor time is counted from here: none of it went into the start. At the soft limit SIGXCPU says of
+            # what it died; whoever ignores that is killed.
+            resource.setrlimit(resource.RLIMIT_CPU, (self.seconds, self.seconds + 5))
             self.control.close()
             os.setsid()
             null = os.open(os.devnull, os.O_RDONLY)

@@ -231,11 +231,26 @@ def home(
 
 @pytest.fixture(scope="session")
 def launcher() -> Launcher:
-    """The way to isolate here; without one, the test is skipped (CI has bubblewrap)."""
+    """The way to isolate here. Where bubblewrap is not installed, the test is skipped; where it does not work, it fails."""
     found = probe()
-    if isinstance(found, str):
-        pytest.skip(f"no isolation here: {found}")
-    return found
+    if isinstance(found, Launcher):
+        return found
+    if shutil.which("bwrap"):
+        pytest.fail(f"bubblewrap is installed, but no sandbox starts: {found}", pytrace=False)
+    pytest.skip(f"{NO_SANDBOX}: {found}")
+
+
+NO_SANDBOX = "no sandbox here"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say aloud that isolation was not tested."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = [r.longrepr[2] for r in skipped if isinstance(r.longrepr, tuple) and NO_SANDBOX in r.longrepr[2]]
+    if reasons:
+        terminalreporter.write_line(
+            f"{len(reasons)} tests of isolation were SKIPPED: {reasons[0]}", red=True, bold=True
+        )
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 import time
@@ -80,6 +81,70 @@ def test_a_rule_after_a_broken_one_is_not_tried_and_not_ok(bench, monkeypatch):
     assert (b.ok, b.after, c.ok, c.after) == (False, "a", False, "b")
     assert not a.after
     assert d.ok
+    assert [c.state for c in (a, b, c, d)] == ["failed", "not tried", "not tried", "ok"]
+
+
+def test_what_was_not_tried_is_one_line_for_each_cause():
+    found = [
+        Check("a", False, "no"), Check("b", False, after="a"), Check("c", False, after="b"), Check("d", True),
+        Check("e", False, "no"), Check("f", False, after="e"), Check("g", True, "no bwrap", left_out=True),
+    ]  # fmt: skip
+    assert checks.not_tried(found) == [
+        "not tried, for 'a' failed: 2 rules (b; c)",
+        "not tried, for 'e' failed: 1 rule (f)",
+    ]
+    assert checks.not_tried([found[3], found[6]]) == []
+
+
+@pytest.mark.parametrize(
+    ("bwrap", "cause"),
+    [(None, "bubblewrap is not installed"), ("setting up uid map: Permission denied", "bubblewrap is installed, but ")],
+)
+def test_trusted_files_are_checked_without_a_sandbox(bwrap, cause, tmp_path, home):
+    """Every rule but the one that compares with a sandbox; that one says why it is left out, and is no failure."""
+    (tmp_path / "bin").mkdir()
+    if bwrap:
+        (tmp_path / "bin" / "bwrap").write_text(f"#!/bin/sh\necho 'bwrap: {bwrap}' >&2\nexit 1\n")
+        (tmp_path / "bin" / "bwrap").chmod(0o755)
+    home.patch.setenv("PATH", str(tmp_path / "bin"))
+    home.patch.setattr(checks, "probe", isolation.probe.__wrapped__)
+    home.patch.setattr(isolation, "probe", isolation.probe.__wrapped__)
+    path = home.attack("mine")
+    done = home.call("check", str(path), "--trust")
+    assert done.code == 0, done.err
+    left = [line for line in done.out.splitlines() if line.startswith("left out")]
+    assert len(left) == 1 and f"works the same in a sandbox: no sandbox here: {cause}" in left[0]
+    assert "--trust" not in left[0]
+    assert done.out.count("\nok ") + 1 == len(
+        [
+            r
+            for r in checks.RULES
+            if r.applies(checks.Subject(Bench(REGISTRY, tmp_path), REGISTRY.entries["attack", "loss"]))
+        ]
+    )
+    refused = home.call("check", str(path))
+    assert refused.code == 2 and cause in refused.err and refused.err.count("\n") == 1 and "add --trust" in refused.err
+
+
+def test_a_failure_is_told_once_with_its_own_line_first(home):
+    path = home.attack("mine", "{}['x']")
+    done = home.call("check", str(path), "--trust")
+    assert done.code == 2 and "8 rules (the same seed gives the same result; " in done.out
+    failed = done.out.splitlines()
+    at = next(i for i, line in enumerate(failed) if line.startswith("failed"))
+    assert re.search(r"returns what its task asks for: KeyError: 'x' \(mine\.py, line \d+, in score\)$", failed[at])
+    assert re.search(r"\| mine\.py, line \d+, in score: return \{\}\['x'\]$", failed[at + 1])
+    assert sum("not tried" in line for line in failed) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("submissions/attacks/los.py", "did you mean"), ("loss", "did you mean"), ("submissions", "given a folder"), ("zzz.py", "given none")],
+)  # fmt: skip
+def test_a_path_that_is_no_file_is_one_line(given, hint, home):
+    done = home.call("check", given)
+    assert done.code == 2 and hint in done.err and done.err.count("\n") == 1
+    assert ("attacks/loss.py?" in done.err) == (hint == "did you mean")
 
 
 def test_a_file_that_cannot_be_read_has_one_result(bench, tmp_path):
@@ -127,8 +192,7 @@ def test_nan_is_like_nan():
     assert checks._differing(one, {"w": nan}) == ["w"] and not checks._differing({"n": "text"}, {"n": "text"})
 
 
-@pytest.mark.skipif(isinstance(isolation.probe(), str), reason="apt install bubblewrap")
-def test_code_that_nobody_reviewed_is_checked_in_a_sandbox_alone(tmp_path):
+def test_code_that_nobody_reviewed_is_checked_in_a_sandbox_alone(tmp_path, launcher):
     path = tmp_path / "attacks" / "mine.py"
     path.parent.mkdir()
     marker = tmp_path / "was-here"

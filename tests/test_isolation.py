@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import importlib.machinery
+import importlib.util
 import json
 import os
 import platform
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -162,7 +167,9 @@ def test_what_the_command_promises(user_namespace: bool, monkeypatch: pytest.Mon
     assert arguments[last + 1] == "/", "no bind comes after the root is read-only"
     assert not {"--bind", "--dev-bind", "--share-net"} & set(arguments)
     names = {arguments[i + 1] for i, a in enumerate(arguments) if a == "--setenv"}
-    assert names == {*isolation._ENVIRONMENT, "MKL_CBWR"} and "COMPATIBLE" in arguments
+    assert (
+        names == {*isolation._ENVIRONMENT, *isolation._python().environment, "MKL_CBWR"} and "COMPATIBLE" in arguments
+    )
     assert not any("LEAKBOARD" in n or "MLFLOW" in n for n in names)
     assert ("--proc" in arguments) and "--proc" not in command(Launcher(user_namespace, proc=False))
 
@@ -175,16 +182,43 @@ def test_nothing_private_is_bound() -> None:
         for path in private:
             assert not path.is_relative_to(outside), f"{path} is seen through {outside}"
     assert bound[Path(isolation._INSIDE) / "benchmark"] == ROOT / "benchmark"
-    assert Path(sys.prefix) in bound.values()
+
+
+def installed(folder: Path, module: str = "leakprobe") -> Path:
+    """A folder of installed packages with one in it, as pip leaves it."""
+    (folder / f"{module}-1.0.dist-info").mkdir(parents=True)
+    (folder / f"{module}.py").write_text("here = __file__\n")
+    return folder
 
 
 def test_a_checkout_with_its_environment_inside_shows_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = tmp_path / "checkout" / ".venv"
-    (environment / "bin").mkdir(parents=True)
+    monkeypatch.syspath_prepend(installed(environment / "lib" / "python3.11" / "site-packages"))
+    monkeypatch.syspath_prepend(tmp_path / "checkout")
     monkeypatch.setattr(sys, "prefix", str(environment))
     bound = binds(command(Launcher(False, True)))
     inside = [p for p in bound.values() if p.is_relative_to(tmp_path)]
-    assert inside == [environment]
+    assert inside == [environment / "lib"]
+
+
+@pytest.mark.parametrize("where", ["home", "project", "above the project", "store"])
+def test_packages_that_lie_beside_what_is_private_are_not_shown(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual environment in the project's own folder, or `pip install --target .`, makes nothing of it visible."""
+    home = tmp_path / "home"
+    project = home / "project"
+    (project / "mlruns" / "store").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(project)
+    elsewhere = tmp_path / "elsewhere"
+    folder = {"home": home, "project": project, "above the project": tmp_path, "store": elsewhere}[where]
+    if where == "store":
+        monkeypatch.setenv("LEAKBOARD_STORE", str(elsewhere / "store"))
+    monkeypatch.syspath_prepend(installed(folder))
+    monkeypatch.setattr(sys, "prefix", str(folder))
+    (folder / "lib").mkdir()
+    assert not [p for p in binds(command(Launcher(False, True))).values() if p.is_relative_to(tmp_path)]
 
 
 def test_the_size_of_scratch_is_stated() -> None:
@@ -196,15 +230,20 @@ def test_the_size_of_scratch_is_stated() -> None:
 # --- Whether it works here --------------------------------------------------------------------------
 
 
-def test_what_the_probe_says_is_so() -> None:
-    found = probe()
-    if isinstance(found, str):
-        assert found and found.isprintable()
-        with pytest.raises(UserError, match="expected a working bubblewrap"):
-            isolation.launcher()
-    else:
-        assert isolation._try(found) == ""
-        assert isolation.launcher() == found
+def test_what_the_probe_says_is_so(launcher: Launcher) -> None:
+    assert isolation._try(launcher) is None
+    assert isolation.launcher() == launcher
+
+
+def test_links_are_followed_and_odd_paths_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the sandbox has of its own at a place, or Python can't have in a path, is no place for packages."""
+    real = installed(tmp_path / "a:b")
+    (tmp_path / "link").symlink_to(real)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "link" / ".." / "link"), str(real)])
+    found = isolation._python()
+    last = found.packages[-1]
+    assert found.binds[last] == real and last.startswith("/leakboard/outside/")
+    assert not [p for p in found.binds if any(Path(p).is_relative_to(own) for own in ("/tmp", "/dev", "/proc", "/sys"))]
 
 
 def test_the_interpreter_may_be_called_by_any_path(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,28 +251,100 @@ def test_the_interpreter_may_be_called_by_any_path(launcher: Launcher, monkeypat
     prefix = Path(sys.prefix)
     around = f"{prefix}/../{prefix.name}"
     monkeypatch.setattr(sys, "executable", f"{around}/bin/{Path(sys.executable).name}")
+    monkeypatch.setattr(sys, "_base_executable", f"{around}/bin/{Path(sys.executable).name}")
     monkeypatch.setattr(sys, "prefix", around)
     assert probe.__wrapped__() == launcher
 
 
-def test_without_bubblewrap_the_probe_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def told(monkeypatch: pytest.MonkeyPatch, mode: str = "auto") -> str:
+    """The error where no sandbox starts."""
+    monkeypatch.setattr(isolation, "probe", probe.__wrapped__)
+    with pytest.raises(UserError) as error:
+        isolation.launcher(mode)
+    assert str(error.value).isprintable()
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "cause", "advice"),
+    [
+        ("linux", "x86_64", "bubblewrap is not installed", "apt-get install bubblewrap"),
+        ("linux", "riscv64", "there is no system-call filter for riscv64", "x86_64 or aarch64"),
+        ("darwin", "arm64", "there is no sandbox on", "Linux"),
+    ],
+)
+def test_without_bubblewrap_the_error_says_so(
+    system: str, machine: str, cause: str, advice: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert probe.__wrapped__() == "bubblewrap is not installed"
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    text = told(monkeypatch)
+    assert f"given: {cause}" in text and advice in text and text.endswith("add --trust")
+    assert ("install it" in text) == ("not installed" in cause)
+
+
+UID_MAP, NEW = (
+    "bwrap: setting up uid map: Permission denied",
+    "bwrap: Creating new namespace failed: Operation not permitted",
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "settings", "container", "cause", "advice"),
+    [
+        (UID_MAP, {"kernel.apparmor_restrict_unprivileged_userns": "1"}, False, "AppArmor forbids", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
+        ("bwrap: No permissions to create new namespace", {"kernel.unprivileged_userns_clone": "0"}, False, "the system forbids", "kernel.unprivileged_userns_clone=1"),
+        ("bwrap: Creating new namespace failed: No space left on device", {"user.max_user_namespaces": "0"}, True, "the system forbids", "user.max_user_namespaces=15000"),
+        (NEW, {}, True, "this container's seccomp filter", "--security-opt seccomp=unconfined"),
+        (UID_MAP, {"kernel.apparmor_restrict_unprivileged_userns": "1"}, True, "this container's", "--security-opt apparmor=unconfined"),
+        (UID_MAP, {"kernel.apparmor_restrict_unprivileged_userns": "0"}, False, "AppArmor or a seccomp filter", "allow user namespaces"),
+        ("bwrap: Unknown option --disable-userns", {}, False, "too old", "0.8"),
+        ("bwrap: \x1b[31mCan't mkdir \xe9", {}, False, r"fails (bwrap: \x1b[31mCan't mkdir", "try it alone"),
+        ("", {}, False, "it gave no answer", "try it alone"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_where_bubblewrap_fails_the_error_names_the_cause(
+    said: str, settings: dict[str, str], container: bool, cause: str, advice: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The binary alone is not enough; and nobody is told to install what is installed."""
+    (tmp_path / "words").write_bytes(said.encode("latin-1"))
     fake = tmp_path / "bwrap"
-    fake.write_text("#!/bin/sh\nprintf 'bwrap: \\033[31mNo permissions\\n' >&2\nexit 1\n")
+    fake.write_text(f"#!/bin/sh\n/bin/cat '{tmp_path}/words' >&2\nexit 1\n")
     fake.chmod(0o755)
-    assert probe.__wrapped__() == "bwrap: \\x1b[31mNo permissions", "the binary alone is not enough"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(isolation, "_setting", lambda name: settings.get(name, ""))
+    monkeypatch.setattr(isolation, "_container", lambda: container)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    text = told(monkeypatch, mode)
+    assert "given: bubblewrap is installed, but " in text and cause in text and advice in text
+    assert "install it" not in text and "add --trust" in text
+    assert ("leave --isolation always out" in text) == (mode == "always")
 
 
-def test_a_machine_without_a_filter_does_not_isolate(monkeypatch: pytest.MonkeyPatch, launcher: Launcher) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    assert probe.__wrapped__() == "there is no system-call filter for riscv64"
+def test_a_bubblewrap_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "bwrap").write_bytes(b"\x7fELF of another machine")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "bubblewrap can't be started: Exec format error" in told(monkeypatch)
 
 
-def test_an_error_says_how_to_get_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "probe", lambda: "bubblewrap is not installed")
-    with pytest.raises(UserError, match=r"given: bubblewrap is not installed; install it .* add --trust"):
-        isolation.launcher()
+def test_packages_that_no_sandbox_may_see_are_named(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`pip install --target .` in the project: it says what lies where, and what to do."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    installed(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: importlib.machinery.PathFinder.find_spec(name, [str(tmp_path)])
+    )
+    text = told(monkeypatch)
+    assert f"PyTorch lies beside what is private, in {tmp_path}" in text and "virtual environment of its own" in text
 
 
 # --- Inside -----------------------------------------------------------------------------------------
@@ -343,12 +454,83 @@ def test_it_sees_what_python_needs_and_nothing_of_ours(sandboxes: Sandboxes, tmp
         """,
     )
     found["environment"].pop("PWD", None)  # bubblewrap's own
-    assert found["environment"] == isolation._environment()
+    python = isolation._python()
+    own = python.environment | {"PYTHONPATH": ":".join(python.packages)}
+    assert found["environment"] == isolation._environment() | own
     assert found["seen"] == []
-    assert found["package"] == ["benchmark"] and found["home"] == "/tmp" == found["folder"]
+    assert {*found["package"]} <= {"benchmark", "library", "outside", "python"} and found["home"] == "/tmp" == found[
+        "folder"
+    ]
     assert max(found["processes"], default=0) < 200, "process ids of its own namespace"
     assert "LEAKBOARD" not in json.dumps(found)
     assert not re.search(r"/(work|root|home)/[^']*(mlruns|\.db|result)", found["descriptors"])
+
+
+def linked(outside: str, inside: str) -> str:
+    """A copy that takes no room, where the file system can."""
+    try:
+        os.link(outside, inside)
+    except OSError:
+        shutil.copy2(outside, inside)
+    return inside
+
+
+@pytest.mark.parametrize("name", ["some dir", "é\nü", "a:b"])
+@pytest.mark.parametrize("below", ["/tmp", "/dev/shm"])
+def test_it_works_from_below_its_own_scratch(
+    launcher: Launcher, below: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package, the interpreter with its library, and packages, all below a folder that is scratch inside."""
+    with tempfile.TemporaryDirectory(dir=below) as folder:
+        project = Path(folder, name)
+        shutil.copytree(ROOT / "benchmark", project / "benchmark", ignore=shutil.ignore_patterns("__pycache__"))
+        (project / "mlruns" / "store").mkdir(parents=True)
+        (project / "labels").write_text("1 0 1")
+        packages = installed(project / ".venv" / "lib" / "site-packages")
+        base = project / "python"
+        heavy = shutil.ignore_patterns("site-packages", "test", "idlelib", "ensurepip", "config-*", "dist-packages")
+        stdlib = Path(sysconfig.get_path("stdlib"))
+        if below == "/tmp":  # a standard library takes more room than memory ought to give
+            shutil.copytree(stdlib, base / "lib" / stdlib.name, ignore=heavy, copy_function=linked, symlinks=True)
+            if (library := stdlib.parent / str(sysconfig.get_config_var("INSTSONAME"))).is_file():
+                linked(str(library), str(base / "lib" / library.name))
+            (base / "bin").mkdir()
+            linked(str(Path(sys.executable).resolve()), str(base / "bin" / "python3"))
+            monkeypatch.setattr(sys, "base_prefix", str(base))
+            monkeypatch.setattr(sys, "_base_executable", str(base / "bin" / "python3"))
+        monkeypatch.setattr(sys, "path", [*sys.path, str(packages)])
+        monkeypatch.setattr(isolation, "_PACKAGE", project / "benchmark")
+        monkeypatch.chdir(project)
+        made = Sandboxes(launcher, LIMITS, "cpu")
+        try:
+            found = inside(
+                made,
+                f"""
+                import leakprobe
+                def write(folder):
+                    Path(folder, "written").write_text("x")
+                places = ["/leakboard", "/leakboard/benchmark", os.path.dirname(leakprobe.here), sys.prefix, sys.base_prefix + "/lib"]
+                mounts = ["/leakboard/benchmark", os.path.dirname(leakprobe.here), "/tmp", "/dev/shm", "/"]
+                return {{
+                    "prefix": sys.prefix, "probe": leakprobe.here, "scratch": [os.listdir("/tmp"), os.listdir("/dev/shm")],
+                    "host": [p for p in {[str(p) for p in (project, project / "labels", project / "mlruns", Path(folder))]} if os.path.lexists(p)],
+                    "places": [refused(lambda: write(p)) for p in places],
+                    "unmounted": [libc.umount2(m.encode(), flag) for m in mounts for flag in (0, 2)],
+                    "subprocess": subprocess.run([sys.executable, "-c", "import leakprobe, numpy"]).returncode,
+                }}
+                """,
+            )
+            again = inside(made, LOOK)
+        finally:
+            made.close()
+        assert found["scratch"] == [[], []] == again[:2], "whole, and wiped between pieces of work"
+        assert found["host"] == [] and found["subprocess"] == 0
+        assert found["prefix"] == ("/leakboard/python" if below == "/tmp" else str(Path(sys.base_prefix).resolve()))
+        assert found["probe"].startswith("/leakboard/outside/")
+        assert set(found["places"]) <= {"OSError EROFS", "PermissionError EACCES", "PermissionError EPERM"}, found
+        assert set(found["unmounted"]) == {-1}
+        assert (project / "labels").read_text() == "1 0 1"
+        assert [*packages.iterdir()] and not (packages / "written").exists(), "wiping touches nothing that is bound"
 
 
 def test_it_can_write_to_scratch_alone(sandboxes: Sandboxes) -> None:
@@ -576,12 +758,55 @@ def test_a_hang_ends_as_a_timeout(sandboxes: Sandboxes, warm: Sandbox) -> None:
     assert inside(sandboxes, "return 1") == 1
 
 
+def test_a_slow_start_is_not_the_submissions_time(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither on the clock nor in processor time: both begin with the fork."""
+    slow = "import time\nend = time.time() + 2.5\nwhile time.time() < end or time.process_time() < 2.2: pass\n"
+    monkeypatch.setattr(isolation, "_START", slow + isolation._START)
+    made = Sandboxes(launcher, LIMITS.model_copy(update={"seconds": 2}), "cpu")
+    body = "usage = resource.getrusage(resource.RUSAGE_SELF)\nreturn [usage.ru_utime + usage.ru_stime, resource.getrlimit(resource.RLIMIT_CPU)]"
+    try:
+        spent, limit = inside(made, body)
+        assert spent < 1 and limit == [2, 7]
+        assert made.starting > 2.5
+        for harm in ("time.sleep(60)", "while True: pass"):
+            with pytest.raises(Fault, match="more than 2 s"):
+                inside(made, harm)
+    finally:
+        made.close()
+
+
+def test_a_sandbox_that_does_not_start_ends_as_a_timeout(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "_START", "import time; time.sleep(60)")
+    monkeypatch.setattr(isolation, "_STARTS", 0.5)
+    made = Sandboxes(launcher, LIMITS, "cpu")
+    try:
+        with pytest.raises(Fault, match="the sandbox did not start within"):
+            inside(made, "return 1")
+    finally:
+        made.close()
+
+
 def test_the_judges_own_time_is_not_the_submissions(sandboxes: Sandboxes, warm: Sandbox) -> None:
     session = opened(sandboxes, "return 1")
     warm.limits = LIMITS.model_copy(update={"seconds": 2})
     time.sleep(2.5)
     session.call("predict", {}, {"x": torch.zeros(1)})
     session.close()
+
+
+def test_the_watchdog_reads_names_that_are_no_text(sandboxes: Sandboxes) -> None:
+    """A process may give itself any name, which stands beside its memory: the limit holds all the same."""
+    body = """
+        libc.prctl(15, b"\\xff\\xfe\\n) R 1", 0, 0, 0)
+        time.sleep(0.3)
+        x = mmap.mmap(-1, 3 << 30)
+        for i in range(0, 3 << 30, 4096):
+            x[i] = 1
+        time.sleep(20)
+        """
+    with pytest.raises(Fault, match="more than 1024 MB"):
+        inside(sandboxes, body)
+    assert inside(sandboxes, "return 1") == 1
 
 
 def test_a_fork_bomb_ends_with_its_sandbox(sandboxes: Sandboxes, launcher: Launcher) -> None:

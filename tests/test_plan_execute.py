@@ -518,7 +518,7 @@ def test_what_training_died_of_is_on_every_row_that_waited_for_it(scored: Home, 
     assert {r.attack for r in rows} == {"", "random_scores", "loss"}
     status, reason = ENDS[ends]
     for row in rows:
-        assert (row.status, row.isolation) == (status, "reviewed" if row.attack else "bubblewrap")
+        assert (row.status, row.isolation) == (status, "bubblewrap"), "this file ran isolated; the attacks are reviewed"
         assert row.reason.startswith("networks of mine: ") and reason in row.reason
         assert "\\x1b[31mlast words" in row.log and "\x1b" not in row.log
     assert ended.err.count(f"{status} ") >= 3
@@ -528,11 +528,12 @@ def test_memory_that_ran_out_in_the_judges_process_is_a_status_too(scored: Home)
     scored.attack("hungry", "(_ for _ in ()).throw(RuntimeError('CUDA out of memory. Tried to allocate 2 GiB'))")
     ended = scored.call("run", "hungry", "--protocol", "smoke", "--workers", "1", "--json", "--trust")
     (row,) = (r for r in map(Result.model_validate, json.loads(ended.out)) if r.attack == "hungry")
-    assert (row.status, row.isolation, row.log) == ("out-of-memory", "trusted", "")
+    assert (row.status, row.isolation) == ("out-of-memory", "trusted")
+    assert row.log.startswith("hungry.py, line ") and " (hungry.py, line " in row.reason
 
 
 @pytest.mark.usefixtures("launcher")
-def test_a_row_says_where_the_weakest_of_its_parts_ran(scored: Home) -> None:
+def test_a_row_says_where_the_weakest_of_its_unreviewed_files_ran(scored: Home) -> None:
     scored.attack("mine")
     assert {r.isolation for r in scored.results().values()} == {"reviewed"}
     shutil.rmtree(scored.store / "result")
@@ -544,16 +545,16 @@ def test_a_row_says_where_the_weakest_of_its_parts_ran(scored: Home) -> None:
         assert ended.code == 0, ended.err
         (row,) = (r for r in map(Result.model_validate, json.loads(ended.out)) if r.attack == "mine")
         where[row.isolation] = row
-    assert set(where) == {"reviewed", "trusted"}, "the target's training is reviewed"
-    assert where["reviewed"].key != where["trusted"].key, "what ran unwatched is scored again"
-    assert where["reviewed"].metrics == where["trusted"].metrics
+    assert set(where) == {"bubblewrap", "trusted"}, "the target's training is reviewed, and says nothing of this file"
+    assert where["bubblewrap"].key != where["trusted"].key, "what ran unwatched is scored again"
+    assert where["bubblewrap"].metrics == where["trusted"].metrics
     assert {r.trust for r in scored.results().values()} == {"self-reported"}
 
 
 def test_without_bubblewrap_nothing_starts_and_the_way_out_is_named(
     scored: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolation, "probe", lambda: "bubblewrap is not installed")
+    monkeypatch.setattr(isolation, "probe", lambda: isolation.Unable("bubblewrap is not installed", "install it"))
     assert run(scored)[0] == 0, "reviewed files need none"
     scored.attack("mine")
     code, said, results = run(scored, "mine")

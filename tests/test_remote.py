@@ -505,7 +505,7 @@ def test_where_code_runs(mode: Any, reviewed: bool, where: str) -> None:
 
 
 def test_isolation_is_looked_for_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none() -> Launcher:
+    def none(mode: str) -> Launcher:
         raise UserError("no bubblewrap")
 
     monkeypatch.setattr(remote, "launcher", none)

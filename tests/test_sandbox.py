@@ -172,10 +172,19 @@ def test_whatever_it_raises_is_an_answer_and_it_serves_on(judge: Channel, raised
         assert (error.value.kind, error.value.text) == (kind, text)
 
 
-def test_a_traceback_is_printed_for_the_log(judge: Channel, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RemoteError, match="NameError"):
-        open_entry(judge, "a = undefined_name\n")
-    assert "attacks/mine.py" in capfd.readouterr().err
+def test_its_own_line_is_sent_and_the_way_there_is_printed(judge: Channel, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RemoteError, match="NameError") as error:
+        open_entry(judge, "def f():\n    return undefined_name\nf()\n")
+    assert (error.value.at, error.value.line) == ("mine.py, line 2, in f", "return undefined_name")
+    printed = capfd.readouterr().err.splitlines()
+    assert printed[:2] == ["mine.py, line 3, in <module>: f()", "mine.py, line 2, in f: return undefined_name"]
+    assert len(printed) == 3 and printed[2].startswith("NameError: name 'undefined_name'")
+
+
+def test_what_is_not_its_own_fault_has_the_whole_traceback(judge: Channel, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RemoteError, match="AttributeError") as error:
+        open_entry(judge, "x = 1\n")
+    assert error.value.at == "" and "benchmark/sandbox.py" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["class Submission(", "x = 1\n", "import no_such_module"])
