@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmark import protocol as protocols
 from benchmark import secret
 from benchmark.artifacts import Artifacts
-from benchmark.errors import UserError, printable
+from benchmark.errors import UserError
 from benchmark.execute import Done, Progress, Setting, execute
 from benchmark.plan import Job, Plan, make_plan, scenario_key
 from benchmark.protocol import Protocol
@@ -215,9 +215,8 @@ def marked(result: Result, artifacts: Artifacts) -> Result:
     names = [p.name for p in artifacts.registry.chain(result.defense, artifacts.protocol.baseline).parts]
     found = []
     for i, j in combinations(range(len(names) + 1), 2):
-        path = artifacts.store.tuned(artifacts.protocol.name, "+".join(names[i:j]))
-        with contextlib.suppress(OSError):
-            found.append(printable(path.read_text(), 1000))
+        if (how := artifacts.store.how_tuned(artifacts.protocol.name, "+".join(names[i:j]))) is not None:
+            found.append(how)
     said = {"tuned": "; ".join(dict.fromkeys(found))} if found else {}
     return result.model_copy(update={"claims": result.claims | said})
 

@@ -466,9 +466,7 @@ class Tuning:
         required = {self.registry.chain(d, self.setting.protocol.baseline).name for d in self.setting.protocol.defenses}
         text = f"{len(self.finished())} trials on other splits, against {', '.join(self.attacks)}"
         for defense in defenses - {self.chain.name, *required}:  # those were set beforehand: nobody's choice
-            path = Store(self.setting.store).tuned(self.protocol, defense)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            Store(self.setting.store).note_tuned(self.protocol, defense, text)
 
     def _take_back(self) -> None:
         """Put trials in the queue again whose command was killed on this machine, and points of a grid that failed."""
