@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from benchmark.errors import UserError
 
@@ -69,8 +70,14 @@ def sqlite_file(address: str) -> Path | None:
     """
     if not address.lower().startswith("sqlite"):
         return None
-    database = _parsed("the address", address).database
-    return Path(database) if database and database != ":memory:" else None
+    parsed = _parsed("the address", address)
+    name, memory = parsed.database or "", parsed.query.get("mode") == "memory"
+    if name.startswith("file:"):  # SQLite's own form, with `uri=true`
+        try:
+            name = unquote(urlsplit(name).path)
+        except ValueError:
+            raise UserError(f"the address: expected one such as sqlite:///FILE, given {shown(address)}") from None
+    return Path(name) if name and name != ":memory:" and not memory else None
 
 
 def sqlite_address(file: Path, like: str = "sqlite://") -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
+from benchmark import places
 from benchmark.errors import UserError, printable, suggest
 
 STEPS = 1000
@@ -46,7 +46,7 @@ class Model:
 
 def root() -> Path:
     """Where the models lie."""
-    return Path(os.environ.get("LEAKBOARD_MODELS") or "mlruns/models")
+    return places.models()
 
 
 def read(name: str, shape: tuple[int, int, int]) -> Model:

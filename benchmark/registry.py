@@ -259,19 +259,24 @@ class Chain:
 
 @dataclass
 class Registry:
-    """Every entry under `root` (the folder with `attacks/` and `defenses/`)."""
+    """Every entry under `root` (the folder with `attacks/` and `defenses/`), and under `baselines` beside it."""
 
     root: Path
+    baselines: Path | None = None
     entries: dict[tuple[str, str], Entry] = field(init=False)
 
     def __post_init__(self) -> None:
         self.root = Path(self.root)
         self.entries = {}
         for kind in ("attack", "defense"):
-            for path in sorted((self.root / f"{kind}s").glob("*.py")):
-                if not path.name.startswith("_"):
-                    entry = read(path, kind)
-                    self.entries[kind, entry.id] = entry
+            for folder in filter(None, (self.baselines, self.root)):
+                for path in sorted((folder / f"{kind}s").glob("*.py")):
+                    if not path.name.startswith("_"):
+                        entry = read(path, kind)
+                        known = self.entries.get((kind, entry.id))
+                        if known is not None and known.text != entry.text:  # a copy of it is no other entry
+                            entry = replace(entry, error=f"{path}: a baseline has this name; choose another")
+                        self.entries[kind, entry.id] = entry
 
     def add(self, path: Path, kind: Literal["attack", "defense"]) -> Entry:
         """An entry from a file elsewhere."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
+from benchmark import places, secret
 from benchmark import protocol as protocols
-from benchmark import secret
 from benchmark.artifacts import Artifacts
 from benchmark.errors import UserError
 from benchmark.execute import Done, Progress, Setting, execute
@@ -74,7 +74,10 @@ def prepare(
         raise UserError("--device: expected a machine with CUDA, given one without; use --device cpu")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     loaded = protocols.load(name)
-    setting = Setting(loaded, submissions.absolute(), store.absolute(), device, isolation, secret=secret.take())
+    baselines = _baselines(submissions)
+    setting = Setting(
+        loaded, submissions.absolute(), store.absolute(), device, isolation, secret=secret.take(), baselines=baselines
+    )
     if setting.secret and isolation == "never":
         raise UserError("--trust: expected isolation with a split secret, given none: official rows are watched")
     artifacts = setting.artifacts()
@@ -99,6 +102,11 @@ def prepare(
         ]
         setting = replace(setting, launcher=require([p.entry for p in parts], isolation))
     return Run(artifacts, plan, attacks, chains, setting, chosen, name)
+
+
+def _baselines(submissions: Path) -> Path | None:
+    """What comes with the package beside the project's own submissions; another folder holds all there is."""
+    return places.baselines() if submissions.absolute() == places.submissions() else None
 
 
 def _entries(loaded: Protocol, registry: Registry, entries: list[str]) -> tuple[list[Part], list[Chain]]:
@@ -280,8 +288,8 @@ def reproduce(
         raise UserError(
             f"{old.protocol}: expected the version {old.protocol_digest[:12]} of the run, given {loaded.measures[:12]}"
         )
-    registry = Registry(submissions)
     job = prepare([], protocol, submissions, store, device, [old.seed])
+    registry = job.artifacts.registry
     chain = registry.chain(old.defense, loaded.baseline)
     attack = registry.attack(old.attack) if old.attack else None
     plan = make_plan(job.artifacts, [attack] if attack else [], [chain], [old.seed])

@@ -28,7 +28,7 @@ def take() -> bytes | None:
     if said is not None and file is not None:
         raise UserError(f"{VARIABLE}: expected it or {VARIABLE}_FILE, given both")
     if file is not None:
-        content = _read(Path(file).expanduser())
+        content = _read(Path(file))
     elif said is not None:
         content = os.fsencode(said)  # its bytes, whatever the locale took them for
     else:

@@ -54,6 +54,9 @@ def test_the_file_of_a_database():
     assert sqlite_file("sqlite+pysqlite:////tmp/o.db") == Path("/tmp/o.db")
     assert sqlite_file("sqlite://") is None and sqlite_file("sqlite:///:memory:") is None
     assert sqlite_file("postgresql://h/db") is None
+    assert sqlite_file("sqlite:///file:o%20b.db?uri=true&mode=ro") == Path("o b.db")
+    assert sqlite_file("sqlite:////tmp/o.db?mode=rwc") == Path("/tmp/o.db")
+    assert sqlite_file("sqlite:///file:x?mode=memory&cache=shared&uri=true") is None
 
 
 @pytest.mark.parametrize("path", ["o.db", "/tmp/a b/é.db", "/tmp/50%/x?y#z.db", "/tmp/o@b.db"])
