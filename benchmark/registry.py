@@ -390,7 +390,7 @@ def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
 
 def code_digest(*paths: Path) -> str:
     """Digest of Python files that ignores comments, docstrings and layout."""
-    return tree_digest(*(ast.parse(path.read_text()) for path in paths))
+    return tree_digest(*(ast.parse(path.read_text("utf-8")) for path in paths))
 
 
 def tree_digest(*trees: ast.Module) -> str:
