@@ -20,7 +20,7 @@ _PLAIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.\-]*)://"
     r"((?P<user>[A-Za-z0-9_.\-]*)(?P<password>:[^@:/?#\[\]]*)?@)?"
     r"(?P<host>[A-Za-z0-9_.\-]*|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]+)?"
-    r"(?P<path>/[^@?#:]*)?(\?[^#]*)?(?P<end>[.,;:)\]]*)",
+    r"(?P<path>/[^@?#:]*)?(\?[^#@]*)?(?P<end>[.,;:)\]]*)",
     re.IGNORECASE,
 )
 """An address that every reader takes apart alike: what is special in its parts is percent-encoded."""

@@ -36,7 +36,17 @@ def test_what_is_no_secret_is_shown():
     assert shown("https://[::1]:80/x") == "https://[::1]:80/x"
 
 
-@pytest.mark.parametrize("address", [SECRETS[0], SECRETS[1], SECRETS[3], "no address", "postgresql://h:port/db"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        SECRETS[0],
+        SECRETS[1],
+        SECRETS[3],
+        "postgresql://u@h:1/db?password=Tr0ub@dor77",
+        "no address",
+        "postgresql://h:port/db",
+    ],
+)
 def test_what_readers_read_differently_is_refused(address):
     with pytest.raises(UserError, match="VARIABLE: expected an address") as refused:
         checked("VARIABLE", address)
