@@ -255,7 +255,7 @@ def _opened(content: bytes) -> str:
 def _is_note(note: Any) -> bool:
     if not isinstance(note, dict) or not isinstance(note.get("sha256"), str):
         return False
-    seconds = note.get("seconds")
+    seconds: Any = note.get("seconds")
     return type(seconds) in (int, float) and 0 <= seconds <= _LONGEST
 
 

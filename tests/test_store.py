@@ -292,7 +292,9 @@ def test_one_line_says_that_another_user_has_no_right(shared: Path, record: Resu
         else:
             assert [read() for read in reads] == [record, "3 trials", [record]]
         for ask in asked:
-            with pytest.raises(UserError, match="cannot be used .*Permission denied.*give this user the right") as told:
+            with pytest.raises(
+                UserError, match=r"cannot be used .*Permission denied.*give this user the right"
+            ) as told:
                 ask()
             assert "\n" not in str(told.value)
 
