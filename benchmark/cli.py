@@ -517,6 +517,7 @@ def _reproduce_board(name: str) -> None:
 
 def main() -> NoReturn:
     """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
+    _in_utf8()
     try:
         code = app(standalone_mode=False)  # typer returns the code of an Exit, and 130 after Ctrl-C
     except UserError as error:
@@ -530,6 +531,15 @@ def main() -> NoReturn:
     if code == 130:
         err.print("interrupted; run the same command again to go on")
     sys.exit(code or 0)
+
+
+def _in_utf8() -> None:
+    """Begin anew in UTF-8 mode where the locale has another encoding: libraries take the names of files for UTF-8."""
+    if sys.getfilesystemencoding().lower() == "utf-8":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:replace")  # the terminal is what it was
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _mistake(message: str) -> int:
