@@ -5,8 +5,8 @@ WORKDIR /leakboard
 COPY pyproject.toml README.md LICENSE ./
 COPY benchmark benchmark
 COPY leaderboard leaderboard
-COPY submissions submissions
 RUN pip install --no-cache-dir --editable '.[postgres]'
+COPY submissions submissions
 ENTRYPOINT ["leakboard"]
 CMD ["run", "--protocol", "digits-v1"]
 
@@ -14,4 +14,4 @@ FROM score AS app
 ENV LEAKBOARD_PUBLIC=1
 EXPOSE 8501
 ENTRYPOINT []
-CMD ["streamlit", "run", "leaderboard/app.py", "--server.headless", "true", "--server.address", "0.0.0.0", "--server.port", "8501"]
+CMD ["streamlit", "run", "leaderboard/app.py", "--server.address", "0.0.0.0", "--server.port", "8501"]
