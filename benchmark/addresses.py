@@ -21,7 +21,7 @@ _PLAIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.\-]*)://"
     r"((?P<user>[A-Za-z0-9_.\-]*)(?P<password>:[^@:/?#\[\]]*)?@)?"
     r"(?P<host>[A-Za-z0-9_.\-]*|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]+)?"
-    r"(?P<path>/[^@?#:]*)?(\?[^#]*)?(?P<end>[.,;:)\]]*)",
+    r"(?P<path>/[^@?#:]*)?(\?[^#@]*)?(?P<end>[.,;:)\]]*)",
     re.IGNORECASE,
 )
 """An address that every reader takes apart alike: what is special in its parts is percent-encoded."""
@@ -80,11 +80,14 @@ def sqlite_file(address: str) -> Path | None:
     """
     if not address.lower().startswith("sqlite"):
         return None
-    url = _parsed("the address", address)
-    file = url.database or ""
-    if file.startswith("file:") and url.query.get("uri"):  # SQLite's own address, within
-        file = "" if url.query.get("mode") == "memory" else unquote(urlsplit(file).path)
-    return Path(file) if file not in ("", ":memory:") else None
+    parsed = _parsed("the address", address)
+    name, memory = parsed.database or "", parsed.query.get("mode") == "memory"
+    if name.startswith("file:") and parsed.query.get("uri"):  # SQLite's own address, within
+        try:
+            name = unquote(urlsplit(name).path)
+        except ValueError:
+            raise UserError(f"the address: expected one such as sqlite:///FILE, given {shown(address)}") from None
+    return Path(name) if name and name != ":memory:" and not memory else None
 
 
 def sqlite_address(file: Path, like: str = "sqlite://") -> str:

@@ -245,12 +245,14 @@ class Rule:
     after: tuple[str, ...] = ()
 
 
-def check_file(path: Path, submissions: Path, store: Path, mode: Mode = "auto") -> Iterator[Check]:
+def check_file(
+    path: Path, submissions: Path, store: Path, mode: Mode = "auto", baselines: Path | None = None
+) -> Iterator[Check]:
     """All rules on one file, which may lie anywhere; with mode "never" (trust) its code runs in this process.
 
     Each comes as soon as it is known. Raises UserError where there is no such file, and where its code must be isolated and can't be.
     """
-    registry = Registry(submissions)
+    registry = Registry(submissions, baselines)
     if not path.is_file():
         given = "a folder" if path.is_dir() else "none"
         raise UserError(f"{path}: expected a submission's Python file, given {given}{_near(path, registry)}")

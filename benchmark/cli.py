@@ -17,6 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from benchmark import places
+from benchmark.addresses import checked
 from benchmark.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -32,8 +34,6 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-PUBLISHED = Path("leaderboard/published")
-FIGURES = Path("mlruns/tuning")
 Workers = Annotated[int | None, typer.Option("--workers", min=1, envvar="LEAKBOARD_WORKERS", help="Processes; default: the cores, at most 8; 1 on a GPU.")]  # fmt: skip
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 ProtocolName = Annotated[str, typer.Option("--protocol", "-p", envvar="LEAKBOARD_PROTOCOL", help="A protocol's name, or its YAML file.")]  # fmt: skip
@@ -47,19 +47,11 @@ def say(line: str, console: Console = out) -> None:
 
 
 def store_root() -> Path:
-    root = Path(os.environ.get("LEAKBOARD_STORE", "mlruns/store"))
-    if root.exists() and not root.is_dir():
-        raise UserError(f"LEAKBOARD_STORE: expected a folder, given the file {root}")
-    return root
+    return places.store()
 
 
 def submissions() -> Path:
-    root = Path(os.environ.get("LEAKBOARD_SUBMISSIONS", "submissions"))
-    if not root.is_dir():
-        raise UserError(
-            f"expected a folder {root}/ with attacks/ and defenses/, given {Path.cwd()}; change to the checkout"
-        )
-    return root
+    return places.submissions()
 
 
 @app.command("list")
@@ -68,7 +60,7 @@ def list_entries() -> None:
     from benchmark import protocol
     from benchmark.registry import Registry
 
-    entries = Registry(submissions()).entries.values()
+    entries = Registry(submissions(), places.baselines()).entries.values()
     table = Table(box=None)
     widest = max((len(e.id) for e in entries if not e.error), default=0)  # names are typed again: none is cut
     table.add_column("entry", no_wrap=True, min_width=widest)
@@ -104,18 +96,20 @@ def new(kind: Annotated[str, typer.Argument(help="attack or defense")], name: st
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"name: expected a letter, then a-z, 0-9 and _, given {name!r}")
     paths = {known: submissions() / f"{known}s" / f"{name}.py" for known in TEMPLATES}
-    if taken := [path for path in paths.values() if path.exists()]:
+    roots = [root for root in (submissions(), places.baselines()) if root]
+    if taken := [path for root in roots for known in TEMPLATES if (path := root / f"{known}s" / f"{name}.py").exists()]:
         raise UserError(f"{taken[0]}: exists already; choose another name")
     path = paths[kind]
     try:
-        path.write_text(TEMPLATES[kind].replace("NAME", name), "utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(TEMPLATES[kind].replace("NAME", name), encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{path}: expected a folder {path.parent}/ that can be written, given {error.strerror}; "
             "make it, or name another folder in LEAKBOARD_SUBMISSIONS"
         ) from None
-    say(f"wrote {path}")
-    say(f"next: leakboard check {shlex.quote(str(path))}")
+    say(f"wrote {places.brief(path)}")
+    say(f"next: leakboard check {shlex.quote(places.brief(path))}")
 
 
 @app.command()
@@ -134,7 +128,9 @@ def check(
     marks = {"ok": "[green]ok      [/green]", "failed": "[red]failed  [/red]", "left out": "left out"}
     for path in files:
         results = []
-        for result in checks.check_file(path, submissions(), store_root() / "check", "never" if trust else "auto"):
+        for result in checks.check_file(
+            path, submissions(), store_root() / "check", "never" if trust else "auto", places.baselines()
+        ):
             results.append(result)
             if result.after:  # told in one line below
                 untried += 1
@@ -228,7 +224,7 @@ def tune(
     attack: Annotated[list[str] | None, typer.Option(help="What trials meet; default: the protocol's that need no bank.")] = None,
     leakage: Annotated[str, typer.Option(help="auc or tpr_at_fpr_0.01, over the worst of the attacks.")] = "auc",
     seeds: Annotated[int, typer.Option(min=1, help="Tuning splits a trial is scored on, in mirrored pairs; no board uses them.")] = 4,
-    storage: Annotated[str, typer.Option(envvar="LEAKBOARD_OPTUNA", help="Where Optuna keeps the study: any database URL.")] = "sqlite:///mlruns/optuna.db",
+    storage: Annotated[str, typer.Option(envvar="LEAKBOARD_OPTUNA", help="Where Optuna keeps the study: any database URL.")] = "",
     paper_grid: Annotated[bool, typer.Option("--paper-grid", help="The grid of the paper instead of a search.")] = False,
     random: Annotated[bool, typer.Option("--random", help="Random trials, to see what the search is worth.")] = False,
     sampler_seed: Annotated[int, typer.Option(min=0, help="Seed of the search; another one is another study.")] = 0,
@@ -245,6 +241,7 @@ def tune(
     if leakage not in ("auc", "tpr_at_fpr_0.01"):
         raise UserError(f"--leakage: expected auc or tpr_at_fpr_0.01, given {leakage!r}")
     mode: Mode = "never" if trust else "always" if isolation == "always" else "auto"
+    storage = checked("--storage", storage) if storage else places.optuna()
     job = runs.prepare([defense], protocol, submissions(), store_root(), device, None, mode)
     study = tuning.start(
         job.artifacts, job.setting, defense, attack or [], leakage, seeds, storage, paper_grid, random, sampler_seed
@@ -269,7 +266,7 @@ def tune(
     out.print(table)
     say(f"hypervolume of the front: {study.hypervolumes()[-1]:.4f} (accuracy 0, leakage 1 as the reference)")
     say(
-        f"figure: {study.finish(FIGURES)}; study: {without_password(storage)}; MLflow: experiment {study.protocol}.tuning (leakboard ui)"
+        f"figure: {study.finish(places.mlruns() / 'tuning')}; study: {without_password(storage)}; MLflow: experiment {study.protocol}.tuning (leakboard ui)"
     )
     say("these are tuning splits; the board takes what is scored on its own:")
     say(f"next: {shlex.join(['leakboard', 'run', *(p.defense for p in best), '--protocol', protocol])}")
@@ -281,7 +278,7 @@ def review(files: list[Path]) -> None:
     from benchmark.registry import REVIEWED, Registry
     from benchmark.registry import review as list_as_reviewed
 
-    registry = Registry(submissions())
+    registry = Registry(submissions(), places.baselines())
     chosen = [e for e in registry.entries.values() if e.path.resolve() in {f.resolve() for f in files} and not e.error]
     if len(chosen) != len(files):
         raise UserError(f"expected files of {submissions()}/ that can be read, given {', '.join(map(str, files))}")
@@ -305,7 +302,7 @@ def publish(
     results = runs.stored_results(protocol, submissions(), store_root())
     if not results:
         raise UserError(f"{protocol}: nothing is scored yet; run: leakboard run --protocol {protocol}")
-    folder = publishing.edition_folder(results, published_root() / loaded.name)
+    folder = publishing.edition_folder(results, places.board(loaded.name))
     before: list[Result] | None = None
     with contextlib.suppress(ValueError):  # damaged: publishing is what mends it
         before = publishing.load(folder)
@@ -316,10 +313,11 @@ def publish(
             "no table with yours: give your protocol a name of its own, or drop them with --replace"
         )
     try:
-        tuned = studies.read(studies.address(), loaded.name) if folder == published_root() / loaded.name else []
+        tuned = studies.read(studies.address(), loaded.name) if folder == places.board(loaded.name) else []
+        folder = publishing.edition_folder(results, places.own_board(loaded.name))
         curves = publishing.publish_studies(tuned, folder, loaded.name) if tuned else 0
         rows = results if replace else publishing.merge(results, before or [])
-        written = publishing.publish(rows, runs.board_of(loaded, Registry(submissions())), folder)
+        written = publishing.publish(rows, runs.board_of(loaded, Registry(submissions(), places.baselines())), folder)
     except (ValueError, OSError) as problem:  # an unreadable database of studies is one, too
         raise UserError(f"{folder}: {problem}") from None
     if before is None:
@@ -337,10 +335,6 @@ def publish(
     say("next: leakboard board")
 
 
-def published_root() -> Path:
-    return Path(os.environ.get("LEAKBOARD_PUBLISHED") or PUBLISHED)
-
-
 @app.command()
 def claims() -> None:
     """What the papers say, held against what is published and what you scored: a difference and a verdict for each."""
@@ -354,7 +348,7 @@ def claims() -> None:
     def known(protocol: str) -> list[Result]:
         """One's own rows take the place of published ones; official ones lie on another split, and none is paired (RULES 26)."""
         version = protocols.load(protocol).measures
-        published = [r for r in publishing.load(published_root() / protocol) if r.protocol_digest == version]
+        published = [r for r in publishing.load(places.board(protocol)) if r.protocol_digest == version]
         own = runs.stored_results(protocol, submissions(), store_root())
         return [*published, *(r for r in own if split_of(r) == "public")]
 
@@ -491,7 +485,7 @@ def _reproduce_board(name: str) -> None:
     from leaderboard import publish as publishing
 
     loaded = protocols.load(name)
-    folder, root = published_root() / loaded.name, store_root()
+    folder, root = places.board(loaded.name), store_root()
     store = Store(root)
     try:
         rows = publishing.load(folder)
@@ -518,7 +512,10 @@ def _reproduce_board(name: str) -> None:
         )
     if found.marked:
         try:
-            publishing.publish(found.results, runs.board_of(loaded, Registry(submissions())), folder)
+            folder = places.own_board(loaded.name)
+            publishing.publish(
+                found.results, runs.board_of(loaded, Registry(submissions(), places.baselines())), folder
+            )
         except (ValueError, OSError) as problem:
             raise UserError(f"{folder}: {problem}") from None
     say(f"{found.marked} rows newly marked as reproduced in {folder}/")
@@ -530,6 +527,7 @@ def _reproduce_board(name: str) -> None:
 
 def main() -> NoReturn:
     """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
+    _in_utf8()
     try:
         code = app(standalone_mode=False)  # typer returns the code of an Exit, and 130 after Ctrl-C
     except UserError as error:
@@ -543,6 +541,15 @@ def main() -> NoReturn:
     if code == 130:
         err.print("interrupted; run the same command again to go on")
     sys.exit(code or 0)
+
+
+def _in_utf8() -> None:
+    """Begin anew in UTF-8 mode where the locale has another encoding: libraries take the names of files for UTF-8."""
+    if sys.getfilesystemencoding().lower() == "utf-8":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:replace")  # the terminal is what it was
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _mistake(message: str) -> int:

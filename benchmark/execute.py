@@ -63,11 +63,13 @@ class Setting:
     isolation: Mode = "auto"
     launcher: Launcher | None = None
     secret: bytes | None = field(default=None, repr=False)
+    baselines: Path | None = None
+    """The submissions that come with the package, where they are not the user's own (`places.baselines`)."""
 
     def artifacts(self, workers: int = 1) -> Artifacts:
         """Everything that the setting names, opened in this process."""
         isolation = Isolation(self.isolation, self.launcher, self.protocol.limits, workers)
-        registry, store = Registry(self.submissions), Store(self.store)
+        registry, store = Registry(self.submissions, self.baselines), Store(self.store)
         return Artifacts(self.protocol, registry, store, torch.device(self.device), isolation, self.secret)
 
 
@@ -236,7 +238,7 @@ def _failure(setting: Setting, job: Job, done: Done) -> Done:
     """The end of a failed job; a scenario says so on the board."""
     if job.kind != "scenario":
         return done
-    registry = _registry(setting.submissions)
+    registry = _registry(setting.submissions, setting.baselines)
     result = _result(setting, registry, job, done.status, done.error, log=done.log)
     return replace(done, result=result)
 
@@ -448,8 +450,8 @@ def environment(device: str) -> dict[str, str]:
 
 
 @cache
-def _registry(root: Path) -> Registry:
-    return Registry(root)
+def _registry(root: Path, baselines: Path | None) -> Registry:
+    return Registry(root, baselines)
 
 
 def _pool(setting: Setting, workers: int) -> ProcessPoolExecutor:

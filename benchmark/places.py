@@ -2,7 +2,8 @@
 
 A project is a folder with a user's own submissions and results. It is named (`--project`, or
 LEAKBOARD_PROJECT), or found as git finds a repository: the nearest folder, from the current one upwards, that
-holds one of MARKS; where there is none, the current folder is one. What comes with the package (the baselines,
+holds one of MARKS (a folder that anybody may write to, such as /tmp, is passed over); where there is none, the current
+folder is one. What comes with the package (the baselines,
 the published boards) lies beside it, and is read where the project has nothing of its own; only the project is
 written to. In a checkout both are the same folder.
 
@@ -17,6 +18,7 @@ written to. In a checkout both are the same folder.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +42,13 @@ class Project:
 def project() -> Project:
     """The project that this process works in. Raises UserError where the one that is named is no folder."""
     if named := os.environ.get(VARIABLE):
-        root = Path(named).expanduser()
-        if not root.is_dir():
+        root = _expanded(named)
+        if not os.path.isdir(root):
             raise UserError(f"--project (or {VARIABLE}): expected a folder, given {str(root)!r}")
-        return Project(root.absolute(), f"named by --project or {VARIABLE}")
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if mark := next((m for m in MARKS if (folder / m).is_dir()), None):
+        return Project(root.resolve(), f"named by --project or {VARIABLE}")
+    here = _here()
+    for folder in (here, *(f for f in here.parents if not _anybodys(f))):
+        if mark := next((m for m in MARKS if os.path.isdir(folder / m)), None):
             return Project(folder, f"the nearest folder from here upwards with {mark}/")
     return Project(here, "this folder: none from here upwards has " + " or ".join(f"{m}/" for m in MARKS))
 
@@ -96,6 +98,23 @@ def board(name: str) -> Path:
     return next((f / name for f in boards() if (f / name).is_dir()), published() / name)
 
 
+def own_board(name: str) -> Path:
+    """The folder that a protocol's board is written to: what comes with the package is copied there first.
+
+    Raises OSError where it cannot be written.
+    """
+    own, source = published() / name, board(name)
+    if source != own:
+        draft = published().with_name(f".{name}-{os.getpid()}")  # not among the boards: it is none yet
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            copy = draft / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+        own.parent.mkdir(parents=True, exist_ok=True)
+        draft.rename(own)
+    return own
+
+
 def mlruns() -> Path:
     """The folder of MLflow's files and Optuna's figures."""
     return project().root / "mlruns"
@@ -121,19 +140,38 @@ def lasting(address: str) -> str:
 
 def brief(path: Path) -> str:
     """A path as it is shown: relative to the current folder where it lies in it."""
-    here = Path.cwd()
+    here = _here()
     return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)
 
 
 def _folder(variable: str, usual: str) -> Path:
     named = os.environ.get(variable)
-    return Path(named).expanduser().absolute() if named else project().root / usual
+    return _here() / _expanded(named) if named else project().root / usual
 
 
 def _address(variable: str, usual: str) -> str:
     if given := os.environ.get(variable):
         return checked(variable, given)
     return sqlite_address(mlruns() / usual)
+
+
+def _expanded(named: str) -> Path:
+    return Path(os.path.expanduser(named))  # Path.expanduser raises where there is no such user
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:
+        raise UserError("expected a current folder, given one that is gone; change to another one") from None
+
+
+def _anybodys(folder: Path) -> bool:
+    """Whether any user of the machine could have laid a project there."""
+    try:
+        return bool(folder.stat().st_mode & stat.S_IWOTH)
+    except OSError:
+        return False
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
+from benchmark import places, secret, summaries
 from benchmark import protocol as protocols
-from benchmark import secret, summaries
 from benchmark.artifacts import Artifacts
-from benchmark.errors import UserError, printable
+from benchmark.errors import UserError
 from benchmark.execute import Done, Progress, Setting, execute
 from benchmark.plan import Job, Plan, make_plan, scenario_key
 from benchmark.protocol import Protocol
@@ -74,7 +74,10 @@ def prepare(
         raise UserError("--device: expected a machine with CUDA, given one without; use --device cpu")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     loaded = protocols.load(name)
-    setting = Setting(loaded, submissions.absolute(), store.absolute(), device, isolation, secret=secret.take())
+    baselines = _baselines(submissions)
+    setting = Setting(
+        loaded, submissions.absolute(), store.absolute(), device, isolation, secret=secret.take(), baselines=baselines
+    )
     if setting.secret and isolation == "never":
         raise UserError("--trust: expected isolation with a split secret, given none: official rows are watched")
     artifacts = setting.artifacts()
@@ -99,6 +102,11 @@ def prepare(
         ]
         setting = replace(setting, launcher=require([p.entry for p in parts], isolation))
     return Run(artifacts, plan, attacks, chains, setting, chosen, name)
+
+
+def _baselines(submissions: Path) -> Path | None:
+    """What comes with the package beside the project's own submissions; another folder holds all there is."""
+    return places.baselines() if submissions.absolute() == places.submissions() else None
 
 
 def _entries(loaded: Protocol, registry: Registry, entries: list[str]) -> tuple[list[Part], list[Chain]]:
@@ -225,9 +233,8 @@ def marked(result: Result, artifacts: Artifacts) -> Result:
     names = [p.name for p in artifacts.registry.chain(result.defense, artifacts.protocol.baseline).parts]
     found = []
     for i, j in combinations(range(len(names) + 1), 2):
-        path = artifacts.store.tuned(artifacts.protocol.name, "+".join(names[i:j]))
-        with contextlib.suppress(OSError):
-            found.append(printable(path.read_text("utf-8", "replace"), 1000))
+        if (how := artifacts.store.how_tuned(artifacts.protocol.name, "+".join(names[i:j]))) is not None:
+            found.append(how)
     said = {"tuned": "; ".join(dict.fromkeys(found))} if found else {}
     return result.model_copy(update={"claims": result.claims | said})
 
@@ -291,8 +298,8 @@ def reproduce(
         raise UserError(
             f"{old.protocol}: expected the version {old.protocol_digest[:12]} of the run, given {loaded.measures[:12]}"
         )
-    registry = Registry(submissions)
     job = prepare([], protocol, submissions, store, device, [old.seed])
+    registry = job.artifacts.registry
     chain = registry.chain(old.defense, loaded.baseline)
     attack = registry.attack(old.attack) if old.attack else None
     plan = make_plan(job.artifacts, [attack] if attack else [], [chain], [old.seed])

@@ -15,7 +15,7 @@ from benchmark.errors import UserError
 
 VARIABLE = "LEAKBOARD_SPLIT_SECRET"
 SHORTEST = 16
-"""Characters. A digest of the split is published: a short secret could be guessed from it."""
+"""Bytes. A digest of the split is published: a short secret could be guessed from it."""
 
 
 @cache
@@ -24,29 +24,31 @@ def take() -> bytes | None:
 
     Asked once a process. None where neither is set. Raises UserError for both, for a file that others may read, and for a short one.
     """
-    given, file = os.environ.pop(VARIABLE, None), os.environ.pop(f"{VARIABLE}_FILE", None)
-    if given is not None and file is not None:
+    said, file = os.environ.pop(VARIABLE, None), os.environ.pop(f"{VARIABLE}_FILE", None)
+    if said is not None and file is not None:
         raise UserError(f"{VARIABLE}: expected it or {VARIABLE}_FILE, given both")
     if file is not None:
-        given = _read(Path(file))
-    if given is None:
+        content = _read(Path(file))
+    elif said is not None:
+        content = os.fsencode(said)  # its bytes, whatever the locale took them for
+    else:
         return None
-    given = given.strip()
+    given = content.strip()
     if len(given) < SHORTEST:
         raise UserError(
-            f"{VARIABLE}: expected at least {SHORTEST} characters, given {len(given)}; "
+            f"{VARIABLE}: expected at least {SHORTEST} bytes, given {len(given)}; "
             "make one with: python -c 'import secrets; print(secrets.token_hex(32))'"
         )
-    return given.encode()
+    return given
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             raise UserError(
                 f"{path}: expected a file that its owner alone may read (0600), given {mode:04o}; chmod 600"
             )
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_bytes()
+    except OSError as error:
         raise UserError(f"{path}: expected a readable file with the secret: {type(error).__name__}") from None

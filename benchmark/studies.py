@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,9 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from benchmark import places
+from benchmark.addresses import checked, shown, sqlite_file
+from benchmark.errors import UserError
 from benchmark.text import NAME, plain
 
 
@@ -40,22 +42,25 @@ PUBLISHED = "studies.json"
 
 
 def address() -> str:
-    """LEAKBOARD_OPTUNA, or SQLite in `mlruns/`: where `leakboard tune` keeps its studies."""
-    return os.environ.get("LEAKBOARD_OPTUNA") or "sqlite:///mlruns/optuna.db"
+    """Where `leakboard tune` keeps its studies. Raises UserError for an address that cannot be read."""
+    return places.optuna()
 
 
 def read(url: str, protocol: str) -> list[Study]:
     """The studies of a protocol, by name; [] where there is no database yet, which is not made.
 
-    Raises ConnectionError, in one line, where the database can't be read.
+    Raises ConnectionError, in one line and without a password, where the database can't be read.
     """
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        return []
     try:
+        file = sqlite_file(checked("LEAKBOARD_OPTUNA", url))
+        if file is not None and not (file.exists() and file.stat().st_size):
+            return []
         return sorted(_read(url, protocol), key=lambda study: study.name)
+    except UserError as problem:
+        raise ConnectionError(str(problem)) from None
     except Exception as problem:  # SQLAlchemy and its drivers raise many kinds, and a study may hold anything
-        text = plain(" ".join(str(problem).split()), 200)
-        raise ConnectionError(f"Optuna's studies at {url.split('@')[-1]} can't be read: {text}") from None
+        text = plain(shown(" ".join(str(problem).split())), 200)
+        raise ConnectionError(f"Optuna's studies at {shown(url)} can't be read: {text}") from None
 
 
 def published(folder: Path, protocol: str) -> list[Study]:

@@ -17,7 +17,7 @@ import socket
 import time
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -34,8 +34,10 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from benchmark import datasets, execute
+from benchmark.addresses import checked, shown, sqlite_file
 from benchmark.api import Search
 from benchmark.artifacts import Artifacts, training_code
 from benchmark.datasets.splits import indices_digest, split
@@ -47,7 +49,7 @@ from benchmark.protocol import Axes, Protocol
 from benchmark.registry import Chain, Part, Registry, code_digest
 from benchmark.remote import require
 from benchmark.store import Store, digest
-from benchmark.tracking import Trials, without_password
+from benchmark.tracking import Trials
 
 _SUFFIX = ".tuning"
 FIRST_SEED = 10_000
@@ -328,21 +330,25 @@ class Tuning:
 
     def __post_init__(self) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        file = sqlite_file(checked("--storage", self.url))
         for attempt in range(_OPENINGS):
             try:
-                if self.url.startswith("sqlite:///"):
-                    Path(self.url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+                if file is not None:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    if not file.exists():
+                        file.touch()  # SQLite would let nobody else write, whatever the umask says
                 self.study = optuna.create_study(
                     storage=self.url, study_name=self.name, directions=["maximize", "minimize"], load_if_exists=True
                 )
                 break
             except Exception as problem:  # SQLAlchemy and its drivers raise many kinds
-                text = without_password(printable(" ".join(str(problem).split()), 300))
+                text = printable(shown(" ".join(str(problem).split())), 300)
                 if "already exists" in text and attempt + 1 < _OPENINGS:
                     time.sleep(0.5)  # another command was quicker to make the tables of an empty database
                     continue
-                given = without_password(self.url)
-                raise UserError(f"--storage: expected a database that Optuna can use, given {given}: {text}") from None
+                raise UserError(
+                    f"--storage: expected a database that Optuna can use, given {shown(self.url)}: {text}"
+                ) from None
         if not self.study.trials:
             self.study.set_user_attr("attacks", self.attacks)
             self.study.set_user_attr("leakage", self.leakage)
@@ -388,8 +394,23 @@ class Tuning:
     def run(self, trials: int, workers: int, timeout: float | None, console: Console) -> None:
         """Until the study has so many finished trials, or the seconds are over. Ctrl-C loses the trials in hand.
 
-        Raises UserError where one trial after another fails.
+        Raises UserError where one trial after another fails, and where the database cannot be used.
         """
+        with self._told():
+            self._run(trials, workers, timeout, console)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the database refuses is one line: it may be another user's."""
+        try:
+            yield
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as problem:
+            text = printable(shown(" ".join(str(problem.__cause__ or problem).split())), 300)
+            raise UserError(
+                f"--storage: expected a database that this user may write to, given {shown(self.url)}: {text}"
+            ) from None
+
+    def _run(self, trials: int, workers: int, timeout: float | None, console: Console) -> None:
         execute._environment()
         self._take_back()
         log, start = self._tracker(), time.monotonic()
@@ -466,9 +487,7 @@ class Tuning:
         required = {self.registry.chain(d, self.setting.protocol.baseline).name for d in self.setting.protocol.defenses}
         text = f"{len(self.finished())} trials on other splits, against {', '.join(self.attacks)}"
         for defense in defenses - {self.chain.name, *required}:  # those were set beforehand: nobody's choice
-            path = Store(self.setting.store).tuned(self.protocol, defense)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, "utf-8")
+            Store(self.setting.store).note_tuned(self.protocol, defense, text)
 
     def _take_back(self) -> None:
         """Put trials in the queue again whose command was killed on this machine, and points of a grid that failed."""
@@ -504,7 +523,13 @@ class Tuning:
     def finish(self, folder: Path) -> Path:
         """Draw the front, and note on all that was tried after how many trials; returns the figure's path."""
         self._mark({t.user_attrs["defense"] for t in self.finished() if t.values})
-        path = draw(self, folder / f"{self.name.replace(' ', '-').replace('/', '-')}.png")
+        path = folder / f"{self.name.replace(' ', '-').replace('/', '-')}.png"
+        try:
+            draw(self, path)
+        except OSError as problem:
+            raise UserError(
+                f"{path}: expected a file that can be written, given {problem.strerror or problem}"
+            ) from None
         if (log := self._tracker()) is not None:
             for trial in self.finished():  # those of other machines, and what MLflow did not take at the time
                 self._log(log, trial)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from benchmark import places
+from benchmark.errors import UserError
 from leaderboard import tables
 from leaderboard.ranking import TRUST
 from leaderboard.views import (
@@ -50,6 +52,11 @@ def main() -> None:
         for path, title, icon, show in PAGES
     }
     st.session_state["pages"] = pages
+    try:
+        places.tracking(), places.optuna()
+    except UserError as error:
+        st.text(str(error))
+        st.stop()
     page = st.navigation(list(pages.values()), position="top")
     left, middle, trust, right = st.columns([2, 3, 3, 2], vertical_alignment="bottom")
     unknown("protocol", tables.protocols())

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -93,9 +93,9 @@ class Table:
         for left in path.parent.glob(f".{path.name}.*"):
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 left.unlink(missing_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            with os.fdopen(handle, "wb") as file, self._writer(file) as writer:
+            with open(temporary, "xb") as file, self._writer(file) as writer:
                 for origin, part in self.parts.items():
                     for start in range(0, part.num_rows, GROUP):
                         piece = part.slice(start, GROUP)
@@ -103,11 +103,10 @@ class Table:
                         names = pa.array([origin] * piece.num_rows).dictionary_encode()
                         piece = piece.drop(["row"]).append_column("origin", names).append_column("record", texts)
                         writer.write_table(piece.cast(_FILE), GROUP)
-            os.chmod(temporary, 0o644)
-            texts = _Texts(pq.ParquetFile(pa.OSFile(temporary), **_CHECKED))  # this file, whoever replaces it next
+            texts = _Texts(pq.ParquetFile(pa.OSFile(str(temporary)), **_CHECKED))  # this file, whoever replaces it next
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         self._texts = texts
         first = 0

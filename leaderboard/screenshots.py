@@ -115,7 +115,7 @@ def app() -> Iterator[str]:
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "leaderboard" / "app.py"), "--server.headless=true"]
     command += ["--server.address=127.0.0.1", f"--server.port={port}", "--server.fileWatcherType=none"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
         _wait(f"{address}/_stcore/health", process)
         yield address

@@ -19,14 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from benchmark import errors
+from benchmark import errors, places
 from benchmark import protocol as definitions
+from benchmark.addresses import sqlite_file
 from benchmark.result import Result, Trust
 from benchmark.text import NAME, plain
 from leaderboard.cache import Notes, Table
 from leaderboard.publish import OFFICIAL, PROVENANCE, SCENARIOS, provenance, stream
 from leaderboard.ranking import TRUST, Board, readable
-from leaderboard.records import Records, places
+from leaderboard.records import Records
+from leaderboard.records import places as indices
 
 Fetch = Callable[[str, "int | None"], Iterable[Result]]
 """fetch(protocol, since in ms since 1970 or None) -> the results that the tracking server has since."""
@@ -41,12 +43,16 @@ LOOK_SECONDS, CHECK_SECONDS = 8, 60
 PAGE, CHECKED = 1000, 200
 """Runs that are taken in at once, and that are looked up by their id in one check."""
 
-ROOT = Path(__file__).resolve().parent.parent
 
-
-def published_folder() -> Path:
-    """Where published protocols lie; LEAKBOARD_PUBLISHED overrides it."""
-    return Path(os.environ.get("LEAKBOARD_PUBLISHED") or ROOT / "leaderboard" / "published")
+def published() -> list[Path]:
+    """The folders of all published protocols, by name: the project's own, and those that come with the package."""
+    found = {
+        path.relative_to(root).parts[0]
+        for root in places.boards()
+        for pattern in ("*", f"*/{OFFICIAL}")
+        for path in root.glob(f"{pattern}/{SCENARIOS}")
+    }
+    return [places.board(name) for name in sorted(found)]
 
 
 def least_trust() -> Trust:
@@ -56,12 +62,8 @@ def least_trust() -> Trust:
 
 def protocols() -> list[str]:
     """The names of all protocols, published ones first."""
-    folders = [
-        path for pattern in ("*", f"*/{OFFICIAL}") for path in published_folder().glob(f"{pattern}/scenarios.parquet")
-    ]
-    published = sorted({path.relative_to(published_folder()).parts[0] for path in folders})
-    defined = sorted(path.stem for path in (ROOT / "benchmark" / "protocols").glob("*.yaml"))
-    return list(dict.fromkeys(published + defined))
+    defined = sorted(path.stem for path in definitions.FOLDER.glob("*.yaml"))
+    return list(dict.fromkeys([*(folder.name for folder in published()), *defined]))
 
 
 @functools.cache
@@ -82,7 +84,7 @@ def board_of(protocol: str) -> Board:
     try:
         return Board(**definitions.load(protocol).board())
     except (errors.UserError, ValueError) as error:
-        settings = provenance(published_folder() / protocol).get("board")
+        settings = provenance(places.board(protocol)).get("board")
         if not isinstance(settings, dict):
             raise ValueError(f"no board settings for {protocol}: {str(error).splitlines()[0]}") from None
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
@@ -94,7 +96,7 @@ def cards() -> dict[str, list[Any]]:
     from benchmark.registry import Registry
 
     found: dict[str, list[Any]] = {}
-    for entry in Registry(ROOT / "submissions").entries.values():
+    for entry in Registry(places.submissions(), places.baselines()).entries.values():
         found.setdefault(entry.id, []).append(entry)
     return found
 
@@ -120,7 +122,7 @@ def newest(records: Records, least: Trust = "self-reported") -> Records:
         "row",
     ]
     frame = records.table.select(names).to_pandas()
-    level = places(frame.trust, TRUST)
+    level = indices(frame.trust, TRUST)
     scenario = frame.groupby(names[:6], observed=True, sort=False).ngroup().to_numpy()
     order = np.lexsort((frame.finished, level >= list(TRUST).index(least), scenario))
     ends = np.flatnonzero(np.append(np.diff(scenario[order]), 1)) + 1 if len(order) else order
@@ -169,10 +171,10 @@ class Source:
     """The results of one protocol: a table kept in a file, brought up to date by increments."""
 
     def __init__(
-        self, protocol: str, folder: Path, fetch: Fetch, gone: Gone | None = None, path: Path | None = None,
+        self, protocol: str, folder: Path | None, fetch: Fetch, gone: Gone | None = None, path: Path | None = None,
         tracking: str = "", every: float = 0,
     ) -> None:  # fmt: skip
-        """folder: of all published protocols. path: of the table's file, which says which MLflow (`tracking`) it is of.
+        """folder: of all published protocols; None: wherever the board lies (`places.board`). path: of the table's file, which says which MLflow (`tracking`) it is of.
 
         every: seconds that pass, at least, before MLflow is asked again. What is in the file is there at once.
         """
@@ -198,7 +200,8 @@ class Source:
     def refresh(self) -> bool:
         """Look for news; whether there were any. What goes wrong is told in `message`."""
         with self._lock:
-            before, known, folder = self.results.version, self._unwritten, self._folder / self.protocol
+            before, known = self.results.version, self._unwritten
+            folder = self._folder / self.protocol if self._folder else places.board(self.protocol)
             steps = {"": lambda: self._read("", folder), OFFICIAL: lambda: self._read(OFFICIAL, folder / OFFICIAL)}
             if time.monotonic() >= self._look_at:
                 steps["mlflow"] = self._look
@@ -353,8 +356,8 @@ class Source:
         runs, order = rows["run_id"], np.argsort(rows["finished"].to_numpy(), kind="stable")
         start = self._turn if self._turn < len(order) else 0
         self._turn = start + CHECKED
-        places = np.append(order[start : start + CHECKED], order[-1])
-        asked = ({*runs.take(pa.array(places)).to_pylist()} | {*notes.deleted}) - {""}
+        some = np.append(order[start : start + CHECKED], order[-1])
+        asked = ({*runs.take(pa.array(some)).to_pylist()} | {*notes.deleted}) - {""}
         deleted, lost = self._gone(self.protocol, asked)
         self._check_at = time.monotonic() + max(CHECK_SECONDS, 50 * (time.monotonic() - started))
         if asked and lost == asked:  # another database, or none
@@ -390,18 +393,22 @@ def _stamp(path: Path) -> list[int]:
 
 def tracking_uri() -> str:
     """The MLflow of this process, as `benchmark.tracking.uri` has it."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+    return places.tracking()
 
 
 def tracking_id() -> str:
-    """What stands in a table's file for the MLflow that it is of, whose address may hold a password."""
-    return hashlib.sha256(tracking_uri().encode()).hexdigest()
+    """What stands in a table's file for the MLflow that it is of, whose address may hold a password.
+
+    It stays when the project is moved, with its tables; a folder of tables elsewhere may hold those of many projects.
+    """
+    named = tracking_uri() if os.environ.get("LEAKBOARD_TABLES") else places.lasting(tracking_uri())
+    return hashlib.sha256(named.encode()).hexdigest()
 
 
 def table_path(protocol: str) -> Path:
     """The file of a protocol's table: beside a local database, else in mlruns/; LEAKBOARD_TABLES names a folder."""
-    tracking = tracking_uri()
-    local = Path(tracking.removeprefix("sqlite:///")).parent if tracking.startswith("sqlite:///") else Path("mlruns")
+    database = sqlite_file(tracking_uri())
+    local = database.parent if database else places.mlruns()
     folder = Path(os.environ.get("LEAKBOARD_TABLES") or local / "tables")
     return folder / f"{protocol}-{tracking_id()[:8]}.parquet"
 
@@ -409,7 +416,7 @@ def table_path(protocol: str) -> Path:
 @functools.cache
 def source(protocol: str) -> Source:
     """The one source of a protocol in this process, read when it is first asked for."""
-    found = Source(protocol, published_folder(), _fetch, _gone, table_path(protocol), tracking_id(), LOOK_SECONDS)
+    found = Source(protocol, None, _fetch, _gone, table_path(protocol), tracking_id(), LOOK_SECONDS)
     found.refresh()
     return found
 

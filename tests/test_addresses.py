@@ -36,7 +36,17 @@ def test_what_is_no_secret_is_shown():
     assert shown("https://[::1]:80/x") == "https://[::1]:80/x"
 
 
-@pytest.mark.parametrize("address", [SECRETS[0], SECRETS[1], SECRETS[3], "no address", "postgresql://h:port/db"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        SECRETS[0],
+        SECRETS[1],
+        SECRETS[3],
+        "postgresql://u@h:1/db?password=Tr0ub@dor77",
+        "no address",
+        "postgresql://h:port/db",
+    ],
+)
 def test_what_readers_read_differently_is_refused(address):
     with pytest.raises(UserError, match="VARIABLE: expected an address") as refused:
         checked("VARIABLE", address)
@@ -54,6 +64,9 @@ def test_the_file_of_a_database():
     assert sqlite_file("sqlite+pysqlite:////tmp/o.db") == Path("/tmp/o.db")
     assert sqlite_file("sqlite://") is None and sqlite_file("sqlite:///:memory:") is None
     assert sqlite_file("postgresql://h/db") is None
+    assert sqlite_file("sqlite:///file:o%20b.db?uri=true&mode=ro") == Path("o b.db")
+    assert sqlite_file("sqlite:////tmp/o.db?mode=rwc") == Path("/tmp/o.db")
+    assert sqlite_file("sqlite:///file:x?mode=memory&cache=shared&uri=true") is None
 
 
 @pytest.mark.parametrize("path", ["o.db", "/tmp/a b/é.db", "/tmp/50%/x?y#z.db", "/tmp/o@b.db"])

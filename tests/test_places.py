@@ -60,6 +60,47 @@ def test_a_board_of_ones_own_takes_the_packages_place(tmp_path, monkeypatch):
     assert places.board("digits-v1") == own and places.board("mine") == own.parent / "mine"
 
 
+def test_writing_a_board_begins_with_what_comes_with_the_package(tmp_path, monkeypatch):
+    """Else the rows and studies that the others have published would be gone."""
+    monkeypatch.chdir(tmp_path)
+    source = places.PACKAGED / "leaderboard" / "published" / "digits-v1"
+    own = places.own_board("digits-v1")
+    assert own == places.board("digits-v1") == tmp_path / "leaderboard" / "published" / "digits-v1"
+    assert {p.name: p.read_bytes() for p in own.iterdir()} == {p.name: p.read_bytes() for p in source.iterdir()}
+    (own / "studies.json").write_text("mine")
+    assert places.own_board("digits-v1") == own and (own / "studies.json").read_text() == "mine"
+    assert places.own_board("mine") == own.parent / "mine" and [p.name for p in own.parent.iterdir()] == ["digits-v1"]
+
+
+def test_nobody_else_lays_a_project_around_mine(tmp_path, monkeypatch):
+    """As in /tmp, where any user may make a folder of that name."""
+    (tmp_path / "submissions" / "attacks").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert places.project().root == tmp_path
+    tmp_path.chmod(0o1777)
+    assert places.project().root == tmp_path / "mine"
+    monkeypatch.chdir(tmp_path)
+    assert places.project().root == tmp_path, "whoever works there has chosen it"
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for where in (places.project, places.store, places.tracking):
+        with pytest.raises(UserError, match="a current folder, given one that is gone"):
+            where()
+
+
+@pytest.mark.parametrize("variable", ["LEAKBOARD_STORE", "LEAKBOARD_SUBMISSIONS", "LEAKBOARD_MODELS", "LEAKBOARD_PUBLISHED"])  # fmt: skip
+def test_a_home_that_nobody_has_is_a_folder_of_that_name(variable, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "~nobody-has-it/x")
+    found = {"STORE": places.store, "SUBMISSIONS": places.submissions, "MODELS": places.models, "PUBLISHED": places.published}  # fmt: skip
+    assert found[variable.removeprefix("LEAKBOARD_")]() == tmp_path / "~nobody-has-it" / "x"
+
+
 def test_a_lasting_name_survives_a_move(tmp_path, monkeypatch):
     names = []
     for folder in ("one", "two"):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
+import shutil
+import stat
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmark.errors import UserError
 from benchmark.result import Result
 from benchmark.store import Store, digest, tensor_digest
 
@@ -191,3 +196,107 @@ def test_a_damaged_result_is_dropped(store: Store, record: Result, damage: str) 
         assert store.result(KEY) is None
     store.save_result(record)
     assert store.result(KEY) == record
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077], ids=oct)
+def test_the_umask_decides_about_modes(tmp_path: Path, record: Result, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        store = Store(tmp_path / "store")
+        keep(store, record)
+    finally:
+        os.umask(before)
+    made = list((tmp_path / "store").rglob("*"))
+    assert {p.suffix for p in made} == {"", ".json", ".safetensors", ".lock", ".txt"}
+    for path in made:
+        wanted = (0o777 if path.is_dir() else 0o666) & ~umask
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+
+
+def keep(store: Store, record: Result) -> None:
+    store.get("kind", KEY, tensors)
+    store.save_result(record)
+    store.note_tuned("p", "d", "3 trials")
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder of the group GROUP, in which new folders belong to the group too."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may become somebody else")
+    folder = Path(tempfile.mkdtemp(prefix="leakboard-shared-"))  # others can't enter pytest's own
+    os.chown(folder, 0, GROUP)
+    folder.chmod(0o2775)
+    yield folder
+    shutil.rmtree(folder)
+
+
+GROUP, STRANGERS = 54321, 54322
+
+
+def as_user(user: int, group: int, umask: int, do: Callable[[], None]) -> int:
+    """The exit code of a process of that user that does this."""
+
+    def become() -> None:
+        os.umask(umask)
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(user)
+        do()
+
+    process = multiprocessing.get_context("fork").Process(target=become)
+    process.start()
+    process.join(60)
+    return int(process.exitcode if process.exitcode is not None else -1)
+
+
+def test_two_users_share_a_store(shared: Path, record: Result) -> None:
+    """What one has made the other reads, adds to, and mends; a lock and a half-written file of one stop nobody."""
+    root = shared / "store"
+    path = Store(root).path("kind", KEY, ".safetensors")
+
+    def first() -> None:
+        keep(Store(root), record)
+        path.with_name(f".{path.name}.tmp").write_bytes(b"half")
+        (root / "kind" / digest("another")[:2]).mkdir()
+
+    def second() -> None:
+        store = Store(root)
+        assert store.result(KEY) == record and store.how_tuned("p", "d") == "3 trials"
+        assert list(store.results("d")) == [record]
+        assert torch.equal(store.get("kind", KEY, lambda: 1 / 0)["half"], tensors()["half"])  # type: ignore[return-value, arg-type]
+        store.get("kind", digest("another"), tensors)
+        store.note_tuned("p", "d", "4 trials")
+        store.save_result(record)
+        path.write_bytes(b"damaged")
+        warnings.simplefilter("ignore")
+        assert torch.equal(store.get("kind", KEY, tensors)["half"], tensors()["half"]) and len(store.made) == 2
+        store.check_writable()
+
+    assert as_user(1001, GROUP, 0o002, first) == 0
+    assert as_user(1002, GROUP, 0o002, second) == 0
+    assert as_user(1001, GROUP, 0o002, lambda: keep(Store(root), record)) == 0
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077], ids=oct)
+def test_one_line_says_that_another_user_has_no_right(shared: Path, record: Result, umask: int) -> None:
+    """A stranger reads what he may, and what he may not is never taken for nothing."""
+    root = shared / "store"
+
+    def stranger() -> None:
+        store = Store(root)
+        asked: list[Callable[[], object]] = [lambda: store.get("other", KEY, tensors), store.check_writable]
+        reads = [lambda: store.result(KEY), lambda: store.how_tuned("p", "d"), lambda: list(store.results("d"))]
+        if umask == 0o077:
+            asked += reads
+        else:
+            assert [read() for read in reads] == [record, "3 trials", [record]]
+        for ask in asked:
+            with pytest.raises(
+                UserError, match=r"cannot be used .*Permission denied.*give this user the right"
+            ) as told:
+                ask()
+            assert "\n" not in str(told.value)
+
+    assert as_user(1001, GROUP, umask, lambda: keep(Store(root), record)) == 0
+    assert as_user(1003, STRANGERS, 0o022, stranger) == 0

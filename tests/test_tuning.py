@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -19,8 +20,9 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from rich.console import Console
 
-from benchmark import execute, tuning
+from benchmark import execute, studies, tuning
 from benchmark import protocol as protocols
 from benchmark.artifacts import Artifacts
 from benchmark.errors import UserError
@@ -39,7 +41,7 @@ from benchmark.tuning import (
     tuning_protocol,
     with_choices,
 )
-from tests.conftest import save_unet
+from tests.conftest import Home, save_unet
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = protocols.load("smoke")
@@ -210,6 +212,79 @@ def test_whoever_comes_second_to_an_empty_database_looks_again(
     asked = 0
     with pytest.raises(UserError, match=r"already exists.*postgresql://me:\*\*\*@host/optuna"):
         made(tmp_path, registry)
+
+
+ADDRESSES = [
+    "sqlite:///o.db?timeout=60", "sqlite+pysqlite:///below/o.db", "sqlite:///a%20b/o.db?timeout=60",
+    "sqlite:////TMP/é 50%25/o.db", "sqlite:///file:below/o.db?uri=true",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_study_is_found_at_whatever_address_it_is_kept(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Driver, query, escapes, relative or not: who tunes and who publishes read the address alike."""
+    monkeypatch.chdir(tmp_path)
+    url = address.replace("/TMP", str(tmp_path))
+    assert studies.read(url, "smoke") == []
+    assert not list(tmp_path.rglob("*.db*")), "and nothing is made by looking"
+    before = os.umask(0o002)
+    try:
+        study = made(tmp_path, registry, url=url)
+    finally:
+        os.umask(before)
+    assert [s.trials for s in studies.read(url, "smoke")] == [()]
+    trial, spec = study._ask()
+    done: Future[Scored] = Future()
+    done.set_result(Scored(0.9, 0.6, "loss", {"loss": 0.6}))
+    study._tell(trial, done)
+    (found,) = studies.read(url, "smoke")
+    assert found.trials == ((spec, 0.9, 0.6, "loss", {"loss": 0.6}),) and found.attacks == ("loss",)
+    (file,) = [p for p in tmp_path.rglob("*.db*") if p.is_file()]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o664, "the umask says who else may tune"
+
+
+@pytest.mark.parametrize(
+    "content", [b"no database at all, but long enough to be one" * 100, None], ids=["text", "folder"]
+)
+@pytest.mark.parametrize("address", ["sqlite:///o.db", "sqlite:///o.db?timeout=60", "sqlite+pysqlite:////TMP/o.db"])
+def test_publish_says_which_studies_it_cannot_read(scored: Home, address: str, content: bytes | None) -> None:
+    path = scored.folder / "o.db"
+    path.mkdir() if content is None else path.write_bytes(content)
+    scored.patch.setenv("LEAKBOARD_OPTUNA", address.replace("/TMP", str(scored.folder)))
+    ended = scored.call("publish", "--protocol", "smoke")
+    assert ended.code == 2 and "Traceback" not in ended.err
+    assert "Optuna's studies at sqlite" in ended.err and "can't be read" in ended.err
+
+
+SECRETS = [
+    "postgresql://judge:Tr0ub@dor77@127.0.0.1:1/db", "postgresql://judge:Tr0ub/dor77@127.0.0.1:1/db",
+    "postgresql+psycopg://judge:Tr0ub%40dor77@127.0.0.1:1/db", "postgresql+psycopg://judge@127.0.0.1:1/db?password=Tr0ub@dor77",
+    "nonsense://judge:Tr0ubdor77@h/db", "mysql+none://judge:Tr0ub:dor77@h/db", "Tr0ub@dor77",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_no_password_of_a_database_is_shown(tmp_path: Path, registry: Registry, url: str) -> None:
+    with pytest.raises(ConnectionError) as read:
+        studies.read(url, "smoke")
+    with pytest.raises(UserError) as opened:
+        made(tmp_path, registry, url=url)
+    for error in map(str, (read.value, opened.value)):
+        assert "Tr0ub" not in error and "dor77" not in error and "\n" not in error, error
+
+
+def test_a_database_that_another_user_may_only_read_is_one_line(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = made(tmp_path, registry)
+    read_only = study.url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
+    again = made(tmp_path, registry, url=read_only)
+    monkeypatch.setattr(tuning, "ProcessPoolExecutor", lambda *_, **__: SimpleNamespace(shutdown=lambda **_: None))
+    with pytest.raises(UserError, match=r"expected a database that this user may write to, given .*readonly") as told:
+        again.run(1, 1, None, Console())
+    assert "\n" not in str(told.value)
 
 
 def test_another_pretrained_model_makes_a_study_of_its_own(tmp_path: Path, registry: Registry) -> None:

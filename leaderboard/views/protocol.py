@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
+from benchmark import places
 from benchmark.metrics import METRICS
 from benchmark.result import Result
 from benchmark.text import NAME, plain
@@ -215,7 +216,7 @@ def _history(found: Protocol | None, editions: Mapping[str, Sequence[Result]]) -
         pd.DataFrame(rows, columns=list(config)), hide_index=True, width="stretch", height="content", placeholder="–",
         column_config=config, key="versions", alt="Versions of the protocol",
     )  # fmt: skip
-    if lines := rules(tables.ROOT / "CHANGELOG.md"):
+    if lines := rules(places.PACKAGED / "CHANGELOG.md"):
         st.text("What the changelog says of rules:")
         for line in lines:
             st.text(line)
@@ -225,7 +226,7 @@ def _version(results: Sequence[Result], found: Protocol | None) -> dict[str, Any
     """One row of the table of versions. Commits and machines are what was published of this version."""
     first = results[0]
     digest, split = first.protocol_digest, split_of(first)
-    folder = tables.published_folder() / first.protocol / (OFFICIAL if split == "official" else "")
+    folder = places.board(first.protocol) / (OFFICIAL if split == "official" else "")
     published = provenance(folder)
     seen = published.get("seen") if published.get("protocol_digest") == digest else None
     same = found is not None and digest == found.measures

@@ -11,7 +11,7 @@ import streamlit as st
 
 from benchmark.text import NAME, plain
 from leaderboard import tables
-from leaderboard.publish import SCENARIOS
+from leaderboard.publish import OFFICIAL, SCENARIOS
 from leaderboard.views.compare import parts
 
 column = st.column_config
@@ -70,8 +70,9 @@ def show() -> None:
 
 def _folders() -> list[tuple[Path, int]]:
     """Published files and when they were written, official editions included."""
-    root = tables.published_folder()
-    paths = sorted([*root.glob(f"*/{SCENARIOS}"), *root.glob(f"*/*/{SCENARIOS}")])
+    paths = [
+        p for folder in tables.published() for p in (folder / SCENARIOS, folder / OFFICIAL / SCENARIOS) if p.exists()
+    ]
     return [(path, path.stat().st_mtime_ns) for path in paths]
 
 
@@ -84,7 +85,9 @@ def _published(files: Sequence[tuple[Path, int]]) -> tuple[pd.DataFrame, list[st
             frames.append(pd.read_parquet(path, columns=COLUMNS))
         except (ValueError, OSError, KeyError) as error:
             why = plain(str(error).splitlines()[0] if str(error) else type(error).__name__)
-            complaints.append(f"{path.relative_to(tables.published_folder())} can't be read: {why}")
+            complaints.append(
+                f"{path.relative_to(path.parents[2 if path.parent.name == OFFICIAL else 1])} can't be read: {why}"
+            )
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True), complaints
 
 

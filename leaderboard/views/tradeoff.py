@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from benchmark import studies
+from benchmark import places, studies
 from benchmark.metrics import METRICS
 from leaderboard import charts
 from leaderboard.comparison import either_sign, estimate
 from leaderboard.pairs import cube
 from leaderboard.ranking import AUC, SAID, TPR, WORST, Board, with_defaults
-from leaderboard.tables import published_folder
 from leaderboard.views import axes, chosen, digits, download, empty, frame, interval, least_trust, number, ranked, says
 
 SUMMARIES = {"worst": "Worst case", "mean": "Mean", "attack": "One attack"}
@@ -161,7 +160,7 @@ def _read(url: str, folder: Path, protocol: str) -> tuple[list[studies.Study], s
 
 def _studies(protocol: str, metric: str, summary: str, attack: str, pool: int) -> tuple[pd.DataFrame, str]:
     """The fronts of the protocol's studies as rows of COLUMNS, and what has to be said of them."""
-    found, note = _read(studies.address(), published_folder() / protocol, protocol)
+    found, note = _read(studies.address(), places.board(protocol), protocol)
     rows: list[pd.DataFrame] = []
     others = 0
     drawn: set[int] = set()

@@ -49,7 +49,7 @@ class Failing:
 
     def wrapped(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(path: Any, *arguments: Any, **named: Any) -> Any:
-            writes = real.__name__ != "open" or any(isinstance(a, str) and "w" in a for a in arguments)
+            writes = real.__name__ != "open" or any(isinstance(a, str) and {*a} & {*"wx"} for a in arguments)
             writes |= any(isinstance(a, int) and a & os.O_CREAT for a in arguments)
             if writes and str(path).startswith(self.folder):
                 self.calls += 1
