@@ -51,7 +51,10 @@ def store_root() -> Path:
 
 
 def submissions() -> Path:
-    return places.submissions()
+    root = places.submissions()
+    if not root.is_dir() and places.baselines() is None:
+        raise UserError(f"LEAKBOARD_SUBMISSIONS: expected a folder {root}/ with attacks/ and defenses/, given none")
+    return root
 
 
 @app.command("list")

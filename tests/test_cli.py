@@ -150,9 +150,10 @@ def test_a_place_that_cannot_be_written_is_one_line(home: Home, inline: None) ->
     said = mistake(home.call("tune", "label_smoothing", "--protocol", "smoke", "--storage", nowhere))
     assert f"--storage: expected a database that Optuna can use, given {nowhere}: " in said
     (home.folder / "bare").mkdir()
+    (home.folder / "bare" / "attacks").write_text("a file")
     home.patch.setenv("LEAKBOARD_SUBMISSIONS", str(home.folder / "bare"))
     said = mistake(home.call("new", "attack", "mine"))
-    assert f"expected a folder {home.folder}/bare/attacks/ that can be written, given No such file or directory; make it" in said  # fmt: skip
+    assert f"expected a folder {home.folder}/bare/attacks/ that can be written, given File exists; make it" in said
 
 
 def test_data_that_is_not_there_names_the_ways_to_get_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

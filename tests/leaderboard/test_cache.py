@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmark import places
 from benchmark.metrics import METRICS
 from benchmark.result import Picture, Result
 from leaderboard import tables
@@ -281,6 +282,6 @@ def test_where_tables_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert first.parent == tmp_path / "tables" and first.name.startswith("toy-v1-")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@server:5000")
     second = tables.table_path("toy-v1")
-    assert second.parent == Path("mlruns/tables") and second.name != first.name and "secret" not in str(second)
+    assert second.parent == places.mlruns() / "tables" and second.name != first.name and "secret" not in str(second)
     monkeypatch.setenv("LEAKBOARD_TABLES", str(tmp_path))
     assert tables.table_path("toy-v1").parent == tmp_path
