@@ -166,8 +166,6 @@ def _rounded(value: Any) -> Any:
 
 LONGEST = 4 << 20
 """Characters of one record as JSON: its pictures, and 100 points of a curve."""
-ROUNDED = 1e-5
-"""Records hold 6 digits: what ends a range may lie so far beyond it, in parts of itself."""
 UNTIL = 4102444800.0
 """The year 2100. Of two scorings the last to finish is shown, so none may come from the end of time."""
 _NUMBER = {int, float}  # and not bool, which is an int elsewhere
@@ -301,7 +299,9 @@ def _known(what: str, checks: Mapping[str, Any]) -> Any:
 
 
 def _range(metric: Metric) -> tuple[float, float]:
-    return metric.low - ROUNDED * abs(metric.low), metric.high + ROUNDED * abs(metric.high)
+    """From where to where, as records hold it: to 6 digits."""
+    low, high = (float(f"{end:.6g}") for end in (metric.low, metric.high))
+    return min(low, metric.low), max(high, metric.high)
 
 
 _PICTURE = _known("field", {"shape": _numbers(1, 10_000, 4, 4, whole=True), "pixels": _text(1 << 20)})

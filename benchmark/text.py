@@ -44,10 +44,11 @@ def contents(path: Path, most: int) -> bytes:
     except OSError as problem:
         linked = path.is_symlink()
         raise ValueError(f"{path}: expected a file, given {'a link' if linked else problem.strerror}") from None
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        raise ValueError(f"{path}: expected a file, given something else")
     with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{path}: expected a file, given something else")
         if found.st_size > most:
             raise ValueError(f"{path}: expected at most {most} bytes, given {found.st_size}")
         content = file.read(most + 1)
@@ -66,8 +67,9 @@ def parsed(text: str | bytes) -> Any:
         return _JSON.decode(text.decode() if isinstance(text, bytes) else text)
     except RecursionError:
         raise ValueError("not JSON: it is nested without end") from None
-    except ValueError as error:  # also a number of too many digits, and bytes that are no UTF-8
-        raise ValueError(f"not JSON: {plain(str(error), 120)}") from None
+    except ValueError as error:  # also bytes that are no UTF-8, and an integer of over 4,300 digits
+        said = "a number has too many digits" if "integer string" in str(error) else plain(str(error), 120)
+        raise ValueError(f"not JSON: {said}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

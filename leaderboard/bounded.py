@@ -76,9 +76,8 @@ def _opened(data: bytes, columns: Mapping[str, pa.DataType]) -> pq.ParquetFile:
     if not 0 <= metadata.num_rows <= FREE_ROWS + len(data) // ROW:
         most = FREE_ROWS + len(data) // ROW
         raise ValueError(f"expected at most {most} rows in {len(data)} bytes, given {metadata.num_rows}")
-    if metadata.num_row_groups > FREE_ROWS or metadata.num_columns > len(columns):
-        many = f"{metadata.num_row_groups} and {metadata.num_columns}"
-        raise ValueError(f"expected at most {FREE_ROWS} row groups and {len(columns)} columns, given {many}")
+    if metadata.num_row_groups > FREE_ROWS:
+        raise ValueError(f"expected at most {FREE_ROWS} row groups, given {metadata.num_row_groups}")
     for i in range(metadata.num_columns):
         _check_column(metadata.schema.column(i), columns)
     names = {metadata.schema.column(i).path for i in range(metadata.num_columns)}
