@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,12 +134,42 @@ def publish_studies(found: Sequence[studies.Study], folder: Path, protocol: str)
 
 def several_versions(results: Sequence[Result]) -> list[str]:
     """Entries whose rows were scored with more than one version of their code, by name: their means mix them."""
-    found: dict[str, set[str]] = defaultdict(set)
+    return sorted(name for name, sources in _versions(results).items() if len(sources) > 1)
+
+
+def _versions(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
+    """The rows of each entry by the version of its code that they were scored with."""
+    found: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for r in results:
         for name, source in ((r.attack, "attack_source"), (r.defense, "defense_source")):
             if name and source in r.provenance:
-                found[name].add(r.provenance[source])
-    return sorted(name for name, sources in found.items() if len(sources) > 1)
+                found[name][r.provenance[source]].append(r)
+    return found
+
+
+def left_behind(written: Sequence[Result], before: Sequence[Result]) -> dict[str, list[Result]]:
+    """Entries of which this publication brings another version of their code, and their rows of other versions.
+
+    written: what `publish` returned; before: what was there. What was mixed before and got no new version is left out.
+    """
+    old = {r.key: r for r in before}
+    fresh, stay = (
+        _versions([r for r in written if old.get(r.key) != r]),
+        _versions([r for r in written if old.get(r.key) == r]),
+    )
+    every, found = _versions(written), {}
+    for name in sorted(fresh):
+        if brought := fresh[name].keys() - stay.get(name, {}).keys():
+            newest = max(brought, key=lambda source: max(r.finished for r in fresh[name][source]))
+            found[name] = [r for source, rows in every[name].items() if source != newest for r in rows]
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def again(name: str, rows: Sequence[Result], protocol: str) -> str:
+    """The command that scores these rows of an entry again, which takes their places and drops nothing."""
+    others = list(dict.fromkeys(r.defense if r.attack == name else r.attack for r in rows))
+    named = [name, *others] if len(others) <= 5 and all(others) else [name]
+    return shlex.join(["leakboard", "run", *named, "--protocol", protocol])
 
 
 def edition_folder(results: Sequence[Result], folder: Path) -> Path:
