@@ -9,7 +9,7 @@ dictionaries until their lengths are known: a row that repeats a text costs noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,9 @@ FREE_ROWS, ROW = 1000, 20
 _NAMES = b"ARROW:schema"  # would let the file choose the types that Arrow reads it as, beyond what Parquet says
 _PHYSICAL = {"string": "BYTE_ARRAY", "int64": "INT64", "double": "DOUBLE", "bool": "BOOLEAN"}
 _CODECS = ("UNCOMPRESSED", "SNAPPY", "ZSTD")
-_PLAIN, _DICTIONARY, _RLE, _RLE_DICTIONARY = 0, 2, 3, 8  # parquet.thrift: Encoding
+_ENCODINGS = (0, 2, 3, 8)
+"""parquet.thrift, Encoding: plain, dictionary; in pages of data also run lengths, of levels and truths, and dictionary by its newer name."""
+_RLE = 3
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2  # parquet.thrift: PageType
 
 
@@ -117,42 +119,46 @@ def _walk(data: bytes, group: Any, most: int) -> int:
         if not 4 <= at <= end <= len(data) - 12:
             raise ValueError(f"{chunk.path_in_schema}: expected pages inside the file, given bytes {at} to {end}")
         while at < end and values <= group.num_rows:
-            before = at
-            header, at = _header(data, at, end)
-            size, packed = header[2], header[3]
-            total += size
+            page = _page(data, at, end)
+            total += page.size
             if total > most:
                 raise ValueError(f"a row group is larger than {most} bytes once it is decompressed: expected less")
-            if header[1] == _DATA_PAGE:
-                count, encoding, *levels = (header[5].get(n) for n in (1, 2, 3))
-                known, values = (_PLAIN, _DICTIONARY, _RLE, _RLE_DICTIONARY), values + count
-            else:
-                count, encoding, levels, known = header[7].get(1), header[7].get(2), [], (_PLAIN, _DICTIONARY)
-                if count * 4 > size or before > first:
-                    raise ValueError(
-                        f"{chunk.path_in_schema}: expected one dictionary of texts, given {count} in {size} bytes"
-                    )
-            if encoding not in known or levels not in ([], [_RLE]) or (levels and not count):
+            # What has a dictionary begins with it, and a text takes 4 bytes at least: Arrow makes room for as many as it says.
+            if not (page.count > 0 if page.is_data else at == first and page.count * 4 <= page.size):
+                raise ValueError(f"{chunk.path_in_schema}: expected pages of data, given one of {page.count} values")
+            if page.encoding not in (_ENCODINGS if page.is_data else _ENCODINGS[:2]) or page.levels not in (None, _RLE):
                 raise ValueError(
-                    f"{chunk.path_in_schema}: expected plain values or a dictionary, given encoding {encoding}"
+                    f"{chunk.path_in_schema}: expected plain values or a dictionary, given encoding {page.encoding}"
                 )
-            at += packed
+            values += page.count * page.is_data
+            at = page.begins + page.packed
         if at != end or values != group.num_rows or chunk.num_values != group.num_rows:
             raise ValueError(f"{chunk.path_in_schema}: expected {group.num_rows} values, given {values}")
     return total
 
 
-def _header(data: bytes, at: int, end: int) -> tuple[dict[int, Any], int]:
-    """A page's header by field (parquet.thrift: PageHeader), and where the page begins."""
-    header, at = _struct(data, at, end, 3)
+class _Page(NamedTuple):
+    is_data: bool
+    size: int
+    packed: int
+    count: int
+    encoding: int
+    levels: object
+    begins: int
+
+
+def _page(data: bytes, at: int, end: int) -> _Page:
+    """What the header of a page says (parquet.thrift: PageHeader), which lies before it."""
+    header, begins = _struct(data, at, end, 3)
     kind = header.get(1)
-    needed = {_DATA_PAGE: 5, _DICTIONARY_PAGE: 7}.get(kind if type(kind) is int else -1, 0)
-    sizes = [header.get(2), header.get(3)]
-    inner = header.get(needed)
-    numbers = [*sizes, *(inner.get(n) for n in (1, 2))] if isinstance(inner, dict) else [None]
-    if not needed or not all(type(n) is int and 0 <= n < 2**31 for n in numbers) or at + sizes[1] > end:
-        raise ValueError("expected pages of data and of dictionaries, given another header of a page")
-    return header, at
+    inner = header.get(5 if kind == _DATA_PAGE else 7)
+    if isinstance(inner, dict) and kind in (_DATA_PAGE, _DICTIONARY_PAGE):
+        numbers: list[Any] = [header.get(2), header.get(3), inner.get(1), inner.get(2)]
+        if all(type(n) is int and 0 <= n < 2**31 for n in numbers) and begins + numbers[1] <= end:
+            size, packed, count, encoding = numbers
+            is_data = kind == _DATA_PAGE
+            return _Page(is_data, size, packed, count, encoding, inner.get(3) if is_data else None, begins)
+    raise ValueError("expected pages of data and of dictionaries, given another header of a page")
 
 
 def _struct(data: bytes, at: int, end: int, depth: int) -> tuple[dict[int, Any], int]:
