@@ -35,7 +35,7 @@ class Study:
 
     name: _Text
     defense: _Text
-    leakage: Annotated[str, Field(pattern=r"^(auc|tpr_at_fpr_0\.01)\Z")]
+    leakage: Annotated[str, Field(pattern=r"^(auc|tpr_at_fpr_0\.01)$")]
     attacks: Annotated[tuple[_Text, ...], Field(max_length=1000)]
     trials: Annotated[tuple[Trial, ...], Field(max_length=10_000)]
 

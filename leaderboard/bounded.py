@@ -8,7 +8,7 @@ dictionaries until their lengths are known: a row that repeats a text costs noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +38,10 @@ _RLE = 3
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2  # parquet.thrift: PageType
 
 
-def groups(data: bytes, columns: Mapping[str, pa.DataType]) -> Iterator[dict[str, list[Any]]]:
-    """Each row group as lists by column, all of one length.
+def groups(
+    data: bytes, columns: Mapping[str, pa.DataType], only: Sequence[str] | None = None
+) -> Iterator[dict[str, list[Any]]]:
+    """Each row group as lists by column, all of one length; `only` these columns, those that are there.
 
     columns: the names that the file may have, each with one of string, int64, float64 and bool. Raises ValueError, in one line, for
     anything else and for whatever is too large; also in the midst of reading.
@@ -51,7 +53,7 @@ def groups(data: bytes, columns: Mapping[str, pa.DataType]) -> Iterator[dict[str
             left -= _walk(data, file.metadata.row_group(i), left)
         left = FREE + RATIO * len(data)
         for i in range(file.metadata.num_row_groups):
-            table = file.read_row_group(i, use_threads=False)
+            table = file.read_row_group(i, only, use_threads=False)
             left -= sum(_length(c) for column in table.columns for c in column.chunks)
             if left < 0:
                 raise ValueError(f"its texts are longer than {RATIO} times the file: expected fewer")
@@ -124,13 +126,13 @@ def _walk(data: bytes, group: Any, most: int) -> int:
             if total > most:
                 raise ValueError(f"a row group is larger than {most} bytes once it is decompressed: expected less")
             # What has a dictionary begins with it, and a text takes 4 bytes at least: Arrow makes room for as many as it says.
-            if not (page.count > 0 if page.is_data else at == first and page.count * 4 <= page.size):
-                raise ValueError(f"{chunk.path_in_schema}: expected pages of data, given one of {page.count} values")
+            if not (page.held > 0 if page.is_data else at == first and page.held * 4 <= page.size):
+                raise ValueError(f"{chunk.path_in_schema}: expected pages of data, given one of {page.held} values")
             if page.encoding not in (_ENCODINGS if page.is_data else _ENCODINGS[:2]) or page.levels not in (None, _RLE):
                 raise ValueError(
                     f"{chunk.path_in_schema}: expected plain values or a dictionary, given encoding {page.encoding}"
                 )
-            values += page.count * page.is_data
+            values += page.held * page.is_data
             at = page.begins + page.packed
         if at != end or values != group.num_rows or chunk.num_values != group.num_rows:
             raise ValueError(f"{chunk.path_in_schema}: expected {group.num_rows} values, given {values}")
@@ -141,7 +143,7 @@ class _Page(NamedTuple):
     is_data: bool
     size: int
     packed: int
-    count: int
+    held: int
     encoding: int
     levels: object
     begins: int

@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from benchmark import studies
 from benchmark.result import LONGEST, Result
@@ -56,6 +57,8 @@ for _name, _kind in {"seed": pa.int64(), "null_row": pa.bool_(), "finished": pa.
     SCHEMA = SCHEMA.set(SCHEMA.get_field_index(_name), pa.field(_name, _kind))
 LARGEST_NOTE = 1 << 20
 """Bytes of a provenance.json."""
+SCENARIOS_REQUIRED = 100_000
+"""Opponents times seeds, at most, that a published board asks of an entry."""
 ROWS = 2000
 """In a row group: what is read at once."""
 OFFICIAL = "official"
@@ -84,7 +87,7 @@ def publish(results: Sequence[Result], board: Board, folder: Path) -> list[Resul
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / SCENARIOS, buffer.getvalue())
     for name, table in tables.items():
-        _replace(folder / name, table.to_csv(index=False).encode())
+        _replace(folder / name, as_csv(table).encode())
     provenance = _provenance(results) | {
         "board": asdict(board),
         "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
@@ -187,22 +190,55 @@ def load(folder: Path) -> list[Result]:
 
 def stream(folder: Path) -> Iterator[Result]:
     """`load`, a batch of rows at a time: a hundred thousand records at once fill a memory."""
-    path = folder / SCENARIOS
-    try:
-        data = contents(path, bounded.LARGEST)
-    except FileNotFoundError:
-        return
-    if hashlib.sha256(data).hexdigest() != provenance(folder).get("sha256"):
-        raise ValueError(f"{path} is not what was published (half written or changed): publish again")
     row, read = 0, functools.lru_cache(1000)(parsed)  # many rows share their claims and their provenance
     try:
-        for group in bounded.groups(data, dict(zip(SCHEMA.names, SCHEMA.types, strict=True))):
+        for group in _groups(folder):
             for values in zip(*group.values(), strict=True):
                 row += 1
                 yield _record(dict(zip(group, values, strict=True)), read)
     except ValueError as error:
         where = f"row {row}: " if row else ""
-        raise ValueError(f"{path} holds no results: {where}{plain(str(error), 300)}") from None
+        raise ValueError(f"{folder / SCENARIOS} holds no results: {where}{plain(str(error), 300)}") from None
+
+
+def columns_of(folder: Path, only: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """These columns of a published folder, row by row, as they are: nothing of them is checked but their sizes and types.
+
+    Raises ValueError as `load`.
+    """
+    try:
+        for group in _groups(folder, only):
+            for values in zip(*group.values(), strict=True):
+                yield dict(zip(group, values, strict=True))
+    except ValueError as error:
+        raise ValueError(f"{folder / SCENARIOS} holds no results: {plain(str(error), 300)}") from None
+
+
+def settings(folder: Path) -> Board:
+    """The board's settings that were published with a protocol. Raises ValueError, in one line, where they are none."""
+    where = f"{folder / PROVENANCE} holds no settings of a board"
+    try:
+        found = TypeAdapter(Board).validate_python(provenance(folder).get("board"))
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"{where}: {plain(': '.join([*map(str, first['loc']), first['msg']]), 200)}") from None
+    most = max(len(found.required_attacks), len(found.required_defenses)) * len(found.seeds)
+    if not (most <= SCENARIOS_REQUIRED and 0 <= found.utility_floor <= 1):
+        raise ValueError(
+            f"{where}: expected at most {SCENARIOS_REQUIRED} required scenarios of an entry and a floor in [0, 1]"
+        )
+    return found
+
+
+def _groups(folder: Path, only: Sequence[str] | None = None) -> Iterator[dict[str, list[Any]]]:
+    """The row groups of the file that the provenance names; none without a file."""
+    try:
+        data = contents(folder / SCENARIOS, bounded.LARGEST)
+    except FileNotFoundError:
+        return
+    if hashlib.sha256(data).hexdigest() != provenance(folder).get("sha256"):
+        raise ValueError("it is not what was published (half written or changed): publish again")
+    yield from bounded.groups(data, dict(zip(SCHEMA.names, SCHEMA.types, strict=True)), only)
 
 
 def _record(fields: dict[str, Any], read: Callable[[str], Any]) -> Result:
@@ -226,6 +262,32 @@ def provenance(folder: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table as CSV that a spreadsheet computes nothing of: a text that would be a formula there begins with '.
+
+    Numbers stay numbers, also in texts.
+    """
+
+    def safe(value: Any) -> Any:
+        if not isinstance(value, str) or not value.startswith(FORMULA):
+            return value
+        try:
+            float(value)
+        except ValueError:
+            return f"'{value}"
+        return value
+
+    texts = [
+        c
+        for c in table
+        if not pd.api.types.is_numeric_dtype(table[c]) and not pd.api.types.is_datetime64_any_dtype(table[c])
+    ]
+    return table.assign(**{str(c): table[c].map(safe) for c in texts}).to_csv(index=False)
 
 
 # --- Marks ------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from benchmark import protocol as definitions
 from benchmark.result import Result, Trust
 from benchmark.text import NAME, plain
 from leaderboard.cache import Notes, Table
-from leaderboard.publish import OFFICIAL, PROVENANCE, SCENARIOS, provenance, stream
+from leaderboard.publish import OFFICIAL, PROVENANCE, SCENARIOS, settings, stream
 from leaderboard.ranking import TRUST, Board, readable
 from leaderboard.records import Records, places
 
@@ -82,11 +82,10 @@ def board_of(protocol: str) -> Board:
     try:
         return Board(**definitions.load(protocol).board())
     except (errors.UserError, ValueError) as error:
-        settings = provenance(published_folder() / protocol).get("board")
-        if not isinstance(settings, dict):
+        try:
+            return settings(published_folder() / protocol)
+        except ValueError:
             raise ValueError(f"no board settings for {protocol}: {str(error).splitlines()[0]}") from None
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        return Board(**fields)
 
 
 def cards() -> dict[str, list[Any]]:

@@ -187,6 +187,25 @@ def test_what_was_not_isolated_says_so(folder: Path, made_up: Toy) -> None:
     assert "NOT ISOLATED (--trust)" in set(page.dataframe[0].value["isolation"])
 
 
+def test_who_leaves_members_alone_at_another_rate_is_flagged_and_ranked(folder: Path, made_up: Toy) -> None:
+    results, board = made_up
+    publish(results, board, folder / "toy-v1")
+    assert "alone" not in AppTest.from_file(APP, default_timeout=30).run().dataframe[0].value
+    tables.source.cache_clear()
+    said = "members 0.02, non-members 0.91"
+    rows = [
+        r.model_copy(update={"claims": {"alone": said}}) if (r.task, r.defense) == ("utility", "selena") else r
+        for r in results
+    ]
+    publish(rows, board, folder / "toy-v1")
+    app = AppTest.from_file(APP, default_timeout=30).run()
+    shown = app.dataframe[0].value
+    assert dict(shown[["defense", "alone"]].itertuples(index=False))["selena"] == said, "beside its rank"
+    assert "alone" not in app_page("board", "attacks").run().dataframe[0].value
+    assert f"Flag: {said}" in texts(app_page("entry", entry="selena").run())
+    assert f"Flag: {said}" not in texts(app_page("entry", entry="hamp").run())
+
+
 def test_the_log_of_a_failure_can_be_read(folder: Path, made_up: Toy) -> None:
     results, board = made_up
     broken = {"status": "failed", "reason": "TypeError", "log": "Traceback\n  line\nTypeError: expected a Tensor"}

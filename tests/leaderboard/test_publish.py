@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -13,6 +15,7 @@ from benchmark.result import Result
 from leaderboard.publish import (
     again,
     all_attacks,
+    as_csv,
     compare,
     edition_folder,
     left_behind,
@@ -25,7 +28,7 @@ from leaderboard.publish import (
     strangers,
 )
 from leaderboard.ranking import Board, defense_table, scenarios
-from tests.leaderboard.conftest import make_result
+from tests.leaderboard.conftest import hostile, make_board, make_result
 
 MadeUp = tuple[list[Result], Board]
 
@@ -117,6 +120,34 @@ def test_nothing_and_mixtures_are_not_published(made_up: MadeUp, tmp_path: Path)
         publish([*results, results[0].model_copy(update={"protocol_digest": "d2"})], board, tmp_path)
     assert load(tmp_path) == []
     assert provenance(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "-", "=1,2", "=HYPERLINK(1)"],
+)
+def test_a_spreadsheet_computes_nothing_of_a_text(text: str) -> None:
+    table = pd.DataFrame(
+        {
+            "name": ["a", text],
+            "kind": pd.Categorical([text, "a"]),
+            "value": [-1.5, float("nan")],
+            "n": [-1, 2],
+            "words": ["-0.5", "+1e-3"],
+        }
+    )
+    rows = list(csv.reader(io.StringIO(as_csv(table), newline="")))
+    assert rows[0] == list(table)
+    assert rows[1:] == [["a", f"'{text}", "-1.5", "-1", "-0.5"], [f"'{text}", "a", "", "2", "+1e-3"]]
+
+
+def test_published_tables_hold_no_formula(tmp_path: Path) -> None:
+    results, board = make_board()
+    publish(hostile(results), board, tmp_path)
+    for name in ("defenses.csv", "attacks.csv"):
+        with open(tmp_path / name, newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert any(cell.startswith("'=1 ") for cell in cells) and not any(cell.startswith("=") for cell in cells)
 
 
 # --- Marks ------------------------------------------------------------------------------------------
