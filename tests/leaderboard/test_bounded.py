@@ -189,7 +189,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "text": (lambda: b"no Parquet", "expected a Parquet file"),
     "nothing": (lambda: b"", "expected a Parquet file"),
     "another column": (lambda: parquet(column("more", pa.array(["x"]))), "expected columns that this version knows"),
-    "lists": (lambda: parquet(column("log", pa.array([[["x"]]], NEST))), "expected columns that this version knows"),
+    "lists": (lambda: parquet(column("log", pa.array([[["x"]]], NEST))), "expected columns side by side"),
     "bytes": (lambda: parquet(column("log", pa.array([b"x"]))), "log: expected string"),
     "numbers for texts": (lambda: parquet(column("log", pa.array([1]))), "log: expected string"),
     "texts for numbers": (lambda: parquet(column("seed", pa.array(["1"]))), "seed: expected int64"),
