@@ -115,7 +115,8 @@ def _columns(footer: dict[int, Any], columns: Mapping[str, pa.DataType]) -> list
 def _row_groups(footer: dict[int, Any], size: int) -> list[int]:
     """How many rows each row group has; together no more than a file of this size may have."""
     groups = _structs(footer.get(4))
-    rows, most = [group.get(3) for group in groups], FREE_ROWS + size // ROW
+    rows: list[Any] = [group.get(3) for group in groups]
+    most = FREE_ROWS + size // ROW
     if not all(type(n) is int and 0 <= n <= most for n in rows) or not footer.get(3) == sum(rows) <= most:
         raise ValueError(f"expected at most {most} rows in {size} bytes, given {footer.get(3)}")
     return rows
