@@ -118,7 +118,7 @@ EVIL = (
 
 def hostile(results: list[Result]) -> list[Result]:
     """Rows of an attack and of a defense that put EVIL, and as much as is read, wherever a record takes text."""
-    long, log = (EVIL * (most // len(EVIL)) for most in (2000, 100_000))
+    long, log = (EVIL * (most // len(EVIL)) for most in (2000, 4000))
     rows = []
     for r in (r for r in results if r.defense == "selena" or r.attack == "nn_sorted"):
         changes: dict[str, object] = {"log": log, "reason": EVIL, "dataset": EVIL, "architecture": EVIL}

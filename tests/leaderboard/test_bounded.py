@@ -14,13 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from benchmark.metrics import METRICS
 from benchmark.result import Picture, Result
 from leaderboard import publish
 from leaderboard.bounded import groups
 from leaderboard.publish import SCHEMA, load
-from tests.leaderboard.conftest import PUBLISHED, make_board, make_result
+from tests.leaderboard.conftest import APP, PUBLISHED, app_page, make_board, make_result, texts
 
 ROW = make_result(
     "membership", "loss", "undefended", 0, metrics={"auc": 0.6, "balanced_accuracy_oracle": 0.58}, intervals={"auc": (0.55, 0.65)},
@@ -269,3 +270,20 @@ def test_a_hundred_thousand_rows_stay_possible(tmp_path: Path) -> None:
     metadata = pq.read_metadata(tmp_path / publish.SCENARIOS)
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [2000, 2000, 2000]
     assert len(load(tmp_path)) == len(many)
+
+
+def test_the_app_says_what_is_wrong_with_a_board_and_shows_the_others(folder: Path) -> None:
+    publish.publish(*make_board(), folder / "toy-v1")
+    row = flat(protocol="bad-v1", metrics='{"auc":NaN}')
+    note = {"board": {"required_attacks": "x" * 9, "seeds": [[]], "no": 1}}
+    seal(folder / "bad-v1", parquet([row]))
+    path = folder / "bad-v1" / publish.PROVENANCE
+    path.write_text(json.dumps(json.loads(path.read_text()) | note))
+    for name, said in (("bad-v1", "holds no results: row 1: metrics: not JSON"), ("toy-v1", "results")):
+        app = AppTest.from_file(APP, default_timeout=60)
+        app.query_params["protocol"] = name
+        app.run()
+        assert not app.exception and said in texts(app), name
+    with pytest.raises(ValueError, match="holds no settings of a board: required_attacks"):
+        publish.settings(folder / "bad-v1")
+    assert "bad-v1/scenarios.parquet can't be read: row 1" not in texts(app_page("submit").run()), "it reads no metric"
