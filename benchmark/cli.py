@@ -333,8 +333,8 @@ def publish(
     old = {r.key: r for r in before or []}
     stayed = sum(old.get(r.key) == r for r in written)
     say(f"published {len(written)} results{also} in {folder}/ ({trust}): {len(written) - stayed} new or changed, {stayed} that were there")  # fmt: skip
-    if mixed := publishing.several_versions(written):
-        say(f"rows of several versions of their code stand together for {', '.join(mixed)}: score them again, or publish with --replace")  # fmt: skip
+    for name, older in publishing.left_behind(written, before or []).items():
+        say(f"{name}: {len(older)} of its rows are of another version of its code than yours; to score them again, then publish: {publishing.again(name, older, protocol)}")  # fmt: skip
     say("next: leakboard board")
 
 

@@ -398,7 +398,7 @@ def _unseen() -> Unable:
 def _setting(name: str) -> str:
     """A setting of the kernel; "" where it has none of this name."""
     try:
-        return Path("/proc/sys", *name.split(".")).read_text().strip()
+        return Path("/proc/sys", *name.split(".")).read_text("ascii", "replace").strip()
     except OSError:
         return ""
 

@@ -23,7 +23,11 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Metric:
-    """leaks "up": a larger value means more leakage; "down": less; "none": utility or neutral."""
+    """leaks "up": a larger value means more leakage; "down": less; "none": utility or neutral.
+
+    A record with a value outside [low, high] is refused (`result.Result.from_json`). Where a metric has no largest value, `high`
+    is far beyond all that can be measured; `whole`: it counts.
+    """
 
     name: str
     label: str
@@ -32,6 +36,7 @@ class Metric:
     high: float
     help: str
     main: bool = False
+    whole: bool = False
 
 
 def _registry() -> dict[str, Metric]:
@@ -61,7 +66,7 @@ def _registry() -> dict[str, Metric]:
         Metric("auc_bank", "AUC over the bank", "up", 0, 1,
                "Mean AUC with every bank model as the target in turn; interval by a two-way bootstrap "
                "over models and samples."),
-        Metric("epsilon_lower", "Epsilon at least", "up", 0, math.inf,
+        Metric("epsilon_lower", "Epsilon at least", "up", 0, 100,
                "Lower bound (95 %, delta 1e-5) on the epsilon of the training, from canaries of one run "
                "(Steinke et al. 2023): a claimed epsilon below it is wrong. 0 says nothing."),
         Metric("mse_to_class_mean", "MSE to the class mean", "down", 0, 1,
@@ -114,17 +119,20 @@ def _registry() -> dict[str, Metric]:
                  f"Share of {words} whose answer the guards leave as the network gave it: DIFFENCE does where no "
                  "reconstruction keeps the label. A difference between members and non-members leaks.")
           for side, words in (("members", "members"), ("nonmembers", "non-members"))),
-        Metric("members", "Members", "none", 0, math.inf, "Members scored."),
-        Metric("nonmembers", "Non-members", "none", 0, math.inf, "Non-members scored."),
-        Metric("ms_per_query", "ms per query", "none", 0, math.inf,
+        Metric("members", "Members", "none", 0, 1e9, "Members scored.", whole=True),
+        Metric("nonmembers", "Non-members", "none", 0, 1e9, "Non-members scored.", whole=True),
+        Metric("ms_per_query", "ms per query", "none", 0, 1e9,
                "Milliseconds that the served target takes to answer one query, in a batch of 256 where there are as many."),
-        Metric("ms_per_query_alone", "ms per query alone", "none", 0, math.inf,
+        Metric("ms_per_query_alone", "ms per query alone", "none", 0, 1e9,
                "Milliseconds that the served target takes to answer one query that comes alone."),
     ]  # fmt: skip
     return {m.name: m for m in rows}
 
 
 METRICS = _registry()
+
+COSTS = ("seconds", "queries", "peak_mb", "train_seconds", "ms_per_query", "ms_per_query_alone")
+"""What a record's `cost` may hold, and nothing else: tables take a cost where a record has no metric of that name."""
 
 
 # --- The ROC curve, for one set of samples or many resampled ones -----------------------------------

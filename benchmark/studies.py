@@ -5,36 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from benchmark import places
 from benchmark.addresses import checked, shown, sqlite_file
 from benchmark.errors import UserError
-from benchmark.text import NAME, plain
+from benchmark.text import NAME, contents, parsed, plain
+
+LARGEST = 4 << 20
+"""Bytes of a studies.json: a trial takes some 200."""
+_Rate = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+_Text = Annotated[str, Field(max_length=2000)]
 
 
 class Trial(NamedTuple):
     """One finished trial: means over the tuning seeds."""
 
-    defense: str
-    accuracy: float
-    leakage: float
+    defense: _Text
+    accuracy: _Rate
+    leakage: _Rate
     """The worst case over the attacks."""
-    decides: str
-    by_attack: Mapping[str, float]
+    decides: _Text
+    by_attack: Annotated[Mapping[_Text, _Rate], Field(max_length=1000)]
 
 
 @dataclass(frozen=True)
 class Study:
     """The trials of one study that were attacked; `leakage` is "auc" or "tpr_at_fpr_0.01"."""
 
-    name: str
-    defense: str
-    leakage: str
-    attacks: tuple[str, ...]
-    trials: tuple[Trial, ...]
+    name: _Text
+    defense: _Text
+    leakage: Annotated[str, Field(pattern=r"^(auc|tpr_at_fpr_0\.01)$")]
+    attacks: Annotated[tuple[_Text, ...], Field(max_length=1000)]
+    trials: Annotated[tuple[Trial, ...], Field(max_length=10_000)]
 
 
 PUBLISHED = "studies.json"
@@ -64,18 +69,23 @@ def read(url: str, protocol: str) -> list[Study]:
 
 
 def published(folder: Path, protocol: str) -> list[Study]:
-    """The studies of a protocol's published folder, by name; [] without a file. Raises ValueError, in one line."""
+    """The studies of a protocol's published folder, by name; [] without a file. Raises ValueError, in one line.
+
+    Numbers are rates, texts and lists have an end, and no key is there twice: anybody may have written it.
+    """
     path = folder / PUBLISHED
     try:
-        found = TypeAdapter(list[Study]).validate_json(path.read_bytes())
+        found = TypeAdapter(list[Study]).validate_python(parsed(contents(path, LARGEST)))
     except FileNotFoundError:
         return []
     except OSError as problem:
         raise ValueError(f"{path} holds no studies: {problem.strerror}") from None
     except ValidationError as problem:
-        first = problem.errors()[0]
+        first = problem.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path} holds no studies: {plain(f'{where}: ' * bool(where) + first['msg'], 200)}") from None
+    except ValueError as problem:
+        raise ValueError(f"{path} holds no studies: {plain(str(problem), 300)}") from None
     return sorted(map(_shown, (s for s in found if s.name.startswith(f"{protocol} "))), key=lambda study: study.name)
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
 
 NAME, LINE, LOG = 300, 1000, 20_000
 """The most characters that are shown of a name, of a line such as a reason, and of a log."""
@@ -24,3 +29,65 @@ def plain(text: str, limit: int = LINE) -> str:
 def plain_log(text: str, limit: int = LOG) -> str:
     """The last `limit` characters of a log, line by line as `plain`."""
     return "\n".join(plain(line, limit) for line in text[-limit:].splitlines())[-limit:]
+
+
+def contents(path: Path, most: int) -> bytes:
+    """What a file of at most `most` bytes holds.
+
+    Raises ValueError, in one line, for what is larger and for what is no file: a link leads anywhere, a pipe never ends.
+    FileNotFoundError where there is none.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as problem:
+        linked = path.is_symlink()
+        raise ValueError(f"{path}: expected a file, given {'a link' if linked else problem.strerror}") from None
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        raise ValueError(f"{path}: expected a file, given something else")
+    with os.fdopen(handle, "rb") as file:
+        if found.st_size > most:
+            raise ValueError(f"{path}: expected at most {most} bytes, given {found.st_size}")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path}: expected at most {most} bytes, given more")
+    return content
+
+
+def parsed(text: str | bytes) -> Any:
+    """JSON that others wrote. Raises ValueError, in one line, where it is none or could be read in two ways.
+
+    A key that is there twice, NaN and Infinity are no JSON, though most readers take them. 1e999 comes back as inf:
+    whoever expects a number checks that it is finite.
+    """
+    try:
+        return _JSON.decode(text.decode() if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise ValueError("not JSON: it is nested without end") from None
+    except ValueError as error:  # also bytes that are no UTF-8, and an integer of over 4,300 digits
+        said = "a number has too many digits" if "integer string" in str(error) else plain(str(error), 120)
+        raise ValueError(f"not JSON: {said}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{plain(next(n for n in names if names.count(n) > 1), 40)!r} is there twice")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)
+
+
+def given(value: object, limit: int = 60) -> str:
+    """A value that was refused, for the end of an error: ASCII on one line."""
+    shown = ascii(value[:limit] if isinstance(value, str) else value)
+    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
+from benchmark.metrics import METRICS
 from benchmark.result import Result
 from leaderboard.records import FEW, SCHEMA, Records, columns, numbered
 
@@ -70,7 +71,7 @@ class Table:
         texts = self._texts
         parts = [self.parts[name] for name in sorted(self.parts, key=lambda name: (name == "mlflow", name))]
         table = pa.concat_tables(parts or [_EMPTY]).unify_dictionaries()
-        return Records(table, lambda row: Result.from_json(texts[row]))
+        return Records(table, lambda row: Result.model_validate_json(texts[row]))  # checked when it came
 
     def add(self, origin: str, results: Iterable[Result], replace: bool = False) -> int:
         """Add rows; their number. `replace`: instead of those of this origin. What no table can hold is left out."""
@@ -222,6 +223,6 @@ def _line(path: Path, error: Exception) -> str:
 _CHECKED = {"page_checksum_verification": True, "memory_map": False}
 _COLUMNS = pa.schema([*SCHEMA, pa.field("origin", pa.dictionary(pa.int32(), pa.string()))])
 _FILE = _COLUMNS.append(pa.field("record", pa.string()))
-_FORMAT = hashlib.sha256(f"{_FILE} {sorted(Result.model_fields)}".encode()).hexdigest()[:16]
-"""Another program version may know other columns, or other fields of a record."""
+_FORMAT = hashlib.sha256(f"{_FILE} {sorted(Result.model_fields)} {list(METRICS.values())}".encode()).hexdigest()[:16]
+"""Another program version may know other columns, other fields of a record, or other bounds of a metric."""
 _EMPTY = numbered(columns([]))

@@ -14,23 +14,29 @@ the same numbers (`mark`), and keeps the mark as long as its numbers stay as the
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import os
+import shlex
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from benchmark import studies
-from benchmark.result import Result
+from benchmark.result import LONGEST, Result
+from benchmark.text import contents, given, parsed, plain
+from leaderboard import bounded
 from leaderboard.ranking import TASK_METRICS, Board, attack_table, defense_table, scenarios, split_of
 
 NESTED = (
@@ -46,6 +52,15 @@ NESTED = (
     "provenance",
 )
 SCENARIOS, PROVENANCE = "scenarios.parquet", "provenance.json"
+SCHEMA = pa.schema([(name, pa.string()) for name in sorted(Result.model_fields)])
+for _name, _kind in {"seed": pa.int64(), "null_row": pa.bool_(), "finished": pa.float64()}.items():
+    SCHEMA = SCHEMA.set(SCHEMA.get_field_index(_name), pa.field(_name, _kind))
+LARGEST_NOTE = 1 << 20
+"""Bytes of a provenance.json."""
+SCENARIOS_REQUIRED = 100_000
+"""Opponents times seeds, at most, that a published board asks of an entry."""
+ROWS = 2000
+"""In a row group: what is read at once."""
 OFFICIAL = "official"
 """The folder, inside a protocol's, of the edition on a secret split: no edition takes the other's place."""
 
@@ -61,16 +76,18 @@ def publish(results: Sequence[Result], board: Board, folder: Path) -> list[Resul
     with contextlib.suppress(ValueError):  # a damaged folder has no marks to keep; publishing is what mends it
         results = _keep_marks(results, load(folder))
     records = [json.loads(r.to_json()) for r in sorted(results, key=lambda r: (r.task, r.attack, r.defense, r.seed))]
-    frame = scenarios(map(Result.model_validate, records))
+    frame = scenarios(map(Result.from_fields, records))
     tables = {"defenses.csv": defense_table(frame, board), "attacks.csv": all_attacks(frame, board)}
     for record in records:
         record |= {field: json.dumps(record[field], separators=(",", ":")) for field in NESTED}
     buffer = io.BytesIO()
-    pd.DataFrame(records).to_parquet(buffer, index=False, compression="zstd")
+    table = pa.Table.from_pylist(records, SCHEMA)
+    # Nothing that the file says of itself is used: not Arrow's schema, nor statistics.
+    pq.write_table(table, buffer, ROWS, compression="zstd", store_schema=False, write_statistics=False)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / SCENARIOS, buffer.getvalue())
     for name, table in tables.items():
-        _replace(folder / name, table.to_csv(index=False).encode())
+        _replace(folder / name, as_csv(table).encode())
     provenance = _provenance(results) | {
         "board": asdict(board),
         "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
@@ -120,12 +137,42 @@ def publish_studies(found: Sequence[studies.Study], folder: Path, protocol: str)
 
 def several_versions(results: Sequence[Result]) -> list[str]:
     """Entries whose rows were scored with more than one version of their code, by name: their means mix them."""
-    found: dict[str, set[str]] = defaultdict(set)
+    return sorted(name for name, sources in _versions(results).items() if len(sources) > 1)
+
+
+def _versions(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
+    """The rows of each entry by the version of its code that they were scored with."""
+    found: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for r in results:
         for name, source in ((r.attack, "attack_source"), (r.defense, "defense_source")):
             if name and source in r.provenance:
-                found[name].add(r.provenance[source])
-    return sorted(name for name, sources in found.items() if len(sources) > 1)
+                found[name][r.provenance[source]].append(r)
+    return found
+
+
+def left_behind(written: Sequence[Result], before: Sequence[Result]) -> dict[str, list[Result]]:
+    """Entries of which this publication brings another version of their code, and their rows of other versions.
+
+    written: what `publish` returned; before: what was there. What was mixed before and got no new version is left out.
+    """
+    old = {r.key: r for r in before}
+    fresh, stay = (
+        _versions([r for r in written if old.get(r.key) != r]),
+        _versions([r for r in written if old.get(r.key) == r]),
+    )
+    every, found = _versions(written), {}
+    for name in sorted(fresh):
+        if brought := fresh[name].keys() - stay.get(name, {}).keys():
+            newest = max(brought, key=lambda source: max(r.finished for r in fresh[name][source]))
+            found[name] = [r for source, rows in every[name].items() if source != newest for r in rows]
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def again(name: str, rows: Sequence[Result], protocol: str) -> str:
+    """The command that scores these rows of an entry again, which takes their places and drops nothing."""
+    others = list(dict.fromkeys(r.defense if r.attack == name else r.attack for r in rows))
+    named = [name, *others] if len(others) <= 5 and all(others) else [name]
+    return shlex.join(["leakboard", "run", *named, "--protocol", protocol])
 
 
 def edition_folder(results: Sequence[Result], folder: Path) -> Path:
@@ -143,36 +190,104 @@ def load(folder: Path) -> list[Result]:
 
 def stream(folder: Path) -> Iterator[Result]:
     """`load`, a batch of rows at a time: a hundred thousand records at once fill a memory."""
-    path = folder / SCENARIOS
-    if not path.exists():
+    row, read = 0, functools.lru_cache(1000)(parsed)  # many rows share their claims and their provenance
+    try:
+        for group in _groups(folder):
+            for values in zip(*group.values(), strict=True):
+                row += 1
+                yield _record(dict(zip(group, values, strict=True)), read)
+    except ValueError as error:
+        where = f"row {row}: " if row else ""
+        raise ValueError(f"{folder / SCENARIOS} holds no results: {where}{plain(str(error), 300)}") from None
+
+
+def columns_of(folder: Path, only: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """These columns of a published folder, row by row, as they are: nothing of them is checked but their sizes and types.
+
+    Raises ValueError as `load`.
+    """
+    try:
+        for group in _groups(folder, only):
+            for values in zip(*group.values(), strict=True):
+                yield dict(zip(group, values, strict=True))
+    except ValueError as error:
+        raise ValueError(f"{folder / SCENARIOS} holds no results: {plain(str(error), 300)}") from None
+
+
+def settings(folder: Path) -> Board:
+    """The board's settings that were published with a protocol. Raises ValueError, in one line, where they are none."""
+    where = f"{folder / PROVENANCE} holds no settings of a board"
+    try:
+        found = TypeAdapter(Board).validate_python(provenance(folder).get("board"))
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"{where}: {plain(': '.join([*map(str, first['loc']), first['msg']]), 200)}") from None
+    most = max(len(found.required_attacks), len(found.required_defenses)) * len(found.seeds)
+    if not (most <= SCENARIOS_REQUIRED and 0 <= found.utility_floor <= 1):
+        raise ValueError(
+            f"{where}: expected at most {SCENARIOS_REQUIRED} required scenarios of an entry and a floor in [0, 1]"
+        )
+    return found
+
+
+def _groups(folder: Path, only: Sequence[str] | None = None) -> Iterator[dict[str, list[Any]]]:
+    """The row groups of the file that the provenance names; none without a file."""
+    try:
+        data = contents(folder / SCENARIOS, bounded.LARGEST)
+    except FileNotFoundError:
         return
-    try:
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != provenance(folder).get("sha256"):
-            raise ValueError("")
-    except (ValueError, OSError):
-        raise ValueError(f"{path} is not what was published (half written or changed): publish again") from None
-    try:
-        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(1000):
-            for flat in batch.to_pylist():
-                nested = {name: flat.pop(name) for name in NESTED if name in flat}  # older files know fewer
-                yield Result.model_validate_json(_join(flat, nested))
-    except (ValueError, KeyError, OSError, TypeError) as error:
-        raise ValueError(f"{path} holds no results: {str(error).splitlines()[0]}") from None
+    if hashlib.sha256(data).hexdigest() != provenance(folder).get("sha256"):
+        raise ValueError("it is not what was published (half written or changed): publish again")
+    yield from bounded.groups(data, dict(zip(SCHEMA.names, SCHEMA.types, strict=True)), only)
 
 
-def _join(flat: dict[Any, Any], nested: dict[Any, Any]) -> str:
-    """One record as JSON. The nested fields are JSON already: parsing them once, here, is 3 times faster."""
-    return json.dumps(flat)[:-1] + "".join(f',"{name}":{text}' for name, text in nested.items()) + "}"
+def _record(fields: dict[str, Any], read: Callable[[str], Any]) -> Result:
+    """One row as a record. Its nested fields are JSON texts, each read for itself: none can say anything of another."""
+    for name in NESTED:
+        if name in fields:  # older files know fewer
+            text = fields[name]
+            if type(text) is not str or len(text) > LONGEST:
+                raise ValueError(f"{name}: expected JSON of at most {LONGEST} characters, given {given(text)}")
+            try:
+                fields[name] = read(text)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+    return Result.from_fields(fields)
 
 
 def provenance(folder: Path) -> dict[str, object]:
-    """What `publish` wrote about itself; {} where it is missing or no JSON object."""
+    """What `publish` wrote about itself; {} where it is missing or no JSON object of at most a megabyte."""
     try:
-        found = json.loads((folder / PROVENANCE).read_text("utf-8"))
+        found = parsed(contents(folder / PROVENANCE, LARGEST_NOTE))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table as CSV that a spreadsheet computes nothing of: a text that would be a formula there begins with '.
+
+    Numbers stay numbers, also in texts.
+    """
+
+    def safe(value: Any) -> Any:
+        if not isinstance(value, str) or not value.startswith(FORMULA):
+            return value
+        try:
+            float(value)
+        except ValueError:
+            return f"'{value}"
+        return value
+
+    texts = [
+        c
+        for c in table
+        if not pd.api.types.is_numeric_dtype(table[c]) and not pd.api.types.is_datetime64_any_dtype(table[c])
+    ]
+    return table.assign(**{str(c): table[c].map(safe) for c in texts}).to_csv(index=False)
 
 
 # --- Marks ------------------------------------------------------------------------------------------

@@ -29,6 +29,9 @@ WORST = (TPR, AUC)
 """The metrics that have a worst case (RULES 16)."""
 SAID = ("extra_data", "attacked_by", "tuned")
 """What a defense's records say of it in words; columns of its table."""
+FLAGS = ("alone",)
+"""What the judge found of a defense and says beside its rank; columns of its table where it is said of any. What unranks it,
+`lookup`, is its reason."""
 
 TASK_METRICS = {
     "membership": (TPR, AUC, "balanced_accuracy"),
@@ -53,10 +56,11 @@ TRUST: dict[Trust, str] = {
 ISOLATION = {
     "trusted": "not isolated (--trust)",
     "": "not recorded",
-    "reviewed": "isolated by bubblewrap, but for reviewed code",
+    "reviewed": "reviewed code, in the judge's process",
     "bubblewrap": "isolated by bubblewrap",
 }
-"""Where submissions ran and what it means, the weakest first: what doesn't say may be anything but --trust."""
+"""Where the files of a row that nobody has reviewed ran, and what it means, the weakest first: what doesn't say may be
+anything but --trust."""
 
 
 @dataclass(frozen=True)
@@ -341,11 +345,12 @@ def _utility(utility: pd.DataFrame, defenses: Sequence[str], seeds: Sequence[int
     claims = _claims(utility[(utility.status == "ok") & utility.seed.isin(seeds)])
     said: dict[str, dict[str, dict[str, None]]] = {d: {} for d in defenses}
     for defense, mine in claims:
-        texts = {"epsilon": epsilon_text(mine)} | {c: plain(mine[c]) for c in SAID if mine.get(c)}
+        texts = {"epsilon": epsilon_text(mine)} | {c: plain(mine[c]) for c in (*SAID, *FLAGS) if mine.get(c)}
         for name, text in texts.items():
             if text:
                 said[defense].setdefault(name, {})[text] = None
-    columns |= {name: [" / ".join(said[d].get(name, ())) for d in defenses] for name in ("epsilon", *SAID)}
+    flags = [name for name in FLAGS if any(name in s for s in said.values())]
+    columns |= {name: [" / ".join(said[d].get(name, ())) for d in defenses] for name in ("epsilon", *SAID, *flags)}
     # Medians: what ran beside a measurement slows single ones down.
     times = ("train_seconds", "ms_per_query", "ms_per_query_alone")
     columns |= {m: pd.DataFrame(over_seeds(m)).median(axis=1).to_numpy() for m in times}
@@ -364,7 +369,7 @@ def epsilon_text(claims: dict[str, str]) -> str:
     named = [claims.get(k, "") for k in ("delta", "adjacency", "accountant")]
     if not all(named) or claims.get("sampling", "").lower() != "poisson":
         return "claim incomplete"
-    if not value <= 100:
+    if not 0 <= value <= 100:
         return "no meaningful guarantee"
     noise = f"; {plain(claims['noise'], 100)}" if claims.get("noise") else ""
     return f"{upper_text(value)} (δ {named[0]}, {named[1]}, {named[2]}{noise})"

@@ -25,7 +25,7 @@ from benchmark.addresses import sqlite_file
 from benchmark.result import Result, Trust
 from benchmark.text import NAME, plain
 from leaderboard.cache import Notes, Table
-from leaderboard.publish import OFFICIAL, PROVENANCE, SCENARIOS, provenance, stream
+from leaderboard.publish import OFFICIAL, PROVENANCE, SCENARIOS, settings, stream
 from leaderboard.ranking import TRUST, Board, readable
 from leaderboard.records import Records
 from leaderboard.records import places as indices
@@ -84,11 +84,10 @@ def board_of(protocol: str) -> Board:
     try:
         return Board(**definitions.load(protocol).board())
     except (errors.UserError, ValueError) as error:
-        settings = provenance(places.board(protocol)).get("board")
-        if not isinstance(settings, dict):
+        try:
+            return settings(places.board(protocol))
+        except ValueError:
             raise ValueError(f"no board settings for {protocol}: {str(error).splitlines()[0]}") from None
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        return Board(**fields)
 
 
 def cards() -> dict[str, list[Any]]:

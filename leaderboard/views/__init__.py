@@ -16,8 +16,8 @@ from benchmark.metrics import METRICS
 from benchmark.result import Result, Trust
 from benchmark.text import NAME, plain
 from leaderboard import tables
+from leaderboard.publish import as_csv
 from leaderboard.ranking import (
-    ISOLATION,
     TASK_METRICS,
     TRUST,
     Board,
@@ -29,7 +29,12 @@ from leaderboard.ranking import (
 from leaderboard.records import Records
 
 TRUST_HELP = "; ".join(f"{level}: {meaning}" for level, meaning in TRUST.items()) + "."
-ISOLATION_HELP = "Where code ran, the entry's and that of what it met. " + "; ".join(ISOLATION.values()) + "."
+ISOLATION_HELP = (
+    "Where the files of a row that nobody has reviewed ran, the entry's own and those of what it met. "
+    "bubblewrap: each of them was isolated; reviewed: there was none, all are listed as reviewed, byte for byte, and ran in the judge's "
+    "process (in older rows another one may have been isolated beside them); NOT ISOLATED: one ran in the judge's process, by --trust. "
+    "Whether a file is reviewed stands on the page Submit."
+)
 TRUST_COLUMNS = {
     "trust": st.column_config.TextColumn("Trust", help=f"{TRUST_HELP} An entry shows the weakest of its rows."),
     "isolation": st.column_config.TextColumn(
@@ -39,6 +44,7 @@ TRUST_COLUMNS = {
 
 
 SAYS = {
+    "alone": st.column_config.TextColumn("Flag", help="Its guards leave members alone at another rate than non-members, which tells the two apart. It is ranked nonetheless: attacks see what it answers"),
     "epsilon": st.column_config.TextColumn("ε", help="Claimed differential privacy"),
     "tuned": st.column_config.TextColumn("Tuned", help="Its hyperparameters were searched, with so many trials, against these"),
     "attacked_by": st.column_config.TextColumn("Attacked by", help="Where an attack is known to be made against it that is not on this board"),
@@ -49,7 +55,8 @@ SAYS = {
 
 def says(table: pd.DataFrame) -> dict[str, Any]:
     """The columns of SAYS that say something."""
-    return {name: config for name, config in SAYS.items() if (table[name].fillna("").astype(str) != "").any()}
+    found = {name: config for name, config in SAYS.items() if name in table}
+    return {name: config for name, config in found.items() if (table[name].fillna("").astype(str) != "").any()}
 
 
 def editions(protocol: str) -> dict[str, Records]:
@@ -140,9 +147,7 @@ def ranked(protocol: str, results: Records) -> tuple[Board, Tables]:
 
 def download(table: pd.DataFrame, name: str) -> None:
     """A button that saves what is shown as CSV, with its numbers not rounded."""
-    st.download_button(
-        "CSV", table.to_csv(index=False), f"{name}.csv", "text/csv", icon=":material/download:", on_click="ignore"
-    )
+    st.download_button("CSV", as_csv(table), f"{name}.csv", "text/csv", icon=":material/download:", on_click="ignore")
 
 
 def axes(results: Records) -> str:
@@ -185,7 +190,7 @@ def literal(text: str) -> str:
 
 def isolation(value: str) -> str:
     """Where an entry ran, in a cell: what was not isolated says so."""
-    return {"trusted": "NOT ISOLATED (--trust)", "reviewed": "isolated or reviewed"}.get(value, value)
+    return {"trusted": "NOT ISOLATED (--trust)"}.get(value, value)
 
 
 def number(metric: str, label: str = "", note: str = "", digits: int = 3) -> object:

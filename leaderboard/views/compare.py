@@ -15,6 +15,7 @@ from benchmark.result import Result
 from benchmark.text import NAME, plain
 from leaderboard import figures, tables
 from leaderboard.pairs import MEAN, WORST_CASE, Side, differences
+from leaderboard.publish import as_csv
 from leaderboard.ranking import ISOLATION, TASK_METRICS, Board, epsilon_text
 from leaderboard.views import chosen, frame, ranked
 
@@ -87,7 +88,7 @@ def _differences(table: pd.DataFrame, side: Side, file: str) -> None:
         format_func=lambda m: METRICS[m].label, wrap=True,
     )  # fmt: skip
     table = table[table.metric.isin(picked or metrics)].reset_index(drop=True)
-    right.download_button("CSV", table.to_csv(index=False), file, "text/csv", icon=":material/download:")
+    right.download_button("CSV", as_csv(table), file, "text/csv", icon=":material/download:")
     opponents = "attack" if side == "defense" else "defense"
     st.text(
         f"Differences first - second on the same seeds and the same {opponents}s, with 95 % t-intervals over seeds, each "
@@ -138,6 +139,7 @@ def facts(name: str, side: Side, mine: Sequence[Result]) -> dict[str, str]:
         "Null row": "yes" if side == "attack" and any(r.null_row for r in mine) else "",
         "Extra data": _join(r.claims.get("extra_data", "") for r in mine),
         "Attacked by": _join(r.claims.get("attacked_by", "") for r in mine),
+        "Flag": _join(r.claims.get("alone", "") for r in mine),
         "Tuned": _join(r.claims.get("tuned", "") for r in mine),
         "ε": _join(epsilon_text(r.claims) for r in mine if r.task == "utility"),
         "Trust": _join(r.trust for r in mine),

@@ -13,6 +13,7 @@ from benchmark.metrics import METRICS
 from benchmark.result import Result
 from leaderboard import claims, figures, papers, tables
 from leaderboard.comparison import Estimate
+from leaderboard.publish import as_csv
 
 column = st.column_config
 SECONDS = 60
@@ -84,9 +85,7 @@ def _numbers(paper: papers.Paper, results: dict[str, list[Result]]) -> None:
     some = left.pills("Tables", names, selection_mode="multi", key="tables", bind="query-params", wrap=True)
     alone = middle.toggle("Only what is scored here", key="scored", bind="query-params")
     table = table[table.table.isin(some or names) & (table.ours.notna() if alone else True)].reset_index(drop=True)
-    right.download_button(
-        "CSV", table.to_csv(index=False), f"paper-{paper.id}.csv", "text/csv", icon=":material/download:"
-    )
+    right.download_button("CSV", as_csv(table), f"paper-{paper.id}.csv", "text/csv", icon=":material/download:")
     st.text(
         f"{scored} of the paper's {sum(len(t.numbers) for t in paper.tables)} numbers listed here have one of ours beside them. "
         "None of ours is expected to equal its number: the column Differs says in what the scale is another one. "
@@ -165,7 +164,7 @@ def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[s
         placeholder="–", key="claims", alt="Verdicts on the paper's claims",
     )  # fmt: skip
     file = f"claims-{paper.id}.csv"
-    st.download_button("CSV of the claims", table.to_csv(index=False), file, "text/csv", icon=":material/download:")
+    st.download_button("CSV of the claims", as_csv(table), file, "text/csv", icon=":material/download:")
 
 
 @st.cache_data(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from benchmark.metrics import METRICS
 from benchmark.result import Result
 from leaderboard import figures
+from leaderboard.publish import as_csv
 from leaderboard.ranking import TASK_METRICS
 from leaderboard.views import chosen, number, ranked
 
@@ -106,4 +107,4 @@ def _table(protocol: str, mine: Sequence[Result]) -> None:
         placeholder="–", key="inversions", alt="Metrics of the inversion attacks",
     )  # fmt: skip
     file = f"{protocol}-reconstructions.csv"
-    st.download_button("CSV", table.to_csv(index=False), file, "text/csv", icon=":material/download:")
+    st.download_button("CSV", as_csv(table), file, "text/csv", icon=":material/download:")

@@ -11,7 +11,7 @@ import streamlit as st
 
 from benchmark.text import NAME, plain
 from leaderboard import tables
-from leaderboard.publish import OFFICIAL, SCENARIOS
+from leaderboard.publish import OFFICIAL, SCENARIOS, as_csv, columns_of
 from leaderboard.views.compare import parts
 
 column = st.column_config
@@ -64,31 +64,30 @@ def show() -> None:
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     search = left.text_input("Find", key="find", bind="query-params", placeholder="part of a name")
     table = table[table.entry.str.contains(search, case=False, regex=False)]
-    right.download_button("CSV", table.to_csv(index=False), "entries.csv", "text/csv", icon=":material/download:")
+    right.download_button("CSV", as_csv(table), "entries.csv", "text/csv", icon=":material/download:")
     _table(table)
 
 
 def _folders() -> list[tuple[Path, int]]:
-    """Published files and when they were written, official editions included."""
+    """Published folders and when their scenarios were written, official editions included."""
     paths = [
         p for folder in tables.published() for p in (folder / SCENARIOS, folder / OFFICIAL / SCENARIOS) if p.exists()
     ]
-    return [(path, path.stat().st_mtime_ns) for path in paths]
+    return [(path.parent, path.lstat().st_mtime_ns) for path in paths]
 
 
 @st.cache_data(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator]
-def _published(files: Sequence[tuple[Path, int]]) -> tuple[pd.DataFrame, list[str]]:
+def _published(folders: Sequence[tuple[Path, int]]) -> tuple[pd.DataFrame, list[str]]:
     """The columns of all published scenarios that tell who was scored, and a line for each file that can't be read."""
-    frames, complaints = [pd.DataFrame(columns=COLUMNS)], []
-    for path, _ in files:
+    rows: list[dict[str, Any]] = []
+    complaints = []
+    for folder, _ in folders:
         try:
-            frames.append(pd.read_parquet(path, columns=COLUMNS))
-        except (ValueError, OSError, KeyError) as error:
-            why = plain(str(error).splitlines()[0] if str(error) else type(error).__name__)
-            complaints.append(
-                f"{path.relative_to(path.parents[2 if path.parent.name == OFFICIAL else 1])} can't be read: {why}"
-            )
-    return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True), complaints
+            rows += list(columns_of(folder, COLUMNS))
+        except ValueError as error:
+            root, why = folder.parents[folder.name == OFFICIAL], str(error).partition(": ")[2]
+            complaints.append(plain(f"{(folder / SCENARIOS).relative_to(root)} can't be read: {why}"))
+    return pd.DataFrame(rows, columns=pd.Index(COLUMNS)), complaints
 
 
 def states(known: dict[str, list[Any]], rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,12 +7,15 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -26,7 +29,7 @@ from benchmark.store import Store, digest
 from benchmark.templates import TEMPLATES
 from benchmark.tracking import _run_id
 from leaderboard import publish
-from tests.fuzz.fuzzing import clean_line, fuzz
+from tests.fuzz.fuzzing import bounded, clean_line, fuzz
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(tempfile.mkdtemp(prefix="leakboard-fuzz-"))
@@ -323,6 +326,62 @@ def load_published(parquet: bytes, provenance: bytes | None) -> None:
 @fuzz(st.deferred(lambda: mutated_bytes(published()[publish.SCENARIOS])))
 def test_a_mutated_table(parquet: bytes) -> None:
     load_published(parquet, None)
+
+
+@functools.cache
+def tables() -> list[bytes]:
+    """The same rows as Parquet has them in several ways: dictionaries or none, other codecs, several groups and pages."""
+    rows = [json.loads(RECORD.model_copy(update={"seed": i, "key": digest(str(i))}).to_json()) for i in range(5)]
+    rows = [row | {name: json.dumps(row[name]) for name in publish.NESTED} for row in rows]
+    found = []
+    for options in (
+        {}, {"use_dictionary": False}, {"compression": "none"}, {"compression": "snappy", "row_group_size": 2}, {"data_page_size": 1},
+        {"data_page_version": "2.0"}, {"use_dictionary": False, "column_encoding": {"log": "DELTA_BYTE_ARRAY"}}, {"write_page_index": True},
+    ):  # fmt: skip
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, publish.SCHEMA), sink, **({"compression": "zstd"} | options))
+        found.append(bytes(sink.getvalue()))
+    return found
+
+
+# A varint of 2^31 - 1, of 2^64, without end; fields, structs and lists of Thrift's compact protocol.
+THRIFT = st.sampled_from([
+    b"\xfe\xff\xff\xff\x0f", b"\xff" * 9 + b"\x01", b"\xff" * 30, b"\x00", b"\x15\x00", b"\x2c", b"\x19\xfc\xff\xff\x7f", b"\x1c" * 300,
+    b"\x15\x80\x80\x80\x80\x02", b"\x11", b"\x16\x02", b"\x18\xff\xff\xff\xff\x07",
+]) | st.binary(max_size=6)  # fmt: skip
+
+
+@st.composite
+def odd_tables(draw: st.DrawFn) -> bytes:
+    """A table with its footer or a header of its pages changed: what says how large everything is."""
+    data = bytearray(draw(st.sampled_from(tables())))
+    length = int.from_bytes(data[-8:-4], "little")
+    starts = [
+        m.start() for m in re.finditer(rb"\x15[\x00\x04\x06]\x15", bytes(data[:-length]))
+    ]  # headers of pages begin so
+    for _ in range(draw(st.integers(1, 4))):
+        footer = draw(st.booleans()) or not starts
+        at = (
+            len(data) - 8 - draw(st.integers(0, length))
+            if footer
+            else draw(st.sampled_from(starts)) + draw(st.integers(0, 24))
+        )
+        more, gone = draw(THRIFT), draw(st.sampled_from([0, 1, 2, 5]))
+        before = len(data)
+        data[max(at, 0) : max(at, 0) + gone] = more
+        if footer and draw(st.booleans()):
+            length = max(0, length + len(data) - before)
+            data[-8:-4] = length.to_bytes(4, "little")
+    return bytes(data)
+
+
+@fuzz(st.deferred(odd_tables), examples=400)
+def test_an_odd_footer_or_page(parquet: bytes) -> None:
+    """In less than a second, and in some tens of megabytes, what Arrow takes included."""
+    allocated = pa.default_memory_pool().max_memory()
+    with bounded(1, 60):
+        load_published(parquet, None)
+    assert pa.default_memory_pool().max_memory() - allocated < 60 << 20
 
 
 @fuzz(

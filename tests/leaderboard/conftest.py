@@ -109,20 +109,25 @@ def _membership(random: np.random.Generator, attack: str, defense: str, seed: in
     )  # fmt: skip
 
 
-EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>[link=http://evil.example]y[/link]:bomb:\x1b[2J\x1b]0;z\x07"
-"""What a terminal, Rich, Markdown and a browser would each obey."""
+EVIL = (
+    "=1 ![x](http://evil.example/x.png) <script>alert(1)</script><img src=x onerror=alert(1)> :red[r] :material/delete: $\\alpha$ "
+    "[j](javascript:alert(1)) [link=http://evil.example]y[/link]:bomb:\x1b[2J\x1b]0;z\x07"
+)  # fmt: skip
+"""What a spreadsheet, a terminal, Rich, Markdown, Streamlit, Vega and a browser would each obey."""
 
 
 def hostile(results: list[Result]) -> list[Result]:
-    """Rows of an attack and of a defense that put EVIL, and a megabyte, wherever a record takes text."""
-    long = EVIL * 10_000
+    """Rows of an attack and of a defense that put EVIL, and as much as is read, wherever a record takes text."""
+    long, log = (EVIL * (most // len(EVIL)) for most in (2000, 4000))
     rows = []
     for r in (r for r in results if r.defense == "selena" or r.attack == "nn_sorted"):
-        changes: dict[str, object] = {"log": long, "reason": EVIL, "dataset": EVIL, "claims": {"epsilon": EVIL}}
+        changes: dict[str, object] = {"log": log, "reason": EVIL, "dataset": EVIL, "architecture": EVIL}
+        changes |= {"claims": dict.fromkeys(("epsilon", "tuned", "attacked_by", "extra_data", "alone", EVIL), EVIL)}
+        changes |= {"provenance": {"commit": EVIL, "device": EVIL, "run_id": EVIL, "experiment_id": EVIL}}
         changes |= {"defense": EVIL} if r.defense == "selena" else {"attack": EVIL}
         changes |= {"access": EVIL, "knowledge": EVIL} if r.attack else {}
         rows.append(r.model_copy(update=changes | {"key": f"evil {r.key}"}))
-        failed = {"defense": long, "status": "failed", "metrics": {"trust": 1.0}, "key": f"failed {r.key}"}
+        failed = {"defense": long, "status": "failed", "metrics": {}, "key": f"failed {r.key}"}
         rows.append(r.model_copy(update=changes | failed))
     unique = {(r.task, r.attack, r.defense, r.seed): r for r in rows}
     return [*results, *unique.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -187,6 +187,25 @@ def test_what_was_not_isolated_says_so(folder: Path, made_up: Toy) -> None:
     assert "NOT ISOLATED (--trust)" in set(page.dataframe[0].value["isolation"])
 
 
+def test_who_leaves_members_alone_at_another_rate_is_flagged_and_ranked(folder: Path, made_up: Toy) -> None:
+    results, board = made_up
+    publish(results, board, folder / "toy-v1")
+    assert "alone" not in AppTest.from_file(APP, default_timeout=30).run().dataframe[0].value
+    tables.source.cache_clear()
+    said = "members 0.02, non-members 0.91"
+    rows = [
+        r.model_copy(update={"claims": {"alone": said}}) if (r.task, r.defense) == ("utility", "selena") else r
+        for r in results
+    ]
+    publish(rows, board, folder / "toy-v1")
+    app = AppTest.from_file(APP, default_timeout=30).run()
+    shown = app.dataframe[0].value
+    assert dict(shown[["defense", "alone"]].itertuples(index=False))["selena"] == said, "beside its rank"
+    assert "alone" not in app_page("board", "attacks").run().dataframe[0].value
+    assert f"Flag: {said}" in texts(app_page("entry", entry="selena").run())
+    assert f"Flag: {said}" not in texts(app_page("entry", entry="hamp").run())
+
+
 def test_the_log_of_a_failure_can_be_read(folder: Path, made_up: Toy) -> None:
     results, board = made_up
     broken = {"status": "failed", "reason": "TypeError", "log": "Traceback\n  line\nTypeError: expected a Tensor"}
@@ -227,13 +246,24 @@ def test_a_browser_obeys_no_record(folder: Path, made_up: Toy) -> None:
         page = browser.new_page(viewport={"width": 1400, "height": 2000})
         page.on("request", lambda request: requests.append(request.url))
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-        for path in ("", "attacks", "tradeoff", "matrix", "risks", f"entry?entry={name}"):
+        others = (
+            "compare",
+            "papers",
+            "reconstructions",
+            "protocol",
+            "submit",
+            f"compare?first={name}",
+            f"matrix?attack={name}",
+        )
+        for path in ("", "attacks", "tradeoff", "risks", *others, f"entry?entry={name}"):
             page.goto(f"{address}/{path}")
             page.get_by_test_id("stHeading").first.wait_for(timeout=60_000)
             page.wait_for_selector('[data-test-script-state="notRunning"]', timeout=60_000)
             page.wait_for_timeout(1500)
             assert not page.get_by_test_id("stException").count()
-            assert page.locator("img[src*=evil], a[href*=evil]").count() == 0
+            assert (
+                page.locator("img[src*=evil], img[src=x], a[href*=evil], a[href^='javascript:'], .katex").count() == 0
+            )
             assert page.locator("script", has_text="alert").count() == 0
             if path == "attacks":
                 shown = " ".join(page.get_by_test_id("stButtonGroup").all_inner_texts())
@@ -241,7 +271,9 @@ def test_a_browser_obeys_no_record(folder: Path, made_up: Toy) -> None:
         assert "What failed scenarios printed" in page.inner_text("body")
         browser.close()
     assert not dialogs
-    assert not [url for url in requests if "evil" in url.split("?")[0]]
+    assert {urlsplit(url).netloc for url in requests} <= {urlsplit(address).netloc, ""}, (
+        "nothing is asked of anybody else"
+    )
 
 
 @pytest.mark.browser

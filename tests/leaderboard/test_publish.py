@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -11,9 +13,12 @@ import pytest
 
 from benchmark.result import Result
 from leaderboard.publish import (
+    again,
     all_attacks,
+    as_csv,
     compare,
     edition_folder,
+    left_behind,
     load,
     mark,
     merge,
@@ -23,7 +28,7 @@ from leaderboard.publish import (
     strangers,
 )
 from leaderboard.ranking import Board, defense_table, scenarios
-from tests.leaderboard.conftest import make_result
+from tests.leaderboard.conftest import hostile, make_board, make_result
 
 MadeUp = tuple[list[Result], Board]
 
@@ -117,10 +122,38 @@ def test_nothing_and_mixtures_are_not_published(made_up: MadeUp, tmp_path: Path)
     assert provenance(tmp_path) == {}
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "-", "=1,2", "=HYPERLINK(1)"],
+)
+def test_a_spreadsheet_computes_nothing_of_a_text(text: str) -> None:
+    table = pd.DataFrame(
+        {
+            "name": ["a", text],
+            "kind": pd.Categorical([text, "a"]),
+            "value": [-1.5, float("nan")],
+            "n": [-1, 2],
+            "words": ["-0.5", "+1e-3"],
+        }
+    )
+    rows = list(csv.reader(io.StringIO(as_csv(table), newline="")))
+    assert rows[0] == list(table)
+    assert rows[1:] == [["a", f"'{text}", "-1.5", "-1", "-0.5"], [f"'{text}", "a", "", "2", "+1e-3"]]
+
+
+def test_published_tables_hold_no_formula(tmp_path: Path) -> None:
+    results, board = make_board()
+    publish(hostile(results), board, tmp_path)
+    for name in ("defenses.csv", "attacks.csv"):
+        with open(tmp_path / name, newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert any(cell.startswith("'=1 ") for cell in cells) and not any(cell.startswith("=") for cell in cells)
+
+
 # --- Marks ------------------------------------------------------------------------------------------
 
 
-def again(results: list[Result], **changes: object) -> dict[str, Result]:
+def second(results: list[Result], **changes: object) -> dict[str, Result]:
     """A second scoring with the same numbers, a minute later."""
     return {r.key: r.model_copy(update={"finished": r.finished + 60} | changes) for r in results}
 
@@ -135,7 +168,7 @@ def test_a_second_scoring_with_the_same_numbers_marks(made_up: MadeUp, tmp_path:
     results, board = made_up
     publish(results, board, tmp_path)
     rows = load(tmp_path)
-    own = again([Result.from_json(r.to_json()) for r in results[:50]], isolation="bubblewrap")
+    own = second([Result.from_json(r.to_json()) for r in results[:50]], isolation="bubblewrap")
     found = mark(rows, own)
     assert (found.agreed, found.marked, found.same, found.alone) == (50, 50, 0, len(rows) - 50)
     publish(found.results, board, tmp_path)
@@ -171,7 +204,7 @@ def test_one_scoring_is_not_two() -> None:
 )  # fmt: skip
 def test_what_differs_is_told_and_not_marked(changes: dict[str, object], word: str) -> None:
     row = scored()
-    found = mark([row], again([row], **changes))
+    found = mark([row], second([row], **changes))
     assert found.results == [row]
     ((where, difference),) = found.differing
     assert where == row
@@ -181,18 +214,18 @@ def test_what_differs_is_told_and_not_marked(changes: dict[str, object], word: s
 def test_a_roc_on_other_points_is_the_same_curve() -> None:
     """Also where one more non-member comes first: the corner at FPR 0 falls by a third."""
     row = scored(roc=((0.0, 0.0, 0.2, 1.0), (0.0, 0.3, 0.6, 1.0)))
-    assert mark([row], again([row], roc=((0.0, 0.001, 0.1, 0.2, 1.0), (0.0, 0.3, 0.45, 0.61, 1.0)))).marked == 1
+    assert mark([row], second([row], roc=((0.0, 0.001, 0.1, 0.2, 1.0), (0.0, 0.3, 0.45, 0.61, 1.0)))).marked == 1
 
 
 def test_draws_of_a_null_are_compared_by_what_tables_take_of_them() -> None:
     row = scored(null_auc=(0.5, 0.52, 0.48, 0.51))
-    assert mark([row], again([row], null_auc=(0.51, 0.48, 0.52, 0.5))).marked == 1
-    assert mark([row], again([row], null_auc=(0.5, 0.62, 0.48, 0.51))).marked == 0
+    assert mark([row], second([row], null_auc=(0.51, 0.48, 0.52, 0.5))).marked == 1
+    assert mark([row], second([row], null_auc=(0.5, 0.62, 0.48, 0.51))).marked == 0
 
 
 def test_a_tuned_row_can_be_reproduced_where_nothing_was_tuned() -> None:
     row = scored(claims={"epsilon": "1", "tuned": "30 trials on other splits, against loss"})
-    found = mark([row], again([row], claims={"epsilon": "1"}))
+    found = mark([row], second([row], claims={"epsilon": "1"}))
     assert found.marked == 1 and found.results[0].claims == row.claims, "and stays marked as tuned"
 
 
@@ -209,15 +242,15 @@ def test_a_tuned_defense_stays_tuned_whoever_scores_it_again(made_up: MadeUp) ->
 @pytest.mark.parametrize("auc", [0.55, 0.65, 0.6499, 0.550001])
 def test_inside_the_interval_is_enough(auc: float) -> None:
     metrics = {"auc": auc, "balanced_accuracy_oracle": 0.580005}
-    assert mark([row := scored()], again([row], metrics=metrics)).marked == 1
+    assert mark([row := scored()], second([row], metrics=metrics)).marked == 1
 
 
 def test_nothing_is_lowered() -> None:
     rows = [scored(trust="official", key="o"), scored(trust="reproduced", key="r")]
-    found = mark(rows, again(rows, trust="self-reported"))
+    found = mark(rows, second(rows, trust="self-reported"))
     assert found.results == rows
     assert (found.agreed, found.marked) == (2, 0)
-    other = mark(rows, again(rows, metrics={}))
+    other = mark(rows, second(rows, metrics={}))
     assert other.results == rows
     assert len(other.differing) == 2
 
@@ -250,6 +283,32 @@ def test_rows_of_two_versions_of_an_entry_are_told(made_up: MadeUp, tmp_path: Pa
     assert several_versions(rows) == ["lira"]
     publish(rows, board, tmp_path)
     assert provenance(tmp_path)["several_versions"] == ["lira"]
+
+
+def test_who_brings_another_version_is_told_what_to_score_again(made_up: MadeUp, tmp_path: Path) -> None:
+    """And nobody is told of entries that were mixed before, or that an attack of one's own merely met."""
+    results, board = made_up
+
+    def of(rows: list[Result], attack: str = "a1", defense: str = "d1", **changes: object) -> list[Result]:
+        made = {"attack_source": attack, "defense_source": defense}
+        return [r.model_copy(update={"provenance": made, "key": f"{r.key} {attack} {defense}"} | changes) for r in rows]
+
+    mixed = [*of(results[::2]), *of(results[1::2], defense="d2", attack="a2")]
+    before = publish(mixed, board, tmp_path)
+    assert len(several_versions(before)) > 3 and left_behind(before, before) == {}
+    mine = [r.model_copy(update={"attack": "mine"}) for r in results if r.attack == "loss"]
+    written = publish(merge(of(mine, defense="d2"), before), board, tmp_path)
+    assert left_behind(written, before) == {}, "the defenses that it met were mixed before"
+    other = [r for r in mine if r.defense in ("hamp", "selena") and r.seed == 0]
+    rest = [
+        r for r in written if r.attack == "mine" and (r.defense, r.seed) not in {(o.defense, o.seed) for o in other}
+    ]
+    again_written = publish(merge(of(other, "a9", "d2", finished=9e8 * 2), written), board, tmp_path)
+    found = left_behind(again_written, written)
+    assert found.keys() == {"mine"} and {r.key for r in found["mine"]} == {r.key for r in rest}
+    assert again("mine", rest, "toy-v1") == "leakboard run mine --protocol toy-v1"
+    some = [r for r in rest if r.defense in ("hamp", "selena+diffence[n=10]")]
+    assert again("mine", some, "toy-v1") == "leakboard run mine hamp 'selena+diffence[n=10]' --protocol toy-v1"
 
 
 def test_official_rows_have_a_folder_of_their_own(made_up: MadeUp, tmp_path: Path) -> None:

@@ -189,7 +189,18 @@ def test_names_of_published_studies_are_made_fit_to_be_shown(tmp_path: Path) -> 
     assert "".join([found.trials[0].defense, found.trials[0].decides]).isprintable()
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'[{"name": "toy-v1 x y"}]', b"\xff" * 99])
+STUDY = '[{"name":"toy-v1 hamp a","defense":"hamp","leakage":"auc","attacks":["loss"],"trials":[["hamp",0.5,0.5,"loss",{"loss":0.5}]]}]'
+HOSTILE_STUDIES = {
+    "empty": "", "no list": "{}", "half": '[{"name": "toy-v1 x y"}]', "no JSON": "\xff" * 99, "NaN": STUDY.replace("0.5,0.5", "0.5,NaN"),
+    "infinity": STUDY.replace("0.5,0.5", "0.5,1e999"), "beyond": STUDY.replace("0.5,0.5", "0.5,7"), "a text": STUDY.replace("0.5,0.5", '0.5,"0.5"'),
+    "twice": STUDY.replace('{"loss":0.5}', '{"loss":0.5,"loss":0.9}'), "another measure": STUDY.replace('"auc"', '"zzz"'),
+    "nested without end": "[" * 100_000, "long": STUDY.replace("hamp a", "hamp " + "a" * 3000), "large": " " * (5 << 20) + STUDY,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content", [pytest.param(text.encode("latin-1"), id=name) for name, text in HOSTILE_STUDIES.items()]
+)
 def test_a_damaged_file_of_studies_is_a_line_and_stays(folder: Path, made_up: Toy, content: bytes) -> None:
     publish(*made_up, folder / "toy-v1")
     path = folder / "toy-v1" / studies.PUBLISHED
