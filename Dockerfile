@@ -6,7 +6,6 @@ COPY pyproject.toml README.md LICENSE ./
 COPY benchmark benchmark
 COPY leaderboard leaderboard
 RUN pip install --no-cache-dir --editable '.[postgres]'
-COPY .streamlit .streamlit
 COPY submissions submissions
 ENTRYPOINT ["leakboard"]
 CMD ["run", "--protocol", "digits-v1"]

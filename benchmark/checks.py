@@ -216,14 +216,16 @@ class Rule:
     after: tuple[str, ...] = ()
 
 
-def check_file(path: Path, submissions: Path, store: Path, mode: Mode = "auto") -> Iterator[Check]:
+def check_file(
+    path: Path, submissions: Path, store: Path, mode: Mode = "auto", baselines: Path | None = None
+) -> Iterator[Check]:
     """All rules on one file, which may lie anywhere; with mode "never" (trust) its code runs in this process.
 
     Each comes as soon as it is known. Raises UserError where there is no such file, and where its code must be isolated and can't be.
     """
     if not path.is_file():
         raise UserError(f"{path}: expected a submission's Python file, given none")
-    registry = Registry(submissions)
+    registry = Registry(submissions, baselines)
     kind: Literal["attack", "defense"] = "defense" if is_defense(path, registry.root) else "attack"
     entry = registry.add(path, kind)
     if not entry.error:

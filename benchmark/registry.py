@@ -259,17 +259,19 @@ class Chain:
 
 @dataclass
 class Registry:
-    """Every entry under `root` (the folder with `attacks/` and `defenses/`)."""
+    """Every entry under `root` (the folder with `attacks/` and `defenses/`), and under `baselines` what `root` does not have."""
 
     root: Path
+    baselines: Path | None = None
     entries: dict[tuple[str, str], Entry] = field(init=False)
 
     def __post_init__(self) -> None:
         self.root = Path(self.root)
         self.entries = {}
+        folders = [self.root, *([self.baselines] if self.baselines else [])]
         for kind in ("attack", "defense"):
-            for path in sorted((self.root / f"{kind}s").glob("*.py")):
-                if not path.name.startswith("_"):
+            for path in sorted((p for f in folders for p in (f / f"{kind}s").glob("*.py")), key=lambda p: p.name):
+                if not path.name.startswith("_") and (kind, path.stem) not in self.entries:
                     entry = read(path, kind)
                     self.entries[kind, entry.id] = entry
 
