@@ -422,7 +422,7 @@ def publish(
 
     loaded, entries = protocols.load(protocol), registry()
     with console.working("reading the store"):
-        results = runs.stored_results(protocol, submissions(), places.store(), registry=entries)
+        results = runs.stored_results(protocol, submissions(), places.store(), places.baselines(), entries)
     if not results:
         raise UserError(f"{protocol}: nothing is scored yet; run: {again('run', '--protocol', protocol)}")
     folder = publishing.edition_folder(results, places.published() / loaded.name)
@@ -490,7 +490,7 @@ def claims(as_json: AsJson = False) -> None:
         """One's own rows take the place of published ones; official ones lie on another split, and none is paired (RULES 26)."""
         version = protocols.load(protocol).measures
         yield from (r for r in publishing.load(places.board(protocol)) if r.protocol_digest == version)
-        own = runs.stored_results(protocol, submissions(), places.store(), registry=entries)
+        own = runs.stored_results(protocol, submissions(), places.store(), places.baselines(), entries)
         yield from (r for r in own if split_of(r) == "public")
 
     try:

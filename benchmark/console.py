@@ -26,6 +26,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from benchmark import places
+from benchmark.errors import UserError
 
 T = TypeVar("T")
 
@@ -71,8 +72,8 @@ def tell_next(*steps: str) -> None:
 
 def use_project(folder: Path) -> None:
     """Work on the project in this folder, whatever the current one is. Raises UserError where it is no folder."""
-    os.environ[places.VARIABLE] = str(folder)
-    places.project()
+    os.environ[places.VARIABLE] = str(folder.expanduser())
+    os.environ[places.VARIABLE] = str(places.project().root)
     _given[:] = [str(folder)]
 
 
@@ -83,7 +84,10 @@ def again(*arguments: str) -> str:
 
 def elsewhere() -> str:
     """Which project was found and why, where it is not the current folder; else ""."""
-    found = places.project()
+    try:
+        found = places.project()
+    except UserError:  # the one that is named is none: that is said already
+        return ""
     return "" if found.root.resolve() == Path.cwd().resolve() else f"project {found.root}, {found.how}"
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from benchmark import execute, isolation, judge, protocol, runs
 from benchmark.artifacts import Artifacts
