@@ -119,7 +119,7 @@ def show(table: Table, console: Console = out, optional: int = 0) -> None:
         widths[i] -= 1
     for column, width in zip(table.columns, widths, strict=True):
         column.width = width
-        column._cells = [_broken(c, width) if isinstance(c, Text) else c for c in column._cells]
+        column._cells = [broken(c, width) if isinstance(c, Text) else c for c in column._cells]
     table.width = sum(widths) + gap * len(widths) if sum(widths) > room else None
     if table.title:  # Rich breaks it where the table ends
         console.print(table.title, style="italic", highlight=False)
@@ -143,7 +143,7 @@ def _parts(word: str) -> list[str]:
     return re.split(r"(?<=[,=\[+])(?=\w)", word) if word[:1].isalpha() else [word]
 
 
-def _broken(cell: Text, width: int) -> Text:
+def broken(cell: Text, width: int) -> Text:
     """The cell with line breaks between the parts of words that are too long."""
     words = []
     for word in cell.plain.split(" "):

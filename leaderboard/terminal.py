@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.console import show
+from benchmark.console import broken, show
 from benchmark.metrics import METRICS
 from benchmark.result import Result
 from benchmark.text import plain
@@ -124,7 +124,7 @@ def _print_rest(table: pd.DataFrame, name: str, console: Console) -> None:
         entries = "all entries" if len(rows) == len(table) else ", ".join(rows[name])
         lines.append(f"{trust}{f'; {ISOLATION[str(isolation)]}' if isolation else ''}: {entries}")
     for line in lines:
-        console.print(Text(f"  {line}", style="dim"))
+        console.print(broken(Text(f"  {line}", style="dim"), console.width - 8))
 
 
 def _print_logs(frame: pd.DataFrame, console: Console) -> None:

@@ -198,7 +198,7 @@ def words(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
-@pytest.mark.parametrize("arguments", [["list"], ["claims"], ["run"]])
+@pytest.mark.parametrize("arguments", [["list"], ["claims"], ["run"]], ids=" ".join)
 def test_tables_fit_and_break_no_word(
     home: Home, width: int, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
