@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
 
-from benchmark import places, secret, summaries
+from benchmark import console, places, secret, summaries
 from benchmark import protocol as protocols
+from benchmark.addresses import shown
 from benchmark.artifacts import Artifacts
-from benchmark.errors import UserError
-from benchmark.execute import Done, Progress, Setting, execute
+from benchmark.errors import UserError, printable
+from benchmark.execute import Done, Progress, Setting, Sort, execute, sort_of
 from benchmark.plan import Job, Plan, make_plan, scenario_key
 from benchmark.protocol import Protocol
 from benchmark.registry import Chain, Part, Registry
-from benchmark.remote import Mode, require
+from benchmark.remote import Isolation, Mode, require
 from benchmark.result import Result
-from benchmark.tracking import Tracker, without_password
+from benchmark.store import Store
+from benchmark.tracking import Tracker
 
 if TYPE_CHECKING:
     from leaderboard.ranking import Board
@@ -66,18 +67,17 @@ def prepare(
     device: str,
     seeds: list[int] | None = None,
     isolation: Mode = "auto",
+    baselines: Path | None = None,
 ) -> Run:
-    """Resolve every name, and find a way to isolate, before any work starts. Raises UserError."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device: expected auto, cpu or cuda, given {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device: expected a machine with CUDA, given one without; use --device cpu")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    """Resolve every name, and find a way to isolate, before any work starts. Raises UserError.
+
+    baselines: a folder of submissions that stand beside those of `submissions`.
+    """
     loaded = protocols.load(name)
-    baselines = _baselines(submissions)
     setting = Setting(
-        loaded, submissions.absolute(), store.absolute(), device, isolation, secret=secret.take(), baselines=baselines
-    )
+        loaded, submissions.absolute(), store.absolute(), _device(device), isolation, secret=secret.take(),
+        baselines=baselines and baselines.absolute(),
+    )  # fmt: skip
     if setting.secret and isolation == "never":
         raise UserError("--trust: expected isolation with a split secret, given none: official rows are watched")
     artifacts = setting.artifacts()
@@ -104,9 +104,12 @@ def prepare(
     return Run(artifacts, plan, attacks, chains, setting, chosen, name)
 
 
-def _baselines(submissions: Path) -> Path | None:
-    """What comes with the package beside the project's own submissions; another folder holds all there is."""
-    return places.baselines() if submissions.absolute() == places.submissions() else None
+def _device(name: str) -> str:
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: expected auto, cpu or cuda, given {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: expected a machine with CUDA, given one without; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _entries(loaded: Protocol, registry: Registry, entries: list[str]) -> tuple[list[Part], list[Chain]]:
@@ -160,7 +163,7 @@ def default_workers(device: str) -> int:
     return 1 if device == "cuda" else min(os.cpu_count() or 1, 8)
 
 
-def run(job: Run, workers: int, console: Console) -> Outcome:
+def run(job: Run, workers: int) -> Outcome:
     """Do what is missing; log every result as it comes. Ctrl-C loses the work in hand, no more."""
     outcome = Outcome(tracker=Tracker(job.setting.store / "logged"))
     store = job.artifacts.store
@@ -173,16 +176,12 @@ def run(job: Run, workers: int, console: Console) -> Outcome:
             outcome.seconds[kind] += seconds
         if any(kind == "networks" for kind, _ in done.made):
             outcome.trained += len(done_job.detail) if done_job.kind == "networks" else 1
-        now = time.perf_counter()
-        if now - shown > (1 if console.is_terminal else 10) or progress.done == progress.total:
+        now, last = time.perf_counter(), progress.done == progress.total
+        if now - shown > (1 if console.progress.is_terminal else console.EVERY) or last:
             shown = now
-            left = int(progress.seconds_left)
-            console.print(
-                f"{progress.done}/{progress.total} jobs, {left // 60}:{left % 60:02d} left, "
-                f"{done_job.kind} of {done_job.defense}",
-                end="\r" if console.is_terminal and progress.done < progress.total else "\n",
-                markup=False, highlight=False, soft_wrap=False, overflow="ellipsis", no_wrap=True,
-            )  # fmt: skip
+            left = console.clock(progress.seconds_left)
+            what = f"{done_job.kind} of {done_job.defense}"
+            console.redraw(f"{progress.done}/{progress.total} jobs, {left} left, {what}", last=last)
 
     stored = [marked(r, job.artifacts) for key in job.plan.done if (r := store.result(key)) is not None]
     outcome.results += stored
@@ -190,7 +189,7 @@ def run(job: Run, workers: int, console: Console) -> Outcome:
         outcome.tracker.log(result)
     if job.plan.jobs:
         store.check_writable()
-        for result in execute(job.plan, job.setting, workers, report):
+        for result in execute(job.plan, job.setting, workers, report, _times(stored)):
             result = marked(result, job.artifacts)
             outcome.results.append(result)
             outcome.fresh += 1
@@ -208,14 +207,22 @@ def _summarise(job: Run, outcome: Outcome) -> None:
     """Have MLflow's parent runs say what all that is scored says of the defenses that something was logged of."""
     artifacts = job.artifacts
     if stale := outcome.tracker.stale(artifacts.protocol.name, [r.defense for r in outcome.results]):
-        rows = {r.key: r for r in board_results(job)} | {r.key: r for r in outcome.results}
+        rows = {r.key: r for r in board_results(job.artifacts)} | {r.key: r for r in outcome.results}
         board = board_of(artifacts.protocol, artifacts.registry)
         summaries.log(outcome.tracker, rows.values(), map(artifacts.chain, stale), board)
 
 
-def board_results(job: Run) -> list[Result]:
+def _times(results: list[Result]) -> Iterator[tuple[Sort, float, float]]:
+    """What earlier runs took, for `Progress`."""
+    for r in results:
+        if "train_seconds" in r.cost:
+            yield sort_of("networks", r.defense), 1.0, r.cost["train_seconds"]
+        if "seconds" in r.cost:
+            yield sort_of("scenario", r.defense, r.attack), 1.0, r.cost["seconds"]
+
+
+def board_results(artifacts: Artifacts) -> list[Result]:
     """Everything that is stored of this protocol under today's code, whatever its hyperparameters: the key decides."""
-    artifacts = job.artifacts
     registry, seeds = artifacts.registry, artifacts.protocol.seeds
     attack_of, chain_of = cache(registry.attack), cache(artifacts.chain)
 
@@ -239,9 +246,17 @@ def marked(result: Result, artifacts: Artifacts) -> Result:
     return result.model_copy(update={"claims": result.claims | said})
 
 
-def stored_results(name: str, submissions: Path, store: Path) -> list[Result]:
-    """All results of a protocol that the store holds (`board_results`); with a split secret the official ones."""
-    return board_results(prepare([], name, submissions, store, "auto"))
+def stored_results(
+    name: str, submissions: Path, store: Path, baselines: Path | None = None, registry: Registry | None = None
+) -> list[Result]:
+    """All results of a protocol that the store holds (`board_results`); with a split secret the official ones.
+
+    registry: of `submissions` and `baselines`, where it was read already.
+    """
+    loaded, hidden = protocols.load(name), secret.take()
+    registry = registry or Registry(submissions, baselines)
+    device = torch.device(_device("auto"))
+    return board_results(Artifacts(loaded, registry, Store(store), device, Isolation(limits=loaded.limits), hidden))
 
 
 def board_of(loaded: Protocol, registry: Registry) -> Board:
@@ -255,42 +270,91 @@ def board_of(loaded: Protocol, registry: Registry) -> Board:
     return Board(**loaded.board() | canonical)
 
 
-def print_board(job: Run, outcome: Outcome, console: Console) -> None:
-    """The ranked tables of all that is scored."""
+def print_board(job: Run, outcome: Outcome, rows: list[Result], what: str) -> None:
+    """The tables of all that is scored, ranked as the board ranks it: among the rows that are published (`joined`)."""
     from leaderboard.terminal import print_tables
 
-    stored = {r.key: r for r in board_results(job)} | {r.key: r for r in outcome.results}
-    board = replace(board_of(job.artifacts.protocol, job.artifacts.registry), seeds=job.seeds)
-    print_tables([r for r in stored.values() if r.seed in job.seeds], board, console)
-    console.print(f"left out: {' '.join(job.artifacts.protocol.leaves_out.split())}", style="dim", markup=False)
+    board = board_of(job.artifacts.protocol, job.artifacts.registry)
+    have = {(r.attack, r.defense, r.seed) for r in rows}
+    short = [s for s in board.seeds if not all((r.attack, r.defense, s) in have for r in outcome.results)]
+    ranked = True
+    if short:
+        ranked, seeds = False, ", ".join(map(str, job.seeds))
+        board = replace(board, seeds=job.seeds)
+        what = f"seed {seeds} alone; no ranks: they need the protocol's other seeds too"
+        rows = [r for r in rows if r.seed in job.seeds]
+    elif lacking := sorted(
+        {*board.required_attacks, *board.required_defenses} - {n for a, d, _ in have for n in (a, d)}
+    ):
+        ranked = False
+        some = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        what += f"; no ranks: they need the rows of {some}, by leakboard run --protocol {job.given}"
+    print_tables(rows, board, console.out, what, ranked=ranked)
+    console.notes.print(f"left out: {' '.join(job.artifacts.protocol.leaves_out.split())}", style="dim", markup=False)
 
 
-def print_summary(job: Run, outcome: Outcome, console: Console) -> None:
+def joined(job: Run, outcome: Outcome, published: Path) -> tuple[list[Result], str]:
+    """The rows of the store and of this run, and the published ones of the same version and split that they lack.
+
+    What `leakboard publish` would write; and in words what they were joined with. published: the folder that the
+    protocol's board is read from.
+    """
+    from leaderboard import publish
+
+    own = list(({r.key: r for r in board_results(job.artifacts)} | {r.key: r for r in outcome.results}).values())
+    folder = publish.edition_folder(own, published)
+    try:
+        before = publish.load(folder)
+    except ValueError as problem:
+        return own, f"your rows alone: {printable(str(problem), 200)}"
+    rows = publish.merge(own, before)
+    if more := len(rows) - len(own):
+        return rows, f"your {len(own)} rows and {more} published ones ({places.brief(folder)})"
+    others = (
+        f", and {len(before)} of another version in {places.brief(folder)}" if publish.strangers(own, before) else ""
+    )
+    return own, f"your {len(own)} rows; nothing published is to be added{others}"
+
+
+def print_summary(job: Run, outcome: Outcome) -> None:
     """What was made, where it is, what it cost, and the next command."""
+    say = console.say
     reused = job.plan.networks - outcome.trained
-    console.print(f"{outcome.trained} trained, {max(reused, 0)} reused; {outcome.fresh} scenarios scored, {len(job.plan.done)} reused; {outcome.wall:.0f} s")  # fmt: skip
+    say(f"{outcome.trained} trained, {max(reused, 0)} reused; {count(outcome.fresh, 'scenario')} scored, {len(job.plan.done)} reused; {outcome.wall:.0f} s")  # fmt: skip
     training = outcome.seconds["networks"] + outcome.seconds["artifact"]
     if outcome.fresh and training:
         share = 100 * outcome.seconds["attacks"] / training
-        console.print(
+        say(
             f"time of the workers: training {training:.0f} s, answers {outcome.seconds['answers']:.0f} s, "
             f"membership attacks {outcome.seconds['attacks']:.0f} s ({share:.0f} % of training), "
             f"other attacks {outcome.seconds['other attacks']:.0f} s"
         )
     tracker = outcome.tracker
-    shown = without_password(tracker.uri)
+    address = shown(tracker.uri)
     if tracker.pending:
         what = "did not answer" if tracker.down else "refused"
         kept = f"{len(tracker.pending)} results are kept and will be logged by the next run of this command"
-        console.print(f"MLflow at {shown} {what} ({tracker.reason}); {kept}", soft_wrap=True, markup=False)
+        say(f"MLflow at {address} {what} ({tracker.reason}); {kept}")
     else:
-        console.print(f"store: {job.setting.store}; MLflow: {shown} (leakboard ui)", soft_wrap=True, markup=False)
-    named = shlex.join(["--protocol", job.given])
-    console.print(f"next: leakboard publish {named} && leakboard board", markup=False, soft_wrap=True)
+        say(f"store: {places.brief(job.setting.store)}; MLflow: {address} (leakboard ui)")
+    if where := console.elsewhere():
+        say(where)
+    console.tell_next(f"{console.again('publish', '--protocol', job.given)} && {console.again('board')}")
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """1 network, 2 networks."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
 
 
 def reproduce(
-    old: Result, protocol: str, submissions: Path, store: Path, device: str, workers: int | None, console: Console
+    old: Result,
+    protocol: str,
+    submissions: Path,
+    store: Path,
+    device: str,
+    workers: int | None,
+    baselines: Path | None = None,
 ) -> Result:
     """Score one logged scenario again in an empty store. protocol: its name, or the file that it is from."""
     loaded = protocols.load(protocol)
@@ -298,7 +362,7 @@ def reproduce(
         raise UserError(
             f"{old.protocol}: expected the version {old.protocol_digest[:12]} of the run, given {loaded.measures[:12]}"
         )
-    job = prepare([], protocol, submissions, store, device, [old.seed])
+    job = prepare([], protocol, submissions, store, device, [old.seed], baselines=baselines)
     registry = job.artifacts.registry
     chain = registry.chain(old.defense, loaded.baseline)
     attack = registry.attack(old.attack) if old.attack else None
@@ -310,7 +374,8 @@ def reproduce(
     fresh = None
 
     def report(done_job: Job, done: Done, progress: Progress) -> None:
-        console.print(f"{progress.done}/{progress.total} jobs", end="\r" if console.is_terminal else "\n")
+        left = console.clock(progress.seconds_left)
+        console.redraw(f"{progress.done}/{progress.total} jobs, {left} left", last=progress.done == progress.total)
 
     for result in execute(plan, job.setting, workers or default_workers(job.setting.device), report):
         fresh = result if result.key == wanted else fresh

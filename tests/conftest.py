@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from benchmark import cli, execute, protocol, secret, tracking
+from benchmark import cli, console, execute, protocol, secret, tracking
 from benchmark.isolation import Launcher, probe
 from benchmark.result import Result
 from benchmark.store import Store
@@ -217,6 +217,7 @@ def home(
     monkeypatch.setenv("LEAKBOARD_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("LEAKBOARD_PUBLISHED", str(tmp_path / "published"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("LEAKBOARD_PROJECT", "")  # restored after the test, whatever a command sets
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -227,6 +228,8 @@ def home(
     yield Home(tmp_path, capsys, monkeypatch)
     torch.set_num_threads(threads)
     secret.take.cache_clear()
+    console._given.clear()
+    console.notes.quiet = console.progress.quiet = False
 
 
 @pytest.fixture(scope="session")

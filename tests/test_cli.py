@@ -153,7 +153,7 @@ def test_a_place_that_cannot_be_written_is_one_line(home: Home, inline: None) ->
     (home.folder / "bare" / "attacks").write_text("a file")
     home.patch.setenv("LEAKBOARD_SUBMISSIONS", str(home.folder / "bare"))
     said = mistake(home.call("new", "attack", "mine"))
-    assert f"expected a folder {home.folder}/bare/attacks/ that can be written, given File exists; make it" in said
+    assert f"expected a folder {home.folder}/bare/attacks/ that can be written, given File exists" in said
 
 
 def test_data_that_is_not_there_names_the_ways_to_get_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,11 +207,23 @@ def test_broken_files_are_listed_and_harm_nobody(home: Home, smoke_store: Path, 
         assert home.call("run", *arguments).code == 0
 
 
-def test_an_error_of_the_judge_is_not_dressed_up(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a user's mistakes are shortened: a bug keeps its traceback."""
-    monkeypatch.setattr(cli, "store_root", lambda: 1 / 0)
+def test_a_fault_of_the_judge_is_one_line_and_a_file(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a user's mistakes are shortened: a fault keeps its traceback, in a file, or with --debug where it happens."""
+    fault = "database postgresql://u:pa55word@h/x"
+
+    def broken() -> Path:
+        raise ZeroDivisionError(fault)
+
+    monkeypatch.setattr(cli, "submissions", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(home.folder))
+    ended = home.call("run", "--protocol", "smoke")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1)
+    assert "error: a fault of Leakboard itself: ZeroDivisionError: database " in ended.err
+    file = next(Path(word.rstrip(";")) for word in ended.err.split() if word.startswith(str(home.folder)))
+    assert "in broken" in file.read_text() and "pa55word" not in file.read_text() + ended.err
+    assert json.loads(home.call("run", "--json").out)["error"].startswith("a fault of Leakboard itself")
     with pytest.raises(ZeroDivisionError):
-        home.call("run", "--protocol", "smoke")
+        home.call("run", "--debug")
 
 
 def test_ctrl_c_in_this_process(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +253,7 @@ def test_a_dry_run_does_nothing(home: Home) -> None:
     ended = home.call("run", "--protocol", "smoke", "--dry-run")
     assert ended.code == 0
     assert "smoke: 3 scenarios to score, 0 stored; 3 networks to train, 0 stored" in ended.out
-    assert "3 scenario" in ended.out and "1 networks" in ended.out
+    assert "jobs: 1 group of networks, 2 sets of answers, 3 scenarios" in ended.out
     assert not home.store.exists()
 
 
@@ -289,7 +301,7 @@ def test_json_is_json_and_nothing_else(scored: Home) -> None:
 def test_a_new_submission_works_as_it_is(scored: Home, kind: str) -> None:
     ended = scored.call("new", kind, "mine")
     assert ended.code == 0
-    assert f"next: leakboard check {scored.submissions}/{kind}s/mine.py" in ended.out.replace("\n", "")
+    assert f"next: leakboard check submissions/{kind}s/mine.py\n" in ended.out
     checked = scored.call("check", str(scored.submissions / f"{kind}s" / "mine.py"))
     assert checked.code == 0, checked.out
     assert "failed" not in checked.out and checked.out.count("ok") >= 4
@@ -327,11 +339,10 @@ def test_what_is_checked_elsewhere_is_told_where_it_goes(
     there.write_text("class Mine(Defense):")
     for path in (loss, bad):
         path.write_text("class Mine(Attack):")
-    steps = f"copy {there} to {home.submissions}/defenses/, then leakboard run here there --protocol digits-v1"
-    assert f"next: {steps}" in home.call("check", str(here), str(there)).out
-    assert (
-        f"under another name (there is {home.submissions}/attacks/loss.py), then" in home.call("check", str(loss)).out
-    )
+    steps = f"cp {there} submissions/defenses/ && leakboard run here there --protocol digits-v1"
+    assert home.call("check", str(here), str(there)).out.endswith(f"next: {steps}\n")
+    steps = f"cp {loss} submissions/attacks/loss_2.py && leakboard run loss_2 --protocol digits-v1"
+    assert f"next: {steps}" in home.call("check", str(loss)).out, "another file has its name"
     said = home.call("check", str(bad)).out
     assert "| one" in said and "last words" in said and "\x1b" not in said
 
@@ -559,7 +570,7 @@ def test_claims_are_held_against_what_is_published(home: Home) -> None:
 
     assert "0.702" in publish(loaded.measures) and "0.602" in publish(loaded.measures)
     own = [r.model_copy(update={"trust": "official"}) for r in made("secret", 0.1)]
-    home.patch.setattr(runs, "stored_results", lambda name, *_: own if name == loaded.name else [])
+    home.patch.setattr(runs, "stored_results", lambda name, *_, **__: own if name == loaded.name else [])
     assert "0.702" in publish(loaded.measures), "official rows are held against none of another split"
     own = made(loaded.measures, 0.1)
     assert "0.802" in publish(loaded.measures), "one's own rows take the place of published ones"

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from benchmark import execute, isolation, judge, protocol, runs
 from benchmark.artifacts import Artifacts
@@ -338,7 +337,7 @@ def test_an_attack_by_labels_scores_the_same_behind_a_guard_that_keeps_them(
     # The slow way, through the guard, finds the same.
     monkeypatch.setattr("benchmark.registry.Chain.by_label", lambda chain: chain)
     job = runs.prepare([], own, home.submissions, home.store.parent / "slow", "cpu")
-    slow = {f"{r.attack} on {r.defense}": r for r in runs.run(job, 1, Console(quiet=True)).results}
+    slow = {f"{r.attack} on {r.defense}": r for r in runs.run(job, 1).results}
     assert slow["metric_corr on memguard"].metrics == pytest.approx(guarded.metrics, abs=1e-6)  # as stored
 
 
