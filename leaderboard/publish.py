@@ -274,12 +274,14 @@ def as_csv(table: pd.DataFrame) -> str:
     """
 
     def safe(value: Any) -> Any:
-        if not isinstance(value, str) or not value.startswith(FORMULA):
+        if not isinstance(value, str):
             return value
+        if not value.startswith(FORMULA):
+            return value.replace("\r", " ")  # pandas does not quote it, and a line would begin behind it
         try:
             float(value)
         except ValueError:
-            return f"'{value}"
+            return f"'{value}".replace("\r", " ")
         return value
 
     texts = [

@@ -114,4 +114,4 @@ def test_odd_pictures_and_names_do_no_harm(folder: Path) -> None:
     app.selectbox(key="seed").set_value(0).run()
     assert not app.exception
     assert not app.markdown
-    assert app.code[0].value.startswith("leakboard run '!["), "quoted for the shell"
+    assert app.code[0].value.startswith("leakboard run '=1 !["), "quoted for the shell"
