@@ -324,7 +324,7 @@ def test_a_failed_check_is_a_failure(scored: Home) -> None:
     path = scored.attack("mine", "confidence + int.from_bytes(os.urandom(1), 'big')")
     ended = scored.call("check", str(path))
     assert ended.code == 2
-    assert "failed  mine: the same seed gives the same result" in ended.out
+    assert "failed    mine: the same seed gives the same result" in ended.out
     assert "check(s) failed" in ended.err
 
 
@@ -378,6 +378,7 @@ def test_publishing_keeps_what_others_scored(scored: Home) -> None:
 
 def test_what_brackets_made_is_published_and_shown(scored: Home) -> None:
     """All that the store holds of the protocol under today's code, whatever the hyperparameters; and nothing else."""
+    scored.patch.setenv("COLUMNS", "200")  # names are broken where a line ends
     path = scored.attack("mine")
     for spec in ("mine[power=2]", "undefended[epochs=1]"):
         assert scored.call("run", spec, "--protocol", "smoke").code == 0
@@ -549,6 +550,7 @@ def test_mistakes_in_a_process_of_its_own(home: Home) -> None:
 
 def test_claims_are_held_against_what_is_published(home: Home) -> None:
     """Published rows of the protocol's version count; those of another version don't."""
+    home.patch.setenv("COLUMNS", "200")
     shutil.copytree(SUBMISSIONS, home.submissions, dirs_exist_ok=True)
     loaded = protocol.load("fashion-claims-v1")
 

@@ -446,7 +446,7 @@ def test_sick_scores_fail_alone_in_one_line(scored: Home) -> None:
     for name, (_, reason) in SICK.items():
         assert re.search(f"{name} on undefended, seed 0: .*{reason}", lines[name]), lines[name]
     assert "Traceback" not in ended.err
-    assert f"{len(SICK)} scenario(s) failed; they are tried again by the next call" in ended.err
+    assert f"{len(SICK)} scenarios failed; they are tried again by the next call" in ended.err
     assert "healthy on undefended, 0" in scored.results()
     (scored.submissions / "attacks" / "short.py").write_text(
         (scored.submissions / "attacks" / "healthy.py").read_text()
@@ -458,8 +458,8 @@ def test_sick_scores_fail_alone_in_one_line(scored: Home) -> None:
     ("old", "new", "reason"),
     [
         ("(predict(x) / self.params.temperature).log_softmax(1)", "predict(x) * 2", "mine: expected posteriors that sum to 1"),
-        ("(predict(x) / self.params.temperature).log_softmax(1)", "predict(x).float()", "float64, given (120, 10) torch.float32"),
-        ("(predict(x) / self.params.temperature).log_softmax(1)", "predict(x)[:, :3]", "given (120, 3)"),
+        ("(predict(x) / self.params.temperature).log_softmax(1)", "predict(x).float()", ", 10) torch.float32"),
+        ("(predict(x) / self.params.temperature).log_softmax(1)", "predict(x)[:, :3]", ", 3) torch.float64"),
         ("return lambda", "raise KeyError('no')\n        return lambda", "KeyError"),
     ],
 )  # fmt: skip

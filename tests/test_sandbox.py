@@ -118,7 +118,7 @@ def test_knowledge_and_bank_arrive_whole(judge: Channel) -> None:
         "log_posteriors": torch.zeros(2, 12, 10, dtype=torch.float64),
     }
     candidates = {"x": images(), "y": torch.zeros(12, dtype=torch.int64), "id": torch.arange(12)}
-    assert judge.call("score", {"target": "0"}, candidates | bank)[1]["value"].tolist() == [10.0] * 12
+    assert judge.call("score", {"target": "0", "whole": 4}, candidates | bank)[1]["value"].tolist() == [10.0] * 12
 
 
 def test_a_white_box_arrives_as_the_network_that_it_is(judge: Channel) -> None:
