@@ -97,7 +97,7 @@ class Submission(Attack):
         assert k.classes == 10 and k.shape == (1, 8, 8) and k.seed == 5 and k.device == torch.device("cpu")
         assert k.shadow is not None and k.partial is None and k.embeddings is None and k.certificate == 0.1
         assert len(k.shadow.members) == 3 and len(k.shadow.nonmembers) == 2 and len(k.auxiliary) == 4
-        assert bank.members.dtype == torch.bool and bank.log_posteriors.shape == (2, 12, 10)
+        assert bank.members.dtype == torch.bool and bank.log_posteriors.shape == (2, 12, 10) and bank.whole == 4
         return k.shadow.target.log_posteriors(k.shadow.members.x).sum(1)[:1].expand(12)
 """
 
