@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, printable
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]*")
+_ADDRESS = re.compile(r"""[^\s'"<>()\[\]{}:/?#@]+://(?:.*@)?[^\s'"<>?]*(?:\?\S*)?""", re.DOTALL)
+"""An address in a text, to the last @ that follows: a password may hold anything, blanks and line ends too."""
 _PLAIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.\-]*)://"
-    r"((?P<user>[A-Za-z0-9_.\-]*)(?P<password>:[^@:/?#\[\]]*)?@)?"
+    r"((?P<user>[A-Za-z0-9_.\-]*)(?P<password>:[^\s@:/?#\[\]'\"<>]*)?@)?"
     r"(?P<host>[A-Za-z0-9_.\-]*|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]+)?"
-    r"(?P<path>/[^@?#:]*)?(\?[^#@]*)?(?P<end>[.,;:)\]]*)",
+    r"(?P<path>/[^\s@?#:;'\"<>]*)?(\?[^\s#@'\"<>]*)?(?P<end>[.,;:)\]]*)",
     re.IGNORECASE,
 )
 """An address that every reader takes apart alike: what is special in its parts is percent-encoded."""
@@ -38,8 +39,9 @@ def shown(text: str) -> str:
 
 def _shown(address: str) -> str:
     scheme, _, rest = address.partition("://")
-    if scheme.lower().startswith("sqlite"):  # a file: nothing of it is secret but what a query may hold
-        return f"{scheme}://{rest.split('?')[0]}"
+    if scheme.lower().startswith("sqlite"):  # a file: what follows it may be a key
+        file = re.split("[?#]", rest)[0]
+        return f"{scheme}://{file}" if file.startswith("/") and "@" not in file else f"{scheme}://***"
     plain = _PLAIN.fullmatch(address)
     if plain is None:
         return f"{scheme}://***"
@@ -63,10 +65,12 @@ def checked(name: str, address: str) -> str:
     """
     if "://" not in address:
         raise UserError(f"{name}: expected an address such as sqlite:///FILE, given none")
-    if not address.lower().startswith("sqlite") and not _PLAIN.fullmatch(address):
+    scheme, _, rest = address.partition("://")
+    fits = rest[:1] in ("", "/") if scheme.lower().startswith("sqlite") else _PLAIN.fullmatch(address)
+    if not fits:
         raise UserError(
-            f"{name}: expected an address in which @ : / ? # of a user or a password are percent-encoded "
-            f"(%40 %3A %2F %3F %23), given {shown(address)}"
+            f"{name}: expected an address in which all but letters, digits and - . _ ~ of a user or a password are "
+            f"percent-encoded (@ as %40, / as %2F, a blank as %20), given {printable(scheme, 40)}://***"
         )
     if not address.lower().startswith(("http://", "https://", "file:")):
         _parsed(name, address)

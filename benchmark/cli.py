@@ -537,8 +537,8 @@ def board(
 
     secret.take()  # out of the environment: what shows the board must not hold it
     os.environ["LEAKBOARD_PUBLIC"] = "1" if public else "0"
-    os.environ[places.VARIABLE] = str(places.project().root)
     address = _address(host, port)
+    os.environ[places.VARIABLE] = str(places.project().root)
     script = Path(leaderboard.__file__).parent / "app.py"
     say(f"the board: {address} (Ctrl-C ends it)", out)
     command = [

@@ -365,11 +365,13 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
         *(answers["target-test"].numpy(), labels["target-test"].numpy()),
         np.random.default_rng(seed_of("bootstrap", seed)),
     )
-    uneven = ""
+    sides = [a for p in answers for a in (answers[p].numpy(), labels[p].numpy())]
+    uneven = reports.worse_at_members(*sides)
     if chain.guards:
         bare = {p: artifacts.answers(replace(chain, guards=()), seed, ("target", 0), p) for p in answers}
-        rates, uneven = reports.moved_answers(*(v.numpy() for p in answers for v in (answers[p], bare[p])))
+        rates, moved = reports.moved_answers(*(v.numpy() for p in answers for v in (answers[p], bare[p])))
         found |= rates
+        uneven = "; ".join(filter(None, (uneven, moved)))
     found |= js_risk(
         *(answers["target-train"].numpy(), labels["target-train"].numpy()),
         *(answers["target-test"].numpy(), labels["target-test"].numpy()),

@@ -110,7 +110,8 @@ def _registry() -> dict[str, Metric]:
                "noise; a defense that looks its members up jumps at them alone."),
         Metric("near_duplicate_order", "Near-duplicate order", "none", -1, 1,
                "Share of images at which each step to a near-duplicate moves the answer farther than each step between "
-               "near-duplicates does, however little: of members less of non-members. 0 is honest."),
+               "near-duplicates does, however little: of members less of non-members, measured in the way that tells most. "
+               "0 is honest."),
         Metric("near_duplicate_members", "Near-duplicates of members", "none", 0, 1,
                "How far the answer moves (total variation) from a member to its near-duplicate."),
         Metric("near_duplicate_nonmembers", "Near-duplicates of non-members", "none", 0, 1,

@@ -86,7 +86,7 @@ class Recipe(_Strict):
     augmentation: Augmentation = "none"
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
-    ensemble: Count = 1
+    ensemble: Annotated[int, Field(ge=1, le=4096)] = 1
     """How many networks train as one `torch.func` ensemble; 1 trains them one by one."""
     early_stopping: bool = False
     """Keep the weights of the epoch that is best on validation data (of target-reference, RULES 6)."""
@@ -101,8 +101,8 @@ class Recipe(_Strict):
 class BankSizes(_Strict):
     """Models in the bank of the population and in that of shadow data; even numbers."""
 
-    online: Annotated[int, Field(ge=2, le=10**9, multiple_of=2)]
-    offline: Annotated[int, Field(ge=2, le=10**9, multiple_of=2)]
+    online: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
+    offline: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
 
 
 class Canaries(_Strict):
@@ -173,8 +173,8 @@ class Protocol(_Strict):
     label_only: Annotated[int, Field(ge=20, le=10**9, multiple_of=2)] | None = None
     """Candidates, half of them members, on which attacks with label access are scored, and as many samples of the
     shadow world for their thresholds; None: all."""
-    resamples: Annotated[int, Field(ge=100, le=10**9)] = 1000
-    nulls: Count = 20
+    resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    nulls: Annotated[int, Field(ge=1, le=10_000)] = 20
     attacks: tuple[str, ...]
     defenses: tuple[str, ...]
     baseline: str

@@ -18,7 +18,7 @@ def content(path: Path, most: int, what: str = "a file") -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):  # it became another one in between
                 raise UserError(f"{_shown(path)}: expected {what}, given a folder, a pipe or a device")
-            found = file.read(most + 1)
+            found = file.read(most + 1) or b""  # a device may answer that it has nothing now
     except (OSError, ValueError) as error:  # ValueError: a name that no file system has
         cause = (error.strerror if isinstance(error, OSError) else "") or "no such name"
         raise UserError(f"{_shown(path)}: expected {what} that can be read, given none: {cause}") from None

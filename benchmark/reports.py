@@ -80,7 +80,7 @@ def shares(rows: dict[str, Floats], rng: np.random.Generator, resamples: int = 1
 
 _MOVED, _EACH = 1e-3, 20
 """By what a posterior is moved, to count; and how many answers share a bin."""
-UNEVEN, DEVIATIONS = 0.05, 4
+UNEVEN, _WORSE, DEVIATIONS = 0.05, 0.0, 4
 """By what share of equally sure answers guards may treat members and non-members apart, beyond so many standard errors."""
 
 
@@ -107,6 +107,18 @@ def moved_answers(
             found.append(f"{events[0].mean():.1%} of members' answers are {words}, {events[1].mean():.1%} of others'")
     rates = {f"left_alone_{name}": float(e.mean()) for name, e in zip(("members", "nonmembers"), alone, strict=True)}
     return rates, "; ".join(found)
+
+
+def worse_at_members(train: Floats, train_y: Ints, test: Floats, test_y: Ints) -> str:
+    """What is to be said of answers (n, k) that are right less often for members than for others; "" where they aren't.
+
+    Training makes members likelier: what answers them worse hides them. The bound is that of `moved_answers`.
+    """
+    members, others = (train.argmax(1) == train_y), (test.argmax(1) == test_y)
+    error = np.sqrt(members.var() / len(members) + others.var() / len(others))
+    if others.mean() - members.mean() - DEVIATIONS * error <= _WORSE:
+        return ""
+    return f"members are answered right less often than others, {members.mean():.1%} against {others.mean():.1%}"
 
 
 def rate_difference(first: Bools, second: Bools, first_bin: Ints, second_bin: Ints) -> tuple[float, float]:

@@ -47,7 +47,9 @@ def _summary(row: dict[str, Any], mine: list[Result], chain: Chain, board: Board
     """`row`: of the board's table; `mine`: the defense's results."""
     over = f"the board's attacks, seeds {', '.join(map(str, board.seeds))}"
     seeds = tuple(sorted({r.seed for r in mine if r.status == "ok"}))
-    if seeds and not math.isfinite(row["worst_auc"]):  # the board's attacks have not all met it: what did is all there is
+    if seeds and not math.isfinite(
+        row["worst_auc"]
+    ):  # the board's attacks have not all met it: what did is all there is
         alone = replace(board, required_attacks=(), required_defenses=(), seeds=seeds, baseline=chain.name)
         row, over = _table(mine, alone)[chain.name], f"what it has met, seeds {', '.join(map(str, seeds))}"
     done = [r for r in mine if r.attack and r.status in ("ok", "skipped")]

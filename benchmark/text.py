@@ -75,8 +75,9 @@ def parsed(text: str | bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{plain(next(n for n in names if names.count(n) > 1), 40)!r} is there twice")
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{plain(twice, 40)!r} is there twice")
     return found
 
 
@@ -89,5 +90,8 @@ _JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)
 
 def given(value: object, limit: int = 60) -> str:
     """A value that was refused, for the end of an error: ASCII on one line."""
-    shown = ascii(value[:limit] if isinstance(value, str) else value)
+    try:
+        shown = ascii(value[:limit] if isinstance(value, str) else value)
+    except RecursionError:
+        shown = f"a {type(value).__name__} nested without end"
     return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."

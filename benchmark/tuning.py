@@ -342,12 +342,13 @@ class Tuning:
                 )
                 break
             except Exception as problem:  # SQLAlchemy and its drivers raise many kinds
-                text = printable(shown(" ".join(str(problem).split())), 300)
+                text = printable(shown(" ".join(str(problem.__cause__ or problem).split())), 300)
                 if "already exists" in text and attempt + 1 < _OPENINGS:
                     time.sleep(0.5)  # another command was quicker to make the tables of an empty database
                     continue
+                able = "this user may write to" if "readonly" in text else "Optuna can use"
                 raise UserError(
-                    f"--storage: expected a database that Optuna can use, given {shown(self.url)}: {text}"
+                    f"--storage: expected a database that {able}, given {shown(self.url)}: {text}"
                 ) from None
         if not self.study.trials:
             self.study.set_user_attr("attacks", self.attacks)

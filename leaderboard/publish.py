@@ -57,7 +57,7 @@ for _name, _kind in {"seed": pa.int64(), "null_row": pa.bool_(), "finished": pa.
     SCHEMA = SCHEMA.set(SCHEMA.get_field_index(_name), pa.field(_name, _kind))
 LARGEST_NOTE = 1 << 20
 """Bytes of a provenance.json."""
-SCENARIOS_REQUIRED = 100_000
+SCENARIOS_REQUIRED = 2_000
 """Opponents times seeds, at most, that a published board asks of an entry."""
 ROWS = 2000
 """In a row group: what is read at once."""

@@ -15,6 +15,10 @@ SECRETS = [
     "postgresql+psycopg://judge@127.0.0.1/db?password=Tr0ubdor77", "http://judge:Tr0ubdor77@127.0.0.1:5000",
     "https://Tr0ubdor77@127.0.0.1", "http://127.0.0.1/?token=Tr0ub@dor77", "mysql://judge:Tr0ub#dor77@h/db",
     "postgresql://judge:Tr0ub:dor77@h/db", "postgresql:///db?user=judge&password=Tr0ub@dor77", "http://judge:Tr0ub[dor77@h",
+    "postgresql://judge:Tr0ub'dor77@h/db", 'postgresql://judge:Tr0ub"dor77@h/db', "mysql://judge:Tr0ub<dor77@h/db",
+    "postgresql://judge:Tr0ub dor77@h/db", "postgresql://judge:Tr0ub\ndor77@h/db", "postgresql://judge:Tr0ub\u00a0dor77@h/db",
+    "postgresql://judge:Tr0ub\u2028dor77@h/db", "postgresql://judge@h/db?password=Tr0ub'dor77", "http://h/x;token=Tr0ubdor77",
+    "sqlite+pysqlcipher://:Tr0ubdor77@/x.db", "sqlite:///a.db#key=Tr0ubdor77", "ünï://judge:Tr0ub@dor77@h/db",
     "postgresql://judge:@h/Tr0ub@dor77", "sqlite:///o.db?key=Tr0ubdor77",
 ]  # fmt: skip
 
@@ -36,9 +40,18 @@ def test_what_is_no_secret_is_shown():
     assert shown("https://[::1]:80/x") == "https://[::1]:80/x"
 
 
+def test_one_address_does_not_show_the_next():
+    assert "Tr0ub" not in shown("from sqlite:///a.db to postgresql://judge:Tr0ub@h/db")
+    assert "Tr0ub" not in shown("from http://h to postgresql://judge:Tr0ub dor77@h/db, and back")
+
+
+ODD = [a for a in SECRETS if any(c in a for c in "'\"< \n;\u00a0\u2028") or a.startswith(("sqlite+", "ün"))]
+
+
 @pytest.mark.parametrize(
     "address",
     [
+        *ODD,
         SECRETS[0],
         SECRETS[1],
         SECRETS[3],

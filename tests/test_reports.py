@@ -16,6 +16,7 @@ from benchmark.reports import (
     shares,
     stealing_metrics,
     utility_metrics,
+    worse_at_members,
 )
 
 
@@ -159,3 +160,13 @@ def test_a_guard_that_tells_members_is_flagged(rng: np.random.Generator, share: 
     _, flag = moved_answers(served[0], bare[0], served[1], bare[1])
     assert f"{hit.mean():.1%} of members' answers are moved by more than 0.001, 0.0% of others'" in flag
     assert ("left alone" in flag) == (disguise == 0)
+
+
+@pytest.mark.parametrize(("members", "others", "flagged"), [(0.87, 0.94, True), (0.93, 0.94, False), (1.0, 0.9, False)])
+def test_members_that_are_answered_worse_are_flagged(members: float, others: float, flagged: bool) -> None:
+    """13 % of 1,000 members beside 6 % of others is no chance; 1 % may be, and members that are answered better are usual."""
+    labels = np.zeros(1000, np.int64)
+    sides = [np.where(np.arange(1000)[:, None] < 1000 * share, [0.0, -9.0], [-9.0, 0.0]) for share in (members, others)]
+    said = worse_at_members(sides[0], labels, sides[1], labels)
+    assert bool(said) == flagged
+    assert not flagged or "87.0% against 94.0%" in said

@@ -151,7 +151,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty published folder, a tree without submissions, a tracking store without a run, and no study."""
     for name, value in _environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
     monkeypatch.delenv("LEAKBOARD_PUBLIC", raising=False)
     tables.source.cache_clear()
     st.cache_data.clear()
@@ -161,7 +160,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def _environment(folder: Path) -> dict[str, str]:
     stores = {"MLFLOW_TRACKING_URI": "mlflow", "LEAKBOARD_OPTUNA": "optuna"}
-    return {"LEAKBOARD_PUBLISHED": str(folder)} | {k: f"sqlite:///{folder}/{v}.db" for k, v in stores.items()}
+    own = {"LEAKBOARD_PROJECT": str(folder), "LEAKBOARD_SUBMISSIONS": str(folder / "submissions")}
+    return own | {"LEAKBOARD_PUBLISHED": str(folder)} | {k: f"sqlite:///{folder}/{v}.db" for k, v in stores.items()}
 
 
 def app_page(view: str, show: str = "show", protocol: str = "toy-v1", **query: str) -> AppTest:

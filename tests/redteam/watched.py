@@ -95,11 +95,6 @@ def read_app(folder: Path) -> None:
     """The page that lists every entry's state, and the card of each."""
     from streamlit.testing.v1 import AppTest
 
-    from leaderboard import tables
-
-    if hasattr(tables, "ROOT"):
-        tables.ROOT = folder.parent
-
     def states() -> None:
         from leaderboard.views import submit
 
