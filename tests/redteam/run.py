@@ -360,7 +360,7 @@ def _alive() -> int:
     names = []
     for path in Path("/proc").glob("[0-9]*/comm"):
         with contextlib.suppress(OSError):
-            names.append(path.read_text().strip())
+            names.append(path.read_text("utf-8", "replace").strip())
     return names.count(_name())
 
 
