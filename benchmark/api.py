@@ -40,8 +40,7 @@ population that the candidates come from, a bank trained on shadow data alone, t
 for (where there is none, the attack does not apply)."""
 
 Calibrate = Literal["shadow", "own", "none"]
-"""Where the decision threshold comes from: the judge finds it on the shadow world; the attack's own rule is `score > 0`;
-or there is none, and then no accuracy is reported."""
+"""The decision threshold: found by the judge on the shadow world, or the attack's own, 0, or none (no accuracy then)."""
 
 Stage = Literal["training", "pre-inference", "post-inference"]
 

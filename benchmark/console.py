@@ -43,9 +43,10 @@ class Screen(Console):
 
     @property
     def size(self) -> ConsoleDimensions:
-        found = super().size
-        bounded = self.is_terminal or os.environ.get("COLUMNS", "").isdigit()
-        return found if bounded else ConsoleDimensions(UNBOUNDED, found.height)
+        found, columns = super().size, os.environ.get("COLUMNS", "")
+        if columns.isdigit() and int(columns):  # as it is now: Rich keeps what it was when the console was made
+            return ConsoleDimensions(int(columns), found.height)
+        return found if self.is_terminal else ConsoleDimensions(UNBOUNDED, found.height)
 
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:

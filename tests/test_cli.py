@@ -388,7 +388,7 @@ def test_what_brackets_made_is_published_and_shown(scored: Home) -> None:
     store.save_result(results["loss on undefended, 0"].model_copy(update={"key": "0" * 40, "seed": 10_000}))
     store.save_result(results["loss on undefended, 0"].model_copy(update={"key": "1" * 40, "attack": "los s["}))
     for key, content in (("2" * 40, b"half"), ("3" * 40, store.path("result", results[" on undefended, 0"].key, ".json").read_bytes())):  # fmt: skip
-        store.path("result", key, ".json").parent.mkdir(parents=True)
+        store.path("result", key, ".json").parent.mkdir(parents=True, exist_ok=True)
         store.path("result", key, ".json").write_bytes(content)
     assert scored.call("publish", "--protocol", "smoke").code == 0
     assert {r.key for r in published(scored)} == {r.key for r in results.values()}

@@ -267,7 +267,8 @@ def test_a_browser_obeys_no_record(folder: Path, made_up: Toy) -> None:
             assert page.locator("script", has_text="alert").count() == 0
             if path == "attacks":
                 shown = " ".join(page.get_by_test_id("stButtonGroup").all_inner_texts())
-                assert EVIL[: EVIL.index("\x1b")] in shown, "drawn as it is, where Streamlit would read Markdown"
+                end = EVIL[EVIL.index("[link=") : EVIL.index("\x1b")]  # long names are cut in their middle
+                assert end in shown, "drawn as it is, where Streamlit would read Markdown"
         assert "What failed scenarios printed" in page.inner_text("body")
         browser.close()
     assert not dialogs

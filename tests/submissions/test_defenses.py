@@ -341,7 +341,7 @@ def test_memguard_phase_one_equals_the_slow_version(predict, guard_state, querie
 def test_memguard_keeps_every_label_and_its_budget(monkeypatch, predict, guard_state, queries, budget):
     clean = predict(queries)
     noise = memguard.add_noise(clean, guard_state)
-    monkeypatch.setattr(memguard, "add_noise", lambda part, state: noise)
+    monkeypatch.setattr(memguard, "add_noise", lambda part, state, as_released: noise)
     full = (noise.exp() - clean.exp()).abs().sum(1)
     expected = full.clamp_max(budget)
     # The expectation over phase II, over 50 keys: each draw returns all of the noise or none.
@@ -360,8 +360,10 @@ def test_memguard_keeps_every_label_and_its_budget(monkeypatch, predict, guard_s
 def test_memguard_answers_the_same_alone_and_in_a_batch(predict, guard_state, queries):
     answer = make(memguard).guard(predict, guard_state, context())
     together = answer(queries[:60])
-    torch.testing.assert_close(torch.cat([answer(part) for part in queries[:60].split(7)]), together)
-    torch.testing.assert_close(answer(queries[:60].flip(0)).flip(0), together)
+    # Products of other shapes round otherwise, and up to 300 steps of the search carry it on.
+    parts = torch.cat([answer(part) for part in queries[:60].split(7)])
+    torch.testing.assert_close(parts, together, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(answer(queries[:60].flip(0)).flip(0), together, rtol=1e-5, atol=1e-5)
 
 
 def test_memguard_leaves_exact_zeros_and_ties_alone(guard_state):
