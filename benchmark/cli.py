@@ -306,6 +306,8 @@ def run(
         seeds = itertools.chain(*(("--seed", str(s)) for s in seed or ()))
         others = [*(["--isolation", isolation] if isolation != "auto" else []), *(["--trust"] if trust else [])]
         step = again("run", *(entries or []), "--protocol", protocol, *seeds, *others)
+        if not plan.jobs:
+            step = again("publish", "--protocol", protocol)
         if as_json:
             answer({
                 "protocol": protocol, "scenarios": plan.scenarios(), "scenarios_stored": len(plan.done),
