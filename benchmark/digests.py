@@ -7,10 +7,12 @@ Python can be held to the same values.
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +101,134 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value)
     raise TypeError(f"a key cannot hold {type(value).__name__}")
+
+
+# --- The code that numbers are made by --------------------------------------------------------------
+
+_HOME = Path(__file__).parent
+_NUMBERS = ("api", "metrics", "data.attribute", "data.population", "data.splits", "judge", "networks", "sandbox.local", "targets.artifacts")  # fmt: skip
+"""Rooms and modules whose code makes numbers. The others carry, check, store and show them."""
+
+
+@cache
+def code_of(*roots: str) -> str:
+    """Digest of definitions, each `room.module:name`, and of all that they reach in the code that makes numbers.
+
+    What a definition reaches: the top-level names of its module that stand in it, and those that it imports. Where a
+    definition lies counts for nothing, and neither do comments, docstrings, annotations of functions and what nobody
+    reaches: files may move, be renamed and grow. Raises LookupError for a root that is not there.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    rest = [(root.partition(":")[0], root.partition(":")[2]) for root in roots]
+    rooms = (*_NUMBERS, *(module for module, _ in rest))
+    while rest:
+        at = rest.pop()
+        if at not in found:
+            found[at], reached = _definition(*at)
+            if not found[at] and not reached and ":".join(at) in roots:
+                raise LookupError(f"expected a definition that is there, given {':'.join(at)}")
+            rest += [(m, n) for m, n in reached if n and any(m == r or m.startswith(f"{r}.") for r in rooms)]
+    pieces = sorted({piece for dumps in found.values() for piece in dumps})
+    return hashlib.sha256("\n".join(pieces).encode()).hexdigest()[:40]
+
+
+@cache
+def _definition(module: str, name: str) -> tuple[list[str], frozenset[tuple[str, str]]]:
+    """The digests of a definition's statements, and what they reach."""
+    own, imported, foreign = _module(module)
+    if name in foreign:
+        return [f"{name} is {foreign[name]}"], frozenset()
+    if name in imported and name not in own:  # of another module, which this one hands on
+        return [], frozenset({imported[name]})
+    dumps: list[str] = []
+    reached: set[tuple[str, str]] = set()
+    for statement in own.get(name, []):
+        names = _Names(module, own.keys() | foreign.keys(), imported)
+        dumps.append(tree_digest(ast.Module([names.visit(copy.deepcopy(statement))], [])))
+        reached |= names.reached
+    return dumps, frozenset(reached - {(module, name)})
+
+
+@cache
+def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, str]], dict[str, str]]:
+    """What a module defines at its top; what it imports of the project, as module and name, "" for all of it; and of others."""
+    path = _file(name)
+    if path is None:
+        raise LookupError(f"no module {name}")
+    tree = ast.parse(path.read_text("utf-8"))
+    own: dict[str, list[ast.stmt]] = {}
+    imported: dict[str, tuple[str, str]] = {}
+    foreign: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == _HOME.name:
+            room = (node.module or "").partition(".")[2]
+            for alias in node.names:
+                whole = f"{room}.{alias.name}".lstrip(".")
+                imported[alias.asname or alias.name] = (whole, "") if _file(whole) else (room, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            foreign |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+        elif isinstance(node, ast.Import):
+            foreign |= {a.asname or a.name.split(".")[0]: a.name for a in node.names}
+    for statement in tree.body:
+        for defined in _defined(statement):
+            own.setdefault(defined, []).append(statement)
+    return own, imported, foreign
+
+
+def _defined(statement: ast.stmt) -> set[str]:
+    """The names that a top-level statement defines or, as a call of a name's method, changes."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return set()
+    if isinstance(statement, ast.Expr):
+        call = statement.value.func if isinstance(statement.value, ast.Call) else None
+        return {call.value.id} if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) else set()
+    names = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return names | {n.name for n in ast.walk(statement) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+
+
+def _file(module: str) -> Path | None:
+    base = _HOME.joinpath(*module.split(".")) if module else _HOME
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+class _Names(ast.NodeTransformer):
+    """Calls what is imported by its own name, leaves out imports of the project and annotations, and notes what is reached."""
+
+    def __init__(self, module: str, own: Set[str], imported: Mapping[str, tuple[str, str]]) -> None:
+        self.module, self.own, self.imported = module, own, imported
+        self.reached: set[tuple[str, str]] = set()
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if node.id in self.imported and self.imported[node.id][1]:
+            at = self.imported[node.id]
+        elif node.id in self.own:
+            at = (self.module, node.id)
+        else:
+            return node
+        self.reached.add(at)
+        return ast.Name(at[1], node.ctx)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        module = self.imported.get(node.value.id, ("", "-")) if isinstance(node.value, ast.Name) else ("", "-")
+        if not module[1]:  # a definition in a module that is imported whole
+            self.reached.add((module[0], node.attr))
+            return ast.Name(node.attr, node.ctx)
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        if node.value is not None:
+            node.value = self.visit(node.value)
+        return node  # a field's type is kept as it stands, and reaches nothing
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        return None if (node.module or "").split(".")[0] == _HOME.name else node

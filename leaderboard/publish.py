@@ -33,8 +33,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from benchmark import studies
 from benchmark.result import LONGEST, Result
+from benchmark.run import studies
 from benchmark.text import contents, given, parsed, plain
 from leaderboard import bounded
 from leaderboard.ranking import TASK_METRICS, Board, attack_table, defense_table, scenarios, split_of

@@ -92,7 +92,7 @@ def board_of(protocol: str) -> Board:
 
 def cards() -> dict[str, list[Any]]:
     """The registry's entries by id; an attack and a defense may share one."""
-    from benchmark.registry import Registry
+    from benchmark.entries.registry import Registry
 
     found: dict[str, list[Any]] = {}
     for entry in Registry(places.submissions(), places.baselines()).entries.values():
@@ -391,7 +391,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def tracking_uri() -> str:
-    """The MLflow of this process, as `benchmark.tracking.uri` has it."""
+    """The MLflow of this process, as `benchmark.run.tracking.uri` has it."""
     return places.tracking()
 
 
@@ -422,13 +422,13 @@ def source(protocol: str) -> Source:
 
 def _fetch(protocol: str, since_ms: int | None) -> Iterable[Result]:
     try:
-        from benchmark.tracking import results_since
+        from benchmark.run.tracking import results_since
     except ImportError as error:
         raise ConnectionError(f"MLflow is not available: {error}") from None
     return results_since(protocol, since_ms)
 
 
 def _gone(protocol: str, held: set[str]) -> tuple[set[str], set[str]]:
-    from benchmark.tracking import gone_runs
+    from benchmark.run.tracking import gone_runs
 
     return gone_runs(protocol, held)

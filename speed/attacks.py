@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark import architectures, protocol
-from benchmark.access import Answers, GuardedTarget, raw
+from benchmark import networks, protocol
 from benchmark.api import Bank, Candidates, Knowledge, Samples, Target, World, best_thresholds
-from benchmark.artifacts import Artifacts
-from benchmark.execute import _environment as set_environment
-from benchmark.registry import Registry
-from benchmark.store import Store
+from benchmark.entries.registry import Registry
+from benchmark.networks.access import Answers, GuardedTarget, raw
+from benchmark.run.execute import _environment as set_environment
+from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.store import Store
 
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
 CPU = torch.device("cpu")
@@ -264,7 +264,7 @@ def peak(name: str, n: int, answer: Connection) -> None:
         params = {key: few[key] for key in few if key in entry.params.model_fields}
         cls = entry.load()
         attack = cls(cls.Params(**params))  # type: ignore[attr-defined]
-        network = architectures.build("small_cnn", CLASSES, (1, 8, 8), 0).eval()
+        network = networks.build("small_cnn", CLASSES, (1, 8, 8), 0).eval()
         target = GuardedTarget("white-box", raw(network, CPU), Answers(), lambda: network)
         world = World(target, made_up(500, seed=1), made_up(500, seed=2))
         attack.fit(Knowledge(CLASSES, (1, 8, 8), 0, CPU, shadow=world, partial=world))

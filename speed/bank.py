@@ -24,11 +24,11 @@ from pathlib import Path
 import torch
 
 from benchmark import protocol
-from benchmark.artifacts import Artifacts, Model
-from benchmark.execute import _environment as set_environment
+from benchmark.entries.registry import Registry
 from benchmark.protocol import Protocol
-from benchmark.registry import Registry
-from benchmark.store import Store
+from benchmark.run.execute import _environment as set_environment
+from benchmark.targets.artifacts import Artifacts, Model
+from benchmark.targets.store import Store
 
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
 BANK: list[Model] = [("online", k) for k in range(16)]

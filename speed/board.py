@@ -65,7 +65,7 @@ def made(count: int, first: int = 0) -> Iterator[Result]:
 
 def prepare(folder: Path, count: int) -> dict[str, float]:
     """A small published board, a warm table of all results, and a database of as many runs; the memory it took."""
-    from benchmark.tracking import Tracker
+    from benchmark.run.tracking import Tracker
 
     defenses = tuple({r.defense: None for r in made(count)})
     board = Board(tuple(ATTACKS), defenses, SEEDS, defenses[0], 0.7)
@@ -130,7 +130,7 @@ def measure_app(folder: Path, count: int) -> dict[str, float]:
     """Seconds, and the most memory that the process ever held."""
     from streamlit.testing.v1 import AppTest
 
-    from benchmark import tracking
+    from benchmark.run import tracking
 
     timed = Clock()
     page = str(ROOT / "leaderboard" / "app.py")

@@ -20,10 +20,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmark import protocol, training
-from benchmark.population import populate
-from benchmark.registry import Registry
-from benchmark.training import TrainingTask
+from benchmark import protocol
+from benchmark.data.population import populate
+from benchmark.entries.registry import Registry
+from benchmark.networks import training
+from benchmark.networks.training import TrainingTask
 
 SUBMISSIONS = Registry(Path(__file__).resolve().parents[1] / "submissions")
 CPU = torch.device("cpu")

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark import architectures, protocol
-from benchmark.access import raw
+from benchmark import networks, protocol
 from benchmark.api import Context
-from benchmark.artifacts import Artifacts
-from benchmark.registry import Registry
-from benchmark.remote import Isolation
-from benchmark.store import Store
+from benchmark.entries.registry import Registry
+from benchmark.networks.access import raw
+from benchmark.sandbox.remote import Isolation
+from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.store import Store
 
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
 CPU = torch.device("cpu")
@@ -130,7 +130,7 @@ def diffence(n: int, batch: int, alone: int) -> None:
     forward = code.Denoiser.forward
     code.Denoiser.forward = lambda self, x, t: (passes.append(len(x)), forward(self, x, t))[1]
     torch.manual_seed(0)
-    network = raw(architectures.build("small_cnn", 10, SHAPE, 0), CPU)
+    network = raw(networks.build("small_cnn", 10, SHAPE, 0), CPU)
     x = (torch.rand(batch, *SHAPE) * 255).round() / 255
     weights = code.build_unet(SHAPE).state_dict()
     for scenario in (3, 1):

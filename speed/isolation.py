@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from benchmark import protocol
-from benchmark.isolation import launcher
-from benchmark.registry import Registry
-from benchmark.remote import Isolation, Setup
+from benchmark.entries.registry import Registry
+from benchmark.sandbox.host import launcher
+from benchmark.sandbox.remote import Isolation, Setup
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMISE, START = 1.30, 5.0
@@ -52,7 +52,7 @@ def run(name: str, arguments: list[str]) -> tuple[float, list[dict[str, Any]]]:
     """Seconds and records of one run of the command in an empty store."""
     with tempfile.TemporaryDirectory() as folder:
         own = {"LEAKBOARD_STORE": f"{folder}/store", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-        command = [sys.executable, "-m", "benchmark", "run", "--protocol", name, "--workers", "2", "--json", *arguments]
+        command = [sys.executable, "-m", "leakboard", "run", "--protocol", name, "--workers", "2", "--json", *arguments]
         start = time.perf_counter()
         done = subprocess.run(command, cwd=ROOT, env=os.environ | own, stdout=subprocess.PIPE, text=True, check=True)
         return time.perf_counter() - start, json.loads(done.stdout)

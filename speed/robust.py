@@ -20,10 +20,10 @@ import torch
 
 from benchmark import protocol
 from benchmark.api import Defense, Samples
-from benchmark.execute import _environment as set_environment
-from benchmark.population import populate
-from benchmark.registry import Registry
-from benchmark.training import TrainingTask
+from benchmark.data.population import populate
+from benchmark.entries.registry import Registry
+from benchmark.networks.training import TrainingTask
+from benchmark.run.execute import _environment as set_environment
 
 CPU, PAIRS = torch.device("cpu"), 5
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"

@@ -26,12 +26,12 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmark import protocol
-from benchmark.access import raw
 from benchmark.api import Samples
-from benchmark.execute import _environment as set_environment
-from benchmark.population import populate
+from benchmark.data.population import populate
+from benchmark.networks.access import raw
+from benchmark.networks.training import TrainingTask
 from benchmark.protocol import Recipe
-from benchmark.training import TrainingTask
+from benchmark.run.execute import _environment as set_environment
 
 CPU, PAIRS = torch.device("cpu"), 5
 INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # without them, all that is promised is to be no slower

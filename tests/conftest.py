@@ -17,10 +17,13 @@ import pytest
 import torch
 import yaml
 
-from benchmark import cli, console, execute, protocol, secret, tracking
-from benchmark.isolation import Launcher, probe
+from benchmark import protocol
+from benchmark.data import secret
 from benchmark.result import Result
-from benchmark.store import Store
+from benchmark.run import execute, tracking
+from benchmark.sandbox.host import Launcher, probe
+from benchmark.targets.store import Store
+from leakboard import cli, console
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBMISSIONS = ROOT / "submissions"
@@ -110,7 +113,7 @@ class Home:
         return Ended(int(ended.value.code or 0), out, err)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "benchmark", *arguments]
+        command = [sys.executable, "-m", "leakboard", *arguments]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
         pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -267,12 +270,12 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store after `leakboard run --protocol smoke`, to be copied."""
-    from benchmark import runs
+    from leakboard import score
 
     root = tmp_path_factory.mktemp("smoke") / "store"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    job = runs.prepare([], "smoke", SUBMISSIONS, root, "cpu")
+    job = score.prepare([], "smoke", SUBMISSIONS, root, "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(execute, "_artifacts", None)
         patch.setattr(execute, "_setting", None)

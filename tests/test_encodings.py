@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import checks, isolation
+from benchmark.run import checks
+from benchmark.sandbox import host
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,6 +54,6 @@ def test_a_process_may_have_any_name(name: bytes) -> None:
         assert name[:15] in Path(f"/proc/{process.pid}/status").read_bytes()
         page = os.sysconf("SC_PAGE_SIZE")
         shared, resident = (int(Path(f"/proc/{process.pid}/statm").read_bytes().split()[i]) * page for i in (2, 1))
-        assert isolation._own_memory(process.pid) == pytest.approx(resident - shared, abs=1 << 20)
+        assert host._own_memory(process.pid) == pytest.approx(resident - shared, abs=1 << 20)
         assert checks._resident_mb() > 0
         process.communicate(b"\n")

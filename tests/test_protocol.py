@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark import architectures, datasets, protocol
-from benchmark.datasets.data import DataError
+from benchmark import data, networks, protocol
+from benchmark.data.dataset import DataError
+from benchmark.data.population import populate
+from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
-from benchmark.population import populate
-from benchmark.registry import Registry
 
 SUBMISSIONS = Path(__file__).resolve().parent.parent / "submissions"
 
@@ -41,14 +41,14 @@ def test_a_shipped_protocol_is_whole(name: str) -> None:
     assert all(registry.chain(d, loaded.baseline).name == d for d in loaded.defenses)
     assert loaded.baseline in loaded.defenses
     assert loaded.architecture != loaded.evaluator, "the evaluation classifier has another architecture"
-    assert {loaded.architecture, loaded.evaluator} <= set(architectures.NAMES)
+    assert {loaded.architecture, loaded.evaluator} <= set(networks.NAMES)
     assert set(loaded.seeds) <= loaded.split.digests.keys()
     if loaded.costly:
         assert set(loaded.costly.defenses) <= {
             registry.chain(d, loaded.baseline).training.entry.id for d in loaded.defenses
         }
     try:
-        datasets.load(loaded.dataset)
+        data.load(loaded.dataset)
     except DataError:
         pytest.skip(f"no {loaded.dataset} here")
     for seed in loaded.split.digests:

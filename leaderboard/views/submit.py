@@ -29,7 +29,7 @@ STEPS = (
 )  # fmt: skip
 """What is done, and the commands that do it."""
 RULES = (
-    "One file, which uses what benchmark/api.py exports and nothing else of this project.",
+    "One file, which uses what benchmark/api/__init__.py exports and nothing else of this project.",
     "The card, access, needs, stages and hyperparameters are literals: they are read without running the file.",
     "Scores don't depend on the order or the number of candidates; the same seed gives the same numbers.",
     "An attack's track is its access with its knowledge; ranks are within a track.",

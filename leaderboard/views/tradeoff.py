@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from benchmark import places, studies
+from benchmark import places
 from benchmark.metrics import METRICS
+from benchmark.run import studies
 from leaderboard import charts
 from leaderboard.comparison import either_sign, estimate
 from leaderboard.pairs import cube

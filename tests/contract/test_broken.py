@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import checks
+from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
-from benchmark.registry import Registry
+from benchmark.run import checks
 
 ROOT = Path(__file__).parents[2]
 BROKEN = sorted((ROOT / "tests" / "fixtures" / "broken").glob("*.py"))

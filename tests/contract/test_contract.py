@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import checks, protocol
-from benchmark.registry import Registry
+from benchmark import protocol
+from benchmark.entries.registry import Registry
+from benchmark.run import checks
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = Registry(ROOT / "submissions")

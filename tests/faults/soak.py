@@ -32,9 +32,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmark import tracking
 from benchmark.result import Result
-from benchmark.store import Store
+from benchmark.run import tracking
+from benchmark.targets.store import Store
 from tests.faults.servers import Server, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ class Place:
         return os.environ | own | {"MLFLOW_TRACKING_URI": address, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
     def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "benchmark", "run", "--protocol", self.protocol, "--workers", "2"]
+        command = [sys.executable, "-m", "leakboard", "run", "--protocol", self.protocol, "--workers", "2"]
         with (self.folder / "run.log").open("ab") as log:
             run = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
@@ -78,7 +78,7 @@ class Place:
 
     def call(self, *arguments: str) -> str:
         """One call from start to end; it must succeed."""
-        command = [sys.executable, "-m", "benchmark", *arguments, "--protocol", self.protocol]
+        command = [sys.executable, "-m", "leakboard", *arguments, "--protocol", self.protocol]
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )

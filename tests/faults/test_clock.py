@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from benchmark.tracking import Tracker, fetch_results
+from benchmark.run.tracking import Tracker, fetch_results
 from tests.conftest import Home, numbers
-from tests.test_tracking import record, runs_of
+from tests.run.test_tracking import record, runs_of
 
 
 @pytest.fixture

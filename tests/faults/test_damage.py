@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark.errors import UserError
-from benchmark.store import Store, _sealed, digest
-from benchmark.tracking import Tracker, fetch_results
+from benchmark.run.tracking import Tracker, fetch_results
+from benchmark.targets.store import Store, _sealed, digest
 from tests.conftest import Home, numbers
-from tests.test_tracking import record, runs_of
+from tests.run.test_tracking import record, runs_of
 
 KEY = digest("a key")
 

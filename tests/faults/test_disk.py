@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import UserError
-from benchmark.store import Store, digest
-from benchmark.tracking import Tracker, fetch_results
+from benchmark.run.tracking import Tracker, fetch_results
+from benchmark.targets.store import Store, digest
 from tests.conftest import Ended, Home, numbers
 from tests.faults.conftest import Disk
-from tests.test_tracking import record
+from tests.run.test_tracking import record
 
 KEY = digest("a key")
 

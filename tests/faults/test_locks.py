@@ -19,10 +19,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.store import Store, digest
-from benchmark.tracking import Tracker, fetch_results
+from benchmark.run.tracking import Tracker, fetch_results
+from benchmark.targets.store import Store, digest
 from tests.conftest import Home
-from tests.test_tracking import record, runs_of
+from tests.run.test_tracking import record, runs_of
 
 KEY = digest("a key")
 FORK = multiprocessing.get_context("fork")

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from benchmark import tracking
-from benchmark.tracking import Tracker, fetch_results
+from benchmark.run import tracking
+from benchmark.run.tracking import Tracker, fetch_results
 from tests.conftest import Home
 from tests.faults.servers import Server
-from tests.test_tracking import record, runs_of
+from tests.run.test_tracking import record, runs_of
 
 pytestmark = pytest.mark.slow
 

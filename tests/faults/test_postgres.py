@@ -17,8 +17,8 @@ from typing import Any
 import optuna
 import pytest
 
-from benchmark import tracking
-from benchmark.tracking import fetch_results
+from benchmark.run import tracking
+from benchmark.run.tracking import fetch_results
 from leaderboard import tables
 from tests.conftest import SUBMISSIONS, Home
 from tests.faults.servers import Server, free_port

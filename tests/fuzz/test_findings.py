@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from benchmark import protocol
+from benchmark.entries.registry import Registry, read
+from benchmark.entries.templates import TEMPLATES
 from benchmark.errors import UserError
-from benchmark.registry import Registry, read
-from benchmark.store import Store, digest
-from benchmark.templates import TEMPLATES
+from benchmark.targets.store import Store, digest
 from tests.fuzz.fuzzing import bounded, clean_line
-from tests.test_tracking import record
+from tests.run.test_tracking import record
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)

@@ -21,13 +21,14 @@ import torch
 import yaml
 from hypothesis import strategies as st
 
-from benchmark import protocol, wire
+from benchmark import protocol
+from benchmark.entries.registry import Registry, _split, read
+from benchmark.entries.templates import TEMPLATES
 from benchmark.errors import UserError
-from benchmark.registry import Registry, _split, read
 from benchmark.result import Result
-from benchmark.store import Store, digest
-from benchmark.templates import TEMPLATES
-from benchmark.tracking import _run_id
+from benchmark.run.tracking import _run_id
+from benchmark.sandbox import wire
+from benchmark.targets.store import Store, digest
 from leaderboard import publish
 from tests.fuzz.fuzzing import bounded, clean_line, fuzz
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from scipy import stats
 
 from benchmark import protocol
-from benchmark.registry import Registry
+from benchmark.entries.registry import Registry
 from benchmark.result import Result
 from leaderboard.claims import Claim, Quantity, Score, check, holm, load
-from leaderboard.terminal import print_claims
+from leakboard.tables import print_claims
 from tests.conftest import SUBMISSIONS
 
 

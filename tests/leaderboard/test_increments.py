@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark import protocol, tracking
+from benchmark import protocol
 from benchmark.result import Picture, Result
-from benchmark.tracking import Tracker, Unreachable
+from benchmark.run import tracking
+from benchmark.run.tracking import Tracker, Unreachable
 from leaderboard import tables
 from leaderboard.publish import publish
 from leaderboard.ranking import Board

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 import pytest
 
-from benchmark import tracking
-from benchmark.connection import view
-from benchmark.tracking import Tracker, Trials
+from benchmark.run import tracking
+from benchmark.run.connection import view
+from benchmark.run.tracking import Tracker, Trials
 from tests.faults.servers import Server, free_port
 from tests.leaderboard.conftest import make_board
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmark import protocol
-from benchmark.registry import Registry
+from benchmark.entries.registry import Registry
 from benchmark.result import Result
 from leaderboard import claims
 from leaderboard.comparison import estimate, leave_one_out

@@ -115,7 +115,7 @@ def test_a_tuned_row_says_so(result: Make) -> None:
 
     from rich.console import Console
 
-    from leaderboard.terminal import print_tables
+    from leakboard.tables import print_tables
 
     results, board = toy(result)
     chosen = next(r.defense for r in results if r.defense != board.baseline)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typer.main import get_command
 
 from benchmark import protocol
-from benchmark.cli import app as cli
 from benchmark.result import Result
 from leaderboard.publish import publish
 from leaderboard.ranking import Board
 from leaderboard.views.submit import STEPS
+from leakboard.cli import app as cli
 from tests.leaderboard.conftest import app_page, texts
 
 Toy = tuple[list[Result], Board]

@@ -16,7 +16,7 @@ from leaderboard import tables
 from leaderboard.publish import edition_folder, load, mark, publish
 from leaderboard.ranking import Board, defense_table
 from leaderboard.records import Records
-from leaderboard.terminal import print_tables
+from leakboard.tables import print_tables
 from tests.leaderboard.conftest import EVIL, hostile
 
 MadeUp = tuple[list[Result], Board]

@@ -116,7 +116,7 @@ def test_an_address_restores_the_other_views(browser: Browser) -> None:
 
 
 def test_a_new_run_appears_while_the_board_is_open(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmark.tracking import Tracker
+    from benchmark.run.tracking import Tracker
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{browser.folder}/mlflow.db")
     browser.open("?protocol=toy-v1")

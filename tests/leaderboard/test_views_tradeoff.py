@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
-from benchmark import studies
 from benchmark.result import Result
+from benchmark.run import studies
 from leaderboard.comparison import estimate
 from leaderboard.publish import publish, publish_studies
 from leaderboard.ranking import AUC, Board, defense_table, scenarios

@@ -38,14 +38,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark import execute, judge, protocol, registry
-from benchmark.artifacts import Artifacts
+from benchmark import protocol
+from benchmark.data.population import seed_of
+from benchmark.entries import registry
 from benchmark.errors import UserError
-from benchmark.execute import Setting
-from benchmark.isolation import launcher
-from benchmark.plan import Job, scenario_key
-from benchmark.population import seed_of
+from benchmark.judge import scenario
 from benchmark.result import Result
+from benchmark.run import execute
+from benchmark.run.execute import Setting
+from benchmark.run.plan import Job, scenario_key
+from benchmark.sandbox.host import launcher
+from benchmark.targets.artifacts import Artifacts
 
 HERE = Path(__file__).parent
 SUBMISSIONS = HERE.parent.parent / "submissions"
@@ -211,7 +214,7 @@ class Range:
             artifacts = setting.artifacts()
             chain, part = artifacts.chain("constant_output"), artifacts.registry.attack("loss")
             for seed in (0, 1):
-                judge.Scenario(artifacts, part, chain, seed).score()
+                scenario.Scenario(artifacts, part, chain, seed).score()
 
     def place(self, hostile: Hostile) -> Path:
         """The file as it is submitted: it knows where the host keeps what."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.templates import TEMPLATES
+from benchmark.entries.templates import TEMPLATES
 from tests.redteam.watched import TOKEN
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from benchmark.isolation import Launcher
+from benchmark.sandbox.host import Launcher
 from tests.redteam.run import Ending, Hostile, everything, judging
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

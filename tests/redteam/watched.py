@@ -86,7 +86,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def read_list(folder: Path) -> None:
-    from benchmark.cli import app
+    from leakboard.cli import app
 
     app(["list"], standalone_mode=False)
 
@@ -146,8 +146,8 @@ def control(folder: Path) -> None:
 def main() -> None:
     how, folder, report = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     for module in (
-        "benchmark.cli",
-        "benchmark.registry",
+        "leakboard.cli",
+        "benchmark.entries.registry",
         "benchmark.protocol",
         "leaderboard.views.submit",
         "streamlit.testing.v1",

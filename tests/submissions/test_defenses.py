@@ -12,9 +12,9 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from benchmark import pretrained
 from benchmark.api import Context, Defense, Predict, Samples, Task
-from benchmark.registry import Registry
+from benchmark.entries.registry import Registry
+from benchmark.networks import pretrained
 from submissions.defenses import constant_output, diffence, dp_sgd, label_smoothing, memguard, undefended
 
 CPU = torch.device("cpu")

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from benchmark import protocol
 from benchmark.api import Context, Defense, Predict, Samples
-from benchmark.artifacts import Artifacts
-from benchmark.registry import Registry
-from benchmark.remote import Isolation
-from benchmark.store import Store
+from benchmark.entries.registry import Registry
+from benchmark.sandbox.remote import Isolation
+from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.store import Store
 from submissions.defenses import diffence, gaussian_smoothing, memguard, rounding, temperature, top_k, undefended
 from tests.submissions.test_defenses import CPU, Memory, TinyTask, context, make, predictor
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from benchmark import protocol
 from benchmark.api import Candidates, Claims, Defense, Knowledge, Samples, Target
-from benchmark.architectures import Network
-from benchmark.training import TrainingTask
+from benchmark.networks import Network
+from benchmark.networks.training import TrainingTask
 from submissions.attacks import song_verified
 from submissions.defenses import ibp, pgd_training, trades, wrm
 
@@ -201,7 +201,7 @@ def test_the_attack_goes_by_the_batch_and_leaves_the_running_statistics():
 
 
 def test_a_robust_network_is_more_robust():
-    from benchmark.robustness import robust
+    from benchmark.judge.robustness import robust
 
     s = samples(200)
     t = task(train=s, epochs=15)
@@ -396,7 +396,7 @@ def test_ibp_counts_the_steps_of_the_whole_training(monkeypatch):
 
 
 def test_ibp_certifies_what_plain_training_does_not():
-    from benchmark.robustness import certified
+    from benchmark.judge.robustness import certified
 
     s = samples(200)
     t = task(train=s, epochs=25)

@@ -17,11 +17,11 @@ from scipy.optimize import brentq
 from scipy.stats import chisquare
 from torch import Tensor, nn
 
-from benchmark import architectures
+from benchmark import networks
 from benchmark.api import Context, Defense, Samples
+from benchmark.entries.registry import Registry
+from benchmark.networks.training import TrainingTask
 from benchmark.protocol import Recipe
-from benchmark.registry import Registry
-from benchmark.training import TrainingTask
 from submissions.defenses import advreg, distillation, dp_sgd, hamp, mixup_mmd, relaxloss, selena, undefended
 
 CPU = torch.device("cpu")
@@ -812,5 +812,5 @@ def test_a_network_that_opacus_cannot_handle_is_one_line(monkeypatch, network):
 
 
 def test_the_networks_that_a_protocol_may_name_can_be_handled():
-    for name in architectures.NAMES:
+    for name in networks.NAMES:
         make(dp_sgd).network(make_task(architecture=name))

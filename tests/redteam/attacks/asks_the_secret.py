@@ -30,7 +30,7 @@ class Hostile(Attack):
     calibrate = "none"
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
-        secret = importlib.import_module("benchmark.secret").take()
+        secret = importlib.import_module("benchmark.data.secret").take()
         objects = [
             o for o in gc.get_objects() if getattr(type(o), "__name__", "") in ("Setting", "Artifacts", "Population")
         ]

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-import benchmark.judge  # noqa: F401
+import benchmark.judge.scenario  # noqa: F401
 from benchmark.api import Attack, Bank, Candidates, Card, Target
 
 STOPPED_BY = "the registry: imports come from benchmark.api alone"

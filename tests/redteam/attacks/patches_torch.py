@@ -21,7 +21,7 @@ class Hostile(Attack):
     calibrate = "none"
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
-        wire = importlib.import_module("benchmark.wire")
+        wire = importlib.import_module("benchmark.sandbox.wire")
         wire.check_header = wire.tensor = lambda *arguments: None
         torch.isfinite = lambda x: torch.ones_like(x, dtype=torch.bool)
         return torch.full((len(candidates),), float("nan"), dtype=torch.float64)

@@ -21,7 +21,7 @@ class Hostile(Attack):
     calibrate = "none"
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
-        population = importlib.import_module("benchmark.population")
+        population = importlib.import_module("benchmark.data.population")
         protocol = importlib.import_module("benchmark.protocol").load("smoke")
         drawn = population.populate(protocol, 0)
         members = {x.numpy().tobytes() for x in drawn.samples(drawn.parts["target-train"]).x}

@@ -1,0 +1,97 @@
+"""Interval bounds: how far the logits can move when every pixel moves within bounds of its own.
+
+Source: Gowal et al. 2018, On the Effectiveness of Interval Bound Propagation, section 3: a box goes through the
+network layer by layer. An affine layer maps the box's middle as it does any input and its half-width by the absolute
+weights (equation 6); a layer that is monotone and works on elements, or on maxima and means of them, maps the ends.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.api.network import Network
+
+_MONOTONE = (
+    nn.Identity, nn.Flatten, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
+)  # fmt: skip
+
+
+def interval_bounds(network: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds (n, k) of the network's eval-mode logits on all images between low and high (n, c, h, w), low <= high.
+
+    Differentiable, in the network's own precision: the bounds hold up to its rounding. BatchNorm counts by its running
+    statistics, whatever mode the network is in. Raises ValueError that names a layer which cannot be bounded.
+    """
+    if low.shape != high.shape:
+        raise ValueError(f"interval bounds: expected low and high of one shape, given {_shapes(low, high)}")
+    return _through(network, low, high)
+
+
+def _through(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    # A class of its own may do anything in `forward`, so only the very types count, no subclasses.
+    kind = type(layer)
+    if kind is Network:
+        assert isinstance(layer, Network)
+        return _through(layer.head, *_through(layer.features, layer.normalise(low), layer.normalise(high)))
+    if kind is nn.Sequential:
+        for part in layer.children():
+            low, high = _through(part, low, high)
+        return low, high
+    if kind is nn.ReLU:  # which may work in place, on what is the caller's
+        return low.relu(), high.relu()
+    if kind in _MONOTONE:
+        return layer(low), layer(high)
+    if kind.__module__.startswith("timm."):
+        return _through_timm(layer, low, high)
+    middle, half = (low + high) / 2, (high - low) / 2
+    if isinstance(layer, nn.Linear) and kind is nn.Linear:
+        middle, half = layer(middle), functional.linear(half, layer.weight.abs())
+    elif isinstance(layer, nn.Conv2d) and kind is nn.Conv2d:
+        middle, half = layer(middle), layer._conv_forward(half, layer.weight.abs(), None)
+    elif isinstance(layer, nn.BatchNorm2d) and kind is nn.BatchNorm2d and layer.running_var is not None:
+        assert layer.running_mean is not None
+        norm = partial(functional.batch_norm, training=False, eps=layer.eps)
+        middle = norm(middle, layer.running_mean, layer.running_var, layer.weight, layer.bias)
+        weight = None if layer.weight is None else layer.weight.abs()
+        half = norm(half, torch.zeros_like(layer.running_mean), layer.running_var, weight)
+    else:
+        raise _unknown(layer)
+    return middle - half, middle + half
+
+
+def _through_timm(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """timm's ResNet, whose layers follow each other, and its plain block, whose ends are sums of two ways."""
+    from timm.layers import SelectAdaptivePool2d  # loaded already, for one of its layers is here
+    from timm.models.resnet import BasicBlock, ResNet
+
+    kind = type(layer)
+    if isinstance(layer, SelectAdaptivePool2d) and kind is SelectAdaptivePool2d:
+        return layer(low), layer(high)
+    if isinstance(layer, ResNet) and kind is ResNet:
+        names = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4", "global_pool", "fc")
+        return _in_turn(layer, names, low, high)
+    if isinstance(layer, BasicBlock) and kind is BasicBlock and layer.se is None:
+        short = (low, high) if layer.downsample is None else _through(layer.downsample, low, high)
+        long = _in_turn(layer, ("conv1", "bn1", "drop_block", "act1", "aa", "conv2", "bn2"), low, high)
+        return _through(layer.act2, long[0] + short[0], long[1] + short[1])
+    raise _unknown(layer)
+
+
+def _in_turn(layer: nn.Module, names: tuple[str, ...], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    for name in names:
+        low, high = _through(getattr(layer, name), low, high)
+    return low, high
+
+
+def _unknown(layer: nn.Module) -> ValueError:
+    known = ", ".join(t.__name__ for t in (Network, nn.Sequential, nn.Linear, nn.Conv2d, nn.BatchNorm2d, *_MONOTONE))
+    expected = f"{known} or timm's ResNet of plain blocks"
+    return ValueError(f"interval bounds: expected layers of {expected}, given {type(layer).__name__}")
+
+
+def _shapes(*tensors: Tensor) -> str:
+    return " and ".join(str(tuple(t.shape)) for t in tensors)

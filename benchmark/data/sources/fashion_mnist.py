@@ -1,0 +1,115 @@
+"""Fashion-MNIST (Xiao et al. 2017): 70,000 grey images (28x28) of clothes, the training set first.
+
+The published training and test sets are one pool here, because members and non-members must come from
+one distribution (RULES 1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import math
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data.dataset import Data, DataError, make
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+LAYOUTS = (".", "fashion-mnist", "FashionMNIST/raw", "raw")
+"""Where in the user's folder the files may lie: in it, as they are downloaded here, or as torchvision has them."""
+_PARTS = ("train", "t10k")
+_FILES = tuple(f"{part}-{kind}-ubyte" for part in _PARTS for kind in ("images-idx3", "labels-idx1"))
+
+
+def load() -> Data:
+    """Flips belong to "simple" here: a mirrored shirt is a shirt. Raises DataError."""
+    folder = _folder()
+    images, labels = zip(*(_part(folder, part) for part in _PARTS), strict=True)
+    return make("fashion_mnist", np.concatenate(images), np.concatenate(labels), {"pad": 2, "flip": True})
+
+
+def _folder() -> Path:
+    """The folder with the four files: the user's own, Debian's, or the user's own after a download.
+
+    The one that LEAKBOARD_DATA names is the only one: other files than those that are meant would never be noticed.
+    """
+    named = os.environ.get("LEAKBOARD_DATA")
+    own = Path(named or "~/.cache/leakboard").expanduser()
+    for folder in [own / layout for layout in LAYOUTS] + ([] if named else [DEBIAN]):
+        if all(_file(folder, name) for name in _FILES):
+            return folder
+    home = own / "fashion-mnist"
+    try:
+        _download(home)
+    except (OSError, RuntimeError) as error:
+        places = ", ".join(f"{own / layout}" for layout in LAYOUTS)
+        debian = "unset LEAKBOARD_DATA after `apt install" if named else "`apt install"
+        raise DataError(
+            f"no Fashion-MNIST: expected {', '.join(f'{n}.gz' for n in _FILES)} (or without .gz) in one of {places}; a download to {home} failed "
+            f"({error}). Put them there, let torchvision download them (this needs a network), or {debian} "
+            "dataset-fashion-mnist`"
+        ) from error
+    return home
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    """The gzipped file, or the plain one."""
+    return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
+
+
+def _download(folder: Path) -> None:
+    """Fetch the four files, held to their checksums, and put them into the folder whole; failing leaves nothing behind."""
+    from torchvision.datasets import FashionMNIST  # slow to import, seldom needed
+    from torchvision.datasets.utils import download_url
+
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as part:
+            for name, md5 in FashionMNIST.resources:
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, Path(part, name))  # fetched again where it is not whole
+                download_url(FashionMNIST.mirrors[0] + name, part, md5=md5)
+            for name, _ in FashionMNIST.resources:
+                os.replace(Path(part, name), folder / name)
+    except BaseException:
+        for path in made:
+            with contextlib.suppress(OSError):  # not empty, or not ours
+                path.rmdir()
+        raise
+
+
+def _part(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    images, labels = (
+        read_idx(_file(folder, f"{part}-{kind}-ubyte") or folder, dimensions)
+        for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1))
+    )
+    if images.shape[1:] != (28, 28) or len(images) != len(labels) or labels.max(initial=0) > 9:
+        raise DataError(f"{folder}: {part} holds images {images.shape} and labels {labels.shape}; fetch it again")
+    return images[:, None], labels.astype(np.int64)
+
+
+def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """The array of unsigned bytes in an IDX file, gzipped or plain. Raises DataError if it is damaged."""
+    try:
+        raw = path.read_bytes()
+        if path.suffix == ".gz":
+            raw = gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {error}; fetch it again") from error
+    header = 4 + 4 * dimensions
+    if raw[:4] != bytes((0, 0, 8, dimensions)) or len(raw) < header:  # 8: unsigned byte
+        raise DataError(f"{path}: no IDX file of bytes in {dimensions} dimensions; fetch it again")
+    shape = np.frombuffer(raw, ">u4", dimensions, 4).tolist()
+    if len(raw) != header + math.prod(shape):
+        raise DataError(f"{path}: {len(raw)} bytes, but its header says {shape}; fetch it again")
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+
+
+SOURCES = {"fashion_mnist": load}

@@ -1,0 +1,1 @@
+"""Submissions: found, and read without running them."""

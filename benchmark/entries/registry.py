@@ -1,0 +1,651 @@
+"""Finds the submissions, and reads what they say of themselves without running them.
+
+Cards, needs, stages and hyperparameters are literals: they are read from the syntax tree, so that a
+file that is broken, slow or hostile can be listed, planned for and refused before it is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import hashlib
+import importlib.metadata
+import json
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, cast
+
+from pydantic import ValidationError
+
+from benchmark import api, reading
+from benchmark.api import Card, Hyper, Pretrained
+from benchmark.digests import code_of, tree_digest
+from benchmark.entries.cards import WORD, hyperparameters, literal, marks
+from benchmark.errors import UserError, printable, suggest
+from benchmark.protocol import OWN_GUARDS, UNCHANGED, AttackAxes, Axes, World
+from benchmark.text import NAME
+
+TASKS = {
+    "Attack": "membership",
+    "InversionAttack": "inversion",
+    "AttributeAttack": "attribute",
+    "StealingAttack": "stealing",
+    "Defense": "defense",
+}
+_KINDS: tuple[Literal["attack", "defense"], ...] = ("attack", "defense")
+REVIEWED = Path(__file__).parent / "reviewed.json"
+_ANSWERS = {"membership": "score", "inversion": "reconstruct", "attribute": "predict", "stealing": "steal"}
+"""The method of an attack that the judge asks, by task."""
+_DECLARED = {
+    "card",
+    "access",
+    "needs",
+    "calibrate",
+    "stages",
+    "data_independent",
+    "uses",
+    "keeps_labels",
+    "adaptive_attack",
+}
+"""Attributes of the class that are read from the syntax tree."""
+SIZE = 1 << 18
+"""Bytes of a submission at most: reading one takes a bounded time."""
+_WARNINGS = threading.Lock()
+"""Filters of warnings are the process's, and the app reads in several threads."""
+SPEC = 1000
+"""Characters of an entry's name with its hyperparameters at most."""
+_WORDS: dict[str, Any] = {"null": None, "true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of `submissions/`. With `error` set, the rest is unknown and nothing of it is used."""
+
+    id: str
+    kind: Literal["attack", "defense"]
+    path: Path
+    error: str = ""
+    task: str = ""
+    card: Card | None = None
+    access: str = ""
+    needs: frozenset[str] = frozenset()
+    calibrate: str = "shadow"
+    stages: tuple[str, ...] = ()
+    data_independent: bool = False
+    uses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Extra data by name, with the values of hyperparameters of which it takes one; {} for none: always."""
+    keeps_labels: Mapping[str, Any] | None = None
+    """With which values of hyperparameters the guard changes no label: {} for any, None for no such promise."""
+    adaptive_attack: str = ""
+    plain_training: bool = True
+    """Neither `train` nor `network` is its own: a bank of it can train as one ensemble."""
+    plain_network: bool = True
+    """`network` is not its own: the judge can serve its weights without running its code."""
+    params: type[Hyper] = Hyper
+    doc: str = ""
+    source: str = ""
+    """Digest of the code; comments, docstrings and layout don't count."""
+    text: str = field(default="", repr=False)
+    """The file as it was read, line ends too: what runs is what was checked and hashed, whatever becomes of the file."""
+    class_name: str = ""
+    libraries: tuple[str, ...] = ()
+    """Modules, and names in modules, that it imports, apart from the contract."""
+    contract: tuple[str, ...] = ()
+    """Names that it imports of the contract."""
+
+    @property
+    def reviewed(self) -> bool:
+        """Whether this very file is listed as reviewed, so that it may run in the judge's process."""
+        return _reviewed().get(f"{self.kind}s/{self.id}") == hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def asks_own_models(self) -> bool:
+        """Whether it is an attack that is given answers of the adversary's own models behind their guards."""
+        own = {"shadow", "bank-online", "bank-offline"}
+        return self.task == "membership" and self.access != "white-box" and bool(self.needs & own)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Installed versions of what it imports besides PyTorch, NumPy and Python's own library: they make its numbers."""
+        names = {name.split(".")[0] for name in self.libraries}
+        names -= {*sys.stdlib_module_names, "torch", "numpy"}
+        return {name: version for name in sorted(names) if (version := version_of(name))}
+
+    def load(self) -> type:
+        """Run the file in this process and return its one class."""
+        name = f"submissions.{self.kind}s.{self.id}"
+        module = sys.modules.get(name)
+        if module is None or getattr(module, "__leakboard_text__", None) != self.text:
+            module = ModuleType(name)
+            module.__file__ = str(self.path)
+            module.__leakboard_text__ = self.text  # type: ignore[attr-defined]
+            sys.modules[name] = module
+            exec(compile(self.text, str(self.path), "exec"), module.__dict__)
+        return cast(type, getattr(module, self.class_name))
+
+
+@cache
+def version_of(module: str) -> str:
+    """The version of the package that a top-level module belongs to; "" where it is not installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(module)
+    packages = _packages().get(module, [])  # scikit-learn is sklearn's
+    return importlib.metadata.version(packages[0]) if packages else ""
+
+
+@cache
+def _packages() -> Mapping[str, list[str]]:
+    """Packages by their modules. It takes half a second, and a hostile file may import thousands."""
+    return importlib.metadata.packages_distributions()
+
+
+@cache
+def _reviewed() -> dict[str, str]:
+    """SHA-256 of the files that were read and found harmless, by kind and id."""
+    listed: dict[str, str] = json.loads(REVIEWED.read_text("utf-8"))
+    return listed
+
+
+def review(entries: list[Entry]) -> None:
+    """List files as reviewed, in the order of their names."""
+    listed = _reviewed() | {f"{e.kind}s/{e.id}": hashlib.sha256(e.text.encode()).hexdigest() for e in entries}
+    REVIEWED.write_text(json.dumps(dict(sorted(listed.items())), indent=1) + "\n", "utf-8")
+    _reviewed.cache_clear()
+
+
+@dataclass(frozen=True)
+class Part:
+    """An entry with its hyperparameters, and what a training defense changes of the recipe, an attack of its adversary."""
+
+    entry: Entry
+    params: Hyper
+    axes: Axes = UNCHANGED
+    adversary: AttackAxes = OWN_GUARDS
+
+    @property
+    def name(self) -> str:
+        """Canonical: only what differs from the defaults, in the order of the declaration."""
+        chosen = {k: v for k, v in self.params.model_dump().items() if v != self.entry.params.model_fields[k].default}
+        chosen |= self._changed
+        inside = ",".join(f"{k}={_text(v)}" for k, v in chosen.items())
+        return f"{self.entry.id}[{inside}]" if inside else self.entry.id
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What identifies it in the store."""
+        contract = code_of(*(f"api:{name}" for name in self.entry.contract))
+        more: dict[str, Any] = {"axes": self._changed, "libraries": self.entry.versions, "contract": contract}
+        own = {"id": self.entry.id, "source": self.entry.source, "params": self.params.model_dump(mode="json")}
+        return own | {name: value for name, value in more.items() if value}
+
+    @property
+    def knowledge(self) -> str:
+        """What an attack knows besides the target: none, or its needs, and guards where it holds the target's own."""
+        extra = ["guards"] if self.adversary.guards == "target" else []
+        return "+".join([*sorted(self.entry.needs), *extra]) or "none"
+
+    @property
+    def _changed(self) -> dict[str, Any]:
+        return self.axes.chosen | self.adversary.chosen
+
+    @property
+    def pretrained(self) -> dict[str, Pretrained]:
+        """The models that its hyperparameters name."""
+        given = ((getattr(self.params, name), mark) for name, mark in marks(self.entry.params).items())
+        return {model: mark for model, mark in given if model is not None}
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """The extra data that a defense reads with these hyperparameters."""
+        return frozenset(
+            name for name, where in self.entry.uses.items()
+            if not where or any(getattr(self.params, p) in values for p, values in where.items())
+        )  # fmt: skip
+
+    @property
+    def keeps_labels(self) -> bool:
+        """Whether a guard with these hyperparameters promises that no label changes."""
+        where = self.entry.keeps_labels
+        return where is not None and all(getattr(self.params, p) in values for p, values in where.items())
+
+    @property
+    def replaced(self) -> frozenset[str]:
+        """Hyperparameters that mean nothing here: a model that is given takes their place."""
+        given = (m for name, m in marks(self.entry.params).items() if getattr(self.params, name) is not None)
+        return frozenset(name for mark in given for name in mark.instead_of)
+
+    def create(self) -> Any:
+        """An instance of the file's own class, with its own `Params`."""
+        cls = self.entry.load()
+        return cls(cls.Params(**self.params.model_dump()))  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A defense: how the network is trained, and the guards before and after it, innermost first."""
+
+    name: str
+    training: Part
+    guards: tuple[Part, ...] = ()
+    prepared: World = "shadow"
+    """In which world the guards before the adversary's own models are prepared (`facing`)."""
+
+    def facing(self, attack: Part) -> Chain:
+        """This defense as this attack meets it: with the adversary's own models behind the guards that it holds
+        (RULES 3), and for label access without the guards that change no label.
+        """
+        seen = self.by_label() if attack.entry.access == "label" else self
+        return replace(seen, prepared=attack.adversary.guards) if seen.guards else seen
+
+    def by_label(self) -> Chain:
+        """What answers with the same labels, without the last guards that promise to keep them."""
+        guards = self.guards
+        while guards and guards[-1].keeps_labels and guards[-1] is not self.training:
+            guards = guards[:-1]
+        if guards == self.guards:
+            return self
+        before = [g for g in guards if g is not self.training]
+        return Chain("+".join(p.name for p in (self.training, *before)), self.training, guards)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self.training, *(g for g in self.guards if g is not self.training))
+
+
+@dataclass
+class Registry:
+    """Every entry under `root` (the folder with `attacks/` and `defenses/`), and under `baselines`, those of the package."""
+
+    root: Path
+    baselines: Path | None = None
+    entries: dict[tuple[str, str], Entry] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.root = Path(self.root)
+        self._shipped = {(e.kind, e.id): e for e in _all(self.baselines)} if self.baselines else {}
+        own = {(e.kind, e.id): self._own(e) for e in _all(self.root)}
+        self.entries = dict(sorted((self._shipped | own).items()))
+
+    def add(self, path: Path, kind: Literal["attack", "defense"]) -> Entry:
+        """An entry from a file elsewhere."""
+        entry = self._own(read(Path(path), kind))
+        self.entries[kind, entry.id] = entry
+        return entry
+
+    def _own(self, entry: Entry) -> Entry:
+        """A user's entry: one that only has a baseline's name must not be taken for it."""
+        known = self._shipped.get((entry.kind, entry.id))
+        if known is None or entry.text == known.text or _same(entry.path, known.path):
+            return entry
+        error = printable(f"{entry.path}: a baseline has this name; choose another")
+        return Entry(entry.id, entry.kind, entry.path, error=error)
+
+    def entry(self, kind: str, id: str) -> Entry:
+        found = self.entries.get((kind, id))
+        if found is None:
+            names = {"attack": "an attack", "defense": "a defense"}
+            if given := [names[k] for k, i in self.entries if i == id]:
+                raise UserError(f"{id!r}: expected {names[kind]}, given {given[0]}")
+            raise UserError(f"unknown {kind} {id!r}{suggest(id, (i for k, i in self.entries if k == kind))}")
+        if found.error:
+            raise UserError(found.error)
+        return found
+
+    def kind_of(self, spec: str) -> Literal["attack", "defense"]:
+        """Whether a name given on the command line is an attack or a defense."""
+        id = _split(spec)[0][0]
+        kinds = [k for k in ("attack", "defense") if (k, id) in self.entries]
+        if not kinds:
+            raise UserError(f"unknown entry {id!r}{suggest(id, (i for _, i in self.entries))}")
+        if len(kinds) == 2 and "+" not in spec:
+            raise UserError(f"{id!r} is both an attack and a defense; rename one of the files")
+        return "defense" if "+" in spec else cast(Literal["attack", "defense"], kinds[0])
+
+    def attack(self, spec: str) -> Part:
+        """`nn_sorted` or `attribute_mlp[embedding=untrained]`."""
+        parts = _split(spec)
+        if len(parts) != 1:
+            raise UserError(f"{spec!r}: expected one attack; only defenses form cascades with '+'")
+        return self._part("attack", *parts[0])
+
+    def chain(self, spec: str, baseline: str) -> Chain:
+        """`dp_sgd[noise_multiplier=1.1]+diffence`; a chain of guards alone trains as `baseline` does."""
+        parts = [self._part("defense", *p) for p in _split(spec)]
+        training = [p for p in parts if "training" in p.entry.stages]
+        if len(training) > 1:
+            raise UserError(f"{spec!r}: expected one training defense, given {' and '.join(p.name for p in training)}")
+        found = [p for p in parts if set(p.entry.stages) - {"training"}]
+        stage = ["post-inference" in p.entry.stages for p in found if p not in training]
+        if stage != sorted(stage) or (training and parts[0] is not training[0]):
+            order = sorted(parts, key=lambda p: ("training" not in p.entry.stages, "post-inference" in p.entry.stages))
+            raise UserError(f"{spec!r}: expected the stages in order; write {'+'.join(p.name for p in order)!r}")
+        # What a training defense does after inference comes behind the guards that stand before it.
+        guards = tuple(sorted(found, key=lambda p: "post-inference" in p.entry.stages))
+        first = training[0] if training else self._part("defense", *_split(baseline)[0])
+        # Guards alone stand for guards on the baseline: one name for one defense.
+        named = [p for p in parts if not (guards and p not in guards and p.name == baseline)]
+        return Chain("+".join(p.name for p in named), first, guards)
+
+    def _part(self, kind: str, id: str, given: dict[str, Any]) -> Part:
+        entry = self.entry(kind, id)
+        axes = tuple(Axes.model_fields) if "training" in entry.stages else ()
+        own = tuple(AttackAxes.model_fields) if entry.asks_own_models else ()
+        known = (*entry.params.model_fields, *axes, *own)
+        unknown = [k for k in given if k not in known]
+        if unknown:
+            if unknown[0] in AttackAxes.model_fields and kind == "attack":
+                needs = " and ".join(sorted(entry.needs)) or "nothing"
+                raise UserError(
+                    f"{id}: {unknown[0]}: expected a membership attack by labels or posteriors that needs shadow or a bank, "
+                    f"given {entry.task} by {entry.access} access that needs {needs}; leave {unknown[0]} out"
+                )
+            hint = suggest(unknown[0], known)
+            if unknown[0] in Axes.model_fields and kind == "defense":
+                hint = "; the recipe belongs to the training defense, such as undefended"
+            raise UserError(f"{id}: unknown hyperparameter {unknown[0]!r}{hint}")
+        try:
+            changes = Axes(**{k: v for k, v in given.items() if k in axes})
+            adversary = AttackAxes(**{k: v for k, v in given.items() if k in own})
+            params = entry.params(**{k: v for k, v in given.items() if k not in (*axes, *own)})
+            part = Part(entry, params, changes, adversary)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(p) for p in first["loc"])
+            raise UserError(f"{id}: hyperparameter {where}: {first['msg']}, given {first['input']!r}") from None
+        for name in sorted(part.replaced):
+            value, usual = getattr(part.params, name), entry.params.model_fields[name].default
+            if value != usual:
+                raise UserError(
+                    f"{id}: hyperparameter {name}: expected its default {_text(usual)} beside the pretrained model "
+                    f"{next(iter(part.pretrained))}, which takes its place, given {_text(value)}"
+                )
+        return part
+
+
+def _all(root: Path) -> Iterator[Entry]:
+    for kind in _KINDS:
+        for path in sorted((root / f"{kind}s").glob("*.py")):
+            if not path.name.startswith("_"):
+                yield read(path, kind)
+
+
+def _same(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return False
+
+
+def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
+    """Read one file's syntax tree; whatever is wrong with it becomes the entry's one-line `error`."""
+    id = path.stem
+    try:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", id):
+            raise UserError(
+                f"{path}: expected a file name that begins with a letter, of a-z, 0-9 and _, given {path.name!r}"
+            )
+        return _read(path, kind, id)
+    except UserError as error:
+        text = str(error)
+    except SyntaxError as error:
+        text = f"{path}: line {error.lineno}: syntax error: {error.msg}"
+    except (RecursionError, MemoryError):
+        text = f"{path}: cannot be read: expected code that is less deeply nested"
+    except Exception as error:  # a literal can be wrong in as many ways as Python has errors
+        text = f"{path}: cannot be read: {type(error).__name__}: {error}".splitlines()[0]
+    return Entry(id, kind, path, error=printable(text))
+
+
+def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
+    text = reading.text(path, SIZE)
+    tree = _parsed(text, path)
+    _check_imports(tree, path)
+    cls = _the_class(tree, path)
+    task = TASKS[_base(cls)]
+    if (task == "defense") != (kind == "defense"):
+        raise UserError(f"{path}: expected {'a Defense' if kind == 'defense' else 'an attack'}, given a {_base(cls)}")
+    values: dict[str, Any] = {}
+    params: type[Hyper] = Hyper
+    for node in cls.body:
+        if isinstance(node, ast.ClassDef) and node.name == "Params":
+            params = hyperparameters(node, path, tuple((Axes if kind == "defense" else AttackAxes).model_fields))
+        name, value = _assignment(node)
+        if name in _DECLARED and value is not None:
+            values[name] = literal(value, path)
+    if kind == "attack" and (named := marks(params)):
+        raise UserError(f"{path}: Params: {next(iter(named))}: expected Pretrained in a defense, given an attack")
+    _check_values(values, task, path, params)
+    methods = {n.name for n in cls.body if isinstance(n, ast.FunctionDef)}
+    own = methods | {_assignment(n)[0] for n in cls.body}
+    if len(cls.bases) == 1 and not cls.keywords and not cls.decorator_list:  # else methods may come from there
+        _check_methods(cls, methods, task, values["stages"], path)
+    plain = [len(cls.bases) == 1 and not own & names for names in ({"train", "network"}, {"network"})]
+    return Entry(
+        id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=tree_digest(tree),
+        text=text, class_name=cls.name, libraries=_libraries(tree),
+        contract=_contract(tree), plain_training=plain[0], plain_network=plain[1], **values,
+    )  # fmt: skip
+
+
+def _parsed(text: str, path: Path) -> ast.Module:
+    """The syntax tree of a text. What Python has to say of the text beside it is for its author, not for the judge's output."""
+    for number, line in enumerate(re.split(r"\r\n?|\n", text, maxsplit=2)[:2], 1):
+        coding = re.match(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", line)
+        if coding and coding[1].lower() not in ("utf-8", "utf8"):  # others would read another program than the judge
+            raise UserError(f"{path}: line {number}: expected UTF-8, given coding {coding[1][:40]!r}")
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
+
+
+def _check_methods(cls: ast.ClassDef, methods: set[str], task: str, stages: tuple[str, ...], path: Path) -> None:
+    """An attack has its task's method, a defense those of its stages and no others: the judge would never call them."""
+    level = list(_class_level(cls.body))  # a method may be defined under a condition, or assigned
+    own = {n.name for n in level if isinstance(n, ast.FunctionDef)}
+    own |= {n.id for n in level if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    guards = [stage for stage in stages if stage != "training"]
+    needed = _ANSWERS.get(task, "guard" if guards else "")
+    if needed and needed not in own:
+        near = difflib.get_close_matches(needed, methods, n=1, cutoff=0.6)
+        hint = f"; did you mean it by {near[0]!r}?" if near else ""
+        raise UserError(f"{path}: expected a method {needed!r}, given none{hint}")
+    if task != "defense":
+        return
+    stray = [m for m in ("train", "loss", "network") if m in methods and "training" not in stages]
+    idle = [m for m in ("guard", "prepare") if m in methods and not guards]
+    if stray or idle:
+        stage = "training" if stray else "pre-inference or post-inference"
+        raise UserError(
+            f"{path}: stages: expected {stage} for the method {(stray + idle)[0]!r}, given {', '.join(stages) or 'none'}; "
+            "what is no step of the contract needs another name"
+        )
+
+
+def _class_level(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """These nodes and what is in them, but for what is inside functions and classes."""
+    for node in nodes:
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            yield from _class_level(ast.iter_child_nodes(node))
+
+
+def _check_values(values: dict[str, Any], task: str, path: Path, params: type[Hyper]) -> None:
+    required = ["card", "stages"] if task == "defense" else ["card", "access"]
+    for name in required:
+        if name not in values:
+            raise UserError(f"{path}: expected a class attribute {name!r}, given none")
+    allowed = {
+        "access": {"label", "posterior", "white-box"},
+        "calibrate": {"shadow", "own", "none"},
+        "needs": {"shadow", "partial", "bank-online", "bank-offline", "certificate"},
+        "uses": {"reference", "validation"},
+        "stages": {"training", "pre-inference", "post-inference"},
+    }
+    if not isinstance(values["card"], Card):
+        raise UserError(f"{path}: card: expected Card(...), given {type(values['card']).__name__}")
+    _check_card(values["card"], path)
+    if not isinstance(values.get("data_independent", False), bool):
+        raise UserError(f"{path}: data_independent: expected True or False, given {values['data_independent']!r}")
+    if not isinstance(values.get("adaptive_attack", ""), str) or len(values.get("adaptive_attack", "")) > NAME:
+        raise UserError(
+            f"{path}: adaptive_attack: expected at most {NAME} characters, given {values['adaptive_attack']!r}"
+        )
+    for name, known in allowed.items():
+        if name in values:
+            given = values[name]
+            many = name in ("needs", "stages", "uses")
+            kinds = (set, frozenset, tuple, list, *([dict] if name == "uses" else []))
+            if not isinstance(given, kinds if many else str):
+                raise UserError(
+                    f"{path}: {name}: expected {'a collection of names' if many else 'a name'}, given {given!r}"
+                )
+            for item in given if many else (given,):
+                if not isinstance(item, str) or item not in known:
+                    raise UserError(f"{path}: {name}: expected one of {', '.join(sorted(known))}, given {item!r}")
+    values["needs"] = frozenset(values.get("needs", ()))
+    values["stages"] = tuple(values.get("stages", ()))
+    uses = values.get("uses", ())
+    values["uses"] = uses if isinstance(uses, dict) else {name: {} for name in uses}
+    for name, where in values["uses"].items():
+        _check_where(f"{path}: uses: {name}", where, params)
+    keeps = values.pop("keeps_labels", False)
+    if not isinstance(keeps, bool):
+        _check_where(f"{path}: keeps_labels", keeps, params)
+    if keeps is not False:
+        if "pre-inference" not in values["stages"] and "post-inference" not in values["stages"]:
+            raise UserError(
+                f"{path}: keeps_labels: expected a stage pre-inference or post-inference beside it, given none"
+            )
+        values["keeps_labels"] = {} if keeps is True else keeps
+        if never := [name for name, among in values["keeps_labels"].items() if not among]:
+            raise UserError(f"{path}: keeps_labels: {never[0]}: expected at least one value, given none")
+
+
+def _check_where(name: str, where: Any, params: type[Hyper]) -> None:
+    """With which values of hyperparameters something holds."""
+    fields = params.model_fields
+    if not isinstance(where, dict) or any(
+        p not in fields or not isinstance(v, (tuple, list)) for p, v in where.items()
+    ):
+        raise UserError(
+            f"{name}: expected hyperparameters with values in a tuple, such as {{'scenario': (1, 2)}}, given {where!r}"
+        )
+
+
+def _check_card(card: Card, path: Path) -> None:
+    """It is shown in terminals and pages: texts are printable lines, and short."""
+    authors = card.authors if isinstance(card.authors, tuple) else (None,)
+    for name, text in (("title", card.title), ("reference", card.reference), *(("authors", a) for a in authors)):
+        if not isinstance(text, str) or not text.isprintable() or len(text) > 300:
+            expected = f"{'a tuple of texts' if name == 'authors' else 'a text'}, each a printable line of at most 300"
+            raise UserError(f"{path}: card: {name}: expected {expected} characters, given {getattr(card, name)!r}")
+    if card.year is not None and (type(card.year) is not int or not 1900 <= card.year <= 2200):
+        raise UserError(f"{path}: card: year: expected a year or None, given {card.year!r}")
+    if not isinstance(card.null, bool):
+        raise UserError(f"{path}: card: null: expected True or False, given {card.null!r}")
+
+
+def _check_imports(tree: ast.Module, path: Path) -> None:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names = (
+            [a.name for a in node.names] if isinstance(node, ast.Import) else ["." * node.level + (node.module or "")]
+        )
+        for name in names:
+            if (
+                name.split(".")[0] in ("benchmark", "leaderboard", "leakboard", "submissions", "")
+                and name != "benchmark.api"
+            ):
+                raise UserError(
+                    f"{path}: line {node.lineno}: expected imports from benchmark.api alone, given {name!r}"
+                )
+
+
+def _libraries(tree: ast.Module) -> tuple[str, ...]:
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module if a.name == "*" else f"{node.module}.{a.name}" for a in node.names}
+    return tuple(sorted(n for n in found if not n.startswith(("benchmark.", "__future__."))))
+
+
+def _contract(tree: ast.Module) -> tuple[str, ...]:
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "benchmark.api"]
+    named = {alias.name for node in imports for alias in node.names}
+    whole = any(isinstance(n, ast.Import) and any(a.name == "benchmark.api" for a in n.names) for n in ast.walk(tree))
+    return tuple(sorted(api.__all__ if whole or "*" in named else named))
+
+
+def _the_class(tree: ast.Module, path: Path) -> ast.ClassDef:
+    found = [n for n in tree.body if isinstance(n, ast.ClassDef) and _base(n) in TASKS]
+    if len(found) != 1:
+        given = " and ".join(c.name for c in found) or "none"
+        raise UserError(f"{path}: expected one class deriving from {', '.join(TASKS)}; given {given}")
+    return found[0]
+
+
+def _base(cls: ast.ClassDef) -> str:
+    for base in cls.bases:
+        name = base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
+        if name in TASKS:
+            return name
+    return ""
+
+
+def _assignment(node: ast.stmt) -> tuple[str, ast.expr | None]:
+    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id, node.value
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return node.target.id, node.value
+    return "", None
+
+
+def _split(spec: str) -> list[tuple[str, dict[str, Any]]]:
+    if len(spec) > SPEC:
+        raise UserError(f"{spec[:40]!r}...: expected an entry of at most {SPEC} characters, given {len(spec)}")
+    parts = []
+    for text in re.split(r"\+(?![^\[]*\])", spec.replace(" ", "")):
+        match = re.fullmatch(r"([A-Za-z0-9_\-]+)(?:\[([^\[\]]*)\])?", text)
+        if not match:
+            raise UserError(f"{spec!r}: expected NAME, NAME[parameter=value,...] or a cascade NAME+NAME")
+        given: dict[str, Any] = {}
+        for item in filter(None, (match[2] or "").split(",")):
+            name, equals, value = item.partition("=")
+            if not equals or not name:
+                raise UserError(f"{spec!r}: expected parameter=value in brackets, given {item!r}")
+            if name in given:
+                raise UserError(f"{spec!r}: expected each parameter once, given {name!r} twice")
+            given[name] = _value(value, spec)
+        parts.append((match[1], given))
+    return parts
+
+
+def _value(text: str, spec: str) -> Any:
+    """null, true, false, a number, or a word: what may stand in names, queries and pages as it is."""
+    if text in _WORDS:
+        return _WORDS[text]
+    number = re.fullmatch(r"[-+]?[.0-9]+([eE][-+]?[0-9]+)?", text)
+    try:
+        if number:
+            return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+        if re.fullmatch(WORD, text):
+            return text
+    except ValueError:
+        pass
+    expected = "a number" if number else "a number, true, false, null, or a word of letters, digits, '.', '_' and '-'"
+    raise UserError(f"{spec!r}: expected {expected}, given {text!r}")
+
+
+def _text(value: Any) -> str:
+    """As `_value` reads it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

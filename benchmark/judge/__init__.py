@@ -1,0 +1,1 @@
+"""Scores against labels: metrics with their uncertainty, and what is held against a defense."""

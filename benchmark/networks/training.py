@@ -1,0 +1,278 @@
+"""One training loop for targets, shadows and banks.
+
+The data is one tensor on the device, batches are indexed out of it, augmentation works on whole
+batches; bfloat16 autocast and channels-last where the protocol says so. A bank of small networks can
+train as one `torch.func` ensemble. Results depend on the number of threads: workers use one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+from benchmark import networks
+from benchmark.api import Samples, Task
+from benchmark.api.augmentation import augment
+from benchmark.protocol import Recipe
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Cost = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
+_CHUNK = 1000
+
+
+class TrainingTask(Task):
+    """The contract's Task on tensors that lie on the device."""
+
+    def __init__(
+        self,
+        *,
+        train: Samples,
+        reference: Samples,
+        validation: Samples,
+        classes: int,
+        recipe: Recipe,
+        architecture: str,
+        simple: Mapping[str, Any],
+        seed: int,
+        device: torch.device,
+        uses: Collection[str] = (),
+        artifact: Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]] | None = None,
+        pretrained: Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]] | None = None,
+    ) -> None:
+        self.samples = {"train": train, "reference": reference, "validation": validation}
+        self.classes, self.recipe, self.seed, self.device, self.uses = classes, recipe, seed, device, uses
+        c, h, w = train.x.shape[1:]
+        self.shape = (c, h, w)
+        self._architecture, self._simple, self._artifact = architecture, simple, artifact
+        self._pretrained = pretrained
+
+    @property
+    def train(self) -> Samples:  # type: ignore[override]
+        return self.samples["train"]
+
+    @property
+    def reference(self) -> Samples:  # type: ignore[override]
+        return self._declared("reference")
+
+    @property
+    def validation(self) -> Samples:  # type: ignore[override]
+        return self._declared("validation")
+
+    def _declared(self, name: str) -> Samples:
+        if name not in self.uses:
+            raise PermissionError(f"task.{name}: expected uses = frozenset({{{name!r}}}) in the class, given none")
+        return self.samples[name]
+
+    def build(self, architecture: str | None = None) -> nn.Module:
+        name = architecture or self._architecture
+        return networks.build(name, self.classes, self.shape, self.seed).to(self.device)
+
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return augment(x, self.recipe.augmentation, self._simple, generator)
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.recipe.schedule == "cosine":
+            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.recipe.epochs)
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(self.recipe.milestones), 0.1)
+
+    def artifact(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        return make() if self._artifact is None else self._artifact(name, make)
+
+    def pretrained(self, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        if self._pretrained is None:
+            raise PermissionError(f"task.pretrained: expected a model that a hyperparameter names, given {name!r}")
+        return self._pretrained(name)
+
+    def epochs(self, network: nn.Module) -> Iterator[int]:
+        best = _Best()
+        for epoch in range(self.recipe.epochs):
+            yield epoch
+            if self.recipe.early_stopping:
+                state = {name: t.detach() for name, t in network.state_dict().items()}
+                best.see(state, torch.tensor(self._validate(network)))
+        if self.recipe.early_stopping:
+            network.load_state_dict(best.state)
+
+    @torch.no_grad()
+    def _validate(self, network: nn.Module) -> float:
+        """Accuracy on validation data; the network is left in the mode in which it was."""
+        x, y = _validation(self)
+        training = network.training
+        network.eval()
+        right = [network(part.to(self.device)).argmax(1).cpu() for part in x.split(_CHUNK)]
+        network.train(training)
+        return float((torch.cat(right) == y).double().mean())
+
+    def fit(
+        self,
+        network: nn.Module,
+        *,
+        loss: Loss | None = None,
+        cost: Cost | None = None,
+        targets: Tensor | None = None,
+        optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    ) -> nn.Module:
+        if loss is not None and cost is not None:
+            raise ValueError("expected loss or cost, given both")
+        per_sample = loss or _cross_entropy
+        recipe = self.recipe
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        network = network.to(self.device, memory_format=layout).train()  # type: ignore[call-overload]
+        x = self.train.x.to(self.device, memory_format=layout)
+        y = (self.train.y if targets is None else targets).to(self.device)
+        if len(y) != len(x):
+            raise ValueError(f"targets: expected one for each of {len(x)} training samples, given {len(y)}")
+        parameters = list(network.parameters())
+        update = optimizer(parameters) if optimizer else make_optimizer(parameters, recipe)
+        schedule = self.schedule(update)
+        order, views = self.generator("order"), self.generator("augmentation")
+        answering = _Low(network, self.device, layout) if recipe.precision == "bfloat16" else network
+        for epoch in self.epochs(network):
+            for rows in torch.randperm(len(y), generator=order).to(self.device).split(recipe.batch_size):
+                xb, yb = self.augment(x[rows], views).contiguous(memory_format=layout), y[rows]
+                value = cost(answering, xb, yb, epoch) if cost else per_sample(answering(xb), yb).mean()
+                update.zero_grad(set_to_none=True)
+                value.backward()
+                update.step()
+            schedule.step()
+        return network.eval()
+
+    def fit_each(self, rows: Sequence[Tensor], name: str, *, loss: Loss | None = None) -> list[nn.Module]:
+        tasks = []
+        for i, part in enumerate(rows):
+            task = copy.copy(self)
+            task.seed = int(torch.randint(2**62, (), generator=self.generator(f"{name}-{i}")))
+            task.samples = self.samples | {"train": Samples(self.train.x[part], self.train.y[part])}
+            tasks.append(task)
+        size, networks = self.recipe.ensemble, [t.build() for t in tasks]
+        if size == 1 or any(next(n.buffers(), None) is not None for n in networks):
+            return [t.fit(n, loss=loss) for t, n in zip(tasks, networks, strict=True)]
+        fitted = []
+        for i in range(0, len(tasks), size):
+            fitted += fit_ensemble(tasks[i : i + size], networks[i : i + size], loss or _cross_entropy)
+        return fitted
+
+
+class _Low(nn.Module):
+    """A network that computes in bfloat16 where autocast does, and answers in float32."""
+
+    def __init__(self, network: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
+        super().__init__()
+        self.network, self._device, self._layout = network, device, layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(self._device.type, torch.bfloat16):
+            logits: Tensor = self.network(x.contiguous(memory_format=self._layout))
+        return logits.float()
+
+    def embed(self, x: Tensor) -> Tensor:
+        with torch.autocast(self._device.type, torch.bfloat16):
+            embedding: Tensor = self.network.embed(x)  # type: ignore[operator]
+        return embedding.float()
+
+
+class _Best:
+    """The weights that did best so far; of m stacked networks each its own best."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+        self.score = torch.tensor(0.0)
+
+    def see(self, state: dict[str, Tensor], score: Tensor) -> None:
+        """score () or (m,), higher is better; the earliest of equals stays."""
+        better = score > self.score if self.state else torch.ones_like(score, dtype=torch.bool)
+        if not self.state:
+            self.state = {name: t.clone() for name, t in state.items()}
+            self.score = score.clone()
+        for name, t in state.items():
+            here = better.to(t.device).view(better.shape + (1,) * (t.ndim - better.ndim))
+            self.state[name] = torch.where(here, t, self.state[name])
+        self.score = torch.where(better, score, self.score)
+
+
+def _validation(task: TrainingTask) -> tuple[Tensor, Tensor]:
+    found = task.samples["validation"]
+    if not len(found):
+        raise ValueError("early stopping: expected validation data, given none (a split with a reference part has it)")
+    return found.x, found.y
+
+
+def fit_ensemble(tasks: Sequence[TrainingTask], networks: Sequence[nn.Module], loss: Loss) -> list[nn.Module]:
+    """Train equal networks, each on its own task's data and seed, as one vectorised network.
+
+    Network i takes the very batches that `tasks[i].fit(networks[i], loss=loss)` would; only the rounding
+    of sums differs. Where one task has a sample less than another, each epoch of the others leaves one out.
+    Networks carry no buffers (no BatchNorm).
+    """
+    first = tasks[0]
+    recipe, device = first.recipe, first.device
+    parameters, _ = stack_module_state(list(networks))  # type: ignore[arg-type]
+    skeleton = copy.deepcopy(networks[0]).to("meta")
+    sizes = [len(t.train) for t in tasks]
+    least, most = min(sizes), max(sizes)
+    if most - least > 1:
+        raise ValueError(f"an ensemble: expected training sets of one size, given {least} to {most}")
+    # A row more than there are samples repeats the first one; no order ever names it.
+    filled = [torch.cat([torch.arange(n), torch.zeros(most - n, dtype=torch.int64)]) for n in sizes]
+    x = torch.stack([t.train.x[rows] for t, rows in zip(tasks, filled, strict=True)]).to(device)
+    y = torch.stack([t.train.y[rows] for t, rows in zip(tasks, filled, strict=True)]).to(device)
+    each = torch.arange(len(tasks), device=device).unsqueeze(1)
+    leaves = [p.detach().to(device).requires_grad_() for p in parameters.values()]
+    stacked = dict(zip(parameters, leaves, strict=True))
+    update = make_optimizer(leaves, recipe)
+    schedule = first.schedule(update)
+    orders, views = [t.generator("order") for t in tasks], [t.generator("augmentation") for t in tasks]
+    best = _Best()
+
+    def answer(weights: dict[str, Tensor], xb: Tensor) -> Tensor:
+        low = torch.autocast(device.type, torch.bfloat16) if recipe.precision == "bfloat16" else nullcontext()
+        with low:
+            logits = functional_call(skeleton, weights, (xb,))
+        return logits.float()  # type: ignore[no-any-return]
+
+    def one(weights: dict[str, Tensor], xb: Tensor, yb: Tensor) -> Tensor:
+        return loss(answer(weights, xb), yb).mean()
+
+    for _ in range(recipe.epochs):
+        drawn = [torch.randperm(n, generator=g)[:least] for n, g in zip(sizes, orders, strict=True)]
+        order = torch.stack(drawn).to(device)
+        for rows in order.split(recipe.batch_size, dim=1):
+            xb, yb = x[each, rows], y[each, rows]
+            if recipe.augmentation != "none":
+                xb = torch.stack([t.augment(b, g) for b, t, g in zip(xb, tasks, views, strict=True)])
+            update.zero_grad(set_to_none=True)
+            torch.vmap(one)(stacked, xb, yb).sum().backward()
+            update.step()
+        schedule.step()
+        if recipe.early_stopping:
+            held = [_validation(t) for t in tasks]
+            with torch.no_grad():
+                logits = torch.vmap(answer)(stacked, torch.stack([v for v, _ in held]).to(device))
+            right = (logits.argmax(2).cpu() == torch.stack([v for _, v in held])).double().mean(1)
+            best.see({name: t.detach() for name, t in stacked.items()}, right)
+    for i, network in enumerate(networks):
+        kept = best.state if recipe.early_stopping else stacked
+        network.load_state_dict({name: value[i].detach() for name, value in kept.items()})
+    return [n.eval() for n in networks]
+
+
+def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+
+
+def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits, y, reduction="none")

@@ -1,0 +1,1 @@
+"""Work: planned, executed, tuned, tracked and checked."""

@@ -1,0 +1,187 @@
+"""Which work is missing, and in which order: scenarios, and what they are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from benchmark.digests import code_of
+from benchmark.entries.registry import Chain, Part
+from benchmark.targets.artifacts import Artifacts, Model, prepared_in, training_code
+from benchmark.targets.store import digest
+
+
+def judge_code() -> str:
+    return code_of(
+        "judge.scenario:Scenario", "judge.scenario:utility", "targets.artifacts:Artifacts", "data.population:populate",
+        "networks.access:GuardedTarget", "networks.access:ask", "networks.access:raw", "sandbox.local:Attacker", "sandbox.local:Defender",
+        "data.attribute:thickness", "data.attribute:above_class_median",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work of a worker. `attack` is "" for the utility of a target."""
+
+    id: str
+    kind: str
+    """networks, guard, answers or scenario."""
+    defense: str
+    seed: int
+    attack: str = ""
+    detail: tuple[object, ...] = ()
+    needs: frozenset[str] = frozenset()
+
+
+@dataclass
+class Plan:
+    """Jobs by id, in an order in which every job comes after what it needs."""
+
+    jobs: dict[str, Job] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
+    """Keys of scenarios that are stored already."""
+    groups: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    """Networks that train together, by key: how many, and whether the store holds them. Two plans may share some."""
+
+    @property
+    def networks(self) -> int:
+        return sum(size for size, _ in self.groups.values())
+
+    @property
+    def networks_stored(self) -> int:
+        return sum(size for size, stored in self.groups.values() if stored)
+
+    def scenarios(self) -> int:
+        return sum(j.kind == "scenario" for j in self.jobs.values())
+
+
+def scenario_key(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: int) -> str:
+    """Covers everything that makes the result of one scenario (or, without an attack, of one utility)."""
+    faced = chain.facing(attack) if attack else chain
+    asked = [["asked", faced.name]] if faced.guards != chain.guards else []
+    return digest(
+        "scenario", artifacts.protocol.name, artifacts.measures, artifacts.key(attack) if attack else "utility",
+        [artifacts.stamp(seed, w) for w in ("target", "shadow")] if chain.guards else [],
+        artifacts.key(artifacts.chain(artifacts.protocol.baseline).training) if attack and attack.entry.task == "inversion" else "",
+        artifacts.key(chain.training), [artifacts.key(g) for g in chain.guards], artifacts.bank_sizes(chain.training),
+        seed, judge_code(), training_code(), artifacts.networks_code, artifacts.environment, *asked,
+    )  # fmt: skip
+
+
+def same_scenario(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: int) -> str:
+    """The key of the scenario whose numbers are this one's, for the attack asks for labels that guards keep; else ""."""
+    faced = chain.facing(attack) if attack else chain
+    if faced.guards == chain.guards:
+        return ""
+    other = artifacts.chain(faced.name)
+    return scenario_key(artifacts, attack, other, seed) if other.name == faced.name else ""
+
+
+def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], seeds: list[int]) -> Plan:
+    """Every attack on every chain, and the utility of every chain; stored results make no jobs."""
+    plan = Plan()
+    for seed in seeds:
+        for chain in chains:
+            for attack in (None, *attacks):
+                key = scenario_key(artifacts, attack, chain, seed)
+                models = list(_models(artifacts, attack, chain))
+                for model in models:
+                    _count(plan, artifacts, chain, seed, model)
+                if artifacts.store.result(key) is not None:
+                    plan.done.append(key)
+                    continue
+                faced = chain.facing(attack) if attack else chain
+                needs = frozenset(_answers(plan, artifacts, attack, faced, seed, models))
+                if faced.guards != chain.guards:  # the judge compares its labels with those that are served
+                    needs |= frozenset(_answers(plan, artifacts, None, chain, seed, [("target", 0)]))
+                if (same := same_scenario(artifacts, attack, chain, seed)) in plan.jobs:
+                    needs |= {same}
+                job = Job(key, "scenario", chain.name, seed, attack.name if attack else "", needs=needs)
+                plan.jobs[key] = job
+    return plan
+
+
+def _models(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Iterator[Model]:
+    yield "target", 0
+    if attack is None:
+        return
+    needs = attack.entry.needs
+    uses_shadow = attack.entry.task == "membership" and (
+        "shadow" in needs or (attack.entry.calibrate == "shadow" and not any(n.startswith("bank") for n in needs))
+    )
+    if uses_shadow or (chain.guards and any(n.startswith("bank") for n in needs)):
+        yield "shadow", 0
+    sizes = artifacts.bank_sizes(chain.training)
+    if "bank-online" in needs:
+        yield from (("online", k) for k in range(sizes.online))
+    if "bank-offline" in needs:
+        yield from (("offline", k) for k in range(sizes.offline))
+    if attack.entry.task == "inversion":
+        yield "evaluator", 0
+
+
+def _count(plan: Plan, artifacts: Artifacts, chain: Chain, seed: int, model: Model) -> None:
+    training = _training(artifacts, chain, model)
+    group = artifacts.group_of(training, model)
+    key = artifacts.networks_key(training, seed, group)
+    if key not in plan.groups:
+        plan.groups[key] = len(group), artifacts.store.has("networks", key)
+
+
+def _training(artifacts: Artifacts, chain: Chain, model: Model) -> Part:
+    """The evaluation classifier is trained plainly, whatever the defense."""
+    return artifacts.chain(artifacts.protocol.baseline).training if model[0] == "evaluator" else chain.training
+
+
+def _answers(
+    plan: Plan, artifacts: Artifacts, attack: Part | None, chain: Chain, seed: int, models: list[Model]
+) -> Iterator[str]:
+    """Add the jobs that a scenario waits for; yield their ids."""
+    roles = dict.fromkeys(role for role, _ in models)
+    for role in roles:
+        mine = [m for m in models if m[0] == role]
+        networks = [_networks(plan, artifacts, _training(artifacts, chain, m), chain, seed, m) for m in mine]
+        if role == "evaluator" or (role == "shadow" and not _asks_shadow(attack)):
+            yield from filter(None, networks)
+            continue
+        parts = {"target": ("target-train", "target-test"), "shadow": ("shadow-train", "shadow-test")}.get(
+            role, ("candidates",)
+        )
+        if role == "target" and artifacts.protocol.canaries:
+            parts = (*parts, "candidates")
+        if attack and attack.entry.task == "stealing":
+            parts = (*parts, "shadow-train")
+        guards = [g for i in range(len(chain.guards)) if (g := _guard(plan, artifacts, chain, i, seed, role))]
+        world = prepared_in(chain, role)
+        id = digest("job", "answers", chain.name, seed, role, parts, world)
+        needs = frozenset(filter(None, [*networks, *guards]))
+        if id not in plan.jobs:
+            plan.jobs[id] = Job(id, "answers", chain.name, seed, detail=(world, parts, *mine), needs=needs)
+        yield id
+
+
+def _asks_shadow(attack: Part | None) -> bool:
+    return bool(attack and ("shadow" in attack.entry.needs or attack.entry.calibrate == "shadow"))
+
+
+def _networks(plan: Plan, artifacts: Artifacts, training: Part, chain: Chain, seed: int, model: Model) -> str:
+    group = artifacts.group_of(training, model)
+    key = artifacts.networks_key(training, seed, group)
+    if artifacts.store.has("networks", key):
+        return ""
+    if key not in plan.jobs:
+        plan.jobs[key] = Job(key, "networks", chain.name, seed, detail=tuple(group))
+    return key
+
+
+def _guard(plan: Plan, artifacts: Artifacts, chain: Chain, i: int, seed: int, role: str) -> str:
+    world = prepared_in(chain, role)
+    key = artifacts.guard_key(chain, i, seed, world)
+    if artifacts.store.has("guard", key):
+        return ""
+    if key not in plan.jobs:
+        main = _networks(plan, artifacts, chain.training, chain, seed, (world, 0))
+        before = [_guard(plan, artifacts, chain, j, seed, role) for j in range(i)]
+        needs = frozenset(filter(None, [main, *before]))
+        plan.jobs[key] = Job(key, "guard", chain.name, seed, detail=(i, world), needs=needs)
+    return key

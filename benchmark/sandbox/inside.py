@@ -1,0 +1,286 @@
+"""Inside the sandbox: one fork does one piece of work of one entry, for the judge at the other end.
+
+It holds what the judge sent and nothing else. Whatever it does, it can only send frames, which the
+judge checks: nothing here is trusted by the other side.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy.ctypeslib  # noqa: F401  safetensors takes it at the first reply: once here, not in every fork
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from benchmark import networks
+from benchmark.api import Bank, Candidates, Context, Embeddings, Knowledge, Predict, Samples, Target, World
+from benchmark.errors import own_line, trace
+from benchmark.networks.training import TrainingTask
+from benchmark.protocol import Recipe
+from benchmark.sandbox.local import Attacker, Defender
+from benchmark.sandbox.wire import QUERY_BYTES, QUERY_IMAGES, Channel, Closed, Message, Meta, RemoteError, Tensors
+
+
+def warm_up() -> None:
+    """What PyTorch sets up at a first call, done once for all forks: kernels, autograd, an optimizer where it is loaded."""
+    network = networks.build("small_cnn", 10, (1, 8, 8), 0)
+    x, y = torch.rand(64, 1, 8, 8), torch.zeros(64).long()
+    with torch.no_grad():
+        answer = network(x).double().log_softmax(1)
+        answer.sort(1), answer.logsumexp(1), answer.cumsum(0), answer.gather(1, y.unsqueeze(1))
+    safetensors.torch.load(safetensors.torch.save({"x": x}))
+    nn.functional.cross_entropy(network(x), y).backward()
+    if "torch._dynamo" in sys.modules:
+        for optimizer in (torch.optim.SGD, torch.optim.Adam):
+            optimizer(network.parameters(), lr=0.0, fused=True).step()
+
+
+def serve(stream: socket.socket) -> None:
+    """Answer the judge's calls until it hangs up."""
+    torch.seed()  # forks inherit one state: what is drawn without a seed must not look as if it had one
+    random.seed()
+    work = _Work(Channel(stream))
+    channel = work.channel
+    channel.locate = _locate
+    while True:
+        try:
+            message, tensors = channel.receive()
+        except Closed:
+            return
+        try:
+            channel.answer(message, tensors)
+        except Closed:
+            return
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt too: they are this piece of work's failure, as in the judge's process.
+            if not own_line(error)[0] and not isinstance(error, PermissionError | ValueError | RemoteError):
+                traceback.print_exc()
+                sys.stderr.flush()
+            channel.fail(error)
+
+
+def _locate(error: BaseException) -> tuple[str, str]:
+    """Where in the entry's file it was; the way there is printed for the log."""
+    if way := trace(error):
+        print(way.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+    return own_line(error)
+
+
+class RemoteTarget(Target):
+    """A target that the judge holds; it answers what the attack's access allows."""
+
+    def __init__(self, work: _Work, name: str) -> None:
+        self._work, self._name = work, name
+
+    def labels(self, x: Tensor) -> Tensor:
+        return self._ask("labels", _images(x))
+
+    def log_posteriors(self, x: Tensor) -> Tensor:
+        return self._ask("log_posteriors", _images(x))
+
+    def _ask(self, what: str, x: Tensor) -> Tensor:
+        """In pieces that the judge takes; nearly always it is one."""
+        size = QUERY_BYTES // 2 // max(1, x[:1].numel() * x.element_size())
+        pieces = x.split(max(1, min(QUERY_IMAGES, size))) if x.ndim else (x,)
+        answers = [self._work.ask(what, {"target": self._name}, {"x": piece})["value"] for piece in pieces]
+        return torch.cat(answers) if len(answers) > 1 else answers[0]
+
+    def white_box(self) -> nn.Module:
+        state = self._work.ask("white_box", {"target": self._name})
+        network = self._work.build(0)
+        network.load_state_dict(state)
+        return network.eval().to(self._work.device)
+
+
+class _Work:
+    """One instance of the entry and what it is working on."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.makers: list[Callable[[], Tensors]] = []
+        self.queried: Predict | None = None
+        names = (
+            "open", "fit", "score", "reconstruct", "embedding", "predict", "steal", "train", "serve", "prepare",
+            "guard", "claims", "query", "make",
+        )  # fmt: skip
+        channel.handlers.update({name: getattr(self, f"_{name}") for name in names})
+
+    def ask(self, do: str, meta: Meta, tensors: Tensors | None = None) -> Tensors:
+        return self.call(do, meta, tensors)[1]
+
+    def call(self, do: str, meta: Meta, tensors: Tensors | None = None) -> Message:
+        """Call the judge; its refusals arrive as the exceptions that they are in its own process."""
+        try:
+            return self.channel.call(do, meta, tensors)
+        except RemoteError as error:
+            kinds: dict[str, type[Exception]] = {"PermissionError": PermissionError, "ValueError": ValueError}
+            raise kinds.get(error.kind, RuntimeError)(error.text) from None
+
+    def build(self, seed: int) -> nn.Module:
+        return networks.build(self.architecture, self.classes, self.shape, seed)
+
+    def _open(self, meta: Meta, _: Tensors) -> Message:
+        """Load the entry's file and make its one object."""
+        self.device = torch.device(meta["device"])
+        self.architecture, self.classes, self.shape = meta["architecture"], meta["classes"], tuple(meta["shape"])
+        self.simple = meta["simple"]
+        name = meta["module"]
+        module = ModuleType(name)
+        module.__file__ = meta["path"]
+        module.__leakboard_text__ = meta["text"]  # type: ignore[attr-defined]
+        sys.modules[name] = module
+        exec(compile(meta["text"], meta["path"], "exec"), module.__dict__)
+        cls = getattr(module, meta["class"])
+        made = cls(cls.Params(**meta["params"]))
+        self.attacker, self.defender = Attacker(made, self.device), Defender(made, self.device)
+        return {}, {}
+
+    # --- Attacks ---
+
+    def _fit(self, meta: Meta, tensors: Tensors) -> Message:
+        def samples(name: str) -> Samples:
+            return Samples(tensors[f"{name}.x"], tensors[f"{name}.y"])
+
+        def world(name: str) -> World | None:
+            if name not in meta["has"]:
+                return None
+            target = RemoteTarget(self, meta["targets"][name])
+            return World(target, samples(f"{name}.members"), samples(f"{name}.nonmembers"))
+
+        embeddings = (
+            [tensors[f"embeddings.{n}"] for n in ("x", "y", "attribute")] if "embeddings" in meta["has"] else []
+        )
+        self.attacker.fit(
+            Knowledge(
+                classes=self.classes,
+                shape=self.shape,
+                seed=meta["seed"],
+                device=self.device,
+                simple=self.simple,
+                shadow=world("shadow"),
+                partial=world("partial"),
+                embeddings=Embeddings(*embeddings) if embeddings else None,
+                auxiliary=samples("auxiliary") if "auxiliary" in meta["has"] else None,
+                certificate=meta["certificate"],
+            )
+        )
+        return {}, {}
+
+    def _score(self, meta: Meta, tensors: Tensors) -> Message:
+        candidates = Candidates(tensors["x"], tensors["y"], tensors["id"])
+        bank = None
+        if "members" in tensors:
+            ask = partial(self._bank, len(tensors["members"]))
+            bank = Bank(tensors["members"], tensors["log_posteriors"], ask, meta["whole"])
+        return _answer("scores", self.attacker.score(RemoteTarget(self, meta["target"]), candidates, bank))
+
+    def _bank(self, models: int, x: Tensor) -> Tensor:
+        """In pieces whose answers the judge sends."""
+        x = _images(x)
+        size = min(QUERY_BYTES // 2 // max(1, x[:1].numel() * 4), QUERY_BYTES // (8 * models * self.classes))
+        pieces = x.split(max(1, min(QUERY_IMAGES, size))) if x.ndim else (x,)
+        return torch.cat([self.ask("bank", {}, {"x": piece})["value"] for piece in pieces], 1)
+
+    def _reconstruct(self, meta: Meta, _: Tensors) -> Message:
+        return _answer("images", self.attacker.reconstruct(RemoteTarget(self, meta["target"]), meta["classes"]))
+
+    def _embedding(self, meta: Meta, _: Tensors) -> Message:
+        return {"embedding": self.attacker.embedding[:100]}, {}
+
+    def _predict(self, _: Meta, tensors: Tensors) -> Message:
+        return _answer("attribute labels", self.attacker.predict(tensors["x"]))
+
+    def _steal(self, meta: Meta, tensors: Tensors) -> Message:
+        def build() -> nn.Module:
+            return self.build(meta["seed"]).to(self.device)
+
+        target = RemoteTarget(self, meta["target"])
+        self.queried = self.attacker.steal(target, Samples(tensors["x"], tensors["y"]), build)
+        return {}, {}
+
+    # --- Defenses ---
+
+    def _train(self, meta: Meta, tensors: Tensors) -> Message:
+        tasks = [self._task(task, tensors, i) for i, task in enumerate(meta["tasks"])]
+        states = self.defender.train(tasks)
+        return {}, {f"{i}.{name}": t for i, state in enumerate(states) for name, t in state.items()}
+
+    def _serve(self, meta: Meta, tensors: Tensors) -> Message:
+        state = {name.removeprefix("state."): t for name, t in tensors.items() if name.startswith("state.")}
+        self.queried = self.defender.serve(self._task(meta["task"], tensors, 0), state)
+        return {}, {}
+
+    def _prepare(self, meta: Meta, tensors: Tensors) -> Message:
+        return {}, self.defender.prepare(self._before, self._task(meta["task"], tensors, 0))
+
+    def _guard(self, meta: Meta, tensors: Tensors) -> Message:
+        context = Context(key=bytes.fromhex(meta["key"]), device=self.device, remember=self._remember)
+        self.queried = self.defender.guard(self._before, tensors, context)
+        return {}, {}
+
+    def _claims(self, meta: Meta, tensors: Tensors) -> Message:
+        claims = self.defender.claims(self._task(meta["task"], tensors, 0))
+        return {name: value for name, value in vars(claims).items() if value is not None}, {}
+
+    def _query(self, _: Meta, tensors: Tensors) -> Message:
+        assert self.queried is not None
+        return _answer("log-posteriors", self.queried(tensors["x"]))
+
+    def _make(self, _: Meta, __: Tensors) -> Message:
+        return {}, self.makers[-1]()
+
+    def _task(self, meta: Meta, tensors: Tensors, number: int) -> TrainingTask:
+        def samples(part: str) -> Samples:
+            return Samples(tensors[f"{number}.{part}.x"], tensors[f"{number}.{part}.y"])
+
+        return TrainingTask(
+            train=samples("train"),
+            reference=samples("reference"),
+            validation=samples("validation"),
+            classes=self.classes,
+            recipe=Recipe(**meta["recipe"]),
+            architecture=self.architecture,
+            simple=self.simple,
+            seed=meta["seed"],
+            uses=frozenset(meta["uses"]),
+            device=self.device,
+            artifact=partial(self._made, "artifact", {"task": number}),
+            pretrained=lambda name: self.call("pretrained", {"task": number, "name": name}),
+        )
+
+    def _before(self, x: Tensor) -> Tensor:
+        return self.ask("before", {}, {"x": x})["value"]
+
+    def _remember(self, name: str, x: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        return self._made("remember", {}, name, lambda: {"value": make()}, {"x": x})["value"]
+
+    def _made(
+        self, do: str, meta: Meta, name: str, make: Callable[[], Tensors], tensors: Tensors | None = None
+    ) -> Tensors:
+        """What the judge's store has under this name; where it has nothing it calls back for `make`."""
+        self.makers.append(make)
+        try:
+            return self.ask(do, {"name": name, **meta}, tensors)
+        finally:
+            self.makers.pop()
+
+
+def _images(x: Any) -> Tensor:
+    """As a target in the judge's process takes them."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"expected images (n, c, h, w), given {type(x).__name__}")
+    return x.detach().to("cpu", torch.float32)
+
+
+def _answer(what: str, value: Any) -> Message:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"expected {what} as a tensor, given {type(value).__name__}")
+    return {}, {"value": value}

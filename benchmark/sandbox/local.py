@@ -1,0 +1,91 @@
+"""Runs a submission's code in this process: what the judge, or the sandbox for it, asks of an entry.
+
+`Defender` and `Attacker` are the whole of what crosses to a submission; `remote.py` has the same two for
+code that runs in a sandbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.api import Bank, Candidates, Claims, Context, Defense, Knowledge, Predict, Samples, Target
+from benchmark.networks.access import raw
+from benchmark.networks.training import TrainingTask, fit_ensemble
+
+Tensors = dict[str, Tensor]
+
+
+class Defender:
+    """A defense at work."""
+
+    def __init__(self, defense: Defense, device: torch.device) -> None:
+        self.defense, self.device = defense, device
+
+    def train(self, tasks: Sequence[TrainingTask]) -> list[Tensors]:
+        """The trained weights of each task; several tasks train as one ensemble."""
+        defense = self.defense
+        if len(tasks) > 1:
+            cls = type(defense)
+            if cls.train is not Defense.train or cls.network is not Defense.network:
+                raise ValueError("expected train and network as plain methods of the class, given hidden ones")
+            networks = fit_ensemble(tasks, [defense.network(t) for t in tasks], defense.loss)
+        else:
+            networks = [defense.train(tasks[0])]
+        for network in networks:
+            if not isinstance(network, nn.Module):
+                raise ValueError(f"expected a network from train, given {type(network).__name__}")
+        return [dict(n.state_dict()) for n in networks]
+
+    def serve(self, task: TrainingTask, state: Tensors) -> Predict:
+        """The trained network as it answers. `task` holds no samples: structure needs none."""
+        network = self.defense.network(task)
+        network.load_state_dict(state)
+        return raw(network, self.device)
+
+    def prepare(self, predict: Predict, task: TrainingTask) -> Tensors:
+        state = self.defense.prepare(predict, task)
+        if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+            raise ValueError(f"expected a dict of tensors from prepare, given {type(state).__name__}")
+        return state
+
+    def guard(self, predict: Predict, state: Tensors, context: Context) -> Predict:
+        return self.defense.guard(predict, state, context)
+
+    def claims(self, task: TrainingTask) -> Claims:
+        claims = self.defense.claims(task)
+        if not isinstance(claims, Claims):
+            raise ValueError(f"expected Claims from claims, given {type(claims).__name__}")
+        return claims
+
+
+class Attacker:
+    """An attack at work: the contract's methods, but that a stolen copy comes back as what it answers."""
+
+    def __init__(self, attack: Any, device: torch.device) -> None:
+        self.attack, self.device = attack, device
+
+    def fit(self, knowledge: Knowledge) -> None:
+        self.attack.fit(knowledge)
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Any:
+        return self.attack.score(target, candidates, bank)
+
+    def reconstruct(self, target: Target, classes: Sequence[int]) -> Any:
+        return self.attack.reconstruct(target, classes)
+
+    @property
+    def embedding(self) -> str:
+        return str(self.attack.embedding)
+
+    def predict(self, embeddings: Tensor) -> Any:
+        return self.attack.predict(embeddings)
+
+    def steal(self, target: Target, queries: Samples, build: Callable[[], nn.Module]) -> Predict:
+        network = self.attack.steal(target, queries, build)
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"expected a network from steal, given {type(network).__name__}")
+        return raw(network, self.device)

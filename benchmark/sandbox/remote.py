@@ -1,0 +1,404 @@
+"""A submission's code in a sandbox, as if it ran here: `submission.py`'s two classes by calls over the wire.
+
+What the other side asks for is answered here by the objects that the judge holds: targets behind their
+access level, the stage before a guard, the store. What it returns is a frame of plain tensors; the judge
+holds its meaning to the contract wherever it came from.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from benchmark import networks
+from benchmark.api import Bank, Candidates, Claims, Context, Knowledge, Predict, Samples, Target, World
+from benchmark.entries.registry import Entry, Part
+from benchmark.errors import Fault, printable
+from benchmark.networks.access import CHUNK, raw
+from benchmark.networks.training import TrainingTask
+from benchmark.protocol import Limits
+from benchmark.result import Isolation as Where
+from benchmark.sandbox.hints import hint
+from benchmark.sandbox.host import Launcher, Sandboxes, Session, launcher, most_warm
+from benchmark.sandbox.local import Attacker, Defender
+from benchmark.sandbox.wire import QUERY_BYTES, QUERY_IMAGES, Message, Meta, Tensors, tensor
+
+ATTACK_SEEDS = 100
+"""Rows of scores: the judge resamples each of them."""
+
+Mode = Literal["auto", "always", "never"]
+"""Isolate what is not reviewed; everything; or nothing (`--trust`)."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a submission is told about its scenario: the judge's network and the shape of the data."""
+
+    architecture: str
+    classes: int
+    shape: tuple[int, int, int]
+    simple: Mapping[str, Any]
+    """The data set's augmentation "simple"."""
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Makes fresh networks of the target's architecture, all with the same weights."""
+
+    setup: Setup
+    seed: int
+
+    def __call__(self) -> nn.Module:
+        s = self.setup
+        return networks.build(s.architecture, s.classes, s.shape, self.seed).to(s.device)
+
+
+class Isolation:
+    """Decides where each entry's code runs, and runs it there."""
+
+    def __init__(
+        self, mode: Mode = "auto", found: Launcher | None = None, limits: Limits | None = None, workers: int = 1
+    ) -> None:
+        """`workers` processes share the machine's memory."""
+        self.mode, self.limits = mode, limits or Limits()
+        self._launcher, self._workers = found, workers
+        self._sandboxes: Sandboxes | None = None
+
+    def where(self, entry: Entry) -> Where:
+        """Where this entry's code runs."""
+        if self.mode == "never":
+            return "reviewed" if entry.reviewed else "trusted"
+        return "reviewed" if self.mode == "auto" and entry.reviewed else "bubblewrap"
+
+    def defender(self, part: Part, setup: Setup) -> Defender | RemoteDefender:
+        if self.where(part.entry) == "bubblewrap":
+            return RemoteDefender(self, part, setup)
+        return Defender(part.create(), setup.device)
+
+    def attacker(self, part: Part, setup: Setup) -> Attacker | RemoteAttacker:
+        if self.where(part.entry) == "bubblewrap":
+            return RemoteAttacker(self, part, setup)
+        return Attacker(part.create(), setup.device)
+
+    def open(self, part: Part, setup: Setup) -> Session:
+        """A fork of the entry's sandbox with one instance of its class. Raises UserError, Fault."""
+        if self._sandboxes is None:
+            found = self._launcher or launcher(self.mode)
+            self._sandboxes = Sandboxes(found, self.limits, setup.device.type, most_warm(self._workers))
+        entry = part.entry
+        session = self._sandboxes.session(f"{entry.kind}/{entry.id}/{entry.source}", _preloaded(entry))
+        session.advise = lambda error: hint(error.kind, error.text, error.line, entry)
+        session.call(
+            "open",
+            {
+                "module": f"submissions.{entry.kind}s.{entry.id}",
+                "path": f"{entry.kind}s/{entry.id}.py",
+                "text": entry.text,
+                "class": entry.class_name,
+                "params": part.params.model_dump(mode="json"),
+                "architecture": setup.architecture,
+                "classes": setup.classes,
+                "shape": setup.shape,
+                "simple": dict(setup.simple),
+                "device": str(setup.device),
+            },
+        )
+        return session
+
+    @property
+    def starting(self) -> float:
+        """Seconds that starts of sandboxes have taken so far: nobody's own time."""
+        return self._sandboxes.starting if self._sandboxes else 0.0
+
+    def end_sessions(self) -> None:
+        if self._sandboxes is not None:
+            self._sandboxes.end_sessions()
+
+    def close(self) -> None:
+        if self._sandboxes is not None:
+            self._sandboxes.close()
+            self._sandboxes = None
+
+
+def _preloaded(entry: Entry) -> list[str]:
+    """What a sandbox imports once for all forks, beside PyTorch; what is quick to import is left to the fork.
+
+    PyTorch imports its compiler, which takes a second, at the first step of an optimizer and in `torch.func`.
+    """
+    trains = "training" in entry.stages or re.search(r"\boptim\b|torch\.func|Perceptron|\.fit\(", entry.text)
+    slow = [n for n in entry.libraries if n.split(".")[0] not in {*sys.stdlib_module_names, "torch", "numpy"}]
+    few = [n for n in slow if len(n) <= 100][:100]  # a command line does not hold any number
+    return [*few, *(["torch._dynamo"] if trains else [])]
+
+
+def require(entries: Sequence[Entry], mode: Mode) -> Launcher | None:
+    """The way to isolate, where one of these entries needs it. Raises UserError where there is none."""
+    isolation = Isolation(mode)
+    return launcher(mode) if any(isolation.where(e) == "bubblewrap" for e in entries) else None
+
+
+# --- Defenses ---------------------------------------------------------------------------------------
+
+
+class RemoteDefender:
+    """`Defender` in a sandbox. Each method is a piece of work of its own."""
+
+    def __init__(self, isolation: Isolation, part: Part, setup: Setup) -> None:
+        self._isolation, self._part, self._setup = isolation, part, setup
+
+    def train(self, tasks: Sequence[TrainingTask]) -> list[Tensors]:
+        session, meta, tensors = self._with_tasks(tasks)
+        states = session.call("train", {"tasks": meta}, tensors)[1]
+        session.close()
+        found: list[Tensors] = [{} for _ in tasks]
+        for name, value in states.items():
+            number, dot, inner = name.partition(".")
+            if not dot or not number.isdecimal() or int(number) >= len(tasks):
+                raise ValueError(f"expected weights of {len(tasks)} networks, given {printable(name, 60)!r}")
+            found[int(number)][inner] = value
+        return found
+
+    def serve(self, task: TrainingTask, state: Tensors) -> Predict:
+        if self._part.entry.plain_network:  # weights alone: none of its code answers
+            network = task.build()
+            try:
+                network.load_state_dict(state)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"expected weights of {self._setup.architecture}: {printable(str(error), 300)}"
+                ) from None
+            return raw(network, self._setup.device)
+        session, meta, tensors = self._with_tasks([task])
+        session.call("serve", {"task": meta[0]}, tensors | {f"state.{n}": t for n, t in state.items()})
+        return _Served(session, self._setup.classes, 10 * CHUNK)
+
+    def prepare(self, predict: Predict, task: TrainingTask) -> Tensors:
+        session, meta, tensors = self._with_tasks([task])
+        session.handlers["before"] = self._before(predict)
+        state = session.call("prepare", {"task": meta[0]}, tensors)[1]
+        session.close()
+        return state
+
+    def guard(self, predict: Predict, state: Tensors, context: Context) -> Predict:
+        session = self._isolation.open(self._part, self._setup)
+        make = self._maker(session)
+
+        def remember(meta: Meta, tensors: Tensors) -> Message:
+            x = tensor(tensors, "x", torch.float32, (None, None, None, None))
+            return {}, {"value": context.remember(_name(meta), x, lambda: _value(make()))}
+
+        session.handlers |= {"before": self._before(predict), "remember": remember}
+        session.call("guard", {"key": context.key.hex()}, state)
+        return _Served(session, self._setup.classes, None)
+
+    def claims(self, task: TrainingTask) -> Claims:
+        session, meta, tensors = self._with_tasks([task])
+        values = session.call("claims", {"task": meta[0]}, tensors)[0]
+        session.close()
+        return _claims(values)
+
+    def _with_tasks(self, tasks: Sequence[TrainingTask]) -> tuple[Session, list[Meta], Tensors]:
+        """A session, and the tasks as they cross: the samples of task i under `i.<part>.x` and `.y`."""
+        session = self._isolation.open(self._part, self._setup)
+        make = self._maker(session)
+
+        def task_of(meta: Meta) -> TrainingTask:
+            number = meta.get("task")
+            if type(number) is not int or not 0 <= number < len(tasks):
+                raise ValueError(f"expected one of {len(tasks)} tasks")
+            return tasks[number]
+
+        def artifact(meta: Meta, _: Tensors) -> Message:
+            return {}, task_of(meta).artifact(_name(meta), make)
+
+        def pretrained(meta: Meta, _: Tensors) -> Message:
+            return task_of(meta).pretrained(_name(meta))
+
+        session.handlers |= {"artifact": artifact, "pretrained": pretrained}
+        meta: list[Meta] = []
+        tensors: Tensors = {}
+        for i, task in enumerate(tasks):
+            recipe = task.recipe.model_dump(mode="json")
+            meta.append({"recipe": recipe, "seed": task.seed, "uses": sorted(task.uses)})
+            for name, samples in task.samples.items():
+                tensors |= {f"{i}.{name}.x": samples.x, f"{i}.{name}.y": samples.y}
+        return session, meta, tensors
+
+    def _maker(self, session: Session) -> Callable[[], Tensors]:
+        """Has the other side make what the store does not hold, within its share of the store."""
+        left = self._isolation.limits.stored_mb << 20
+
+        def make() -> Tensors:
+            nonlocal left
+            made = session.call("make")[1]
+            left -= sum(t.numel() * t.element_size() for t in made.values())
+            if left < 0:
+                raise Fault("failed", f"wanted to store more than {self._isolation.limits.stored_mb} MB")
+            return made
+
+        return make
+
+    def _before(self, predict: Predict) -> Callable[[Meta, Tensors], Message]:
+        shape = self._setup.shape
+
+        def before(_: Meta, tensors: Tensors) -> Message:
+            return {}, {"value": predict(tensor(tensors, "x", torch.float32, (None, *shape)))}
+
+        return before
+
+
+class _Served:
+    """A predictor in a sandbox; its process ends when nobody holds it any more."""
+
+    def __init__(self, session: Session, classes: int, chunk: int | None) -> None:
+        self._session, self._classes, self._chunk = session, classes, chunk
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.detach().to("cpu", torch.float32)
+        parts = [self._ask(p) for p in (x.split(self._chunk) if self._chunk and len(x) else (x,))]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _ask(self, x: Tensor) -> Tensor:
+        found = self._session.call("query", {}, {"x": x})[1]
+        return tensor(found, "value", torch.float64, (len(x), self._classes))
+
+    def __del__(self) -> None:
+        self._session.close()
+
+
+def _name(meta: Meta) -> str:
+    name = meta.get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= 200:
+        raise ValueError("expected a name of at most 200 characters")
+    return name
+
+
+def _value(made: Tensors) -> Tensor:
+    if "value" not in made:
+        raise ValueError("expected a tensor to remember")
+    return made["value"]
+
+
+def _claims(values: Meta) -> Claims:
+    numbers, texts = ("epsilon", "delta", "robust", "certificate"), ("accountant", "adjacency", "sampling")
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in numbers and type(value) in (int, float):
+            given[name] = float(value)
+        elif name in texts and isinstance(value, str):
+            given[name] = printable(value, 100)
+        else:
+            raise ValueError(f"expected claims of {', '.join(numbers + texts)}, given {printable(name, 60)!r}")
+    return Claims(**given)
+
+
+# --- Attacks ----------------------------------------------------------------------------------------
+
+
+class RemoteAttacker:
+    """`Attacker` in a sandbox: one fork from `fit` to the last score."""
+
+    def __init__(self, isolation: Isolation, part: Part, setup: Setup) -> None:
+        self._shape = setup.shape
+        self._classes = setup.classes
+        self._targets: dict[str, Target] = {}
+        self._bank: Bank | None = None
+        self._session = isolation.open(part, setup)
+        self._session.accept(QUERY_BYTES)
+        self._session.handlers |= {
+            "labels": self._labels, "log_posteriors": self._log_posteriors, "white_box": self._white_box,
+            "bank": self._ask_bank,
+        }  # fmt: skip
+
+    def fit(self, knowledge: Knowledge) -> None:
+        tensors: Tensors = {}
+        targets: dict[str, str] = {}
+        worlds: dict[str, World | None] = {"shadow": knowledge.shadow, "partial": knowledge.partial}
+        for name, world in worlds.items():
+            if world is not None:
+                targets[name] = self._hold(world.target)
+                for side in ("members", "nonmembers"):
+                    samples: Samples = getattr(world, side)
+                    tensors |= {f"{name}.{side}.x": samples.x, f"{name}.{side}.y": samples.y}
+        if knowledge.embeddings is not None:
+            tensors |= {f"embeddings.{n}": t for n, t in vars(knowledge.embeddings).items()}
+        if knowledge.auxiliary is not None:
+            tensors |= {"auxiliary.x": knowledge.auxiliary.x, "auxiliary.y": knowledge.auxiliary.y}
+        has = [*targets, *(n for n in ("embeddings", "auxiliary") if getattr(knowledge, n) is not None)]
+        meta = {"seed": knowledge.seed, "has": has, "targets": targets, "certificate": knowledge.certificate}
+        self._session.call("fit", meta, tensors)
+
+    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Any:
+        tensors = {"x": candidates.x, "y": candidates.y, "id": candidates.id}
+        if bank is not None:
+            tensors |= {"members": bank.members, "log_posteriors": bank.log_posteriors}
+        self._bank = bank
+        meta = {"target": self._hold(target), "whole": bank and bank.whole}
+        scores = self._value("score", meta, tensors)
+        if isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) > ATTACK_SEEDS:
+            raise ValueError(f"expected scores of at most {ATTACK_SEEDS} attack seeds, given {len(scores)}")
+        return scores
+
+    def reconstruct(self, target: Target, classes: Sequence[int]) -> Any:
+        return self._value("reconstruct", {"target": self._hold(target), "classes": list(classes)}, {})
+
+    @property
+    def embedding(self) -> str:
+        return str(self._session.call("embedding")[0].get("embedding"))
+
+    def predict(self, embeddings: Tensor) -> Any:
+        return self._value("predict", {}, {"x": embeddings})
+
+    def steal(self, target: Target, queries: Samples, build: Builder) -> Predict:
+        meta = {"target": self._hold(target), "seed": build.seed}
+        self._session.call("steal", meta, {"x": queries.x, "y": queries.y})
+        return _Served(self._session, self._classes, 10 * CHUNK)
+
+    def _value(self, do: str, meta: Meta, tensors: Tensors) -> Any:
+        return self._session.call(do, meta, tensors)[1].get("value")
+
+    def _hold(self, target: Target) -> str:
+        """A name under which the other side may ask this target."""
+        for name, held in self._targets.items():
+            if held is target:
+                return name
+        self._targets[str(len(self._targets))] = target
+        return str(len(self._targets) - 1)
+
+    def _asked(self, meta: Meta) -> Target:
+        target = self._targets.get(str(meta.get("target")))
+        if target is None:
+            raise PermissionError("expected a target that the judge has given")
+        return target
+
+    def _images(self, tensors: Tensors) -> Tensor:
+        x = tensor(tensors, "x", torch.float32, (None, *self._shape))
+        if not 0 < len(x) <= QUERY_IMAGES:
+            raise ValueError(f"expected 1 to {QUERY_IMAGES} images at once, given {len(x)}")
+        return x
+
+    def _labels(self, meta: Meta, tensors: Tensors) -> Message:
+        return {}, {"value": self._asked(meta).labels(self._images(tensors))}
+
+    def _log_posteriors(self, meta: Meta, tensors: Tensors) -> Message:
+        return {}, {"value": self._asked(meta).log_posteriors(self._images(tensors))}
+
+    def _ask_bank(self, _: Meta, tensors: Tensors) -> Message:
+        if self._bank is None:
+            raise PermissionError("expected a bank that the judge has given")
+        x = self._images(tensors)
+        if 8 * len(self._bank.members) * len(x) * self._classes > QUERY_BYTES:
+            raise ValueError(
+                f"expected a question whose answer is at most {QUERY_BYTES >> 20} MB, given {len(x)} images"
+            )
+        return {}, {"value": self._bank.ask(x)}
+
+    def _white_box(self, meta: Meta, _: Tensors) -> Message:
+        return {}, dict(self._asked(meta).white_box().state_dict())

@@ -1,0 +1,1 @@
+"""What is trained and what it answers, made once and kept in the store."""

@@ -1,0 +1,3 @@
+from leakboard.cli import main
+
+main()

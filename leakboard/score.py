@@ -1,0 +1,383 @@
+"""A run of `leakboard run`: from the names on the command line to results, logged and summed up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from benchmark import places
+from benchmark import protocol as protocols
+from benchmark.addresses import shown
+from benchmark.data import secret
+from benchmark.entries.registry import Chain, Part, Registry
+from benchmark.errors import UserError, printable
+from benchmark.protocol import Protocol
+from benchmark.result import Result
+from benchmark.run.execute import Done, Progress, Setting, Sort, execute, sort_of
+from benchmark.run.plan import Job, Plan, make_plan, scenario_key
+from benchmark.run.tracking import Tracker
+from benchmark.sandbox.remote import Isolation, Mode, require
+from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.store import Store
+from leakboard import console, summaries
+
+if TYPE_CHECKING:
+    from leaderboard.ranking import Board
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be done, and with what."""
+
+    artifacts: Artifacts
+    plan: Plan
+    attacks: list[Part]
+    chains: list[Chain]
+    setting: Setting
+    seeds: tuple[int, ...]
+    given: str
+    """The protocol as the user named it: a name, or a file."""
+
+
+@dataclass
+class Outcome:
+    """What a run gave. `seconds` by kind of work, over all workers; attacks apart from their judging."""
+
+    tracker: Tracker
+    results: list[Result] = field(default_factory=list)
+    fresh: int = 0
+    trained: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    wall: float = 0.0
+
+
+def prepare(
+    entries: list[str],
+    name: str,
+    submissions: Path,
+    store: Path,
+    device: str,
+    seeds: list[int] | None = None,
+    isolation: Mode = "auto",
+    baselines: Path | None = None,
+) -> Run:
+    """Resolve every name, and find a way to isolate, before any work starts. Raises UserError.
+
+    baselines: a folder of submissions that stand beside those of `submissions`.
+    """
+    loaded = protocols.load(name)
+    setting = Setting(
+        loaded, submissions.absolute(), store.absolute(), _device(device), isolation, secret=secret.take(),
+        baselines=baselines and baselines.absolute(),
+    )  # fmt: skip
+    if setting.secret and isolation == "never":
+        raise UserError("--trust: expected isolation with a split secret, given none: official rows are watched")
+    artifacts = setting.artifacts()
+    registry = artifacts.registry
+    _check_architectures(loaded)
+    attacks, chains = _entries(loaded, registry, entries)
+    wrong = [s for s in seeds or [] if s not in loaded.seeds]
+    if wrong:
+        raise UserError(f"--seed: expected one of {list(loaded.seeds)}, given {wrong[0]}")
+    chosen = tuple(dict.fromkeys(seeds or loaded.seeds))
+    plan = Plan()
+    for some_attacks, some_chains in _pairs(loaded, registry, entries, attacks, chains):
+        more = make_plan(artifacts, some_attacks, some_chains, list(chosen))
+        plan.jobs |= more.jobs
+        plan.done += [k for k in more.done if k not in plan.done]
+        plan.groups |= more.groups
+    if plan.jobs:
+        parts = [
+            *attacks,
+            *(p for c in chains for p in c.parts),
+            registry.chain(loaded.baseline, loaded.baseline).training,
+        ]
+        setting = replace(setting, launcher=require([p.entry for p in parts], isolation))
+    return Run(artifacts, plan, attacks, chains, setting, chosen, name)
+
+
+def _device(name: str) -> str:
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: expected auto, cpu or cuda, given {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: expected a machine with CUDA, given one without; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _entries(loaded: Protocol, registry: Registry, entries: list[str]) -> tuple[list[Part], list[Chain]]:
+    attacks = [registry.attack(a) for a in loaded.attacks]
+    chains = [registry.chain(d, loaded.baseline) for d in loaded.defenses]
+    for spec in entries:
+        if registry.kind_of(spec) == "attack":
+            attacks.append(registry.attack(spec))
+        else:
+            chains.append(registry.chain(spec, loaded.baseline))
+    return list({a.name: a for a in attacks}.values()), list({c.name: c for c in chains}.values())
+
+
+def _pairs(
+    loaded: Protocol, registry: Registry, entries: list[str], attacks: list[Part], chains: list[Chain]
+) -> list[tuple[list[Part], list[Chain]]]:
+    """All with all; or, for entries that were named, each with every required opponent."""
+    if not entries:
+        return [(attacks, chains)]
+    named = {e if registry.kind_of(e) == "attack" else "" for e in entries}
+    mine = [a for a in attacks if a.name in {registry.attack(n).name for n in named if n}]
+    own = {registry.chain(e, loaded.baseline).name for e in entries if registry.kind_of(e) == "defense"}
+    theirs = [c for c in chains if c.name in own]
+    required = {registry.chain(d, loaded.baseline).name for d in loaded.defenses}
+    required_attacks = {registry.attack(a).name for a in loaded.attacks}
+    pairs = []
+    if mine:
+        pairs.append((mine, [c for c in chains if c.name in required or c.name in own]))
+    if theirs:
+        baseline = [c for c in chains if c.name == loaded.baseline]
+        attackers = [a for a in attacks if a.name in required_attacks or a in mine]
+        pairs.append((attackers, list({c.name: c for c in (*baseline, *theirs)}.values())))
+    return pairs
+
+
+def _check_architectures(loaded: Protocol) -> None:
+    from benchmark import networks
+    from benchmark.errors import suggest
+
+    named = [("architecture", loaded.architecture), ("evaluator", loaded.evaluator)]
+    if loaded.adversary and loaded.adversary.architecture:
+        named.append(("adversary.architecture", loaded.adversary.architecture))
+    for where, name in named:
+        if name not in networks.NAMES:
+            raise UserError(f"{loaded.name}: {where}: unknown architecture {name!r}{suggest(name, networks.NAMES)}")
+
+
+def default_workers(device: str) -> int:
+    return 1 if device == "cuda" else min(os.cpu_count() or 1, 8)
+
+
+def run(job: Run, workers: int) -> Outcome:
+    """Do what is missing; log every result as it comes. Ctrl-C loses the work in hand, no more."""
+    outcome = Outcome(tracker=Tracker(job.setting.store / "logged"))
+    store = job.artifacts.store
+    start = time.perf_counter()
+    shown = 0.0
+
+    def report(done_job: Job, done: Done, progress: Progress) -> None:
+        nonlocal shown
+        for kind, seconds in done.made:
+            outcome.seconds[kind] += seconds
+        if any(kind == "networks" for kind, _ in done.made):
+            outcome.trained += len(done_job.detail) if done_job.kind == "networks" else 1
+        now, last = time.perf_counter(), progress.done == progress.total
+        if now - shown > (1 if console.progress.is_terminal else console.EVERY) or last:
+            shown = now
+            left = console.clock(progress.seconds_left)
+            what = f"{done_job.kind} of {done_job.defense}"
+            console.redraw(f"{progress.done}/{progress.total} jobs, {left} left, {what}", last=last)
+
+    stored = [marked(r, job.artifacts) for key in job.plan.done if (r := store.result(key)) is not None]
+    outcome.results += stored
+    for result in stored:
+        outcome.tracker.log(result)
+    if job.plan.jobs:
+        store.check_writable()
+        for result in execute(job.plan, job.setting, workers, report, _times(stored)):
+            result = marked(result, job.artifacts)
+            outcome.results.append(result)
+            outcome.fresh += 1
+            # The judge's own work (bootstrap, storing) is not the attack's.
+            kind = "attacks" if result.task == "membership" else "other attacks"
+            outcome.seconds[kind] += result.cost.get("seconds", 0.0)
+            outcome.tracker.log(result)
+    outcome.tracker.retry()
+    _summarise(job, outcome)
+    outcome.wall = time.perf_counter() - start
+    return outcome
+
+
+def _summarise(job: Run, outcome: Outcome) -> None:
+    """Have MLflow's parent runs say what all that is scored says of the defenses that something was logged of."""
+    artifacts = job.artifacts
+    if stale := outcome.tracker.stale(artifacts.protocol.name, [r.defense for r in outcome.results]):
+        rows = {r.key: r for r in board_results(job.artifacts)} | {r.key: r for r in outcome.results}
+        board = board_of(artifacts.protocol, artifacts.registry)
+        summaries.log(outcome.tracker, rows.values(), map(artifacts.chain, stale), board)
+
+
+def _times(results: list[Result]) -> Iterator[tuple[Sort, float, float]]:
+    """What earlier runs took, for `Progress`."""
+    for r in results:
+        if "train_seconds" in r.cost:
+            yield sort_of("networks", r.defense), 1.0, r.cost["train_seconds"]
+        if "seconds" in r.cost:
+            yield sort_of("scenario", r.defense, r.attack), 1.0, r.cost["seconds"]
+
+
+def board_results(artifacts: Artifacts) -> list[Result]:
+    """Everything that is stored of this protocol under today's code, whatever its hyperparameters: the key decides."""
+    registry, seeds = artifacts.registry, artifacts.protocol.seeds
+    attack_of, chain_of = cache(registry.attack), cache(artifacts.chain)
+
+    def of_today(r: Result) -> bool:
+        with contextlib.suppress(UserError):  # an entry, a hyperparameter or a model that is there no longer
+            attack = attack_of(r.attack) if r.attack else None
+            return r.seed in seeds and scenario_key(artifacts, attack, chain_of(r.defense), r.seed) == r.key
+        return False
+
+    return [marked(r, artifacts) for r in artifacts.store.results(artifacts.measures) if of_today(r)]
+
+
+def marked(result: Result, artifacts: Artifacts) -> Result:
+    """The result, saying so where its defense or a part of the cascade was tuned here, before it was scored or after."""
+    names = [p.name for p in artifacts.registry.chain(result.defense, artifacts.protocol.baseline).parts]
+    found = []
+    for i, j in combinations(range(len(names) + 1), 2):
+        if (how := artifacts.store.how_tuned(artifacts.protocol.name, "+".join(names[i:j]))) is not None:
+            found.append(how)
+    said = {"tuned": "; ".join(dict.fromkeys(found))} if found else {}
+    return result.model_copy(update={"claims": result.claims | said})
+
+
+def stored_results(
+    name: str, submissions: Path, store: Path, baselines: Path | None = None, registry: Registry | None = None
+) -> list[Result]:
+    """All results of a protocol that the store holds (`board_results`); with a split secret the official ones.
+
+    registry: of `submissions` and `baselines`, where it was read already.
+    """
+    loaded, hidden = protocols.load(name), secret.take()
+    registry = registry or Registry(submissions, baselines)
+    device = torch.device(_device("auto"))
+    return board_results(Artifacts(loaded, registry, Store(store), device, Isolation(limits=loaded.limits), hidden))
+
+
+def board_of(loaded: Protocol, registry: Registry) -> Board:
+    """What a protocol asks of an entry, by the names that results have: a YAML may write them another way."""
+    from leaderboard.ranking import Board
+
+    canonical = {
+        "required_attacks": tuple(registry.attack(a).name for a in loaded.attacks),
+        "required_defenses": tuple(registry.chain(d, loaded.baseline).name for d in loaded.defenses),
+    }
+    return Board(**loaded.board() | canonical)
+
+
+def print_board(job: Run, outcome: Outcome, rows: list[Result], what: str) -> None:
+    """The tables of all that is scored, ranked as the board ranks it: among the rows that are published (`joined`)."""
+    from leakboard.tables import print_tables
+
+    board = board_of(job.artifacts.protocol, job.artifacts.registry)
+    have = {(r.attack, r.defense, r.seed) for r in rows}
+    short = [s for s in board.seeds if not all((r.attack, r.defense, s) in have for r in outcome.results)]
+    ranked = True
+    if short:
+        ranked, seeds = False, ", ".join(map(str, job.seeds))
+        board = replace(board, seeds=job.seeds)
+        what = f"seed {seeds} alone; no ranks: they need the protocol's other seeds too"
+        rows = [r for r in rows if r.seed in job.seeds]
+    elif lacking := sorted(
+        {*board.required_attacks, *board.required_defenses} - {n for a, d, _ in have for n in (a, d)}
+    ):
+        ranked = False
+        some = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        what += f"; no ranks: they need the rows of {some}, by leakboard run --protocol {job.given}"
+    print_tables(rows, board, console.out, what, ranked=ranked)
+    console.notes.print(f"left out: {' '.join(job.artifacts.protocol.leaves_out.split())}", style="dim", markup=False)
+
+
+def joined(job: Run, outcome: Outcome, published: Path) -> tuple[list[Result], str]:
+    """The rows of the store and of this run, and the published ones of the same version and split that they lack.
+
+    What `leakboard publish` would write; and in words what they were joined with. published: the folder that the
+    protocol's board is read from.
+    """
+    from leaderboard import publish
+
+    own = list(({r.key: r for r in board_results(job.artifacts)} | {r.key: r for r in outcome.results}).values())
+    folder = publish.edition_folder(own, published)
+    try:
+        before = publish.load(folder)
+    except ValueError as problem:
+        return own, f"your rows alone: {printable(str(problem), 200)}"
+    rows = publish.merge(own, before)
+    if more := len(rows) - len(own):
+        return rows, f"your {len(own)} rows and {more} published ones ({places.brief(folder)})"
+    others = (
+        f", and {len(before)} of another version in {places.brief(folder)}" if publish.strangers(own, before) else ""
+    )
+    return own, f"your {len(own)} rows; nothing published is to be added{others}"
+
+
+def print_summary(job: Run, outcome: Outcome) -> None:
+    """What was made, where it is, what it cost, and the next command."""
+    say = console.say
+    reused = job.plan.networks - outcome.trained
+    say(f"{outcome.trained} trained, {max(reused, 0)} reused; {count(outcome.fresh, 'scenario')} scored, {len(job.plan.done)} reused; {outcome.wall:.0f} s")  # fmt: skip
+    training = outcome.seconds["networks"] + outcome.seconds["artifact"]
+    if outcome.fresh and training:
+        share = 100 * outcome.seconds["attacks"] / training
+        say(
+            f"time of the workers: training {training:.0f} s, answers {outcome.seconds['answers']:.0f} s, "
+            f"membership attacks {outcome.seconds['attacks']:.0f} s ({share:.0f} % of training), "
+            f"other attacks {outcome.seconds['other attacks']:.0f} s"
+        )
+    tracker = outcome.tracker
+    address = shown(tracker.uri)
+    if tracker.pending:
+        what = "did not answer" if tracker.down else "refused"
+        kept = f"{len(tracker.pending)} results are kept and will be logged by the next run of this command"
+        say(f"MLflow at {address} {what} ({tracker.reason}); {kept}")
+    else:
+        say(f"store: {places.brief(job.setting.store)}; MLflow: {address} (leakboard ui)")
+    if where := console.elsewhere():
+        say(where)
+    console.tell_next(f"{console.again('publish', '--protocol', job.given)} && {console.again('board')}")
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """1 network, 2 networks."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def reproduce(
+    old: Result,
+    protocol: str,
+    submissions: Path,
+    store: Path,
+    device: str,
+    workers: int | None,
+    baselines: Path | None = None,
+) -> Result:
+    """Score one logged scenario again in an empty store. protocol: its name, or the file that it is from."""
+    loaded = protocols.load(protocol)
+    if loaded.measures != old.protocol_digest:
+        raise UserError(
+            f"{old.protocol}: expected the version {old.protocol_digest[:12]} of the run, given {loaded.measures[:12]}"
+        )
+    job = prepare([], protocol, submissions, store, device, [old.seed], baselines=baselines)
+    registry = job.artifacts.registry
+    chain = registry.chain(old.defense, loaded.baseline)
+    attack = registry.attack(old.attack) if old.attack else None
+    plan = make_plan(job.artifacts, [attack] if attack else [], [chain], [old.seed])
+    wanted = scenario_key(job.artifacts, attack, chain, old.seed)
+    if attack:
+        other = scenario_key(job.artifacts, None, chain, old.seed)
+        plan.jobs.pop(other, None)
+    fresh = None
+
+    def report(done_job: Job, done: Done, progress: Progress) -> None:
+        left = console.clock(progress.seconds_left)
+        console.redraw(f"{progress.done}/{progress.total} jobs, {left} left", last=progress.done == progress.total)
+
+    for result in execute(plan, job.setting, workers or default_workers(job.setting.device), report):
+        fresh = result if result.key == wanted else fresh
+    assert fresh is not None
+    return fresh

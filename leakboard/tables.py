@@ -1,0 +1,157 @@
+"""The ranked tables as text, at most 110 columns wide."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.metrics import METRICS
+from benchmark.result import Result
+from benchmark.text import plain
+from leaderboard.claims import Finding
+from leaderboard.ranking import (
+    AUC,
+    ISOLATION,
+    TASK_METRICS,
+    TPR,
+    Board,
+    attack_table,
+    defense_table,
+    rank_interval,
+    scenarios,
+)
+from leakboard.console import broken, show
+
+FAILED, LOG_LINES, LOG_WIDTH = 10, 8, 400
+"""Of how many failed scenarios the log is printed, how much of it, and how much of a line."""
+
+
+def print_tables(
+    results: Iterable[Result], board: Board, console: Console, what: str = "", *, ranked: bool = True
+) -> None:
+    """Defenses, then the attacks of each task by track, each with what is not ranked and why; then logs of failures.
+
+    what: in words, which rows these are; it stands above the tables. ranked: whether ranks and ties are printed.
+    Texts of records are printed as they are: Rich reads no markup in a `Text`.
+    """
+    frame = scenarios(results)
+    defenses = defense_table(frame, board)
+    if what:
+        console.print(Text(f"Rows: {what}"))
+    metric, pool = METRICS[defenses.attrs["metric"]].label, len(defenses.attrs["pool"])
+    over = f"the worst-case {metric} over {pool} attack{'' if pool == 1 else 's'}"
+    _print_defenses(
+        defenses, f"Defenses, {_by(over, ranked)} (smaller is better)" if pool else "Defenses", console, ranked
+    )
+    for task in TASK_METRICS:
+        table = attack_table(frame, board, task)
+        if len(table):
+            _print_attacks(table, task, console, ranked)
+    _print_logs(frame, console)
+
+
+def _by(metric: str, ranked: bool) -> str:
+    return f"{'ranked' if ranked else 'sorted, without ranks,'} by {metric}"
+
+
+def print_claims(findings: Sequence[Finding], console: Console) -> None:
+    """One row a claim: its difference with a 95 % interval, what it had to be, and the verdicts; then what was compared."""
+    columns = ("", "claim", "first", "second", "difference", "should be", "alone", "verdict")
+    out = Table(*columns, box=None, title="Claims of the papers", title_justify="left", header_style="bold")
+    for f in findings:
+        numbers = ["", "", ""]
+        if f.first and f.second and f.difference:
+            d = f.difference
+            numbers = [f"{f.first.mean:.3f}", f"{f.second.mean:.3f}", f"{d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})"]
+        out.add_row(f.claim.id, f.claim.says, *numbers, f.claim.expected, f.alone, f.verdict)
+    show(out, console)
+    for f in findings:
+        if f.claim.note and f.verdict not in ("holds", "not scored"):
+            console.print(f"{f.claim.id}: {f.claim.note}", markup=False, highlight=False)
+    counts = Counter(f.verdict for f in findings)
+    console.print(
+        ", ".join(f"{n} {v}" for v, n in counts.items())
+        + "; p-values by Holm's method (alone: without it), margins set beforehand"
+    )
+
+
+def _print_defenses(table: pd.DataFrame, title: str, console: Console, ranked: bool) -> None:
+    rare = {"robust_accuracy": "robust acc.", "certified_accuracy": "certified acc.", "epsilon_lower": "eps. at least"}
+    shown = {name: label for name, label in rare.items() if table[name].notna().any()}
+    out = _table(title, "defense", "worst TPR@1%", "worst AUC", "decided by", "test acc.", *shown.values())
+    table = _with_intervals(table, ranked)
+    for row in table[table.reason == ""].to_dict("records"):
+        deciding = row[f"worst_{table.attrs['metric']}_attack"]
+        worst = (number(row, f"worst_{m}") for m in (TPR, AUC))
+        more = (number(row, name) for name in ("test_accuracy", *shown))
+        name = Text(row["defense"] + (" (tuned)" if row["tuned"] else ""))
+        out.add_row(row["interval"], row["tie"], name, *worst, Text(deciding), *more)
+    show(out, console, optional=len(shown))
+    _print_rest(table, "defense", console)
+
+
+def _print_attacks(table: pd.DataFrame, task: str, console: Console, ranked: bool) -> None:
+    metrics = TASK_METRICS[task][:2]
+    title = f"Attacks: {task}, {_by(METRICS[table.attrs['metric']].label, ranked)} within a track"
+    out = _table(title, "attack", *(METRICS[m].label for m in metrics), "s")
+    table = _with_intervals(table, ranked)
+    for track, entries in table[(table.reason == "") | table.null_row].groupby("track"):
+        out.add_section()
+        out.add_row("", "", Text(str(track), style="bold"))
+        for row in entries.to_dict("records"):
+            seconds = "" if pd.isna(row["seconds"]) else f"{row['seconds']:.1f}"
+            tie = "null" if row["null_row"] else row["tie"]
+            out.add_row(row["interval"], tie, Text(row["attack"]), *(number(row, m) for m in metrics), seconds)
+    show(out, console)
+    _print_rest(table[~table.null_row], "attack", console)
+
+
+def _with_intervals(table: pd.DataFrame, ranked: bool) -> pd.DataFrame:
+    return table.assign(interval=rank_interval(table)) if ranked else table.assign(interval="", tie="")
+
+
+def _print_rest(table: pd.DataFrame, name: str, console: Console) -> None:
+    """Below a table: what is not ranked, and how far each entry can be trusted."""
+    unranked = table[table.reason != ""].groupby("reason", sort=False)[name]
+    lines = [f"not ranked: {', '.join(entries)}: {reason}" for reason, entries in unranked]
+    for (trust, isolation), rows in table.groupby(["trust", "isolation"]):
+        entries = "all entries" if len(rows) == len(table) else ", ".join(rows[name])
+        lines.append(f"{trust}{f'; {ISOLATION[str(isolation)]}' if isolation else ''}: {entries}")
+    for line in lines:
+        console.print(broken(Text(f"  {line}", style="dim"), console.width - 8))
+
+
+def _print_logs(frame: pd.DataFrame, console: Console) -> None:
+    """The end of what failed submissions printed."""
+    failed = [r for r in frame.result if r.status not in ("ok", "skipped") and r.log]
+    for r in failed[:FAILED]:
+        console.print(Text(f"log of {r.attack or 'utility'} on {r.defense}, seed {r.seed} ({r.status}):"))
+        for line in r.log.splitlines()[-LOG_LINES:]:
+            console.print(Text(f"  | {plain(line, LOG_WIDTH)}", style="dim"))
+    if len(failed) > FAILED:
+        console.print(f"and {len(failed) - FAILED} more logs: leakboard board, page Entry")
+
+
+def _table(title: str, name: str, *columns: str) -> Table:
+    out = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    out.add_column("rank", justify="right", no_wrap=True)
+    out.add_column("tie", no_wrap=True)
+    out.add_column(name)
+    for column in columns:
+        out.add_column(column, justify="left" if column == "decided by" else "right")
+    return out
+
+
+def number(row: dict[Any, Any], column: str) -> str:
+    """A value with the half-width of its interval: 0.656 ±0.011; – where there is none."""
+    value, low, high = (float(row.get(f"{column}{end}", float("nan"))) for end in ("", "_low", "_high"))
+    if pd.isna(value):
+        return "–"
+    # An end may be cut to what the metric can be.
+    return f"{value:.3f}" if pd.isna(low) else f"{value:.3f} ±{max(value - low, high - value):.3f}"

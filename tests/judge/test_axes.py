@@ -1,0 +1,352 @@
+"""The axes of a protocol beyond data, network and recipe: canaries, another adversary, fewer candidates for labels.
+
+And what an attack changes of its adversary: whose guards stand before the models that he trains.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from benchmark import data, protocol
+from benchmark.api import Bank, Candidates, Context
+from benchmark.entries.registry import Registry
+from benchmark.errors import UserError
+from benchmark.judge.scenario import Outcome, Scenario, Skip
+from benchmark.protocol import Adversary, Canaries, Protocol, World
+from benchmark.run import execute
+from benchmark.run.plan import make_plan, scenario_key
+from benchmark.sandbox.remote import Isolation
+from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.store import Store
+from leakboard import score
+from tests.conftest import SUBMISSIONS
+
+SMOKE = protocol.load("smoke")
+ALONE = SMOKE.recipe.model_copy(update={"ensemble": 1})
+
+
+def changed(**axes: Any) -> Protocol:
+    return Protocol.model_validate(SMOKE.model_dump() | axes)
+
+
+def made(loaded: Protocol, folder: Path) -> Artifacts:
+    return Artifacts(loaded, Registry(SUBMISSIONS), Store(folder), torch.device("cpu"))
+
+
+def outcome(artifacts: Artifacts, attack: str, chain: str = "undefended") -> Outcome:
+    return Scenario(artifacts, artifacts.registry.attack(attack), artifacts.chain(chain), 0).score()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    return made(SMOKE, tmp_path_factory.mktemp("plain"))
+
+
+# --- Canaries ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    """Trained long enough to learn 120 wrong labels by heart."""
+    recipe = ALONE.model_dump() | {"epochs": 60, "learning_rate": 0.1, "weight_decay": 0.0}
+    loaded = changed(recipe=recipe, canaries={"count": 120}, bank={"online": 8, "offline": 2})
+    return made(loaded, tmp_path_factory.mktemp("planted"))
+
+
+def test_learnt_canaries_are_found(planted: Artifacts) -> None:
+    """What is scored are the canaries: targets that learnt them by heart give them away, and epsilon is large."""
+    for attack in ("loss", "lira"):
+        found = outcome(planted, attack)
+        assert found.metrics["members"] + found.metrics["nonmembers"] == 120
+        assert found.metrics["auc"] > 0.95
+        assert 1.9 < found.metrics["epsilon_lower"] < 2.017, "24 right guesses of 24, less what delta takes"
+        assert "balanced_accuracy" not in found.metrics or attack == "lira", (
+            "no threshold from a world without canaries"
+        )
+    assert found.metrics["auc_bank"] > 0.95, "every other model of the bank is left to attack one of them"
+
+
+def test_what_knows_nothing_finds_no_canary(planted: Artifacts) -> None:
+    for attack, chain in (("random_scores", "undefended"), ("loss", "constant_output")):
+        found = outcome(planted, attack, chain)
+        assert found.metrics["epsilon_lower"] < 0.3 and abs(found.metrics["auc"] - 0.5) < 0.2
+
+
+class Scores:
+    """An attack that returns what it is told to, call by call."""
+
+    def __init__(self, *rows: torch.Tensor) -> None:
+        self.rows = list(rows)
+
+    def fit(self, knowledge: object) -> None:
+        pass
+
+    def score(self, *_: object) -> torch.Tensor:
+        return self.rows.pop(0)
+
+
+def test_of_several_attack_seeds_the_least_bound_counts(planted: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds end at 0: a mean of three would exceed the truth more often than one time in twenty."""
+    members = torch.from_numpy(planted.population(0).members).double()
+    guess = torch.rand(2, len(members), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(planted, "attacker", lambda *_: Scores(torch.cat([members[None], guess])))
+    assert outcome(planted, "loss").metrics["epsilon_lower"] < 0.3
+
+
+@pytest.mark.parametrize(("place", "models", "apart"), [("plain", 4, 2), ("planted", 8, 1)])
+def test_every_target_of_a_row_is_told_of_the_same_bank(
+    place: str, models: int, apart: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models of the bank are targets without themselves, or their pair, among the references; the whole bank stays."""
+    seen = []
+
+    class Counting:
+        fit = Scores.fit
+
+        def score(self, target: object, candidates: Candidates, bank: Bank) -> torch.Tensor:
+            seen.append((len(bank.members), len(bank.log_posteriors), bank.whole))
+            return torch.zeros(len(candidates), dtype=torch.float64)
+
+    artifacts = request.getfixturevalue(place)
+    monkeypatch.setattr(artifacts, "attacker", lambda *_: Counting())
+    outcome(artifacts, "lira")
+    assert seen == [(models, models, models), *[(models - apart, models - apart, models)] * models]
+
+
+def test_an_attack_has_as_many_seeds_everywhere(plain: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row against three thresholds would be scored as three seeds."""
+    n = len(plain.population(0).candidates)
+    monkeypatch.setattr(plain, "attacker", lambda *_: Scores(torch.rand(1, n).double(), torch.rand(3, 120).double()))
+    with pytest.raises(ValueError, match=r"as many attack seeds as on the shadow world \(3\), given 1"):
+        outcome(plain, "loss")
+
+
+def test_canaries_do_not_change_what_utility_is_measured_on(planted: Artifacts) -> None:
+    population = planted.population(0)
+    assert len(planted.part(0, "target-test")) == len(population.parts["target-test"])
+    assert not set(population.candidates) & set(population.parts["target-test"])
+
+
+def test_networks_with_canaries_are_other_networks(planted: Artifacts) -> None:
+    """Of one recipe and seed; and as many canaries under other labels are other canaries."""
+    training = planted.chain("undefended").training
+    bare = made(planted.protocol.model_copy(update={"canaries": None}), planted.store.root)
+    fewer = made(planted.protocol.model_copy(update={"canaries": Canaries(count=119)}), planted.store.root)
+    keys = {a.networks_key(training, 0, [("target", 0)]) for a in (planted, bare, fewer)}
+    assert len(keys) == 3
+
+
+def test_canaries_need_networks_that_train_alone() -> None:
+    with pytest.raises(ValueError, match=r"canaries: expected recipe.ensemble 1"):
+        changed(recipe=ALONE.model_dump() | {"ensemble": 8}, canaries={"count": 20})
+
+
+# --- Another adversary ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"architecture": "simple_cnn"},
+        {"learning_rate": 0.02, "batch_size": 16, "epochs": 5},
+        {"dataset": "synthetic-2x1", "data_digest": data.load("synthetic-2x1").digest},
+    ],
+    ids=["network", "recipe", "data"],
+)
+def test_another_adversary_has_another_shadow_and_the_same_target(
+    axes: dict[str, Any], plain: Artifacts, tmp_path: Path
+) -> None:
+    other = made(changed(adversary=axes, recipe=ALONE.model_dump()), tmp_path)
+    same = made(changed(recipe=ALONE.model_dump()), tmp_path)
+    training = plain.chain("undefended").training
+    # The adversary trains the online bank, with what reference data it has.
+    for role, alike in (("target", True), ("online", "dataset" not in axes), ("shadow", False), ("offline", False)):
+        keys = {a.networks_key(training, 0, [(role, 0)]) for a in (other, same)}
+        assert (len(keys) == 1) == alike, role
+    found = [outcome(a, "nn_top3[epochs=10]").metrics["auc"] for a in (other, same)]
+    assert found[0] != found[1] and np.isfinite(found).all()
+    shadow = other.judges_network(training, 0, ("shadow", 0))
+    assert shadow is not None and shadow.head.in_features == (128 if "architecture" in axes else 64)
+
+
+def test_ensembles_do_not_mix_the_worlds_of_another_adversary() -> None:
+    artifacts = made(changed(adversary={"epochs": 2}, recipe=ALONE.model_dump() | {"ensemble": 8}), Path("nowhere"))
+    for group in artifacts.groups(artifacts.chain("undefended").training):
+        assert len({role in ("target", "online") for role, _ in group}) == 1
+
+
+def test_white_box_attacks_are_left_out_where_the_shadow_has_another_network(tmp_path: Path) -> None:
+    other = made(changed(adversary={"architecture": "simple_cnn"}, recipe=ALONE.model_dump()), tmp_path)
+    with pytest.raises(Exception, match="the shadow's network is not the target's"):
+        outcome(other, "ml_doctor_white_box_shadow[epochs=1]")
+
+
+def test_an_unknown_network_of_the_adversary_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(SMOKE.model_dump(mode="json") | {"adversary": {"architecture": "simple_cn"}}))
+    with pytest.raises(UserError, match=r"adversary.architecture: unknown architecture 'simple_cn'; did you mean"):
+        score.prepare([], str(path), SUBMISSIONS, tmp_path / "store", "cpu")
+
+
+def test_data_comes_with_its_digest() -> None:
+    with pytest.raises(ValueError, match="dataset and data_digest: expected both or neither"):
+        Adversary(dataset="digits")
+
+
+# --- Fewer candidates -------------------------------------------------------------------------------
+
+
+def test_attacks_that_see_labels_are_scored_on_fewer(plain: Artifacts, tmp_path: Path) -> None:
+    fewer = made(changed(label_only=20), tmp_path)
+    few, all_ = outcome(fewer, "metric_corr"), outcome(plain, "metric_corr")
+    assert few.metrics["members"] == few.metrics["nonmembers"] == 10
+    assert few.cost["queries"] < all_.cost["queries"]
+    assert outcome(fewer, "loss").metrics == outcome(plain, "loss").metrics, "who sees posteriors is scored on all"
+
+
+# --- Whose guards the adversary holds -----------------------------------------------------------------
+
+MARKED = """
+import torch
+from benchmark.api import Card, Defense
+
+
+class Marked(Defense):
+    card = Card(title="Marked", authors=("nobody",), reference="none", year=None)
+    stages = ("post-inference",)
+
+    def prepare(self, predict, task):
+        return {"mark": MARK}
+
+    def guard(self, predict, state, context):
+        def answer(x):
+            p = predict(x).exp() / 2
+            p[:, 0] += state["mark"] / 4
+            p[:, 1] += context.uniform("mark", x, 1)[:, 0] / 4
+            return (p / p.sum(1, keepdim=True)).log()
+
+        return answer
+"""
+"""A guard whose answers give away its state and its noise."""
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    """With two guards of the tests: `marked` holds the mean pixel of its world's training set, `alike` a constant."""
+    root = tmp_path_factory.mktemp("guarded")
+    shutil.copytree(SUBMISSIONS, root / "submissions", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, mark in (("marked", "task.train.x.mean().double()"), ("alike", "torch.tensor(0.5, dtype=torch.float64)")):
+        (root / "submissions" / "defenses" / f"{name}.py").write_text(MARKED.replace("MARK", mark))
+    registry, store = Registry(root / "submissions"), Store(root / "store")
+    return Artifacts(SMOKE, registry, store, torch.device("cpu"), Isolation("never"))
+
+
+@pytest.mark.parametrize("world", ["target", "shadow"])
+@pytest.mark.parametrize("role", ["shadow", "online", "offline", "target"])
+def test_models_answer_behind_the_state_of_one_world_and_their_own_noise(
+    guarded: Artifacts, role: str, world: World
+) -> None:
+    chain, model = replace(guarded.chain("marked"), prepared=world), (role, 0)
+    part = {"shadow": "shadow-test", "target": "target-test"}.get(role, "candidates")
+    x = guarded.part(0, part).x
+    prepared = "target" if role == "target" else world
+    keyed = "target" if role == "target" else "shadow"
+    context = Context(guarded._noise_key(0, keyed), guarded.device, lambda name, x, make: make())
+    p = guarded.served(chain.training, 0, model)(x).exp() / 2
+    p[:, 0] += guarded.part(0, f"{prepared}-train").x.mean().double() / 4
+    p[:, 1] += context.uniform("mark", x, 1)[:, 0] / 4
+    expected = p / p.sum(1, keepdim=True)
+    for answers in (guarded.answers(chain, 0, model, part), guarded.predictor(chain, 0, model)(x)):
+        torch.testing.assert_close(answers.exp(), expected, rtol=0, atol=1e-6)
+    states = [guarded.guard_state(chain, 0, 0, w)["mark"] for w in ("target", "shadow")]
+    assert abs(states[0] - states[1]) > 1e-4, "else nothing was shown"
+
+
+def test_what_depends_on_the_states_has_a_key_of_its_own_and_nothing_else(guarded: Artifacts) -> None:
+    def keys(spec: str, role: str) -> list[object]:
+        chain = guarded.chain(spec)
+        return [guarded._answering(replace(chain, prepared=w), 0, (role, 0)) for w in ("shadow", "target")]
+
+    for role in ("shadow", "online", "offline"):
+        own, other = keys("memguard", role)
+        assert own != other
+        own, other = keys("undefended", role)
+        assert own == other
+    own, other = keys("memguard", "target")
+    assert own == other, "the target is the same target to every adversary"
+    chain = guarded.chain("memguard")
+    named = [guarded.registry.attack(f"nn_sorted{g}") for g in ("", "[guards=shadow]", "[guards=target]")]
+    found = [scenario_key(guarded, part, chain, 0) for part in named]
+    assert found[0] == found[1] != found[2]
+
+
+ADAPTIVE = [
+    "nn_sorted[epochs=5{}]",
+    "metric_ment{}",
+    "lira{}",
+    "lira_offline{}",
+    "rmia_offline{}",
+    "label_only_noise{}",
+]
+
+
+def variants(attack: str) -> tuple[str, str]:
+    """An attack with the adversary's own guards, and with the target's."""
+    given = ",guards=target" if "[" in attack else "[guards=target]"
+    return attack.format(""), attack.format(given)
+
+
+@pytest.mark.parametrize("attack", ADAPTIVE)
+def test_equal_states_make_equal_adversaries(guarded: Artifacts, attack: str) -> None:
+    """To the last digit, the draws of neural attacks included."""
+    own, other = (vars(outcome(guarded, spec, "alike")) for spec in variants(attack))
+    assert {**own, "cost": 0} == {**other, "cost": 0}
+
+
+@pytest.mark.parametrize("attack", ["nn_sorted[epochs=5{}]", "lira{}"])
+def test_other_states_make_another_adversary(guarded: Artifacts, attack: str) -> None:
+    own, other = (outcome(guarded, spec, "marked") for spec in variants(attack))
+    assert own.histogram != other.histogram
+
+
+@pytest.mark.parametrize("chain", ["undefended", "label_smoothing", "label_smoothing+rounding", "temperature+top_k"])
+def test_where_no_guard_holds_anything_the_variant_does_not_apply(guarded: Artifacts, chain: str) -> None:
+    with pytest.raises(Skip, match="not applicable: no guard here holds anything of the target's world"):
+        outcome(guarded, "nn_sorted[guards=target]", chain)
+
+
+@pytest.mark.parametrize("attack", ["nn_sorted[epochs=5,guards=target]", "rmia_offline[guards=target]"])
+def test_all_that_a_scenario_reads_was_made_by_the_jobs_that_it_waits_for(
+    guarded: Artifacts, attack: str, tmp_path: Path
+) -> None:
+    artifacts = Artifacts(SMOKE, guarded.registry, Store(tmp_path), guarded.device, Isolation("never"))
+    chain, part = artifacts.chain("temperature+memguard"), artifacts.registry.attack(attack)
+    plan = make_plan(artifacts, [artifacts.registry.attack("nn_sorted[epochs=5]"), part], [chain], [0])
+    scenario = next(job for job in plan.jobs.values() if job.attack == part.name)
+
+    def wait_for(ids: frozenset[str]) -> None:
+        for id in ids:
+            wait_for(plan.jobs[id].needs)
+            execute._prepare(artifacts, plan.jobs[id])
+
+    wait_for(scenario.needs)
+    artifacts.store.made.clear()
+    Scenario(artifacts, part, chain, 0).score()
+    assert not artifacts.store.made
+
+
+# --- What a protocol measures -----------------------------------------------------------------------
+
+
+def test_absent_axes_leave_the_digest_of_a_protocol_alone() -> None:
+    assert protocol.load("digits-v1").measures.startswith("b12e6be268")
+    digests = {changed(**a, recipe=ALONE.model_dump()).measures for a in ({}, {"label_only": 20}, {"canaries": {"count": 20}}, {"adversary": {"epochs": 2}})}  # fmt: skip
+    assert len(digests) == 4

@@ -1,0 +1,172 @@
+"""Metrics of inversion, attributes, stealing and utility, against closed forms and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+from benchmark.judge.reports import (
+    attribute_metrics,
+    inversion_metrics,
+    moved_answers,
+    rate_difference,
+    shares,
+    stealing_metrics,
+    utility_metrics,
+    worse_at_members,
+)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("side", [8, 28])
+def test_inversion_of_what_is_known(side: int) -> None:
+    means = torch.rand(10, 1, side, side, generator=torch.Generator().manual_seed(0))
+    same = inversion_metrics(means, means)
+    assert same["ssim_to_class_mean"] == pytest.approx(1, abs=1e-5)
+    assert same["mse_to_class_mean"] == 0
+    assert inversion_metrics(1 - means, means)["ssim_to_class_mean"] < 0
+    near, far = (inversion_metrics((means + d).clamp(0, 1), means)["ssim_to_class_mean"] for d in (0.05, 0.5))
+    assert 1 > near > far
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.2, 0.7), (0.0, 1.0), (0.5, 0.5)])
+def test_flat_images_have_a_closed_form(a: float, b: float) -> None:
+    """Without variance SSIM is its luminance term (Wang et al. 2004, equation 6), here with C1 = 0.01^2."""
+    found = inversion_metrics(torch.full((3, 1, 28, 28), a), torch.full((3, 1, 28, 28), b))
+    assert found["mse_to_class_mean"] == pytest.approx((a - b) ** 2, abs=1e-7)
+    assert found["ssim_to_class_mean"] == pytest.approx((2 * a * b + 1e-4) / (a * a + b * b + 1e-4), abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_attributes(rng: np.random.Generator, share: float) -> None:
+    truth = (rng.random(2000) < share).astype(np.int64)
+    guess = np.where(rng.random(2000) < 0.7, truth, 1 - truth)
+    found, intervals = attribute_metrics(guess, truth, rng)
+    assert found["attribute_accuracy"] == pytest.approx(accuracy_score(truth, guess))
+    assert found["attribute_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, guess))
+    assert found["attribute_majority"] == pytest.approx(max(truth.mean(), 1 - truth.mean()))
+    for name, (low, high) in intervals.items():
+        assert low < found[name] < high
+    p = found["attribute_accuracy"]
+    low, high = intervals["attribute_accuracy"]
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 2000), rel=0.15)
+    variance = sum(np.var((guess == truth)[truth == v]) / (truth == v).sum() for v in (0, 1)) / 4
+    low, high = intervals["attribute_balanced_accuracy"]
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.15)
+
+
+def test_one_attribute_value_alone(rng: np.random.Generator) -> None:
+    found, _ = attribute_metrics(np.array([1, 0, 1, 1]), np.ones(4, np.int64), rng)
+    assert found == {"attribute_accuracy": 0.75, "attribute_balanced_accuracy": 0.75, "attribute_majority": 1.0}
+
+
+def test_stealing(rng: np.random.Generator) -> None:
+    y = rng.integers(0, 10, 1000)
+    target = np.where(rng.random(1000) < 0.9, y, (y + 1) % 10)
+    found, intervals = stealing_metrics(target, target, y, rng)
+    assert found == {"agreement": 1.0, "stolen_accuracy": pytest.approx(accuracy_score(y, target))}
+    assert intervals["agreement"] == (pytest.approx(0.025 ** (1 / 1000)), 1.0), "Clopper and Pearson's"
+    low, high = intervals["stolen_accuracy"]
+    assert low < found["stolen_accuracy"] < high
+    found, _ = stealing_metrics(y, target, y, rng)
+    assert found == {"agreement": pytest.approx(accuracy_score(target, y)), "stolen_accuracy": 1.0}
+
+
+@pytest.mark.parametrize(("n", "p"), [(200, 0.995), (180, 0.01), (2000, 0.9995), (200, 0.5)])
+def test_the_interval_of_a_share_covers_it(rng: np.random.Generator, n: int, p: float) -> None:
+    """95 % of the time but for the misses of 400 draws (RULES 28: a one-sided binomial test at .001)."""
+    held = 0
+    for _ in range(400):
+        _, intervals = shares({"x": (rng.random(n) < p).astype(float)}, rng)
+        held += intervals["x"][0] <= p <= intervals["x"][1]
+    assert binom.cdf(held, 400, 0.95) > 0.001
+
+
+def test_utility(rng: np.random.Generator) -> None:
+    y = np.arange(10).repeat(20)
+    certain = np.where(np.eye(10)[y] > 0, 0.0, -np.inf)
+    wrong = np.roll(certain, 1, axis=1)
+    found, intervals = utility_metrics(certain, y, certain, y, rng)
+    assert found == {"train_accuracy": 1.0, "test_accuracy": 1.0, "ece": 0.0}
+    assert intervals["train_accuracy"] == intervals["test_accuracy"] == (pytest.approx(0.025 ** (1 / 200)), 1.0)
+    found, _ = utility_metrics(certain, y, wrong, y, rng)
+    assert found == {"train_accuracy": 1.0, "test_accuracy": 0.0, "ece": 1.0}
+    flat = np.full((200, 10), -np.log(10))
+    found, _ = utility_metrics(wrong, y, flat, y, rng)
+    assert found["train_accuracy"] == 0.0
+    assert found["test_accuracy"] == pytest.approx(0.1)
+    assert found["ece"] == pytest.approx(0, abs=1e-9)
+
+
+def answers(rng: np.random.Generator, n: int, sure: float) -> np.ndarray:
+    """Log-posteriors (n, 10) of a network that is as sure of itself as this."""
+    logits = rng.normal(size=(n, 10)) + sure * np.eye(10)[rng.integers(10, size=n)]
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+
+def test_a_rate_difference_within_bins(rng: np.random.Generator) -> None:
+    """Mantel and Haenszel's: a slow sum over bins, and its spread over draws."""
+    draws = []
+    for _ in range(300):
+        a, b = rng.integers(4, size=200), rng.integers(1, 5, size=150)
+        first, second = rng.random(200) < 0.1 + 0.2 * a, rng.random(150) < 0.2 * b
+        found, error = rate_difference(first, second, a, b)
+        draws.append((found, error))
+        top = bottom = 0.0
+        for k in range(5):
+            n, m = (a == k).sum(), (b == k).sum()
+            if n and m:
+                top += n * m / (n + m) * (first[a == k].mean() - second[b == k].mean())
+                bottom += n * m / (n + m)
+        assert found == pytest.approx(top / bottom)
+    found, error = np.array(draws).T
+    assert found.mean() == pytest.approx(0.1, abs=0.01)
+    assert error.mean() == pytest.approx(found.std(), rel=0.2)
+    assert rate_difference(np.ones(3, bool), np.zeros(3, bool), np.zeros(3, int), np.ones(3, int)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("guard", ["nothing", "everything", "unsure", "rounding"])
+def test_a_guard_that_reads_answers_alone_treats_both_sides_alike(rng: np.random.Generator, guard: str) -> None:
+    """Members' answers are surer, so that it leaves more of them alone: no flag, for equally sure ones are treated alike."""
+    bare = [answers(rng, 2000, 6), answers(rng, 2000, 4)]
+    served = []
+    for side in bare:
+        p = np.exp(side)
+        moved = {"nothing": side, "everything": np.log(0.5 * p + 0.05), "rounding": np.log(np.round(p, 2) + 1e-9)}
+        unsure = np.where(p.max(1, keepdims=True) > 0.9, side, np.log(0.5 * p + 0.05))
+        served.append(moved.get(guard, unsure))
+    rates, flag = moved_answers(served[0], bare[0], served[1], bare[1])
+    assert flag == ""
+    for side, name in enumerate(("members", "nonmembers")):
+        assert rates[f"left_alone_{name}"] == (served[side] == bare[side]).all(1).mean()
+    if guard == "unsure":
+        assert rates["left_alone_members"] > rates["left_alone_nonmembers"] + 0.2
+
+
+@pytest.mark.parametrize("share", [1.0, 0.2])
+@pytest.mark.parametrize("disguise", [0.0, 1e-9])
+def test_a_guard_that_tells_members_is_flagged(rng: np.random.Generator, share: float, disguise: float) -> None:
+    """One that rewrites members alone, also where it moves all others by next to nothing; the text says by how much."""
+    bare = [answers(rng, 1000, 4), answers(rng, 1000, 4)]
+    hit = rng.random((1000, 1)) < share
+    served = [np.where(hit, np.log(0.5 * np.exp(bare[0]) + 0.05), bare[0] - disguise), bare[1] - disguise]
+    _, flag = moved_answers(served[0], bare[0], served[1], bare[1])
+    assert f"{hit.mean():.1%} of members' answers are moved by more than 0.001, 0.0% of others'" in flag
+    assert ("left alone" in flag) == (disguise == 0)
+
+
+@pytest.mark.parametrize(("members", "others", "flagged"), [(0.87, 0.94, True), (0.93, 0.94, False), (1.0, 0.9, False)])
+def test_members_that_are_answered_worse_are_flagged(members: float, others: float, flagged: bool) -> None:
+    """13 % of 1,000 members beside 6 % of others is no chance; 1 % may be, and members that are answered better are usual."""
+    labels = np.zeros(1000, np.int64)
+    sides = [np.where(np.arange(1000)[:, None] < 1000 * share, [0.0, -9.0], [-9.0, 0.0]) for share in (members, others)]
+    said = worse_at_members(sides[0], labels, sides[1], labels)
+    assert bool(said) == flagged
+    assert not flagged or "87.0% against 94.0%" in said

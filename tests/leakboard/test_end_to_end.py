@@ -1,0 +1,108 @@
+"""The real command on real data: one seed of digits-v1, from nothing to a published board."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmark.result import Result
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("end-to-end")
+
+
+def leakboard(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "LEAKBOARD_STORE": str(place / "store"),
+        "LEAKBOARD_PUBLISHED": str(place / "published"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db",
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "120",
+    }
+    command = [sys.executable, "-m", "leakboard", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def scored(place):
+    done = leakboard(place, "run", "--protocol", "digits-v1", "--seed", "0", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {(r.attack, r.defense): r for r in (Result.model_validate(x) for x in json.loads(done.stdout))}
+
+
+@pytest.mark.slow
+def test_every_scenario_is_scored_or_skipped_with_a_reason(scored):
+    assert len(scored) == 20 * 7
+    assert {r.status for r in scored.values()} == {"ok", "skipped"}
+    assert all(r.reason for r in scored.values() if r.status == "skipped")
+
+
+@pytest.mark.slow
+def test_the_anchors_lie_where_they_must(scored):
+    for (attack, defense), result in scored.items():
+        if attack == "random_scores" and defense == "undefended":
+            low, high = result.intervals["auc"]
+            assert low - 0.03 < 0.5 < high + 0.03
+        # Label attacks too: a constant answer is right for one class, of members and non-members alike.
+        if defense == "constant_output" and result.track == "posterior/none":
+            assert result.metrics["auc"] == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+def test_guards_that_keep_the_label_keep_the_accuracy_exactly(scored):
+    accuracy = {d: r.metrics["test_accuracy"] for (a, d), r in scored.items() if a == ""}
+    for defense, value in accuracy.items():
+        if defense.startswith(("memguard", "diffence")):
+            assert value == accuracy["undefended"]
+    assert accuracy["undefended"] > 0.9 > accuracy["constant_output"]
+
+
+@pytest.mark.slow
+def test_epsilon_is_printed_with_what_it_needs(scored):
+    claims = next(r.claims for (a, d), r in scored.items() if a == "" and d.startswith("dp_sgd"))
+    assert 1 < float(claims["epsilon"]) < 20
+    assert {"delta", "accountant", "adjacency", "sampling"} <= claims.keys()
+
+
+@pytest.mark.slow
+def test_a_second_call_trains_nothing_and_is_quick(scored, place):
+    start = time.perf_counter()
+    done = leakboard(place, "run", "--protocol", "digits-v1", "--seed", "0")
+    assert done.returncode == 0
+    assert time.perf_counter() - start < 20
+    assert "0 trained" in done.stdout
+    assert re.search(r"0 scenarios scored, 140 reused", done.stdout)
+    assert done.stdout.rstrip().splitlines()[-1].startswith("next: ")
+
+
+@pytest.mark.slow
+def test_a_logged_run_is_reproduced_from_scratch(scored, place):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    experiment = client.get_experiment_by_name("digits-v1").experiment_id
+    runs = client.search_runs([experiment], "tags.attack = 'nn_sorted' and tags.defense = 'undefended'")
+    assert len(runs) == 1
+    assert runs[0].data.metrics["auc"] == pytest.approx(scored["nn_sorted", "undefended"].metrics["auc"], abs=1e-5)
+    done = leakboard(place, "reproduce", runs[0].info.run_id)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "every number lies in its interval" in done.stdout
+
+
+@pytest.mark.slow
+def test_publish_writes_what_the_board_shows(scored, place):
+    done = leakboard(place, "publish", "--protocol", "digits-v1")
+    assert done.returncode == 0, done.stderr
+    folder = place / "published" / "digits-v1"
+    assert {p.name for p in folder.iterdir()} >= {"scenarios.parquet", "attacks.csv", "defenses.csv", "provenance.json"}
