@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.digests import code_digest
+from benchmark import networks
+from benchmark.digests import tree_digest
+from benchmark.entries.registry import Registry
+from benchmark.judge.kinds import KINDS
+from benchmark.run import plan, tuning
+from benchmark.targets import artifacts
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGESTS = {
@@ -27,22 +34,116 @@ OTHERS = sorted(
     | {str(path.resolve()) for path in Path.home().glob(".pyenv/versions/3.1[1-9]*/bin/python")}
 )
 CODE = """
-import json, sys
+import ast, json, sys
 from pathlib import Path
-from benchmark.digests import code_digest
-print(json.dumps({name: code_digest(Path(name)) for name in sys.argv[1:]}))
+from benchmark.digests import code_of, tree_digest
+root, names, roots = json.loads(sys.argv[1])
+found = {name: tree_digest(ast.parse(Path(root, name).read_text("utf-8"))) for name in names}
+print(json.dumps(found | {name: code_of(*of) for name, of in roots.items()}))
 """
 
 
 @pytest.mark.parametrize("name", DIGESTS)
 def test_digests_of_code_stay_as_they_are(name: str) -> None:
-    assert code_digest(ROOT / name) == DIGESTS[name]
+    assert tree_digest(ast.parse((ROOT / name).read_text("utf-8"))) == DIGESTS[name]
+
+
+def asked() -> dict[str, tuple[str, ...]]:
+    """The definitions that each digest of code starts from."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (artifacts, networks, plan, tuning):
+            patch.setattr(module, "code_of", lambda *roots: roots)
+        found = {
+            "training": artifacts.training_code(), "serving": artifacts.serving_code(), "reading": artifacts.reading_code(),
+            "tuning": tuning.tuning_code(),
+        }  # fmt: skip
+        found |= {task: plan.judge_code(task) for task in (*KINDS, "utility")}
+        found |= {name: networks.code(name) for name in networks.NAMES}
+    entry = Registry(ROOT / "submissions").attack("nn_sorted").entry
+    return found | {"nn_sorted": tuple(f"api:{name}" for name in entry.contract)}
+
+
+def digests_of(python: str, root: Path, *names: str) -> dict[str, str]:
+    """By this Python, on the standard library alone, where texts are not UTF-8 by default."""
+    environment = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONPATH": str(root)}
+    command = [python, "-S", "-W", "ignore", "-c", CODE, json.dumps([str(ROOT), names, asked()])]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True, timeout=60)
+    return dict(json.loads(done.stdout))
 
 
 @pytest.mark.parametrize("python", [sys.executable, *OTHERS])
 def test_every_python_gives_the_same_digests(python: str) -> None:
-    """Of each version that is installed here, on the standard library alone, where texts are not UTF-8 by default."""
-    environment = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONPATH": str(ROOT)}
-    command = [python, "-S", "-W", "ignore", "-c", CODE, *DIGESTS]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True, timeout=60)
-    assert json.loads(done.stdout) == DIGESTS
+    """Of each version that is installed here."""
+    found = digests_of(python, ROOT, *DIGESTS)
+    assert {name: found[name] for name in DIGESTS} == DIGESTS
+    assert found == digests_of(sys.executable, ROOT, *DIGESTS)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "benchmark", tmp_path / "benchmark", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def edit(house: Path, file: str, old: str, new: str) -> None:
+    path = house / "benchmark" / file
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+
+
+def move(house: Path, old: str, new: str) -> None:
+    """Move a module as one would: its file, and what imports it."""
+    (before, was), (after, now) = ((d.rpartition(".")[0], d.rpartition(".")[2]) for d in (old, new))
+    base = house / "benchmark"
+    base.joinpath(*new.split(".")).with_suffix(".py").write_text(
+        base.joinpath(*old.split(".")).with_suffix(".py").read_text("utf-8"), "utf-8"
+    )
+    base.joinpath(*old.split(".")).with_suffix(".py").unlink()
+    for path in base.rglob("*.py"):
+        text = path.read_text("utf-8").replace(f"from benchmark.{old} import", f"from benchmark.{new} import")
+        both = re.sub(rf"from benchmark.{before} import (.*)\b{was}\b", rf"from benchmark.{after} import \1{now}", text)
+        path.write_text(both if both == text else re.sub(rf"\b{was}\.", f"{now}.", both), "utf-8")
+
+
+def test_no_key_changes_where_files_move_and_the_house_grows(house: Path) -> None:
+    before = digests_of(sys.executable, house)
+    move(house, "judge.risk", "judge.divergence")
+    move(house, "judge.bootstrap", "data.resampling")
+    move(house, "api.signals", "api.thresholds")
+    source = (house / "benchmark/data/sources/digits.py").read_text("utf-8")
+    (house / "benchmark/data/sources/letters.py").write_text(source.replace('"digits"', '"letters"'), "utf-8")
+    family = (house / "benchmark/networks/families/vgg.py").read_text("utf-8")
+    (house / "benchmark/networks/families/wide.py").write_text(family.replace("vgg11", "wide"), "utf-8")
+    kind = (house / "benchmark/judge/kinds/stealing.py").read_text("utf-8")
+    (house / "benchmark/judge/kinds/property.py").write_text(kind, "utf-8")
+    edit(house, "networks/training.py", '"""', '"""# no comment counts, ')
+    edit(house, "metrics.py", "import math\n", "import math\n\nUNUSED = 1\n")
+    assert digests_of(sys.executable, house) == before
+
+
+EVERYBODY = {*KINDS, "utility"}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "whose"),
+    [
+        ("networks/families/vgg.py", "(512, 512))", "(512,))", {"vgg11"}),
+        ("api/network.py", "/ 0.5", "/ 0.25", {*networks.NAMES, "utility"}),
+        ("judge/risk.py", "BINS = 20", "BINS = 21", {"utility"}),
+        ("judge/bootstrap.py", "LEVEL = 0.95", "LEVEL = 0.9", {"membership", "stealing", "utility"}),
+        ("judge/kinds/stealing.py", "argmax(1)", "argmin(1)", {"stealing"}),
+        ("networks/pretrained.py", "STEPS = ", "STEPS = 1 + ", {"reading", *EVERYBODY}),
+        ("networks/access.py", "CHUNK = 500", "CHUNK = 400", {"serving", *EVERYBODY}),
+        ("run/tuning.py", "status", "state", {"tuning"}),
+        ("api/perceptron.py", ".relu()", ".tanh()", {"nn_sorted"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.endswith(".py") else "",
+)
+def test_what_changes_changes_the_keys_that_depend_on_it(
+    house: Path, file: str, old: str, new: str, whose: set[str]
+) -> None:
+    before = digests_of(sys.executable, house)
+    edit(house, file, old, new)
+    after = digests_of(sys.executable, house)
+    assert {name for name in before if before[name] != after[name]} == whose

@@ -31,8 +31,11 @@ from benchmark import protocol as protocols
 from benchmark.api import Candidates, Hyper, Predict, Search
 from benchmark.entries.registry import Chain, Entry, Part, Registry
 from benchmark.errors import Fault, UserError, printable, trace
+from benchmark.judge import kinds
+from benchmark.judge.kinds.membership import Kind as Membership
 from benchmark.judge.probes import IMAGES, lookup_gap, walk
-from benchmark.judge.scenario import Scenario, checked_scores, utility
+from benchmark.judge.scenario import Scenario, checked_scores
+from benchmark.judge.utility import utility
 from benchmark.metrics import upper_text
 from benchmark.networks.access import check_log_posteriors
 from benchmark.sandbox.hints import described
@@ -209,7 +212,7 @@ class Subject:
 
     def scenario(self, protocol: str = "smoke", part: Part | None = None, mode: Mode | None = None) -> Scenario:
         artifacts = self.bench.artifacts(protocol, mode=mode)
-        return Scenario(artifacts, part or self.part, self.chain(artifacts), 0)
+        return kinds.scenario(artifacts, part or self.part, self.chain(artifacts), 0)
 
     @property
     def cheap(self) -> Part:
@@ -573,6 +576,7 @@ def _equal(first: Any, second: Any) -> bool:
 def _scores(subject: Subject, rows: Tensor | None, mode: Mode | None = None) -> NDArray[np.float64]:
     """Scores (s, n) of all candidates, or of these rows."""
     scenario = subject.scenario(mode=mode)
+    assert isinstance(scenario, Membership)  # the rule is of this kind alone
     attack, candidates, bank = scenario.fitted()
     if rows is not None:
         candidates = Candidates(candidates.x[rows], candidates.y[rows], candidates.id[rows])

@@ -33,7 +33,8 @@ from benchmark import __version__
 from benchmark.data.splits import indices_digest
 from benchmark.entries.registry import Chain, Registry
 from benchmark.errors import Fault, UserError, out_of_memory, printable, trace
-from benchmark.judge import scenario
+from benchmark.judge import kinds, scenario
+from benchmark.judge.utility import utility
 from benchmark.protocol import Protocol
 from benchmark.result import Isolation as Where
 from benchmark.result import Result, Status
@@ -425,9 +426,9 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
                 setting, artifacts.registry, job, "ok", "", provenance=_data(artifacts, chain, job.seed), **fields
             )
         if part:
-            outcome = scenario.Scenario(artifacts, part, chain, job.seed).score()
+            outcome = kinds.scenario(artifacts, part, chain, job.seed).score()
         else:
-            outcome = scenario.utility(artifacts, chain, job.seed)
+            outcome = utility(artifacts, chain, job.seed)
     except scenario.Skip as reason:
         return _result(setting, artifacts.registry, job, "skipped", str(reason))
     outcome.cost["peak_mb"] = _peak_mb()

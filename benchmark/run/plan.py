@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 
 from benchmark.digests import code_of
 from benchmark.entries.registry import Chain, Part
+from benchmark.judge.kinds import KINDS
 from benchmark.targets.artifacts import Artifacts, Model, prepared_in, training_code
 from benchmark.targets.store import digest
 
 
-def judge_code() -> str:
+def judge_code(task: str) -> str:
+    """Digest of what turns networks and answers into the numbers of a kind of attack, or of `utility`."""
+    judged = "judge.utility:utility" if task == "utility" else f"judge.kinds.{task}:Kind"
     return code_of(
-        "judge.scenario:Scenario", "judge.scenario:utility", "targets.artifacts:Artifacts", "data.population:populate",
+        judged, "targets.artifacts:Artifacts", "data.population:populate",
         "networks.access:GuardedTarget", "networks.access:ask", "networks.access:raw", "sandbox.local:Attacker", "sandbox.local:Defender",
         "data.attribute:thickness", "data.attribute:above_class_median",
     )  # fmt: skip
@@ -62,9 +65,9 @@ def scenario_key(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: 
     return digest(
         "scenario", artifacts.protocol.name, artifacts.measures, artifacts.key(attack) if attack else "utility",
         [artifacts.stamp(seed, w) for w in ("target", "shadow")] if chain.guards else [],
-        artifacts.key(artifacts.chain(artifacts.protocol.baseline).training) if attack and attack.entry.task == "inversion" else "",
+        artifacts.key(artifacts.chain(artifacts.protocol.baseline).training) if attack and KINDS[attack.entry.task].evaluator else "",
         artifacts.key(chain.training), [artifacts.key(g) for g in chain.guards], artifacts.bank_sizes(chain.training),
-        seed, judge_code(), training_code(), artifacts.networks_code, artifacts.environment, *asked,
+        seed, judge_code(attack.entry.task if attack else "utility"), training_code(), artifacts.networks_code, artifacts.environment, *asked,
     )  # fmt: skip
 
 
@@ -106,7 +109,7 @@ def _models(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Iterator
     if attack is None:
         return
     needs = attack.entry.needs
-    uses_shadow = attack.entry.task == "membership" and (
+    uses_shadow = KINDS[attack.entry.task].shadow == "world" and (
         "shadow" in needs or (attack.entry.calibrate == "shadow" and not any(n.startswith("bank") for n in needs))
     )
     if uses_shadow or (chain.guards and any(n.startswith("bank") for n in needs)):
@@ -116,7 +119,7 @@ def _models(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Iterator
         yield from (("online", k) for k in range(sizes.online))
     if "bank-offline" in needs:
         yield from (("offline", k) for k in range(sizes.offline))
-    if attack.entry.task == "inversion":
+    if KINDS[attack.entry.task].evaluator:
         yield "evaluator", 0
 
 
@@ -149,8 +152,8 @@ def _answers(
         )
         if role == "target" and artifacts.protocol.canaries:
             parts = (*parts, "candidates")
-        if attack and attack.entry.task == "stealing":
-            parts = (*parts, "shadow-train")
+        if attack:
+            parts = (*parts, *KINDS[attack.entry.task].asks)
         guards = [g for i in range(len(chain.guards)) if (g := _guard(plan, artifacts, chain, i, seed, role))]
         world = prepared_in(chain, role)
         id = digest("job", "answers", chain.name, seed, role, parts, world)

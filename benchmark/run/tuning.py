@@ -371,7 +371,7 @@ class Tuning:
         made_of = [
             p.measures, [self.registry.attack(a).key for a in p.attacks], p.seeds, self.leakage, self.floor, self.grid,
             [q.key for c in (self.chain, self.registry.chain(p.baseline, p.baseline)) for q in c.parts],
-            [[d.label, repr(d.distribution)] for d in self.dimensions], training_code(), judge_code(), tuning_code(),
+            [[d.label, repr(d.distribution)] for d in self.dimensions], training_code(), judge_code("membership"), judge_code("utility"), tuning_code(),
             *(("random",) if self.random else ()), *((self.seed,) if self.seed else ()), *((self.models,) if self.models else ()),
         ]  # fmt: skip
         return f"{self.protocol} {self.chain.name} {digest(*made_of)[:8]}"

@@ -19,7 +19,8 @@ from benchmark import data, protocol
 from benchmark.api import Bank, Candidates, Context
 from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
-from benchmark.judge.scenario import Outcome, Scenario, Skip
+from benchmark.judge import kinds
+from benchmark.judge.scenario import Outcome, Skip
 from benchmark.protocol import Adversary, Canaries, Protocol, World
 from benchmark.run import execute
 from benchmark.run.plan import make_plan, scenario_key
@@ -42,7 +43,7 @@ def made(loaded: Protocol, folder: Path) -> Artifacts:
 
 
 def outcome(artifacts: Artifacts, attack: str, chain: str = "undefended") -> Outcome:
-    return Scenario(artifacts, artifacts.registry.attack(attack), artifacts.chain(chain), 0).score()
+    return kinds.scenario(artifacts, artifacts.registry.attack(attack), artifacts.chain(chain), 0).score()
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +340,7 @@ def test_all_that_a_scenario_reads_was_made_by_the_jobs_that_it_waits_for(
 
     wait_for(scenario.needs)
     artifacts.store.made.clear()
-    Scenario(artifacts, part, chain, 0).score()
+    kinds.scenario(artifacts, part, chain, 0).score()
     assert not artifacts.store.made
 
 

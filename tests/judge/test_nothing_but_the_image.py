@@ -18,7 +18,7 @@ from benchmark import protocol
 from benchmark.api import Candidates, Knowledge, Samples
 from benchmark.data.population import Population, populate
 from benchmark.entries.registry import Registry
-from benchmark.judge.scenario import Scenario
+from benchmark.judge import kinds
 from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.store import Store
@@ -116,7 +116,7 @@ def artifacts(tmp_path_factory):
 def test_that_is_what_crosses_to_an_attack(artifacts, monkeypatch: pytest.MonkeyPatch, attack: str) -> None:
     """The very tensors: whole, in one order, and on the shadow world too the sides are mixed."""
     part = artifacts.registry.attack(attack)
-    scenario = Scenario(artifacts, part, artifacts.chain("undefended"), 0)
+    scenario = kinds.scenario(artifacts, part, artifacts.chain("undefended"), 0)
     given: list[Candidates | Knowledge] = []
 
     class Recorder:

@@ -11,7 +11,7 @@ import torch
 from benchmark import protocol
 from benchmark.api import Claims
 from benchmark.entries.registry import Registry
-from benchmark.judge.scenario import PUBLIC_NOISE, _claims
+from benchmark.judge.utility import PUBLIC_NOISE, _claims
 from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.store import Store

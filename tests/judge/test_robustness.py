@@ -14,8 +14,9 @@ from torch import nn
 from benchmark import protocol
 from benchmark.api import Claims
 from benchmark.entries.registry import Registry
-from benchmark.judge import robustness, scenario
-from benchmark.judge.scenario import Scenario, Skip, utility
+from benchmark.judge import kinds, robustness
+from benchmark.judge.scenario import Skip
+from benchmark.judge.utility import utility
 from benchmark.sandbox.local import Defender
 from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts
@@ -205,7 +206,7 @@ def test_how_often_a_guard_leaves_answers_alone_is_on_its_row(artifacts):
 
 def test_robust_accuracy_is_measured_on_so_many_samples_at_most(artifacts, monkeypatch):
     seen = []
-    monkeypatch.setattr(scenario, "_ATTACKED", 10)
+    monkeypatch.setattr("benchmark.judge.utility._ATTACKED", 10)
     monkeypatch.setattr(robustness, "robust", lambda network, x, y, radius, g: seen.append(x) or torch.ones(len(y)) > 0)
     utility(artifacts, artifacts.chain("ibp"), 0)
     assert [len(x) for x in seen] == [10, 10]
@@ -231,5 +232,5 @@ def test_a_radius_that_is_none_is_refused(artifacts, monkeypatch, claims):
 def test_where_there_is_no_certificate_its_attack_does_not_apply(artifacts):
     attack = artifacts.registry.attack("song_verified")
     with pytest.raises(Skip, match="the target carries no certificate"):
-        Scenario(artifacts, attack, artifacts.chain("pgd_training[steps=1]"), 0).score()
-    assert 0 <= Scenario(artifacts, attack, artifacts.chain("ibp"), 0).score().metrics["balanced_accuracy"] <= 1
+        kinds.scenario(artifacts, attack, artifacts.chain("pgd_training[steps=1]"), 0).score()
+    assert 0 <= kinds.scenario(artifacts, attack, artifacts.chain("ibp"), 0).score().metrics["balanced_accuracy"] <= 1

@@ -42,7 +42,7 @@ from benchmark import protocol
 from benchmark.data.population import seed_of
 from benchmark.entries import registry
 from benchmark.errors import UserError
-from benchmark.judge import scenario
+from benchmark.judge import kinds
 from benchmark.result import Result
 from benchmark.run import execute
 from benchmark.run.execute import Setting
@@ -214,7 +214,7 @@ class Range:
             artifacts = setting.artifacts()
             chain, part = artifacts.chain("constant_output"), artifacts.registry.attack("loss")
             for seed in (0, 1):
-                scenario.Scenario(artifacts, part, chain, seed).score()
+                kinds.scenario(artifacts, part, chain, seed).score()
 
     def place(self, hostile: Hostile) -> Path:
         """The file as it is submitted: it knows where the host keeps what."""

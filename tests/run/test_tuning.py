@@ -328,7 +328,7 @@ def test_other_code_makes_a_study_of_its_own(
 ) -> None:
     """What folds the scenarios of a trial into its value too: values of two ways never meet on one front."""
     old = made(tmp_path, registry).name
-    monkeypatch.setattr(tuning, code, lambda: "another")
+    monkeypatch.setattr(tuning, code, lambda *_: "another")
     assert made(tmp_path, registry).name != old
 
 

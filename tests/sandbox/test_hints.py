@@ -14,7 +14,7 @@ import torch
 from benchmark import protocol
 from benchmark.entries.registry import Registry
 from benchmark.errors import own_line, said, trace
-from benchmark.judge.scenario import Scenario
+from benchmark.judge import kinds
 from benchmark.run import execute
 from benchmark.sandbox.host import Launcher
 from benchmark.sandbox.remote import Isolation
@@ -107,7 +107,7 @@ def judge(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Itera
         )
         try:
             with pytest.raises((Exception, SystemExit)) as error:
-                Scenario(artifacts, registry.attack("mine"), artifacts.chain("undefended"), 0).score()
+                kinds.scenario(artifacts, registry.attack("mine"), artifacts.chain("undefended"), 0).score()
         finally:
             artifacts.end_job()
         return execute._failed(SimpleNamespace(id="x", kind="scenario"), error.value, registry)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from benchmark import protocol
 from benchmark.api import Context, Samples
 from benchmark.entries.registry import Registry
 from benchmark.errors import Fault, UserError
-from benchmark.judge.scenario import Scenario
+from benchmark.judge import kinds
 from benchmark.networks.training import TrainingTask
 from benchmark.protocol import Limits, Protocol
 from benchmark.sandbox import remote
@@ -68,7 +68,7 @@ ATTACKS = [
 
 def outcome(artifacts: Artifacts, attack: str, chain: str) -> dict[str, Any]:
     """All but the time that it took."""
-    scenario = Scenario(artifacts, artifacts.registry.attack(attack), artifacts.chain(chain), 0)
+    scenario = kinds.scenario(artifacts, artifacts.registry.attack(attack), artifacts.chain(chain), 0)
     try:
         found = vars(scenario.score())
     finally:

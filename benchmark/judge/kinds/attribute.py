@@ -1,0 +1,54 @@
+"""Attribute inference: what does an embedding say of a sample, besides its class?"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmark import networks
+from benchmark.api import Embeddings
+from benchmark.data.population import seed_of
+from benchmark.errors import printable
+from benchmark.judge import reports
+from benchmark.judge.scenario import Outcome, Scenario, Skip, expect
+from benchmark.networks.access import exact_float32
+
+
+class Kind(Scenario):
+    """Attributes of target-test from embeddings of the bare network."""
+
+    behind_guards = False
+
+    def judge(self, attack: Any) -> Outcome:
+        network = self._judges(("target", 0))
+        if network is None:
+            raise Skip("only the defense's own code can build this network")
+        classes, shape = self.artifacts.shape(self.seed)
+        if (embedding := attack.embedding) not in ("target", "untrained"):
+            raise ValueError(f"expected an embedding of target or untrained, given {printable(embedding, 40)!r}")
+        if embedding == "untrained":
+            protocol = self.artifacts.protocol
+            network = networks.build(protocol.architecture, classes, shape, seed_of("untrained", self.seed)).eval()
+        shadow, test = (self._embed(network, p) for p in ("shadow-train", "target-test"))
+        knowledge = self._knowledge(embeddings=shadow)
+        start = time.perf_counter()
+        attack.fit(knowledge)
+        guess = attack.predict(test.x)
+        seconds = time.perf_counter() - start
+        expect(guess, (len(test.y),), "attribute labels")
+        found, intervals = reports.attribute_metrics(
+            guess.cpu().numpy(), test.attribute.numpy(), np.random.default_rng(seed_of("bootstrap", self.seed))
+        )
+        return Outcome(found, intervals, {"seconds": seconds}, null=embedding == "untrained" or None)
+
+    def _embed(self, network: nn.Module, part: str) -> Embeddings:
+        samples = self.artifacts.part(self.seed, part)
+        network = network.to(self.artifacts.device)
+        with torch.no_grad(), exact_float32():
+            parts = [network.embed(x.to(self.artifacts.device)).cpu() for x in samples.x.split(500)]  # type: ignore[operator]
+        rows = torch.from_numpy(self.population.parts[part])
+        return Embeddings(torch.cat(parts), samples.y, self.population.data.attribute[rows])

@@ -1,0 +1,43 @@
+"""Model inversion: what does a class of the training set look like?"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from benchmark.judge import reports
+from benchmark.judge.scenario import Outcome, Scenario, expect
+from benchmark.result import Picture
+
+_SHOWN = 10
+"""Classes of which the record keeps a reconstruction."""
+
+
+class Kind(Scenario):
+    """Reconstructions against the class means, and whether another classifier knows them."""
+
+    behind_guards = False
+    evaluator = True
+
+    def judge(self, attack: Any) -> Outcome:
+        classes, shape = self.artifacts.shape(self.seed)
+        knowledge = self._knowledge()
+        start = time.perf_counter()
+        attack.fit(knowledge)
+        images = attack.reconstruct(self.target, list(range(classes)))
+        seconds = time.perf_counter() - start
+        expect(images, (classes, *shape), "images")
+        images = images.detach().to("cpu", torch.float32)
+        if images.min() < 0 or images.max() > 1:
+            raise ValueError(f"expected images in [0, 1], given {images.min():.4g} to {images.max():.4g}")
+        train = self.artifacts.part(self.seed, "target-train")
+        means = torch.stack([train.x[train.y == c].mean(0) for c in range(classes)])
+        baseline = self.artifacts.chain(self.artifacts.protocol.baseline).training
+        evaluator = self.artifacts.served(baseline, self.seed, ("evaluator", 0))
+        found = reports.inversion_metrics(images, means)
+        found["evaluator_accuracy"] = float((evaluator(images).argmax(1) == torch.arange(classes)).double().mean())
+        shown = {"reconstructions": images, "class_means": means}
+        pictures = {name: Picture.of(x[:_SHOWN].numpy()) for name, x in shown.items()}
+        return Outcome(found, {}, {"seconds": seconds}, pictures=pictures)

@@ -1,0 +1,195 @@
+"""What a served target is worth and costs, and what its answers say without any attack."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark import metrics
+from benchmark.api import Claims, Predict
+from benchmark.data.population import seed_of
+from benchmark.entries.registry import Chain
+from benchmark.judge import reports, robustness
+from benchmark.judge.probes import IMAGES, LookupGap, lookup_gap, near_duplicates, walk
+from benchmark.judge.risk import js_risk
+from benchmark.judge.scenario import MOVED, Outcome, same_labels
+from benchmark.networks.access import exact_float32
+from benchmark.targets.artifacts import Artifacts
+
+PUBLIC_NOISE = "holds on a secret split: here anybody can draw the noise again"
+"""Said beside an epsilon on a public split."""
+
+_TIMED = 256
+"""Queries in the call that is timed."""
+
+_WAVER = 0.05
+"""The share of samples whose answer may move by more than `MOVED` when they are asked again."""
+
+_ALONE = 5
+"""Queries of one image that are timed; the median counts."""
+
+_ATTACKED = 1000
+"""Samples of a part on which robust accuracy is measured; a larger part is drawn from."""
+
+
+def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
+    """What the served target is worth, on all of target-train and target-test, and what it costs."""
+    answers = {p: artifacts.answers(chain, seed, ("target", 0), p) for p in ("target-train", "target-test")}
+    labels = {p: artifacts.part(seed, p).y for p in answers}
+    found, intervals = reports.utility_metrics(
+        *(answers["target-train"].numpy(), labels["target-train"].numpy()),
+        *(answers["target-test"].numpy(), labels["target-test"].numpy()),
+        np.random.default_rng(seed_of("bootstrap", seed)),
+    )
+    sides = [a for p in answers for a in (answers[p].numpy(), labels[p].numpy())]
+    uneven = reports.worse_at_members(*sides)
+    if chain.guards:
+        bare = {p: artifacts.answers(replace(chain, guards=()), seed, ("target", 0), p) for p in answers}
+        rates, moved = reports.moved_answers(*(v.numpy() for p in answers for v in (answers[p], bare[p])))
+        found |= rates
+        uneven = "; ".join(filter(None, (uneven, moved)))
+    found |= js_risk(
+        *(answers["target-train"].numpy(), labels["target-train"].numpy()),
+        *(answers["target-test"].numpy(), labels["target-test"].numpy()),
+        np.random.default_rng(seed_of("js", seed)),
+    )
+    group = artifacts.group_of(chain.training, ("target", 0))
+    info = artifacts.store.info("networks", artifacts.networks_key(chain.training, seed, group))
+    # From here on the target is asked as attacks ask it: by the same way, in calls of the same sizes.
+    predict = artifacts.predictor(chain, seed, ("target", 0), kept=False)
+    near = _lookup(artifacts, chain, predict, seed)
+    rng = np.random.default_rng(seed_of("again", seed, secret=artifacts.secret))
+    x = torch.cat([artifacts.part(seed, p).x for p in answers])
+    fresh = near_duplicates(x[torch.from_numpy(rng.permutation(len(x))[:_TIMED])], _generator(rng))
+    same_labels(artifacts, chain, seed, predict, fresh)
+    cost = {"train_seconds": info["seconds"] / len(group), "ms_per_query": _milliseconds(predict, fresh)}
+    cost["ms_per_query_alone"] = float(
+        np.median(
+            [_milliseconds(predict, image) for image in near_duplicates(fresh[:_ALONE], _generator(rng)).split(1)]
+        )
+    )
+    said = artifacts.claims(chain, seed)
+    claims = _claims(artifacts, chain, seed, said)
+    shares, bounds = _robustness(artifacts, chain, seed, said)
+    found |= shares
+    intervals |= bounds
+    found |= near.metrics
+    intervals["near_duplicate_gap"] = near.interval
+    if near.looks_up:
+        claims["lookup"] = f"members get answers that their near-duplicates don't get ({near})"
+    if uneven:
+        claims["alone"] = uneven
+    return Outcome(found, intervals, cost, claims=claims)
+
+
+def _milliseconds(predict: Predict, x: Tensor) -> float:
+    """What a query takes when these images (n, c, h, w) come in one call. They are new: nothing of them is stored."""
+    start = time.perf_counter()
+    predict(x)
+    return (time.perf_counter() - start) * 1000 / len(x)
+
+
+def _same_again(stored: Tensor, again: Tensor) -> None:
+    """A target must not answer by what it was asked before, or how often. Raises ValueError."""
+    moved = (stored.exp() - again.exp()).abs().amax(1)
+    # A guard that picks one of its own reconstructions may waver on a rare sample, for float32 sums depend on the batch.
+    if float((moved > MOVED).double().mean()) > _WAVER:
+        raise ValueError(
+            f"expected the same answer to the same query, given posteriors that move by {float(moved.max()):.3g} "
+            "when samples are asked again in another order; a guard must not depend on what it was asked before"
+        )
+
+
+def _lookup(artifacts: Artifacts, chain: Chain, predict: Predict, seed: int) -> LookupGap:
+    """Walk from members and non-members, drawn from all: a defense knows the order of its training set.
+
+    Originals must be answered as they are in the store, which is what attacks are given, and the walk begins there.
+    """
+    rng = np.random.default_rng(seed_of("lookup", seed, secret=artifacts.secret))
+    images, stored = [], []
+    for part in ("target-train", "target-test"):
+        x = artifacts.part(seed, part).x
+        rows = torch.from_numpy(rng.permutation(len(x))[:IMAGES])
+        images.append(x[rows])
+        stored.append(artifacts.answers(chain, seed, ("target", 0), part)[rows])
+    answers = walk(predict, torch.cat(images), rng)
+    _same_again(torch.cat(stored), answers[0])
+    answers[0] = torch.cat(stored)
+    return lookup_gap(answers, len(images[0]))
+
+
+def _generator(rng: np.random.Generator) -> torch.Generator:
+    return torch.Generator().manual_seed(int(rng.integers(2**63)))
+
+
+def _robustness(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -> reports.Report:
+    """Robust and certified accuracy of the bare network, where its defense names a radius and the judge can build it."""
+    radius, certificate = claims.robust, claims.certificate
+    network = None
+    if radius is not None or certificate is not None:
+        network = artifacts.judges_network(chain.training, seed, ("target", 0))
+    if network is None:
+        return {}, {}
+    network = network.to(artifacts.device)
+    right: dict[str, Tensor] = {}
+    own = seed_of("robustness", seed, secret=artifacts.secret)
+    with exact_float32():
+        if radius is not None:
+            rng, starts = np.random.default_rng(own), torch.Generator().manual_seed(own)
+            for name, part in (("robust_accuracy", "target-test"), ("robust_train_accuracy", "target-train")):
+                samples = artifacts.part(seed, part)
+                rows = torch.from_numpy(rng.permutation(len(samples))[:_ATTACKED])
+                right[name] = robustness.robust(network, samples.x[rows], samples.y[rows], radius, starts)
+        if certificate is not None:
+            test = artifacts.part(seed, "target-test")
+            right["certified_accuracy"] = robustness.certified(network, test.x, test.y, certificate)
+    rng = np.random.default_rng(seed_of("bootstrap", seed))
+    return reports.shares({name: each.double().numpy() for name, each in right.items()}, rng)
+
+
+def _extra_data(artifacts: Artifacts, chain: Chain, seed: int) -> str:
+    """What the defense reads besides the training set, such as "320 reference images, external model NAME"; "" for nothing."""
+    reference, validation = artifacts.population(seed).reference("target")
+    sizes = {"reference": len(reference), "validation": len(validation)}
+    used = {name for part in chain.parts for name in part.uses}
+    if artifacts.protocol.recipe_of("target", chain.training.axes).early_stopping:
+        used.add("validation")
+    models = dict.fromkeys(name for part in chain.parts for name in part.pretrained)
+    return ", ".join(
+        [*(f"{sizes[name]} {name} images" for name in sorted(used)), *(f"external model {name}" for name in models)]
+    )
+
+
+def _claims(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -> dict[str, str]:
+    """What may be printed: epsilon (RULES 29), radii, the data that it reads besides the training set (RULES 6), and
+    that no attack is made for it where one is known (RULES 13)."""
+    printed: dict[str, str] = {}
+    if missing := [part.entry.adaptive_attack for part in chain.parts if part.entry.adaptive_attack]:
+        printed["attacked_by"] = f"standard attacks only: no {', no '.join(missing)}"
+    if claims.epsilon is not None:
+        n = len(artifacts.population(seed).parts["target-train"])
+        named = claims.accountant is not None and claims.adjacency is not None and claims.sampling == "Poisson"
+        if not named or claims.delta is None or claims.delta >= 1 / n:
+            printed["epsilon"] = "not valid: needs delta below 1/n, accountant, adjacency and Poisson sampling"
+        elif not all(g.entry.data_independent for g in chain.guards):
+            printed["epsilon"] = "not valid for the cascade: a guard reads training data"
+        elif claims.epsilon > 100 or not math.isfinite(claims.epsilon):
+            printed["epsilon"] = "no meaningful guarantee"
+        else:
+            printed["epsilon"] = metrics.upper_text(claims.epsilon)
+            if artifacts.secret is None:
+                # Its generator is seeded from names that everybody knows (RULES 29).
+                printed["noise"] = PUBLIC_NOISE
+        parts = {"delta": claims.delta, "accountant": claims.accountant, "adjacency": claims.adjacency}
+        given = {**parts, "sampling": claims.sampling}
+        printed |= {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in given.items() if v is not None}
+    radii = {"robust": claims.robust, "certificate": claims.certificate}
+    printed |= {name: f"{radius:g}" for name, radius in radii.items() if radius is not None}
+    if extra := _extra_data(artifacts, chain, seed):
+        printed["extra_data"] = extra
+    return printed
