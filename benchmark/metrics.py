@@ -26,7 +26,8 @@ class Metric:
     """leaks "up": a larger value means more leakage; "down": less; "none": utility or neutral.
 
     A record with a value outside [low, high] is refused (`result.Result.from_json`). Where a metric has no largest value, `high`
-    is far beyond all that can be measured; `whole`: it counts.
+    is far beyond all that can be measured; `whole`: it counts. `table`: the kind of attack whose table has it as a column, in
+    the order of the registry; outside membership the first one ranks.
     """
 
     name: str
@@ -37,14 +38,15 @@ class Metric:
     help: str
     main: bool = False
     whole: bool = False
+    table: str = ""
 
 
 def _registry() -> dict[str, Metric]:
     rows = [
-        Metric("auc", "AUC", "up", 0, 1, "Area under the ROC curve; 0.5 is chance.", True),
         Metric("tpr_at_fpr_0.01", "TPR at 1 % FPR", "up", 0, 1,
                "Share of members found while at most 1 % of non-members are called members. "
-               "Needs 100 non-members; ranked from 1,000.", True),
+               "Needs 100 non-members; ranked from 1,000.", True, table="membership"),
+        Metric("auc", "AUC", "up", 0, 1, "Area under the ROC curve; 0.5 is chance.", True, table="membership"),
         Metric("tpr_at_fpr_0.001", "TPR at 0.1 % FPR", "up", 0, 1,
                "As TPR at 1 % FPR, at 0.1 %. Needs 1,000 non-members; ranked from 10,000."),
         Metric("tpr_at_fpr_0.01_reversed", "TPR at 1 % FPR, sign reversed", "up", 0, 1,
@@ -52,7 +54,7 @@ def _registry() -> dict[str, Metric]:
         Metric("tnr_at_fnr_0.001", "TNR at 0.1 % FNR", "up", 0, 1,
                "Share of non-members cleared while at most 0.1 % of members are cleared."),
         Metric("balanced_accuracy", "Balanced accuracy", "up", 0, 1,
-               "Mean of TPR and TNR at the attack's threshold, found on the shadow world or the attack's own rule."),
+               "Mean of TPR and TNR at the attack's threshold, found on the shadow world or the attack's own rule.", table="membership"),
         Metric("balanced_accuracy_oracle", "Best balanced accuracy (oracle)", "up", 0.5, 1,
                "Best over all thresholds on the evaluated data: an upper bound that no attacker reaches."),
         Metric("advantage", "Inference advantage", "up", -1, 1,
@@ -69,23 +71,23 @@ def _registry() -> dict[str, Metric]:
         Metric("epsilon_lower", "Epsilon at least", "up", 0, 100,
                "Lower bound (95 %, delta 1e-5) on the epsilon of the training, from canaries of one run "
                "(Steinke et al. 2023): a claimed epsilon below it is wrong. 0 says nothing."),
-        Metric("mse_to_class_mean", "MSE to the class mean", "down", 0, 1,
-               "Pixel error in [0, 1] between a reconstruction and its class's mean image, averaged "
-               "over classes.", True),
-        Metric("ssim_to_class_mean", "SSIM to the class mean", "up", -1, 1,
-               "Structural similarity of a reconstruction and its class's mean image, averaged over classes."),
         Metric("evaluator_accuracy", "Evaluation accuracy", "up", 0, 1,
                "Share of reconstructions that a separate classifier (another network, other data) "
-               "gives the class asked for.", True),
+               "gives the class asked for.", True, table="inversion"),
+        Metric("mse_to_class_mean", "MSE to the class mean", "down", 0, 1,
+               "Pixel error in [0, 1] between a reconstruction and its class's mean image, averaged "
+               "over classes.", True, table="inversion"),
+        Metric("ssim_to_class_mean", "SSIM to the class mean", "up", -1, 1,
+               "Structural similarity of a reconstruction and its class's mean image, averaged over classes.", table="inversion"),
         Metric("attribute_accuracy", "Attribute accuracy", "up", 0, 1,
-               "Share of target-test samples whose attribute is inferred.", True),
+               "Share of target-test samples whose attribute is inferred.", True, table="attribute"),
         Metric("attribute_balanced_accuracy", "Attribute balanced accuracy", "up", 0, 1,
-               "Mean over the attribute's two values of the share inferred."),
+               "Mean over the attribute's two values of the share inferred.", table="attribute"),
         Metric("attribute_majority", "Majority guess", "none", 0, 1,
-               "Accuracy of always guessing the commoner value."),
+               "Accuracy of always guessing the commoner value.", table="attribute"),
         Metric("agreement", "Agreement", "up", 0, 1,
-               "Share of target-test samples on which the stolen copy and the target agree.", True),
-        Metric("stolen_accuracy", "Accuracy of the copy", "up", 0, 1, "Test accuracy of the stolen copy."),
+               "Share of target-test samples on which the stolen copy and the target agree.", True, table="stealing"),
+        Metric("stolen_accuracy", "Accuracy of the copy", "up", 0, 1, "Test accuracy of the stolen copy.", table="stealing"),
         Metric("train_accuracy", "Train accuracy", "none", 0, 1, "Accuracy of the served target on its members."),
         Metric("test_accuracy", "Test accuracy", "none", 0, 1, "Accuracy of the served target on target-test.", True),
         Metric("robust_accuracy", "Robust accuracy", "none", 0, 1,
@@ -131,6 +133,12 @@ def _registry() -> dict[str, Metric]:
 
 
 METRICS = _registry()
+
+TASK_METRICS = {
+    task: tuple(m.name for m in METRICS.values() if m.table == task)
+    for task in dict.fromkeys(m.table for m in METRICS.values() if m.table)
+}
+"""The columns of each kind of attack's table: one registry for the terminal, the app, CSV files and MLflow."""
 
 COSTS = ("seconds", "queries", "peak_mb", "train_seconds", "ms_per_query", "ms_per_query_alone")
 """What a record's `cost` may hold, and nothing else: tables take a cost where a record has no metric of that name."""

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from benchmark.metrics import METRICS
+from benchmark.metrics import METRICS, TASK_METRICS
 from leaderboard.comparison import Floats, either_sign, estimate, leave_one_out, nanmean, paired_difference
-from leaderboard.ranking import AUC, TASK_METRICS, TPR, WORST, with_defaults
+from leaderboard.ranking import AUC, TPR, WORST, with_defaults
 
 Side = Literal["defense", "attack"]
 

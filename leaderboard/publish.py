@@ -33,11 +33,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
+from benchmark.metrics import TASK_METRICS
 from benchmark.result import LONGEST, Result
 from benchmark.run import studies
 from benchmark.text import contents, given, parsed, plain
 from leaderboard import bounded
-from leaderboard.ranking import TASK_METRICS, Board, attack_table, defense_table, scenarios, split_of
+from leaderboard.ranking import Board, attack_table, defense_table, scenarios, split_of
 
 NESTED = (
     "metrics",

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmark.metrics import METRICS, lower_bound, upper_text
+from benchmark.metrics import METRICS, TASK_METRICS, lower_bound, upper_text
 from benchmark.result import Result, Trust
 from benchmark.text import LINE, LOG, NAME, plain, plain_log
 from leaderboard.comparison import Floats, interval, leave_one_out, nanmean, rank
@@ -32,14 +32,6 @@ SAID = ("extra_data", "attacked_by", "tuned")
 FLAGS = ("alone",)
 """What the judge found of a defense and says beside its rank; columns of its table where it is said of any. What unranks it,
 `lookup`, is its reason."""
-
-TASK_METRICS = {
-    "membership": (TPR, AUC, "balanced_accuracy"),
-    "inversion": ("evaluator_accuracy", "mse_to_class_mean", "ssim_to_class_mean"),
-    "attribute": ("attribute_accuracy", "attribute_balanced_accuracy", "attribute_majority"),
-    "stealing": ("agreement", "stolen_accuracy"),
-}
-"""The columns of each task's table of attacks; outside membership the first one ranks."""
 
 PAIRINGS = 200
 """Ways in which permutations of one seed meet those of the others in a null worst case."""

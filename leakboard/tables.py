@@ -11,14 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.metrics import METRICS
+from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.result import Result
 from benchmark.text import plain
 from leaderboard.claims import Finding
 from leaderboard.ranking import (
     AUC,
     ISOLATION,
-    TASK_METRICS,
     TPR,
     Board,
     attack_table,

@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.metrics import TASK_METRICS
 from benchmark.result import Result
 from leaderboard import tables
 from leaderboard.publish import publish
-from leaderboard.ranking import TASK_METRICS, Board, attack_table, defense_table, scenarios
+from leaderboard.ranking import Board, attack_table, defense_table, scenarios
 
 ROOT = Path(__file__).resolve().parents[1]
 PROTOCOL, ATTACKS, SEEDS, NEW = "speed-v1", [f"attack_{i:02d}" for i in range(39)], tuple(range(5)), 1000

@@ -12,13 +12,12 @@ from urllib.parse import urlsplit
 import pandas as pd
 import streamlit as st
 
-from benchmark.metrics import METRICS
+from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.result import Result, Trust
 from benchmark.text import NAME, plain
 from leaderboard import tables
 from leaderboard.publish import as_csv
 from leaderboard.ranking import (
-    TASK_METRICS,
     TRUST,
     Board,
     attack_table,

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from benchmark.metrics import METRICS
+from benchmark.metrics import METRICS, TASK_METRICS
 from leaderboard import charts
-from leaderboard.ranking import AUC, RANKS, TASK_METRICS, TPR, WORST, rank_interval
+from leaderboard.ranking import AUC, RANKS, TPR, WORST, rank_interval
 from leaderboard.views import (
     TRUST_COLUMNS,
     axes,

@@ -10,13 +10,13 @@ from typing import Any, get_args
 import pandas as pd
 import streamlit as st
 
-from benchmark.metrics import METRICS
+from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.result import Result
 from benchmark.text import NAME, plain
 from leaderboard import figures, tables
 from leaderboard.pairs import MEAN, WORST_CASE, Side, differences
 from leaderboard.publish import as_csv
-from leaderboard.ranking import ISOLATION, TASK_METRICS, Board, epsilon_text
+from leaderboard.ranking import ISOLATION, Board, epsilon_text
 from leaderboard.views import chosen, frame, ranked
 
 column = st.column_config

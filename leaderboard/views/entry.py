@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from benchmark.metrics import METRICS
+from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.result import Result
 from benchmark.text import plain, plain_log
 from leaderboard import charts, tables
-from leaderboard.ranking import AUC, ISOLATION, TASK_METRICS, TPR, rank_interval
+from leaderboard.ranking import AUC, ISOLATION, TPR, rank_interval
 from leaderboard.views import (
     TRUST_COLUMNS,
     Tables,

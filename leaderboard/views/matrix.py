@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from benchmark.metrics import METRICS, lower_bound
+from benchmark.metrics import METRICS, TASK_METRICS, lower_bound
 from benchmark.result import Result
 from leaderboard import charts
-from leaderboard.ranking import TASK_METRICS, Board
+from leaderboard.ranking import Board
 from leaderboard.views import (
     TRUST_COLUMNS,
     axes,

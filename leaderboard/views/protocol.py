@@ -10,13 +10,13 @@ import pandas as pd
 import streamlit as st
 
 from benchmark import places
-from benchmark.metrics import METRICS
+from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.result import Result
 from benchmark.text import NAME, plain
 from leaderboard import tables
 from leaderboard.pairs import UTILITY
 from leaderboard.publish import OFFICIAL, provenance
-from leaderboard.ranking import TASK_METRICS, split_of
+from leaderboard.ranking import split_of
 from leaderboard.views.compare import parts
 
 if TYPE_CHECKING:

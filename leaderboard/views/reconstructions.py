@@ -10,11 +10,10 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from benchmark.metrics import METRICS
+from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.result import Result
 from leaderboard import figures
 from leaderboard.publish import as_csv
-from leaderboard.ranking import TASK_METRICS
 from leaderboard.views import chosen, number, ranked
 
 TASK = "inversion"

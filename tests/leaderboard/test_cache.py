@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmark import places
-from benchmark.metrics import METRICS
+from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.result import Picture, Result
 from leaderboard import tables
 from leaderboard.cache import GROUP, Notes, Table
 from leaderboard.publish import publish
-from leaderboard.ranking import TASK_METRICS, Board, _needed, attack_table, defense_table, readable, scenarios
+from leaderboard.ranking import Board, _needed, attack_table, defense_table, readable, scenarios
 from leaderboard.records import Records, null_lists
 from tests.leaderboard.conftest import hostile, make_board, make_result
 
