@@ -5,6 +5,7 @@ WORKDIR /leakboard
 COPY pyproject.toml README.md LICENSE ./
 COPY benchmark benchmark
 COPY leaderboard leaderboard
+COPY leakboard leakboard
 RUN pip install --no-cache-dir --editable '.[postgres]'
 COPY submissions submissions
 ENTRYPOINT ["leakboard"]
