@@ -23,9 +23,11 @@ from benchmark.entries.registry import Chain, Part, Registry
 from benchmark.errors import UserError, printable
 from benchmark.protocol import Protocol
 from benchmark.result import Result
-from benchmark.run.execute import Done, Progress, Setting, Sort, execute, sort_of
-from benchmark.run.plan import Job, Plan, make_plan, scenario_key
+from benchmark.run.execute import execute, on_this_machine
+from benchmark.run.plan import Job, NetworksJob, Plan, make_plan, scenario_key
+from benchmark.run.progress import Progress, Sort, sort_of
 from benchmark.run.tracking import Tracker
+from benchmark.run.work import Done, Setting
 from benchmark.sandbox.remote import Isolation, Mode, require
 from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.store import Store
@@ -175,7 +177,7 @@ def run(job: Run, workers: int) -> Outcome:
         for kind, seconds in done.made:
             outcome.seconds[kind] += seconds
         if any(kind == "networks" for kind, _ in done.made):
-            outcome.trained += len(done_job.detail) if done_job.kind == "networks" else 1
+            outcome.trained += int(done_job.units) if isinstance(done_job, NetworksJob) else 1
         now, last = time.perf_counter(), progress.done == progress.total
         if now - shown > (1 if console.progress.is_terminal else console.EVERY) or last:
             shown = now
@@ -189,7 +191,7 @@ def run(job: Run, workers: int) -> Outcome:
         outcome.tracker.log(result)
     if job.plan.jobs:
         store.check_writable()
-        for result in execute(job.plan, job.setting, workers, report, _times(stored)):
+        for result in execute(job.plan, job.setting, on_this_machine(job.setting, workers), report, _times(stored)):
             result = marked(result, job.artifacts)
             outcome.results.append(result)
             outcome.fresh += 1
@@ -377,7 +379,8 @@ def reproduce(
         left = console.clock(progress.seconds_left)
         console.redraw(f"{progress.done}/{progress.total} jobs, {left} left", last=progress.done == progress.total)
 
-    for result in execute(plan, job.setting, workers or default_workers(job.setting.device), report):
+    executor = on_this_machine(job.setting, workers or default_workers(job.setting.device))
+    for result in execute(plan, job.setting, executor, report):
         fresh = result if result.key == wanted else fresh
     assert fresh is not None
     return fresh

@@ -30,7 +30,7 @@ from benchmark import networks, protocol
 from benchmark.api import Bank, Candidates, Knowledge, Samples, Target, World, best_thresholds
 from benchmark.entries.registry import Registry
 from benchmark.networks.access import Answers, GuardedTarget, raw
-from benchmark.run.execute import _environment as set_environment
+from benchmark.run.executors.pool import one_thread
 from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.store import Store
 
@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument("--attack", nargs="*", default=[], help="memory of these alone")
     parser.add_argument("--quick", action="store_true", help="little of everything: does it run?")
     options = parser.parse_args()
-    set_environment()  # a process reads it when it starts
+    one_thread()  # a process reads it when it starts
     worker = multiprocessing.get_context("spawn").Process(
         target=run, args=(options.only, options.attack, options.quick)
     )

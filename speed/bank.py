@@ -26,7 +26,7 @@ import torch
 from benchmark import protocol
 from benchmark.entries.registry import Registry
 from benchmark.protocol import Protocol
-from benchmark.run.execute import _environment as set_environment
+from benchmark.run.executors.pool import one_thread
 from benchmark.targets.artifacts import Artifacts, Model
 from benchmark.targets.store import Store
 
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round of two epochs: does it run?")
     options = parser.parse_args()
-    set_environment()  # every way has the workers' own
+    one_thread()  # every way has the workers' own
     print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     for name in [options.protocol] if options.protocol else ["digits-v1", "fashion-mini-v1"]:
         setting = protocol.load(name)

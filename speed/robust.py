@@ -23,7 +23,7 @@ from benchmark.api import Defense, Samples
 from benchmark.data.population import populate
 from benchmark.entries.registry import Registry
 from benchmark.networks.training import TrainingTask
-from benchmark.run.execute import _environment as set_environment
+from benchmark.run.executors.pool import one_thread
 
 CPU, PAIRS = torch.device("cpu"), 5
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="few images and epochs: does it run?")
     options = parser.parse_args()
-    set_environment()  # a process reads it when it starts
+    one_thread()  # a process reads it when it starts
     print(f"torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
     worker = multiprocessing.get_context("spawn").Process(target=run, args=(QUICK if options.quick else SETUPS,))
     worker.start()

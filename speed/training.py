@@ -31,7 +31,7 @@ from benchmark.data.population import populate
 from benchmark.networks.access import raw
 from benchmark.networks.training import TrainingTask
 from benchmark.protocol import Recipe
-from benchmark.run.execute import _environment as set_environment
+from benchmark.run.executors.pool import one_thread
 
 CPU, PAIRS = torch.device("cpu"), 5
 INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # without them, all that is promised is to be no slower
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of both loops (default 1)")
     parser.add_argument("--quick", action="store_true", help="few images and epochs: does it run?")
     options = parser.parse_args()
-    set_environment()  # a process reads it when it starts
+    one_thread()  # a process reads it when it starts
     print(f"torch {torch.__version__}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
     arguments = (QUICK if options.quick else SETUPS, options.threads)
     worker = multiprocessing.get_context("spawn").Process(target=run, args=arguments)

@@ -20,7 +20,9 @@ import yaml
 from benchmark import protocol
 from benchmark.data import secret
 from benchmark.result import Result
-from benchmark.run import execute, tracking
+from benchmark.run import tracking, work
+from benchmark.run.execute import execute, on_this_machine
+from benchmark.run.executors import pool
 from benchmark.sandbox.host import Launcher, probe
 from benchmark.targets.store import Store
 from leakboard import cli, console
@@ -70,9 +72,9 @@ class Ended:
 class Inline:
     """Stands in for the pool of workers: jobs run here, at once."""
 
-    def __init__(self, setting: execute.Setting) -> None:
-        execute._setting = setting
-        execute._artifacts = self.artifacts = setting.artifacts()
+    def __init__(self, setting: work.Setting) -> None:
+        work._setting = setting
+        work._artifacts = self.artifacts = setting.artifacts()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -262,9 +264,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs run in this process: seconds less a run."""
-    monkeypatch.setattr(execute, "_artifacts", None)
-    monkeypatch.setattr(execute, "_setting", None)
-    monkeypatch.setattr(execute, "_pool", lambda setting, workers: Inline(setting))
+    monkeypatch.setattr(work, "_artifacts", None)
+    monkeypatch.setattr(work, "_setting", None)
+    monkeypatch.setattr(pool, "process", lambda setting, workers: Inline(setting))
 
 
 @pytest.fixture(scope="session")
@@ -277,11 +279,11 @@ def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     job = score.prepare([], "smoke", SUBMISSIONS, root, "cpu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, "_artifacts", None)
-        patch.setattr(execute, "_setting", None)
-        patch.setattr(execute, "_environment", lambda: None)
-        patch.setattr(execute, "_pool", lambda setting, workers: Inline(setting))
-        results = list(execute.execute(job.plan, job.setting, 1, lambda *_: None))
+        patch.setattr(work, "_artifacts", None)
+        patch.setattr(work, "_setting", None)
+        patch.setattr(pool, "one_thread", lambda: None)
+        patch.setattr(pool, "process", lambda setting, workers: Inline(setting))
+        results = list(execute(job.plan, job.setting, on_this_machine(job.setting, 1), lambda *_: None))
     torch.set_num_threads(threads)
     assert [r.status for r in results] == ["ok"] * 3
     return root

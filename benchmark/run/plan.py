@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from benchmark.digests import code_of
 from benchmark.entries.registry import Chain, Part
 from benchmark.judge.kinds import KINDS
+from benchmark.protocol import World
 from benchmark.targets.artifacts import Artifacts, Model, prepared_in, training_code
 from benchmark.targets.store import digest
 
@@ -22,18 +24,80 @@ def judge_code(task: str) -> str:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """One piece of work of a worker. `attack` is "" for the utility of a target."""
+    """One piece of work of a worker, after those whose ids it `needs`."""
 
+    kind: ClassVar[str]
     id: str
-    kind: str
-    """networks, guard, answers or scenario."""
     defense: str
     seed: int
-    attack: str = ""
-    detail: tuple[object, ...] = ()
     needs: frozenset[str] = frozenset()
+    attack: str = ""
+
+    @property
+    def units(self) -> float:
+        """How much work of its kind it is."""
+        return 1.0
+
+    def make(self, artifacts: Artifacts) -> None:
+        """Have the store hold what this job makes. A scenario makes a result, which the worker stores."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworksJob(Job):
+    """Networks that train together."""
+
+    kind = "networks"
+    models: tuple[Model, ...]
+
+    @property
+    def units(self) -> float:
+        return float(len(self.models))
+
+    def make(self, artifacts: Artifacts) -> None:
+        chain = artifacts.chain(self.defense)
+        artifacts.make_networks(_training(artifacts, chain, self.models[0]), self.seed, list(self.models))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardJob(Job):
+    """The state of a guard, by its place in the cascade."""
+
+    kind = "guard"
+    place: int
+    world: World
+
+    def make(self, artifacts: Artifacts) -> None:
+        artifacts.guard_state(artifacts.chain(self.defense), self.place, self.seed, self.world)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswersJob(Job):
+    """What models answer, behind guards that were prepared in a world, to parts of the data."""
+
+    kind = "answers"
+    world: World
+    parts: tuple[str, ...]
+    models: tuple[Model, ...]
+
+    @property
+    def units(self) -> float:
+        return float(len(self.models))
+
+    def make(self, artifacts: Artifacts) -> None:
+        chain = replace(artifacts.chain(self.defense), prepared=self.world)
+        for model in self.models:
+            for part in self.parts:
+                artifacts.answers(chain, self.seed, model, part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenarioJob(Job):
+    """An attack on a defense; without an attack, the defense's utility."""
+
+    kind = "scenario"
 
 
 @dataclass
@@ -99,8 +163,8 @@ def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], se
                     needs |= frozenset(_answers(plan, artifacts, None, chain, seed, [("target", 0)]))
                 if (same := same_scenario(artifacts, attack, chain, seed)) in plan.jobs:
                     needs |= {same}
-                job = Job(key, "scenario", chain.name, seed, attack.name if attack else "", needs=needs)
-                plan.jobs[key] = job
+                name = attack.name if attack else ""
+                plan.jobs[key] = ScenarioJob(id=key, defense=chain.name, seed=seed, attack=name, needs=needs)
     return plan
 
 
@@ -159,7 +223,9 @@ def _answers(
         id = digest("job", "answers", chain.name, seed, role, parts, world)
         needs = frozenset(filter(None, [*networks, *guards]))
         if id not in plan.jobs:
-            plan.jobs[id] = Job(id, "answers", chain.name, seed, detail=(world, parts, *mine), needs=needs)
+            plan.jobs[id] = AnswersJob(
+                id=id, defense=chain.name, seed=seed, world=world, parts=parts, models=tuple(mine), needs=needs
+            )
         yield id
 
 
@@ -173,7 +239,7 @@ def _networks(plan: Plan, artifacts: Artifacts, training: Part, chain: Chain, se
     if artifacts.store.has("networks", key):
         return ""
     if key not in plan.jobs:
-        plan.jobs[key] = Job(key, "networks", chain.name, seed, detail=tuple(group))
+        plan.jobs[key] = NetworksJob(id=key, defense=chain.name, seed=seed, models=tuple(group))
     return key
 
 
@@ -186,5 +252,5 @@ def _guard(plan: Plan, artifacts: Artifacts, chain: Chain, i: int, seed: int, ro
         main = _networks(plan, artifacts, chain.training, chain, seed, (world, 0))
         before = [_guard(plan, artifacts, chain, j, seed, role) for j in range(i)]
         needs = frozenset(filter(None, [main, *before]))
-        plan.jobs[key] = Job(key, "guard", chain.name, seed, detail=(i, world), needs=needs)
+        plan.jobs[key] = GuardJob(id=key, defense=chain.name, seed=seed, place=i, world=world, needs=needs)
     return key

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import multiprocessing
 import os
 import re
 import socket
@@ -18,8 +17,6 @@ import time
 import types
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -44,10 +41,12 @@ from benchmark.entries.registry import Chain, Part, Registry
 from benchmark.errors import UserError, printable
 from benchmark.metrics import hypervolume
 from benchmark.protocol import Axes, Protocol
-from benchmark.run import execute
-from benchmark.run.execute import Setting
-from benchmark.run.plan import judge_code, make_plan, scenario_key
+from benchmark.run import work
+from benchmark.run.executors import Ended, Executor
+from benchmark.run.executors.pool import Pool
+from benchmark.run.plan import ScenarioJob, judge_code, make_plan, scenario_key
 from benchmark.run.tracking import Trials
+from benchmark.run.work import Setting
 from benchmark.sandbox.remote import require
 from benchmark.targets.artifacts import Artifacts, training_code
 from benchmark.targets.store import Store, digest
@@ -242,20 +241,29 @@ class Scored:
     by_attack: dict[str, float] = field(default_factory=dict)
 
 
-def score_trial(spec: str, leakage: str, floor: float, models: dict[str, str]) -> Scored:
-    """In a worker: train and attack one trial, job by job. Raises RuntimeError with the first failure's line.
+@dataclass(frozen=True)
+class Proposal:
+    """What a worker is to score for a trial, by its number."""
 
-    floor: share of the baseline's test accuracy. models: digests of the pretrained models that the study is of.
-    """
-    artifacts, setting = execute._artifacts, execute._setting
-    assert artifacts is not None and setting is not None
-    protocol, registry = setting.protocol, artifacts.registry
-    chain = registry.chain(spec, protocol.baseline)
-    if artifacts.models(*chain.parts) != models:  # this worker has read other files than the study
+    trial: int
+    spec: str
+    leakage: str
+    floor: float
+    """Share of the baseline's test accuracy."""
+    models: dict[str, str]
+    """Digests of the pretrained models that the study is of."""
+
+
+def score_trial(proposal: Proposal) -> Scored:
+    """In a worker: train and attack one trial, job by job. Raises RuntimeError with the first failure's line."""
+    artifacts, setting = work.at_hand()
+    protocol, registry, leakage = setting.protocol, artifacts.registry, proposal.leakage
+    chain = registry.chain(proposal.spec, protocol.baseline)
+    if artifacts.models(*chain.parts) != proposal.models:  # this worker has read other files than the study
         raise RuntimeError("a pretrained model changed since the study was opened; run the command again")
     accuracy = _accuracy(artifacts, chain)
     # As on a board, the floor is a share of what the baseline reaches on these splits.
-    if accuracy < floor * _accuracy(artifacts, registry.chain(protocol.baseline, protocol.baseline)):
+    if accuracy < proposal.floor * _accuracy(artifacts, registry.chain(protocol.baseline, protocol.baseline)):
         return Scored(accuracy, None)
     by_attack: dict[str, list[float]] = {}
     for name in protocol.attacks:
@@ -284,9 +292,9 @@ def _run(artifacts: Any, attack: Part | None, chain: Chain, seed: int) -> Any:
     plan = make_plan(artifacts, [attack] if attack else [], [chain], [seed])
     wanted = scenario_key(artifacts, attack, chain, seed)
     for job in plan.jobs.values():
-        if job.kind == "scenario" and job.id != wanted:
+        if isinstance(job, ScenarioJob) and job.id != wanted:
             continue
-        done = execute.run_job(job)
+        done = work.run_job(job)
         if done.error:
             raise RuntimeError(done.error)
     result = artifacts.store.result(wanted)
@@ -412,38 +420,45 @@ class Tuning:
             ) from None
 
     def _run(self, trials: int, workers: int, timeout: float | None, console: Console) -> None:
-        execute._environment()
         self._take_back()
         log, start = self._tracker(), time.monotonic()
         end, before, failures = start + (timeout or math.inf), len(self.finished()), 0
-        running: dict[Future[Scored], tuple[optuna.Trial, str]] = {}
-        pool = ProcessPoolExecutor(
-            workers,
-            multiprocessing.get_context("spawn"),
-            initializer=execute.start_worker,
-            initargs=(self.setting, os.getpid(), workers),
-        )
+        running: dict[int, optuna.Trial] = {}
+        executor: Executor[Proposal, Scored] = Pool(score_trial, self.setting, workers)
         try:
             while True:
-                while len(running) < workers and self._more(trials, len(running)) and time.monotonic() < end:
+                for worker in range(workers):
+                    if executor.at_hand(worker) or not self._more(trials, len(running)) or time.monotonic() >= end:
+                        continue
                     trial, spec = self._ask()
-                    running[pool.submit(score_trial, spec, self.leakage, self.floor, self.models)] = trial, spec
+                    running[trial.number] = trial
+                    while not executor.submit(
+                        worker, Proposal(trial.number, spec, self.leakage, self.floor, self.models)
+                    ):
+                        pass  # it died at rest, and has been replaced
                 if not running:
                     return
-                for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                    trial, spec = running.pop(future)
-                    failure = self._tell(trial, future)
+                for ended in executor.ended(1.0):
+                    if ended.how not in ("made", "raised"):
+                        raise UserError("a worker died (out of memory?); run the command again, with fewer --workers")
+                    trial = running.pop(ended.work.trial)
+                    failure = self._tell(trial, ended)
                     failures = failures + 1 if failure else 0
                     if failures == _LOSSES:
-                        raise UserError(f"{_LOSSES} trials in a row failed; the last one, {spec}: {failure}")
+                        raise UserError(f"{_LOSSES} trials in a row failed; the last one, {ended.work.spec}: {failure}")
                     self._log(log, self.study.trials[trial.number])
                     done = len(self.finished())
                     left = (time.monotonic() - start) / max(1, done - before) * (trials - done)
-                    _say(console, self.study.trials[trial.number], spec, failure, f"{done}/{trials} trials", left)
-        except BrokenProcessPool:
-            raise UserError("a worker died (out of memory?); run the command again, with fewer --workers") from None
+                    _say(
+                        console,
+                        self.study.trials[trial.number],
+                        ended.work.spec,
+                        failure,
+                        f"{done}/{trials} trials",
+                        left,
+                    )
         finally:
-            execute._stop(pool, kill=True)
+            executor.stop(kill=True)
 
     def _more(self, trials: int, running: int) -> bool:
         """Whether a trial is left to begin: of a grid those that wait, whatever became of the others."""
@@ -462,14 +477,11 @@ class Tuning:
             trial.set_user_attr(name, value)
         return trial, spec
 
-    def _tell(self, trial: optuna.Trial, future: Future[Scored]) -> str:
+    def _tell(self, trial: optuna.Trial, ended: Ended[Proposal, Scored]) -> str:
         """Hand Optuna what became of a trial; returns the line of a failure."""
-        try:
-            scored = future.result()
-        except BrokenProcessPool:
-            raise
-        except Exception as problem:
-            failure = printable(" ".join(str(problem).split()), 300)
+        scored = ended.made
+        if scored is None:
+            failure = printable(" ".join(str(ended.problem).split()), 300)
             trial.set_user_attr("failure", failure)
             self.study.tell(trial, state=TrialState.FAIL)
             return failure

@@ -19,8 +19,8 @@ from benchmark.data.population import Population, populate, seed_of
 from benchmark.data.splits import indices_digest
 from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
-from benchmark.run.execute import Setting
 from benchmark.run.plan import scenario_key
+from benchmark.run.work import Setting
 from benchmark.sandbox.host import Launcher
 from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts, official_measures

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from benchmark import __version__, protocol
-from benchmark.run import execute
-from benchmark.run.plan import Job, Plan
+from benchmark.run.plan import AnswersJob, Job, NetworksJob, Plan, ScenarioJob
+from benchmark.run.progress import Progress, sort_of
 from leaderboard.publish import load
 from leaderboard.publish import publish as write
 from leaderboard.ranking import Board, attack_table, defense_table, rank_interval
@@ -322,26 +322,19 @@ def simulated(workers: int, before: bool) -> tuple[float, list[tuple[float, floa
     for seed in range(3):
         for defense, factor in cost.items():
             name = f"{defense} {seed}"
-            add(Job(f"n {name}", "networks", defense, seed, detail=(("target", 0), ("shadow", 0))), 2 * factor)
-            add(
-                Job(
-                    f"q {name}",
-                    "answers",
-                    defense,
-                    seed,
-                    detail=("target", (), ("target", 0)),
-                    needs=frozenset({f"n {name}"}),
-                ),
-                0.3,
+            models = (("target", 0), ("shadow", 0))
+            add(NetworksJob(id=f"n {name}", defense=defense, seed=seed, models=models), 2 * factor)
+            networks = frozenset({f"n {name}"})
+            asked = AnswersJob(
+                id=f"q {name}", defense=defense, seed=seed, world="target", parts=(), models=models[:1], needs=networks
             )
+            add(asked, 0.3)
             for attack, typical in attacks.items():
                 slow = 3 if defense == "guarded" else 1
-                add(
-                    Job(f"{attack} {name}", "scenario", defense, seed, attack, needs=frozenset({f"q {name}"})),
-                    typical * slow,
-                )
-    known = [(execute.sort_of("networks", d), 1.0, f) for d, f in cost.items()] if before else []
-    progress = execute.Progress(Plan(jobs=dict(jobs)), workers, known)
+                job_id, needs = f"{attack} {name}", frozenset({f"q {name}"})
+                add(ScenarioJob(id=job_id, defense=defense, seed=seed, attack=attack, needs=needs), typical * slow)
+    known = [(sort_of("networks", d), 1.0, f) for d, f in cost.items()] if before else []
+    progress = Progress(Plan(jobs=dict(jobs)), workers, known)
     assert (progress.seconds_left > 0) is before
     waiting, running, now, said = dict(jobs), list[tuple[float, str]](), 0.0, []
     while waiting or running:

@@ -44,9 +44,9 @@ from benchmark.entries import registry
 from benchmark.errors import UserError
 from benchmark.judge import kinds
 from benchmark.result import Result
-from benchmark.run import execute
-from benchmark.run.execute import Setting
-from benchmark.run.plan import Job, scenario_key
+from benchmark.run import execute, work
+from benchmark.run.plan import ScenarioJob, scenario_key
+from benchmark.run.work import Setting
 from benchmark.sandbox.host import launcher
 from benchmark.targets.artifacts import Artifacts
 
@@ -268,7 +268,7 @@ class Range:
         attack = "" if hostile.says["UTILITY"] else hostile.id if hostile.kind == "attack" else "loss"
         chain = hostile.says["DEFENSE"] if hostile.kind == "attack" else hostile.id
         artifacts = setting.artifacts()
-        execute._artifacts, execute._setting = artifacts, setting
+        work._artifacts, work._setting = artifacts, setting
         execute._registry.cache_clear()
         if hostile.says["SWAPPED"]:
             path.write_text(path.read_text() + f"\n\nopen({str(self.host.root / MARKER)!r}, 'w').close()\n")
@@ -278,9 +278,9 @@ class Range:
             for seed in (0, 1) if hostile.says["TWICE"] else (0,):
                 key = scenario_key(artifacts, part, artifacts.chain(chain), seed)
                 start = time.monotonic()
-                done = execute.run_job(Job(key, "scenario", artifacts.chain(chain).name, seed, attack))
-                job = Job(key, "scenario", artifacts.chain(chain).name, seed, attack)
-                result = done.result or execute._failure(setting, job, done).result
+                job = ScenarioJob(id=key, defense=artifacts.chain(chain).name, seed=seed, attack=attack)
+                done = work.run_job(job)
+                result = done.result or execute.failure(setting, job, done).result
                 assert result is not None
                 if time.monotonic() - start > LIMITS["seconds"] + SLACK:
                     raise UserError(f"the judge waited {time.monotonic() - start:.0f} s")
@@ -296,7 +296,7 @@ class Range:
             return
         chain = artifacts.chain(hostile.id)
         key = scenario_key(artifacts, None, chain, 0)
-        worth = execute.run_job(Job(key, "scenario", chain.name, 0))
+        worth = work.run_job(ScenarioJob(id=key, defense=chain.name, seed=0))
         flagged = worth.error or (worth.result.claims.get("lookup", "") if worth.result else "")
         results[-1] = results[-1].model_copy(update={"reason": flagged or "not noticed"})
         if not flagged:

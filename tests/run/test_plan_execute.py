@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +27,9 @@ from benchmark.entries.templates import TEMPLATES
 from benchmark.judge import scenario
 from benchmark.result import Result
 from benchmark.run import execute
-from benchmark.run.plan import Job, Plan, make_plan, scenario_key
+from benchmark.run.executors import Ended, Executor, How, pool
+from benchmark.run.plan import AnswersJob, GuardJob, Job, NetworksJob, Plan, ScenarioJob, make_plan, scenario_key
+from benchmark.run.work import Done, Setting, run_job
 from benchmark.sandbox import host
 from benchmark.sandbox.host import Launcher
 from benchmark.targets.artifacts import Artifacts
@@ -91,16 +92,17 @@ def test_a_scenario_waits_for_what_it_uses(artifacts: Artifacts, attack: str, ro
     )
     plan = plan_of(artifacts, [attack], ["undefended"])
     scenario = next(j for j in plan.jobs.values() if j.attack == attack)
-    networks = [plan.jobs[n] for n in ancestors(plan, scenario.id) if plan.jobs[n].kind == "networks"]
-    assert {str(model[0]) for job in networks for model in job.detail} == roles  # type: ignore[index]
-    assert plan.networks == sum(len(j.detail) for j in plan.jobs.values() if j.kind == "networks")
+    needed = [plan.jobs[n] for n in ancestors(plan, scenario.id)]
+    networks = [j for j in needed if isinstance(j, NetworksJob)]
+    assert {model[0] for job in networks for model in job.models} == roles
+    assert plan.networks == sum(len(j.models) for j in plan.jobs.values() if isinstance(j, NetworksJob))
 
 
 def test_a_label_is_asked_for_without_the_guards_that_keep_it(artifacts: Artifacts) -> None:
     plan = plan_of(artifacts, ["label_only_noise"], ["memguard"])
     scenario = next(j for j in plan.jobs.values() if j.attack == "label_only_noise")
     needed = [plan.jobs[id] for id in ancestors(plan, scenario.id)]
-    asked = {(j.defense, j.detail[1]) for j in needed if j.kind == "answers"}
+    asked = {(j.defense, j.parts) for j in needed if isinstance(j, AnswersJob)}
     target, shadow = ("target-train", "target-test"), ("shadow-train", "shadow-test")
     assert scenario.defense == "memguard"
     assert asked == {("undefended", target), ("undefended", shadow), ("memguard", target)}, "the last to compare labels"
@@ -244,7 +246,7 @@ def test_no_number_goes_under_a_key_that_was_planned_of_other_files(
     worker = Artifacts(artifacts.protocol, artifacts.registry, artifacts.store, artifacts.device)
     monkeypatch.setattr(execute, "_artifacts", worker)
     monkeypatch.setattr(execute, "_setting", object())
-    done = execute.run_job(job)
+    done = run_job(job)
     assert done.error == "the code, a submission or a pretrained model changed while the run was going on; run again"
     assert done.result is None and artifacts.store.result(job.id) is None
 
@@ -572,48 +574,65 @@ def test_without_bubblewrap_nothing_starts_and_the_way_out_is_named(
 # --- Workers ----------------------------------------------------------------------------------------
 
 
-class Pool:
-    """Takes jobs and does nothing, or is broken."""
+class Team(Executor[Job, Done]):
+    """Workers that take jobs and do nothing until they are told how one ends."""
 
-    def __init__(self, broken: bool = False) -> None:
-        self.broken, self.stopped = broken, False
+    def __init__(self, workers: int = 2) -> None:
+        self.workers, self.have = workers, [list[Job]() for _ in range(workers)]
+        self.deaf: set[int] = set()
+        self.next: list[Ended[Job, Done]] = []
+        self.stopped = False
 
-    def submit(self, _: object, job: Job) -> Future[Any]:
-        if self.broken:
-            raise BrokenProcessPool
-        return Future()
+    def at_hand(self, worker: int) -> list[Job]:
+        return self.have[worker]
 
-    def shutdown(self, **_: object) -> None:
+    def submit(self, worker: int, work: Job) -> bool:
+        if worker in self.deaf:
+            self.deaf.remove(worker)
+            return False
+        self.have[worker].append(work)
+        return True
+
+    def ended(self, timeout: float) -> list[Ended[Job, Done]]:
+        found, self.next = self.next, []
+        return found
+
+    def stop(self, *, kill: bool = False) -> None:
         self.stopped = True
+
+    @property
+    def names(self) -> list[list[str]]:
+        return [[j.id for j in jobs] for jobs in self.have]
+
+
+KINDS = {"scenario": ScenarioJob, "networks": NetworksJob, "guard": GuardJob, "answers": AnswersJob}
 
 
 def job(name: str, attack: str = "", defense: str = "undefended", kind: str = "scenario", needs: str = "") -> Job:
-    return Job(name, kind, defense, 0, attack, needs=frozenset(needs))
-
-
-def worker() -> execute._Worker:
-    return execute._Worker(Pool())  # type: ignore[arg-type]
+    more: dict[str, Any] = {
+        "networks": {"models": ()}, "guard": {"place": 0, "world": "target"},
+        "answers": {"world": "target", "parts": (), "models": ()},
+    }.get(kind, {})  # fmt: skip
+    return KINDS[kind](id=name, defense=defense, seed=0, attack=attack, needs=frozenset(needs), **more)
 
 
 @pytest.fixture
-def setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> execute.Setting:
-    monkeypatch.setattr(execute, "_pool", lambda setting, workers: Pool())
-    return execute.Setting(protocol.load("smoke"), SUBMISSIONS, tmp_path / "store", "cpu")
+def setting(tmp_path: Path) -> Setting:
+    return Setting(protocol.load("smoke"), SUBMISSIONS, tmp_path / "store", "cpu")
 
 
-def test_jobs_are_handed_out_in_the_order_of_the_plan(setting: execute.Setting) -> None:
+def test_jobs_are_handed_out_in_the_order_of_the_plan() -> None:
     """Whatever their kind and entry, and no worker is without one while there are any."""
     waiting = {n: job(n, a) for n, a in zip("abcde", ("loss", "lira", "loss", "lira", "loss"), strict=True)}
-    team = [worker(), worker()]
-    execute._hand_out(team, waiting, setting)
-    assert [[j.id for j in w.jobs.values()] for w in team] == [["a", "c"], ["b", "d"]] and list(waiting) == ["e"]
-    for future in list(team[1].jobs):
-        team[1].finished(future)
-    execute._hand_out(team, waiting, setting)
-    assert [j.id for j in team[1].jobs.values()] == ["e"] and not waiting
+    team = Team()
+    execute._hand_out(team, waiting)
+    assert team.names == [["a", "c"], ["b", "d"]] and list(waiting) == ["e"]
+    team.have[1].clear()
+    execute._hand_out(team, waiting)
+    assert team.names[1] == ["e"] and not waiting
 
 
-def test_no_worker_waits_for_what_another_makes_while_there_is_other_work(setting: execute.Setting) -> None:
+def test_no_worker_waits_for_what_another_makes_while_there_is_other_work() -> None:
     """What a guard keeps in the store serves every chain with it: whoever asks at the same time waits for it."""
     waiting = {
         n: job(n, defense=d, kind=k)
@@ -626,62 +645,65 @@ def test_no_worker_waits_for_what_another_makes_while_there_is_other_work(settin
         )
     }
     waiting["f"] = job("f", "loss", "diffence")
-    team = [worker(), worker()]
-    execute._hand_out(team, waiting, setting)
-    assert [[j.id for j in w.jobs.values()] for w in team] == [["a", "b"], ["c", "f"]]
-    team[1].jobs.clear()
+    team = Team()
+    execute._hand_out(team, waiting)
+    assert team.names == [["a", "b"], ["c", "f"]]
+    team.have[1].clear()
     waiting.pop("e")
-    execute._hand_out(team, waiting, setting)
-    assert [j.id for j in team[1].jobs.values()] == ["d"], "no worker rests"
+    execute._hand_out(team, waiting)
+    assert team.names[1] == ["d"], "no worker rests"
 
 
-def test_no_job_is_handed_out_before_what_it_needs(setting: execute.Setting) -> None:
+def test_no_job_is_handed_out_before_what_it_needs() -> None:
     waiting = {"a": job("a", kind="networks"), "b": job("b", "loss", needs="a"), "c": job("c", "lira", needs="a")}
-    team = [worker(), worker()]
-    execute._hand_out(team, waiting, setting)
-    assert [j.id for w in team for j in w.jobs.values()] == ["a"] and list(waiting) == ["b", "c"]
-    execute._hand_out(team, waiting, setting)
+    team = Team()
+    execute._hand_out(team, waiting)
+    assert team.names == [["a"], []] and list(waiting) == ["b", "c"]
+    execute._hand_out(team, waiting)
     assert list(waiting) == ["b", "c"], "it is not finished"
-    team[0].finished(next(iter(team[0].jobs)))
-    execute._hand_out(team, waiting, setting)
+    team.have[0].clear()
+    execute._hand_out(team, waiting)
     assert not waiting
 
 
-def test_a_worker_that_died_at_rest_is_replaced(setting: execute.Setting) -> None:
-    dead, busy = worker(), worker()
-    dead.pool = broken = Pool(broken=True)  # type: ignore[assignment]
+def test_what_a_worker_does_not_take_another_one_does() -> None:
+    team = Team()
+    team.deaf.add(0)
     waiting = {"a": job("a", "loss"), "b": job("b", "lira")}
-    execute._hand_out([dead, busy], waiting, setting)
-    execute._hand_out([dead, busy], waiting, setting)
-    assert broken.stopped and not waiting
-    assert [j.id for w in (dead, busy) for j in w.jobs.values()] in (["a", "b"], ["b", "a"])
+    execute._hand_out(team, waiting)
+    assert not waiting and sorted(name for names in team.names for name in names) == ["a", "b"]
 
 
-def test_a_job_that_loses_its_worker_is_tried_again_three_times(setting: execute.Setting) -> None:
-    one, waiting = worker(), {"c": job("c", "loss")}
-    losses: dict[str, int] = defaultdict(int)
-    for attempt in range(execute._LOSSES):
-        before = one.pool
-        for name in "ab":
-            one.submit(waiting.pop(name, job(name, "loss")))
-        ended = execute._replace(one, setting, 1, waiting, losses)
-        assert before.stopped and not one.jobs  # type: ignore[attr-defined]
-        if attempt < execute._LOSSES - 1:
-            assert not ended and list(waiting) == ["c", "a", "b"], "at the end of the queue"
-    ((culprit, done),) = ended
-    assert (culprit.id, done.status, done.error) == ("a", "failed", execute._DIED)
-    assert done.result is not None and done.result.status == "failed"
-    assert list(waiting) == ["c", "b"] and losses["b"] == 0, "who stood behind it is not blamed"
+class Losing(Team):
+    """One worker that ends every job in the same way, but for those that only stand behind it."""
+
+    def __init__(self, how: How) -> None:
+        super().__init__(1)
+        self.how, self.seen = how, list[str]()
+
+    def ended(self, timeout: float) -> list[Ended[Job, Done]]:
+        first, *others = self.have[0]
+        self.have[0].clear()
+        self.seen.append(first.id)
+        if first.id != "a":
+            return [Ended(first, "made", Done(first.id, 0.0)), *(Ended(o, "not begun") for o in others)]
+        return [Ended(first, self.how), *(Ended(o, "not begun") for o in others)]
 
 
-def test_a_job_that_hangs_is_not_tried_again(setting: execute.Setting) -> None:
-    one = worker()
-    waiting: dict[str, Job] = {}
-    for name in "ab":
-        one.submit(job(name, "loss"))
-    ((culprit, done),) = execute._replace(one, setting, 1, waiting, defaultdict(int), hung=True)
-    assert (culprit.id, done.status, done.error) == ("a", "timeout", "more than 120 s")
-    assert list(waiting) == ["b"]
+@pytest.mark.parametrize(
+    ("how", "attempts", "status", "error"),
+    [("lost", execute.LOSSES, "failed", execute.DIED), ("hung", 1, "timeout", "more than 120 s")],
+)
+def test_a_job_that_loses_its_worker_is_tried_again_three_times_and_one_that_hangs_is_not(
+    setting: Setting, how: How, attempts: int, status: str, error: str
+) -> None:
+    plan, team = Plan(jobs={name: job(name, "loss") for name in "abc"}), Losing(how)
+    ended: dict[str, Done] = {}
+    results = list(execute.execute(plan, setting, team, lambda j, done, _: ended.update({j.id: done})))
+    assert team.stopped and team.seen.count("a") == attempts
+    assert team.seen.count("b") == team.seen.count("c") == 1, "who stood behind it is not blamed"
+    assert (ended["a"].status, ended["a"].error) == (status, error) and not ended["b"].error
+    assert [(r.key, r.status) for r in results] == [("a", status)]
 
 
 class Hanging(Inline):
@@ -696,7 +718,7 @@ class Hanging(Inline):
 def test_a_hang_in_the_judges_process_ends_as_a_timeout(scored: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     scored.attack("endless")
     scored.attack("healthy")
-    monkeypatch.setattr(execute, "_pool", lambda setting, workers: Hanging(setting))
+    monkeypatch.setattr(pool, "process", lambda setting, workers: Hanging(setting))
     monkeypatch.setattr(execute, "_GRACE", 0.5 - protocol.load("smoke").limits.seconds)
     ended = scored.call(
         "run", "endless", "healthy", "--protocol", "smoke", "--workers", "1", "--json", "--trust"
@@ -726,7 +748,7 @@ class Breaking(Inline):
 def test_a_pool_that_breaks_is_replaced(scored: Home, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     before = scored.results()
     shutil.rmtree(scored.store / "result")
-    monkeypatch.setattr(execute, "_pool", lambda setting, workers: Breaking(setting))
+    monkeypatch.setattr(pool, "process", lambda setting, workers: Breaking(setting))
     monkeypatch.setattr(Breaking, "moment", moment)
     code, said, after = run(scored)
     assert code == 0, said

@@ -26,7 +26,7 @@ from benchmark import protocol as protocols
 from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
 from benchmark.metrics import hypervolume
-from benchmark.run import execute, studies, tuning
+from benchmark.run import studies, tuning, work
 from benchmark.run.tuning import (
     Scored,
     Tuning,
@@ -297,14 +297,14 @@ def test_no_trial_is_scored_on_another_model_than_its_study(
     monkeypatch.setenv("LEAKBOARD_MODELS", str(tmp_path / "models"))
     save_unet(tmp_path / "models" / "tiny")
     worker = Artifacts(SMOKE, registry, Store(tmp_path / "store"), torch.device("cpu"))
-    monkeypatch.setattr(execute, "_artifacts", worker)
-    monkeypatch.setattr(execute, "_setting", SimpleNamespace(protocol=SMOKE))
+    monkeypatch.setattr(work, "_artifacts", worker)
+    monkeypatch.setattr(work, "_setting", SimpleNamespace(protocol=SMOKE))
     monkeypatch.setattr(tuning, "_accuracy", lambda _, chain: float(chain.name == "undefended"))
     spec = "diffence[external=tiny]"
     models = worker.models(*worker.chain(spec).parts)
-    assert tuning.score_trial(spec, "auc", 0.5, models) == tuning.Scored(0.0, None)
+    assert tuning.score_trial(tuning.Proposal(0, spec, "auc", 0.5, models)) == tuning.Scored(0.0, None)
     with pytest.raises(RuntimeError, match="a pretrained model changed since the study was opened"):
-        tuning.score_trial(spec, "auc", 0.5, {"tiny": "0123"})
+        tuning.score_trial(tuning.Proposal(0, spec, "auc", 0.5, {"tiny": "0123"}))
 
 
 @pytest.mark.parametrize(("accuracy", "attacked"), [(0.41, False), (0.43, True)])
@@ -313,11 +313,11 @@ def test_the_floor_is_a_share_of_what_the_baseline_reaches(
 ) -> None:
     """As on a board: 0.7 of 0.6 is 0.42."""
     worker = SimpleNamespace(protocol=SMOKE, registry=registry, models=lambda *_: {})
-    monkeypatch.setattr(execute, "_artifacts", worker)
-    monkeypatch.setattr(execute, "_setting", worker)
+    monkeypatch.setattr(work, "_artifacts", worker)
+    monkeypatch.setattr(work, "_setting", worker)
     monkeypatch.setattr(tuning, "_accuracy", lambda _, chain: 0.6 if chain.name == "undefended" else accuracy)
     monkeypatch.setattr(tuning, "_run", lambda *_: SimpleNamespace(status="ok", metrics={"auc": 0.4}))
-    scored = tuning.score_trial("mine", "auc", 0.7, {})
+    scored = tuning.score_trial(tuning.Proposal(0, "mine", "auc", 0.7, {}))
     assert scored.test_accuracy == accuracy
     assert scored.leakage == (pytest.approx(0.6) if attacked else None)
 

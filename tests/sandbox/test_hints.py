@@ -15,7 +15,8 @@ from benchmark import protocol
 from benchmark.entries.registry import Registry
 from benchmark.errors import own_line, said, trace
 from benchmark.judge import kinds
-from benchmark.run import execute
+from benchmark.run import work
+from benchmark.run.plan import ScenarioJob
 from benchmark.sandbox.host import Launcher
 from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts
@@ -97,7 +98,7 @@ def judge(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Itera
     torch.set_num_threads(1)
     modes = {m: Isolation(m, launcher) for m in ("always", "never")}  # type: ignore[arg-type]
 
-    def run(body: str, mode: str, declared: str = "", base: str = "Attack", method: str = SCORE) -> execute.Done:
+    def run(body: str, mode: str, declared: str = "", base: str = "Attack", method: str = SCORE) -> work.Done:
         body = textwrap.indent(body, " " * 8)
         path = folder / "attacks" / "mine.py"
         path.write_text(FILE.format(base=base, declared=declared, method=method, body=body))
@@ -110,7 +111,7 @@ def judge(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 kinds.scenario(artifacts, registry.attack("mine"), artifacts.chain("undefended"), 0).score()
         finally:
             artifacts.end_job()
-        return execute._failed(SimpleNamespace(id="x", kind="scenario"), error.value, registry)  # type: ignore[arg-type]
+        return work._failed(ScenarioJob(id="x", defense="undefended", seed=0), error.value, registry)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder / "path")
