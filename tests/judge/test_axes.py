@@ -22,7 +22,6 @@ from benchmark.errors import UserError
 from benchmark.judge import kinds
 from benchmark.judge.scenario import Outcome, Skip
 from benchmark.protocol import Adversary, Canaries, Protocol, World
-from benchmark.run import execute
 from benchmark.run.plan import make_plan, scenario_key
 from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts
@@ -57,7 +56,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     """Trained long enough to learn 120 wrong labels by heart."""
-    recipe = ALONE.model_dump() | {"epochs": 60, "learning_rate": 0.1, "weight_decay": 0.0}
+    recipe = SMOKE.recipe.model_dump() | {"epochs": 60, "learning_rate": 0.1, "weight_decay": 0.0}
     loaded = changed(recipe=recipe, canaries={"count": 120}, bank={"online": 8, "offline": 2})
     return made(loaded, tmp_path_factory.mktemp("planted"))
 
@@ -333,10 +332,13 @@ def test_all_that_a_scenario_reads_was_made_by_the_jobs_that_it_waits_for(
     plan = make_plan(artifacts, [artifacts.registry.attack("nn_sorted[epochs=5]"), part], [chain], [0])
     scenario = next(job for job in plan.jobs.values() if job.attack == part.name)
 
+    done: set[str] = set()
+
     def wait_for(ids: frozenset[str]) -> None:
-        for id in ids:
+        for id in ids - done:
+            done.add(id)
             wait_for(plan.jobs[id].needs)
-            execute._prepare(artifacts, plan.jobs[id])
+            plan.jobs[id].make(artifacts)
 
     wait_for(scenario.needs)
     artifacts.store.made.clear()

@@ -237,13 +237,6 @@ def browser(chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield found
 
 
-@pytest.fixture
-def empty_browser(chromium: Chromium, tmp_path: Path) -> Iterator[Browser]:
-    """The app without a result."""
-    with _browse(chromium, tmp_path) as found:
-        yield found
-
-
 @contextmanager
 def _browse(chromium: Chromium, folder: Path) -> Iterator[Browser]:
     with pytest.MonkeyPatch.context() as patch:
