@@ -189,7 +189,7 @@ def bounds(metadata: Iterable[Any], annotation: Any = None) -> str:
     for mark in metadata:
         for name, sign in signs.items():
             value = getattr(mark, name, None)
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and abs(value) != 2**63:  # what any whole number of 64 bits is
                 found.append(sign.format(short(value)))
     for inner in get_args(annotation) if annotation is not None else ():
         found += [b for b in [bounds(getattr(inner, "__metadata__", ()), inner)] if b]
@@ -199,9 +199,8 @@ def bounds(metadata: Iterable[Any], annotation: Any = None) -> str:
 
 
 def short(number: float) -> str:
-    """A number as it is read best; powers stay powers."""
-    known = {2**63: "2^63", -(2**63): "-2^63", 10**9: "10^9"}
-    return known.get(number, f"{number:,}" if isinstance(number, int) else f"{number:g}")  # type: ignore[call-overload]
+    """A number as it is read best."""
+    return "10^9" if number == 10**9 else f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 # --- Protocols --------------------------------------------------------------------------------------
@@ -529,7 +528,7 @@ def board() -> str:
     asked = protocol.load(quick())
     rows = [r for r in publish.load(folder) if r.defense in asked.defenses and r.attack in ("", *asked.attacks)]
     out = io.StringIO()
-    print_tables(rows, Board(**asked.board()), Console(file=out, width=96, color_system=None, legacy_windows=False))
+    print_tables(rows, Board(**asked.board()), Console(file=out, width=100, color_system=None, legacy_windows=False))
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
     return f"```text\n{text}\n```"
 

@@ -88,6 +88,9 @@ def test_nothing_is_fetched_from_elsewhere(site: Path, html: dict[str, _Page]) -
     fetched = [urljoin(address, source) for address, page in html.items() for source in page.fetched]
     assert fetched
     assert not [source for source in fetched if not source.startswith((BASE, "data:"))]
+    assert not [
+        source for source in fetched if source.startswith(BASE) and not (site / source.removeprefix(BASE)).is_file()
+    ]
     styles = [
         path for path in site.rglob("*.css") if re.search(r"url\(['\"]?(https?:)?//|@import", path.read_text("utf-8"))
     ]
