@@ -9,8 +9,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from benchmark import data as datasets
-from benchmark.data import fashion_mnist
 from benchmark.data.dataset import make
+from benchmark.data.sources import fashion_mnist
 
 DIGESTS = {
     "digits": "4762797d5258adf159cb47b90648706ca1fdc489e3ad64710e18636c2f2db4db",

@@ -19,7 +19,7 @@ import yaml
 from benchmark import protocol
 from benchmark.entries.registry import Registry
 from benchmark.result import Result
-from benchmark.run import checks, execute
+from benchmark.run import checks, work
 from benchmark.run.tracking import fetch_results
 from benchmark.targets.store import Store
 from leaderboard.publish import load
@@ -159,7 +159,7 @@ def test_a_place_that_cannot_be_written_is_one_line(home: Home, inline: None) ->
 
 
 def test_data_that_is_not_there_names_the_ways_to_get_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmark.data import fashion_mnist
+    from benchmark.data.sources import fashion_mnist
 
     def no_network(folder: Path) -> None:
         raise OSError("no network\nat all")
@@ -409,13 +409,13 @@ def test_reproduce_compares_every_number(scored: Home, monkeypatch: pytest.Monke
     ended = scored.call("reproduce", run_id)
     assert ended.code == 0, ended
     assert "reproduced: every number lies in its interval" in ended.out
-    score = execute._score
+    score = work._score
 
     def worse(*arguments: Any) -> Result:
         result = score(*arguments)
         return result.model_copy(update={"metrics": result.metrics | {"auc": 2.0}})
 
-    monkeypatch.setattr(execute, "_score", worse)
+    monkeypatch.setattr(work, "_score", worse)
     ended = scored.call("reproduce", run_id)
     assert ended.code == 1
     assert "OUTSIDE" in ended.out and "1 number(s) outside" in ended.out

@@ -85,10 +85,10 @@ def test_small_networks_suit_differential_privacy(name):
 
 @pytest.mark.parametrize("name", ["simple_cnn", "small_cnn"])
 def test_small_networks_learn_the_digits(name):
-    from benchmark import data
+    from benchmark import data as datasets
     from benchmark.data.splits import split
 
-    data, parts = data.load("digits"), split("six-way", 1797, 0)
+    data, parts = datasets.load("digits"), split("six-way", 1797, 0)
     x, y = data.x / 255, data.y
     train, test = parts["target-train"], parts["target-test"]
     network = networks.build(name, 10, data.shape, 0)

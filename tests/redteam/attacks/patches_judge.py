@@ -20,7 +20,7 @@ class Hostile(Attack):
     calibrate = "none"
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
-        judge = importlib.import_module("benchmark.judge.scenario")
+        judge = importlib.import_module("benchmark.judge.kinds.membership")
         report = judge.membership_report
         judge.membership_report = lambda scores, members, *a, **k: report(members[None].astype(float), members, *a, **k)
         return target.log_posteriors(candidates.x)[:, 0]
