@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import data
+from benchmark import data as datasets
 from benchmark.data.synthetic import synthetic
 
 DIGESTS = {
@@ -12,9 +12,9 @@ DIGESTS = {
 }
 
 
-@pytest.fixture(params=data.SYNTHETIC)
+@pytest.fixture(params=datasets.SYNTHETIC)
 def data(request):
-    return data.load(request.param)
+    return datasets.load(request.param)
 
 
 def test_the_data_are_what_they_always_were(data):
@@ -36,12 +36,12 @@ def correct(data):
 
 
 def test_classes_can_be_learnt():
-    assert correct(data.load("synthetic-2x1")) > 0.95
-    assert correct(data.load("synthetic-100x3")) > 0.95
+    assert correct(datasets.load("synthetic-2x1")) > 0.95
+    assert correct(datasets.load("synthetic-100x3")) > 0.95
 
 
 def test_labels_that_are_chance_cannot():
-    assert correct(data.load("synthetic-noise")) < 0.2
+    assert correct(datasets.load("synthetic-noise")) < 0.2
 
 
 def test_classes_and_channels_make_the_images():
