@@ -85,7 +85,7 @@ def trained(epochs: int | None) -> tuple[nn.Module, Samples]:
         setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
     with tempfile.TemporaryDirectory() as folder:
         artifacts = Artifacts(setting, Registry(SUBMISSIONS), Store(Path(folder)), CPU)
-        network = artifacts.judges_network(artifacts.chain(setting.baseline).training, 0, ("target", 0))
+        network = artifacts.network(artifacts.chain(setting.baseline).training, 0).judges()
         population = artifacts.population(0)
         assert network is not None
         return network, population.samples(population.candidates)

@@ -2,7 +2,7 @@
 
 The protocol's way: two worker processes of one thread each, and where its recipe says so, networks that train
 as one `torch.func` ensemble. Every way trains the same networks for all the recipe's epochs, through the judge's
-own `make_networks` and an empty store. The clock starts when all workers have loaded the data and trained once.
+own networks and an empty store. The clock starts when all workers have loaded the data and trained once.
 Two idle cores are needed: on busy ones two threads spin waiting for each other and two workers gain nothing.
 """
 
@@ -27,7 +27,8 @@ from benchmark import protocol
 from benchmark.entries.registry import Registry
 from benchmark.protocol import Protocol
 from benchmark.run.executors.pool import one_thread
-from benchmark.targets.artifacts import Artifacts, Model
+from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.experiment import Model
 from benchmark.targets.store import Store
 
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
@@ -66,7 +67,9 @@ def start(setting: Protocol, store: Path, threads: int, group: list[Model], read
 
 
 def make(artifacts: Artifacts, group: list[Model]) -> None:
-    artifacts.make_networks(artifacts.chain(artifacts.protocol.baseline).training, 0, group)
+    network = artifacts.network(artifacts.chain(artifacts.protocol.baseline).training, 0, *group[0])
+    network.group = group
+    network.states()
 
 
 def train(group: list[Model]) -> None:

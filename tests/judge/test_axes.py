@@ -131,7 +131,7 @@ def test_an_attack_has_as_many_seeds_everywhere(plain: Artifacts, monkeypatch: p
 
 def test_canaries_do_not_change_what_utility_is_measured_on(planted: Artifacts) -> None:
     population = planted.population(0)
-    assert len(planted.part(0, "target-test")) == len(population.parts["target-test"])
+    assert len(planted.population(0).part("target-test")) == len(population.parts["target-test"])
     assert not set(population.candidates) & set(population.parts["target-test"])
 
 
@@ -140,7 +140,7 @@ def test_networks_with_canaries_are_other_networks(planted: Artifacts) -> None:
     training = planted.chain("undefended").training
     bare = made(planted.protocol.model_copy(update={"canaries": None}), planted.store.root)
     fewer = made(planted.protocol.model_copy(update={"canaries": Canaries(count=119)}), planted.store.root)
-    keys = {a.networks_key(training, 0, [("target", 0)]) for a in (planted, bare, fewer)}
+    keys = {a.network(training, 0).key for a in (planted, bare, fewer)}
     assert len(keys) == 3
 
 
@@ -169,11 +169,11 @@ def test_another_adversary_has_another_shadow_and_the_same_target(
     training = plain.chain("undefended").training
     # The adversary trains the online bank, with what reference data it has.
     for role, alike in (("target", True), ("online", "dataset" not in axes), ("shadow", False), ("offline", False)):
-        keys = {a.networks_key(training, 0, [(role, 0)]) for a in (other, same)}
+        keys = {a.network(training, 0, role).key for a in (other, same)}
         assert (len(keys) == 1) == alike, role
     found = [outcome(a, "nn_top3[epochs=10]").metrics["auc"] for a in (other, same)]
     assert found[0] != found[1] and np.isfinite(found).all()
-    shadow = other.judges_network(training, 0, ("shadow", 0))
+    shadow = other.network(training, 0, "shadow").judges()
     assert shadow is not None and shadow.head.in_features == (128 if "architecture" in axes else 64)
 
 
@@ -254,26 +254,26 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
 def test_models_answer_behind_the_state_of_one_world_and_their_own_noise(
     guarded: Artifacts, role: str, world: World
 ) -> None:
-    chain, model = replace(guarded.chain("marked"), prepared=world), (role, 0)
+    model = guarded.served(replace(guarded.chain("marked"), prepared=world), 0, role)
     part = {"shadow": "shadow-test", "target": "target-test"}.get(role, "candidates")
-    x = guarded.part(0, part).x
+    x = guarded.population(0).part(part).x
     prepared = "target" if role == "target" else world
     keyed = "target" if role == "target" else "shadow"
-    context = Context(guarded._noise_key(0, keyed), guarded.device, lambda name, x, make: make())
-    p = guarded.served(chain.training, 0, model)(x).exp() / 2
-    p[:, 0] += guarded.part(0, f"{prepared}-train").x.mean().double() / 4
+    context = Context(guarded.noise_key(0, keyed), guarded.device, lambda name, x, make: make())
+    p = model.network.predictor()(x).exp() / 2
+    p[:, 0] += guarded.population(0).part(f"{prepared}-train").x.mean().double() / 4
     p[:, 1] += context.uniform("mark", x, 1)[:, 0] / 4
     expected = p / p.sum(1, keepdim=True)
-    for answers in (guarded.answers(chain, 0, model, part), guarded.predictor(chain, 0, model)(x)):
+    for answers in (model.answers(part), model.predictor()(x)):
         torch.testing.assert_close(answers.exp(), expected, rtol=0, atol=1e-6)
-    states = [guarded.guard_state(chain, 0, 0, w)["mark"] for w in ("target", "shadow")]
+    states = [guarded.served(guarded.chain("marked"), 0, w).guards[0].state()["mark"] for w in ("target", "shadow")]
     assert abs(states[0] - states[1]) > 1e-4, "else nothing was shown"
 
 
 def test_what_depends_on_the_states_has_a_key_of_its_own_and_nothing_else(guarded: Artifacts) -> None:
     def keys(spec: str, role: str) -> list[object]:
         chain = guarded.chain(spec)
-        return [guarded._answering(replace(chain, prepared=w), 0, (role, 0)) for w in ("shadow", "target")]
+        return [guarded.served(replace(chain, prepared=w), 0, role).key for w in ("shadow", "target")]
 
     for role in ("shadow", "online", "offline"):
         own, other = keys("memguard", role)

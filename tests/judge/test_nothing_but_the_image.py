@@ -138,7 +138,7 @@ def test_that_is_what_crosses_to_an_attack(artifacts, monkeypatch: pytest.Monkey
         assert len(world.members) == len(world.nonmembers)
     shadow = [c for c in more if isinstance(c, Candidates) and not torch.equal(c.x, first.x)]
     if part.entry.calibrate == "shadow":
-        known = {x.numpy().tobytes() for x in artifacts.part(0, "shadow-train").x}
+        known = {x.numpy().tobytes() for x in artifacts.population(0).part("shadow-train").x}
         (candidates,) = shadow
         inside = np.array([x.numpy().tobytes() in known for x in candidates.x])
         assert 0.25 < np.flatnonzero(inside).mean() / len(inside) < 0.75

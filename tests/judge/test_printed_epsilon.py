@@ -33,7 +33,8 @@ def test_epsilon_is_rounded_up_and_says_where_its_noise_is_public(artifacts: Art
     claim = Claims(epsilon, 1e-5, "RDP", "add/remove one", "Poisson")
     official = replace(artifacts, secret=b"x" * 32)
     for place, public in ((artifacts, True), (official, False)):
-        said = _claims(place, place.chain("dp_sgd"), 0, claim)
+        chain = place.chain("dp_sgd")
+        said = _claims(place.network(chain.training, 0), chain, claim)
         assert epsilon <= float(said["epsilon"]) <= epsilon * 1.01
         assert said.get("noise") == (PUBLIC_NOISE if public else None)
         shown = epsilon_text(said)
@@ -45,7 +46,8 @@ def test_epsilon_is_rounded_up_and_says_where_its_noise_is_public(artifacts: Art
 
 @pytest.mark.parametrize("claim", [Claims(1e9, 1e-5, "RDP", "add/remove one", "Poisson"), Claims(1.0, 0.5, "RDP")])
 def test_what_is_no_guarantee_says_nothing_of_its_noise(artifacts: Artifacts, claim: Claims) -> None:
-    assert "noise" not in _claims(artifacts, artifacts.chain("dp_sgd"), 0, claim)
+    chain = artifacts.chain("dp_sgd")
+    assert "noise" not in _claims(artifacts.network(chain.training, 0), chain, claim)
 
 
 def test_an_epsilon_of_more_digits_is_rounded_up_where_it_is_shown() -> None:
