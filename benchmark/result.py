@@ -26,6 +26,13 @@ bubblewrap: each of them ran isolated, whatever ran beside it. trusted: one of t
 or bubblewrap with `--isolation always`. "" for rows that don't say.
 """
 TaskName = Literal["membership", "inversion", "attribute", "stealing", "utility"]
+Claim = Literal[
+    "epsilon", "delta", "accountant", "adjacency", "sampling", "noise", "robust", "certificate", "extra_data", "attacked_by",
+    "tuned", "alone", "lookup",
+]  # fmt: skip
+"""What a record says of its defense in words: what the defense claims, its privacy first (`noise`: how secret that is)
+and its radii; what it reads and lacks; how it was tuned; and what the judge found (`reports.worse_at_members`, `probes`).
+"""
 
 
 class Picture(BaseModel):
@@ -113,6 +120,10 @@ class Result(BaseModel):
     """official: scored on a secret split. reproduced: scored again elsewhere with the same numbers."""
     finished: float = 0.0
     """Seconds since 1970."""
+
+    def says(self, claim: Claim) -> str:
+        """The claim; "" where it has none."""
+        return self.claims.get(claim, "")
 
     @property
     def track(self) -> str:

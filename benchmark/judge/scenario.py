@@ -18,7 +18,7 @@ from benchmark.entries.registry import Chain, Part
 from benchmark.metrics import Floats
 from benchmark.networks.access import GuardedTarget
 from benchmark.protocol import OWN_GUARDS
-from benchmark.result import Picture
+from benchmark.result import Claim, Picture
 from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.served import ServedModel
 
@@ -48,7 +48,7 @@ class Outcome:
     histogram: Any = None
     null_auc: tuple[float, ...] = ()
     null_tpr: tuple[float, ...] = ()
-    claims: dict[str, str] | None = None
+    claims: dict[Claim, str] | None = None
     pictures: dict[str, Picture] | None = None
     null: bool | None = None
     """True where this run of an attack used nothing of the target."""
@@ -107,13 +107,14 @@ class Scenario:
     def _open(self) -> None:
         self.population = self.artifacts.population(self.seed)
         canaries = ["candidates"] if self.artifacts.protocol.canaries else []
-        self.target = self._target("target", "target-train", "target-test", *self.asks, *canaries)
+        self.target = self._target("target", *self.asks, *canaries)
 
     def _model(self, role: str = "target", number: int = 0) -> ServedModel:
         return self.artifacts.served(self.chain, self.seed, role, number)
 
-    def _target(self, role: str, *parts: str) -> GuardedTarget:
+    def _target(self, role: str, *asked: str) -> GuardedTarget:
         model = self._model(role)
+        known = model.known(*model.parts, *asked)
 
         def predict(x: Tensor) -> Tensor:
             return model.predictor()(x)
@@ -124,11 +125,10 @@ class Scenario:
                 raise Skip("only the defense's own code can build this network")
             return network.to(self.artifacts.device)
 
-        return GuardedTarget(self.attack.entry.access, predict, model.known(*parts), copy_network)  # type: ignore[arg-type]
+        return GuardedTarget(self.attack.entry.access, predict, known, copy_network)  # type: ignore[arg-type]
 
     def _shadow(self) -> World:
-        parts = "shadow-train", "shadow-test"
-        return World(self._target("shadow", *parts), *(self.population.part(part) for part in parts))
+        return World(self._target("shadow"), *map(self.population.part, self._model("shadow").parts))
 
     def _knowledge(self, **more: Any) -> Knowledge:
         needs = self.attack.entry.needs
@@ -161,7 +161,7 @@ def same_labels(target: ServedModel, chain: Chain, predict: Predict | None = Non
     if before is chain:
         return
     plain = target.behind(len(before.guards))
-    both = {part: [model.answers(part) for model in (target, plain)] for part in ("target-train", "target-test")}
+    both = {part: [model.answers(part) for model in (target, plain)] for part in target.parts}
     if predict is not None and x is not None:
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed_of("noisy views", target.seed)))
         views = (x + _NOISE * noise).clamp(0, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 import numpy as np
@@ -18,14 +17,13 @@ from benchmark.judge.probes import IMAGES, LookupGap, lookup_gap, near_duplicate
 from benchmark.judge.risk import js_risk
 from benchmark.judge.scenario import MOVED, Outcome, same_labels
 from benchmark.networks.access import exact_float32
+from benchmark.result import Claim
 from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.network import Network
 from benchmark.targets.served import ServedModel
 
 PUBLIC_NOISE = "holds on a secret split: here anybody can draw the noise again"
 """Said beside an epsilon on a public split."""
-
-_PARTS = ("target-train", "target-test")
 
 _TIMED = 256
 """Queries in the call that is timed."""
@@ -43,14 +41,13 @@ _ATTACKED = 1000
 def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     """What the served target is worth, on all of target-train and target-test, and what it costs."""
     target = artifacts.served(chain, seed)
-    answers = {part: target.answers(part) for part in _PARTS}
-    population = target.population
-    members, others = ((answers[part].numpy(), population.part(part).y.numpy()) for part in _PARTS)
+    parts, population = target.parts, target.population
+    members, others = ((target.answers(part).numpy(), population.part(part).y.numpy()) for part in parts)
     found, intervals = reports.utility_metrics(*members, *others, np.random.default_rng(seed_of("bootstrap", seed)))
     uneven = reports.worse_at_members(*members, *others)
     if chain.guards:
         bare = target.behind(0)
-        rates, moved = reports.moved_answers(*(m.answers(part).numpy() for part in _PARTS for m in (target, bare)))
+        rates, moved = reports.moved_answers(*(m.answers(part).numpy() for part in parts for m in (target, bare)))
         found |= rates
         uneven = "; ".join(filter(None, (uneven, moved)))
     found |= js_risk(*members, *others, np.random.default_rng(seed_of("js", seed)))
@@ -58,7 +55,7 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     predict = target.predictor(kept=False)
     near = _lookup(target, predict)
     rng = np.random.default_rng(seed_of("again", seed, secret=artifacts.secret))
-    x = torch.cat([population.part(part).x for part in _PARTS])
+    x = torch.cat([population.part(part).x for part in parts])
     fresh = near_duplicates(x[torch.from_numpy(rng.permutation(len(x))[:_TIMED])], _generator(rng))
     same_labels(target, chain, predict, fresh)
     cost = {"train_seconds": target.network.seconds(), "ms_per_query": _milliseconds(predict, fresh)}
@@ -106,7 +103,7 @@ def _lookup(target: ServedModel, predict: Predict) -> LookupGap:
     """
     rng = np.random.default_rng(seed_of("lookup", target.seed, secret=target.experiment.secret))
     images, stored = [], []
-    for part in _PARTS:
+    for part in target.parts:
         x = target.population.part(part).x
         rows = torch.from_numpy(rng.permutation(len(x))[:IMAGES])
         images.append(x[rows])
@@ -157,31 +154,23 @@ def _extra_data(network: Network, chain: Chain) -> str:
     )
 
 
-def _claims(network: Network, chain: Chain, claims: Claims) -> dict[str, str]:
+def _claims(network: Network, chain: Chain, claims: Claims) -> dict[Claim, str]:
     """What may be printed: epsilon (RULES 29), radii, the data that it reads besides the training set (RULES 6), and
     that no attack is made for it where one is known (RULES 13)."""
-    printed: dict[str, str] = {}
+    printed: dict[Claim, str] = {}
     if missing := [part.entry.adaptive_attack for part in chain.parts if part.entry.adaptive_attack]:
         printed["attacked_by"] = f"standard attacks only: no {', no '.join(missing)}"
+    given: dict[Claim, float | str | None] = {"robust": claims.robust, "certificate": claims.certificate}
     if claims.epsilon is not None:
-        n = len(network.population.parts["target-train"])
-        named = claims.accountant is not None and claims.adjacency is not None and claims.sampling == "Poisson"
-        if not named or claims.delta is None or claims.delta >= 1 / n:
-            printed["epsilon"] = "not valid: needs delta below 1/n, accountant, adjacency and Poisson sampling"
-        elif not all(g.entry.data_independent for g in chain.guards):
-            printed["epsilon"] = "not valid for the cascade: a guard reads training data"
-        elif claims.epsilon > 100 or not math.isfinite(claims.epsilon):
-            printed["epsilon"] = "no meaningful guarantee"
-        else:
-            printed["epsilon"] = metrics.upper_text(claims.epsilon)
-            if network.experiment.secret is None:
-                # Its generator is seeded from names that everybody knows (RULES 29).
-                printed["noise"] = PUBLIC_NOISE
-        parts = {"delta": claims.delta, "accountant": claims.accountant, "adjacency": claims.adjacency}
-        given = {**parts, "sampling": claims.sampling}
-        printed |= {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in given.items() if v is not None}
-    radii = {"robust": claims.robust, "certificate": claims.certificate}
-    printed |= {name: f"{radius:g}" for name, radius in radii.items() if radius is not None}
+        n, alone = len(network.population.parts["target-train"]), all(g.entry.data_independent for g in chain.guards)
+        fault = metrics.epsilon_fault(claims.epsilon, vars(claims), n, alone=alone)
+        printed["epsilon"] = fault or metrics.upper_text(claims.epsilon)
+        if not fault and network.experiment.secret is None:
+            # Its generator is seeded from names that everybody knows (RULES 29).
+            printed["noise"] = PUBLIC_NOISE
+        given |= {"delta": claims.delta, "accountant": claims.accountant, "adjacency": claims.adjacency}
+        given |= {"sampling": claims.sampling}
+    printed |= {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in given.items() if v is not None}
     if extra := _extra_data(network, chain):
         printed["extra_data"] = extra
     return printed

@@ -28,8 +28,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from benchmark import protocol as protocols
-from benchmark.api import Candidates, Hyper, Predict, Search
-from benchmark.data.population import Population
+from benchmark.api import Candidates, Hyper, Search
 from benchmark.entries.registry import Chain, Entry, Part, Registry
 from benchmark.errors import Fault, UserError, printable, trace
 from benchmark.judge import kinds
@@ -37,7 +36,7 @@ from benchmark.judge.kinds.membership import Kind as Membership
 from benchmark.judge.probes import IMAGES, lookup_gap, walk
 from benchmark.judge.scenario import Scenario, checked_scores
 from benchmark.judge.utility import utility
-from benchmark.metrics import upper_text
+from benchmark.metrics import epsilon_fault, upper_text
 from benchmark.networks.access import check_log_posteriors
 from benchmark.sandbox.hints import described
 from benchmark.sandbox.host import Unable, probe
@@ -226,10 +225,9 @@ class Subject:
         artifacts = self.bench.artifacts(protocol, **other)
         return artifacts.served(self.chain(artifacts, part), 0)
 
-    def memorised(self) -> tuple[Population, Predict]:
-        """The defense served on `smoke-noise`, where members and non-members get answers far apart, and its parts."""
-        target = self.target("smoke-noise", self.cheap)
-        return target.population, target.predictor(stored=False)
+    def memorised(self) -> ServedModel:
+        """The target on `smoke-noise`, where members and non-members get answers far apart."""
+        return self.target("smoke-noise", self.cheap)
 
     def run(self, protocol: str = "smoke", part: Part | None = None, mode: Mode | None = None) -> dict[str, float]:
         """Score the attack, or have the defense answer; returns the attack's metrics. Raises what goes wrong."""
@@ -675,8 +673,8 @@ def _same_answer(subject: Subject) -> str:
 
 
 def _keyed(subject: Subject) -> str:
-    population, predict = subject.memorised()
-    x = population.part("target-test").x
+    target = subject.memorised()
+    x, predict = target.population.part("target-test").x, target.predictor(stored=False)
     sign = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).sub(0.5).sign()
     moved = (predict(x).exp() - predict((x + SAME_PIXELS * sign).clamp(0, 1)).exp()).abs().sum(1) / 2
     share = float((moved > MOVED).double().mean())
@@ -702,8 +700,9 @@ def _keeps_labels(subject: Subject) -> str:
 
 
 def _no_lookup(subject: Subject) -> str:
-    population, predict = subject.memorised()
-    members, nonmembers = (population.part(part).x[:IMAGES] for part in ("target-train", "target-test"))
+    target = subject.memorised()
+    members, nonmembers = (target.population.part(part).x[:IMAGES] for part in target.parts)
+    predict = target.predictor(stored=False)
     found = lookup_gap(walk(predict, torch.cat([members, nonmembers]), np.random.default_rng(0)), len(members))
     if found.looks_up:
         raise Broken(
@@ -719,15 +718,8 @@ def _claims(subject: Subject) -> str:
     if claims.epsilon is None:
         radii = {"robust": claims.robust, "certificate": claims.certificate}
         return ", ".join(["no epsilon", *(f"{name} {radius:g}" for name, radius in radii.items() if radius)])
-    n = len(target.population.parts["target-train"])
-    needed = {
-        f"delta below 1/n = {1 / n:.2g}": claims.delta is not None and claims.delta < 1 / n,
-        "accountant": claims.accountant,
-        "adjacency": claims.adjacency,
-        'sampling="Poisson"': claims.sampling == "Poisson",
-    }
-    if missing := [name for name, given in needed.items() if not given]:
-        raise Broken(f"expected beside epsilon = {upper_text(claims.epsilon)}: {', '.join(missing)}")
+    if fault := epsilon_fault(0.0, vars(claims), len(target.population.parts["target-train"])):
+        raise Broken(f"epsilon {upper_text(claims.epsilon)}: {fault}")
     return f"epsilon {upper_text(claims.epsilon)}"
 
 

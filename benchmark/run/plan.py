@@ -212,14 +212,12 @@ def _answers(
         if role == "evaluator" or (role == "shadow" and not _asks_shadow(attack)):
             yield from filter(None, networks)
             continue
-        parts = {"target": ("target-train", "target-test"), "shadow": ("shadow-train", "shadow-test")}.get(
-            role, ("candidates",)
-        )
+        model = artifacts.served(chain, seed, role)
+        parts, world = model.parts, prepared_in(chain, role)
         if role == "target" and artifacts.protocol.canaries:
             parts = (*parts, "candidates")
         if attack:
             parts = (*parts, *KINDS[attack.entry.task].asks)
-        model, world = artifacts.served(chain, seed, role), prepared_in(chain, role)
         guards = [_guard(plan, guard, chain) for guard in model.guards]
         id = digest("job", "answers", chain.name, seed, role, parts, world)
         needs = frozenset(filter(None, [*networks, *guards]))

@@ -99,8 +99,6 @@ class Experiment:
     def chain(self, spec: str) -> Chain:
         return self.registry.chain(spec, self.protocol.baseline)
 
-    # --- Entries ---
-
     def key(self, part: Part) -> dict[str, object]:
         """What identifies a part in the store; what unreviewed code made unwatched serves no other run.
 
@@ -128,9 +126,7 @@ class Experiment:
 
     def bank_sizes(self, training: Part) -> BankSizes:
         costly = self.protocol.costly
-        if costly and training.entry.id in costly.defenses:
-            return costly.bank
-        return self.protocol.bank
+        return costly.bank if costly and training.entry.id in costly.defenses else self.protocol.bank
 
     def groups(self, training: Part) -> list[list[Model]]:
         """Which networks of one training defense and seed train together, in a fixed order."""
@@ -142,8 +138,6 @@ class Experiment:
             alike = [[("target", 0), *online], [("shadow", 0), *offline]]
         size = self.protocol.recipe.ensemble if training.entry.plain_training else 1
         return [models[i : i + size] for models in alike for i in range(0, len(models), size)]
-
-    # --- Data and secrets ---
 
     def population(self, seed: int) -> Population:
         if seed not in self._populations:
@@ -161,22 +155,17 @@ class Experiment:
 
     def noise_key(self, seed: int, world: World) -> bytes:
         """The secret of a world, from which its guards draw their noise: one for all chains (RULES 3, 8)."""
-        return hmac.digest(
-            self.secret or b"development", f"noise/{self.protocol.dataset}/{seed}/{world}".encode(), "sha256"
-        )
+        named = f"noise/{self.protocol.dataset}/{seed}/{world}"
+        return hmac.digest(self.secret or b"development", named.encode(), "sha256")
 
     def stamp(self, seed: int, world: World) -> str:
         """Names the noise key in the store without giving it away."""
         return hmac.digest(self.noise_key(seed, world), b"stamp", "sha256").hex()
 
-    # --- Architectures and recipes ---
-
     def setup(self, seed: int, role: str) -> Setup:
-        data = self.population(seed).data
-        return Setup(self._architecture(role), data.classes, data.shape, data.simple, self.device)
-
-    def _architecture(self, role: str) -> str:
-        return self.protocol.evaluator if role == "evaluator" else self.protocol.architecture_of(data_of(role))
+        data, protocol = self.population(seed).data, self.protocol
+        name = protocol.evaluator if role == "evaluator" else protocol.architecture_of(data_of(role))
+        return Setup(name, data.classes, data.shape, data.simple, self.device)
 
     def recipe(self, part: Part, role: str) -> Recipe:
         return self.protocol.recipe_of("target" if role == "evaluator" else data_of(role), part.axes)

@@ -55,8 +55,12 @@ class Network:
     @cached_property
     def group(self) -> list[Model]:
         """The networks that train together, itself among them."""
-        me = self.role, self.number
-        return [me] if self.role == "evaluator" else next(g for g in self.experiment.groups(self.training) if me in g)
+        me, groups = (self.role, self.number), self.experiment.groups(self.training)
+        return [me] if self.role == "evaluator" else next(group for group in groups if me in group)
+
+    @property
+    def place(self) -> int:
+        return self.group.index((self.role, self.number))
 
     @cached_property
     def key(self) -> str:
@@ -85,7 +89,7 @@ class Network:
         return self.experiment.store.get("networks", self.key, make)
 
     def weights(self) -> dict[str, Tensor]:
-        prefix = f"{self.group.index((self.role, self.number))}."
+        prefix = f"{self.place}."
         return {name.removeprefix(prefix): t for name, t in self.states().items() if name.startswith(prefix)}
 
     def seconds(self) -> float:
@@ -126,19 +130,16 @@ class Network:
 
 
 def training_task(network: Network, part: Part, samples: bool) -> TrainingTask:
-    experiment, population, seed, role, k = (
-        network.experiment, network.population, network.seed, network.role, network.number,
-    )  # fmt: skip
-    world = world_of(role)
+    experiment, population, seed = network.experiment, network.population, network.seed
+    role, k, world = network.role, network.number, world_of(network.role)
     reference, validation = population.reference(world)
     members, recipe, uses = population.indices(role, k), experiment.recipe(part, role), part.uses
-    none = members[:0]
+    validated, none = "validation" in uses or recipe.early_stopping, members[:0]
 
     def artifact(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         made_from = [role, k, digest_of(members), seed, experiment.data_key(seed, role), recipe]
-        made_from += [
-            digest_of(rows) for name, rows in (("reference", reference), ("validation", validation)) if name in uses
-        ]
+        extra = {"reference": reference, "validation": validation}
+        made_from += [digest_of(rows) for name, rows in extra.items() if name in uses]
         if experiment.secret:
             made_from.append(experiment.stamp(seed, world))
         key = digest("artifact", name, experiment.source(part), made_from, training_code(), experiment.environment)
@@ -146,19 +147,15 @@ def training_task(network: Network, part: Part, samples: bool) -> TrainingTask:
 
     def given(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if name not in part.pretrained:
-            named = ", ".join(part.pretrained) or "none"
-            raise PermissionError(
-                f"task.pretrained: expected a model that a hyperparameter names ({named}), given {name!r}"
-            )
+            named = f"a model that a hyperparameter names ({', '.join(part.pretrained) or 'none'})"
+            raise PermissionError(f"task.pretrained: expected {named}, given {name!r}")
         model = experiment.model(name)
         return model.config, model.weights
 
     return TrainingTask(
         train=population.samples(members if samples else none),
         reference=population.samples(reference if samples and "reference" in uses else none),
-        validation=population.samples(
-            validation if samples and ("validation" in uses or recipe.early_stopping) else none
-        ),
+        validation=population.samples(validation if samples and validated else none),
         uses=uses,
         classes=population.data.classes,
         recipe=recipe,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from benchmark.targets.experiment import world_of
 from benchmark.targets.network import Network, training_code
 from benchmark.targets.store import digest, tensor_digest
 
-_TOGETHER = (("target-train", "target-test"), ("shadow-train", "shadow-test"))
-"""Parts that a target is asked in one shuffle: a guard that counts its calls must not learn who was trained on."""
+_PARTS = {"target": ("target-train", "target-test"), "shadow": ("shadow-train", "shadow-test")}
+"""By role, members and non-members. They are asked in one shuffle: a guard that counts its calls must not learn who is who."""
 
 
 def serving_code() -> str:
@@ -35,20 +35,17 @@ class Guard:
 
     @cached_property
     def key(self) -> str:
-        network = self.before.network
-        experiment, world = network.experiment, world_of(network.role)
-        stamp = experiment.stamp(network.seed, world)
-        before = [[experiment.key(g.part), stamp] for g in self.before.guards]  # it is prepared behind their noise
-        return digest("guard", experiment.key(self.part), before, network.key, world, training_code())
+        main, experiment = self.before, self.before.experiment
+        stamp = experiment.stamp(main.seed, main.world)
+        before = [[experiment.key(g.part), stamp] for g in main.guards]  # it is prepared behind their noise
+        return digest("guard", experiment.key(self.part), before, main.network.key, main.world, training_code())
 
     def state(self) -> dict[str, Tensor]:
         """What it needs in its world, prepared on `before`."""
-        network = self.before.network
-
-        def make() -> dict[str, Tensor]:
-            return network.defender(self.part).prepare(self.before.predictor(), network.task(self.part))
-
-        return network.experiment.store.get("guard", self.key, make)
+        network, part = self.before.network, self.part
+        return network.experiment.store.get(
+            "guard", self.key, lambda: network.defender(part).prepare(self.before.predictor(), network.task(part))
+        )
 
 
 @dataclass(eq=False)
@@ -60,20 +57,14 @@ class ServedModel:
     before: ServedModel | None = None
 
     def __post_init__(self) -> None:
-        self.experiment, self.population, self.seed = (
-            self.network.experiment,
-            self.network.population,
-            self.network.seed,
-        )
-        self.world = world_of(self.network.role)
+        network, role = self.network, self.network.role
+        self.experiment, self.population, self.seed = network.experiment, network.population, network.seed
+        self.world, self.parts = world_of(role), _PARTS.get(role, ("candidates",))
 
     @cached_property
     def key(self) -> str:
-        network, guards = self.network, [guard.key for guard in self.guards]
-        place = network.group.index((network.role, network.number))
-        return digest(
-            "served", network.key, place, guards, self.experiment.stamp(self.seed, self.world) if guards else ""
-        )
+        network, stamp = self.network, self.experiment.stamp(self.seed, self.world) if self.guards else ""
+        return digest("served", network.key, network.place, [guard.key for guard in self.guards], stamp)
 
     def behind(self, guards: int) -> ServedModel:
         """The same network behind the first `guards` of its guards."""
@@ -88,30 +79,25 @@ class ServedModel:
         at_hand, predictors = (self, stored, kept), self.experiment.predictors
         if at_hand in predictors:
             return predictors[at_hand]
-        classes = self.population.data.classes
         first = self._first() if stored and self.guards else self.network.predictor()
-        predict = _checked(first, classes, self.network.training.name)
+        predict = self._checked(first, self.network.training)
         for guard in self.guards:
             state = guard.state()
             context = self._context(guard.part, state, kept)
             if not stored:
                 context = replace(context, remember=lambda name, x, make: make())
-            served = self.network.defender(guard.part).guard(predict, state, context)
-            predict = _checked(served, classes, guard.part.name)
+            predict = self._checked(self.network.defender(guard.part).guard(predict, state, context), guard.part)
         if self.network.role in ("target", "shadow"):  # the models of a bank are many, and each is asked once
             predictors[at_hand] = predict
         return predict
 
+    def _checked(self, predict: Predict, who: Part) -> Predict:
+        return lambda x: check_log_posteriors(predict(x), len(x), self.population.data.classes, who.name)
+
     def _first(self) -> Predict:
         """What the first guard asks: the network, and what it has said already as a target without guards."""
-        parts = {"target": ("target-train", "target-test"), "shadow": ("shadow-train", "shadow-test")}
-        known = self.behind(0).known(*parts.get(self.network.role, ("candidates",)))
-
-        @lru_cache(maxsize=1)
-        def served() -> Predict:
-            return self.network.predictor()
-
-        return GuardedTarget("posterior", lambda x: served()(x), known).log_posteriors
+        known, predictor = self.behind(0).known(*self.parts), cache(self.network.predictor)
+        return GuardedTarget("posterior", lambda x: predictor()(x), known).log_posteriors
 
     def _context(self, part: Part, state: dict[str, Tensor], kept: bool = True) -> Context:
         experiment, stamp = self.experiment, self.experiment.stamp(self.seed, self.world)
@@ -128,7 +114,7 @@ class ServedModel:
 
     def answers(self, part: str) -> Tensor:
         """Log-posteriors (n, k) on a part, computed once for all attacks."""
-        together = next((g for g in _TOGETHER if part in g), (part,))
+        together = next((parts for parts in _PARTS.values() if part in parts), (part,))
         rows = {name: self.population.rows(name) for name in together}
         key = digest("answers", self.key, [[name, digest_of(each)] for name, each in rows.items()], serving_code())
 
@@ -152,7 +138,3 @@ class ServedModel:
         """Log-posteriors (n, k) on any images, computed once for all attacks."""
         key = digest("asked", self.key, tensor_digest(x), serving_code())
         return self.experiment.store.get("answers", key, lambda: {"value": self.predictor()(x)})["value"]
-
-
-def _checked(predict: Predict, classes: int, who: str) -> Predict:
-    return lambda x: check_log_posteriors(predict(x), len(x), classes, who)

@@ -59,7 +59,7 @@ def make_board(seeds: tuple[int, ...] = (0, 1, 2)) -> tuple[list[Result], Board]
                 "delta": "1e-5",
                 "accountant": "RDP",
                 "adjacency": "add-remove",
-                "sampling": "poisson",
+                "sampling": "Poisson",
             }
             measures = {"test_accuracy": test, "train_accuracy": min(1, test + 0.15 * leak), "ece": 0.05 + 0.05 * leak}
             measures |= {
