@@ -1,1 +1,97 @@
-"""Leakboard: the command and the public Python API, above the judge and the board."""
+"""Leakboard from Python: what the command does, as functions on the project that the current folder lies in.
+
+    import leakboard
+
+    for outcome in leakboard.check("submissions/attacks/mine.py"):
+        print(outcome.name, outcome.state)
+    results = leakboard.run(["mine"], protocol="digits-v1")
+    board = leakboard.load_board("digits-v1")
+    board.attacks["membership"], board.defenses  # pandas tables, ranked
+
+Mistakes in what is given raise `leakboard.UserError` with the line that the command would print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from benchmark import __version__ as __version__
+from benchmark.errors import UserError as UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchmark.result import Result
+    from benchmark.run.checks import Check
+    from leaderboard.ranking import Board
+
+__all__ = ["Leaderboard", "UserError", "__version__", "check", "load_board", "run"]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A published board: its results, and the tables that are ranked from them."""
+
+    settings: Board
+    """What the protocol asks of an entry before it is ranked."""
+    results: list[Result]
+    scenarios: pd.DataFrame
+    """One row a result, one column a metric or a cost."""
+    defenses: pd.DataFrame
+    attacks: dict[str, pd.DataFrame]
+    """By kind of attack: membership, inversion, attribute, stealing."""
+
+
+def load_board(protocol: str) -> Leaderboard:
+    """The published board of a protocol. Raises UserError where nothing is published, or not what it says it is."""
+    from benchmark import places
+    from benchmark.metrics import TASK_METRICS
+    from leaderboard import publish, ranking
+    from leaderboard.tables import board_of
+
+    folder = places.board(protocol)
+    try:
+        results, settings = publish.load(folder), board_of(protocol)
+    except ValueError as problem:
+        raise UserError(str(problem)) from None
+    if not results:
+        raise UserError(f"{protocol}: expected a published board in {folder}, given none; leakboard publish makes one")
+    frame = ranking.scenarios(results)
+    attacks = {task: ranking.attack_table(frame, settings, task) for task in TASK_METRICS}
+    return Leaderboard(settings, results, frame, ranking.defense_table(frame, settings), attacks)
+
+
+def run(
+    entries: Sequence[str] = (),
+    protocol: str = "digits-v1",
+    *,
+    seeds: Sequence[int] = (),
+    workers: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    trust: bool = False,
+) -> list[Result]:
+    """Score entries (all of the protocol, where none is named) on the seeds (all); what is stored is not computed again.
+
+    trust: run code that nobody has reviewed in this process instead of a sandbox. Raises UserError.
+    """
+    from benchmark import places
+    from leakboard import score
+
+    mode: Literal["never", "auto"] = "never" if trust else "auto"
+    job = score.prepare(
+        list(entries), protocol, places.submissions(), places.store(), device, list(seeds) or None, mode,
+        places.baselines(),
+    )  # fmt: skip
+    return score.run(job, workers or score.default_workers(job.setting.device)).results
+
+
+def check(file: str | Path, *, trust: bool = False) -> Iterator[Check]:
+    """Hold a submission to the contract; each rule's outcome as it is known. Raises UserError."""
+    from benchmark import places
+    from benchmark.run import checks
+
+    mode: Literal["never", "auto"] = "never" if trust else "auto"
+    yield from checks.check_file(Path(file), places.submissions(), places.store() / "check", mode, places.baselines())

@@ -191,6 +191,12 @@ class Subject:
         """What a run with its declared access raises: two rules ask, and what hangs is waited for once."""
         return _problem(self, self.part)
 
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """What an attack makes of `smoke` once more, measured: several rules compare with it."""
+        with self.meter:
+            return _result(self)
+
     @property
     def defends(self) -> bool:
         return self.entry.kind == "defense"
@@ -423,12 +429,13 @@ def _works_on(protocol: str) -> Callable[[Subject], str]:
 
 def _limits(subject: Subject) -> str:
     limits = subject.bench.artifacts().protocol.limits
-    with subject.meter as meter:
-        if subject.defends:  # what it has made is measured already
-            artifacts = subject.bench.artifacts()
+    meter = subject.meter
+    if subject.defends:  # what it has made is measured already
+        artifacts = subject.bench.artifacts()
+        with meter:
             utility(artifacts, subject.chain(artifacts), 0)
-        else:
-            subject.run()
+    else:
+        _ = subject.result
     used = f"{meter.seconds:.1f} s, {meter.peak_mb:.0f} MB"
     if meter.seconds > limits.seconds or meter.peak_mb > limits.memory_mb:
         raise Broken(f"expected at most {limits.seconds} s and {limits.memory_mb} MB, given {used}")
@@ -494,7 +501,7 @@ def _isolated_same(subject: Subject) -> str:
     if isinstance(found, Unable):
         raise LeftOut(f"no sandbox here: {found}")
     if not subject.defends:
-        moved = _differing(_result(subject), _result(subject, "always"))
+        moved = _differing(subject.result, _result(subject, "always"))
     else:
         with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
             outside = subject.target(part=subject.cheap)
@@ -547,7 +554,7 @@ def _returns(subject: Subject) -> str:
 
 
 def _same_result(subject: Subject) -> str:
-    if moved := _differing(_result(subject), _result(subject)):
+    if moved := _differing(subject.result, _result(subject)):
         raise Broken(
             f"{moved[0]} and {len(moved) - 1} more differ between two runs; draw from knowledge.generator(name)"
         )
@@ -586,17 +593,17 @@ def _scores(subject: Subject, rows: Tensor | None, mode: Mode | None = None) -> 
 
 
 def _order(subject: Subject) -> str:
-    n = _scores(subject, None).shape[1]
+    n = subject.result["scores"].shape[1]
     return _same_scores(subject, torch.from_numpy(np.random.default_rng(1).permutation(n)))
 
 
 def _number(subject: Subject) -> str:
-    n = _scores(subject, None).shape[1]
+    n = subject.result["scores"].shape[1]
     return "; ".join(_same_scores(subject, torch.arange(k)) for k in (n // 2, 1))
 
 
 def _same_scores(subject: Subject, rows: Tensor) -> str:
-    every = _scores(subject, None)
+    every = subject.result["scores"]
     gap = float(np.abs(every[:, rows.numpy()] - _scores(subject, rows)).max())
     relative = gap / max(float(np.abs(every).max()), 1.0)
     if relative > TOLERANCE:

@@ -128,7 +128,7 @@ def _table(table: pd.DataFrame) -> None:
         "kind": column.TextColumn("Kind"),
         "method": column.TextColumn("Method"),
         "readable": column.TextColumn("Readable", help="Whether the file says what it must, or why not"),
-        "reviewed": column.CheckboxColumn("Reviewed", help="This very file is listed in benchmark/reviewed.json, so that it may run in the judge's process"),
+        "reviewed": column.CheckboxColumn("Reviewed", help="This very file is listed in benchmark/entries/reviewed.json, so that it may run in the judge's process"),
         "protocols": column.TextColumn("Published in", width="medium", help="Protocols whose published scenarios hold it, alone or in a cascade"),
         "scored": column.NumberColumn("Scored", help="Published scenarios with numbers"),
         "of": column.NumberColumn("Of", help="Published scenarios, skipped and failed ones included"),

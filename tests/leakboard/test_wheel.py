@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `pip wheel .` packs, unpacked: the wheel holds nothing that an installer would change."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in ("benchmark", "leaderboard", "submissions", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("benchmark", "leaderboard", "leakboard", "submissions", "pyproject.toml", "README.md", "LICENSE"):
         source = ROOT / name  # a copy, for building leaves files behind
         if source.is_dir():
             shutil.copytree(source, folder / "tree" / name, ignore=shutil.ignore_patterns("__pycache__"))
