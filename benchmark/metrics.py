@@ -288,8 +288,7 @@ def epsilon_fault(
 ) -> str:
     """Why an epsilon must not be printed (RULES 29); "" where it holds.
 
-    `beside`: its delta, accountant, adjacency and sampling, by name. `samples`: n of the training set, where it is known.
-    `alone`: no guard reads training data.
+    `beside`: its delta, accountant, adjacency and sampling. `samples`: n, where it is known. `alone`: no guard reads data.
     """
     if tuned:
         return "not valid: hyperparameters were selected on private data"

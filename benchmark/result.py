@@ -30,9 +30,8 @@ Claim = Literal[
     "epsilon", "delta", "accountant", "adjacency", "sampling", "noise", "robust", "certificate", "extra_data", "attacked_by",
     "tuned", "alone", "lookup",
 ]  # fmt: skip
-"""What a record says of its defense in words: what the defense claims, its privacy first (`noise`: how secret that is)
-and its radii; what it reads and lacks; how it was tuned; and what the judge found (`reports.worse_at_members`, `probes`).
-"""
+"""What a record says in words: of a defense's privacy (`noise`: how secret that is) and radii, what it reads and lacks, how
+it was tuned, and what the judge found."""
 
 
 class Picture(BaseModel):

@@ -24,12 +24,11 @@ from pathlib import Path
 import torch
 
 from benchmark import protocol
-from benchmark.entries.registry import Registry
 from benchmark.protocol import Protocol
 from benchmark.run.executors.pool import one_thread
+from benchmark.run.work import Setting
 from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.experiment import Model
-from benchmark.targets.store import Store
 
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
 BANK: list[Model] = [("online", k) for k in range(16)]
@@ -59,7 +58,7 @@ def start(setting: Protocol, store: Path, threads: int, group: list[Model], read
     """Load the data, train a group for one epoch the way that is to be timed, then wait for the others."""
     global _artifacts
     torch.set_num_threads(threads)
-    _artifacts = Artifacts(setting, Registry(SUBMISSIONS), Store(store / str(os.getpid())), torch.device("cpu"))
+    _artifacts = Setting(setting, SUBMISSIONS, store / str(os.getpid()), "cpu").artifacts()
     _artifacts.population(0)
     brief = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": 1})})
     make(dataclasses.replace(_artifacts, protocol=brief), group)  # the replica keeps the loaded population

@@ -27,9 +27,7 @@ from benchmark import networks, protocol
 from benchmark.api import Context
 from benchmark.entries.registry import Registry
 from benchmark.networks.access import raw
-from benchmark.sandbox.remote import Isolation
-from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.store import Store
+from benchmark.run.work import Setting
 
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
 CPU = torch.device("cpu")
@@ -58,7 +56,7 @@ def posteriors(n: int, epochs: int | None) -> tuple[Tensor, dict[str, Tensor]]:
     if epochs:
         setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
     with tempfile.TemporaryDirectory() as folder:
-        artifacts = Artifacts(setting, Registry(SUBMISSIONS), Store(Path(folder)), CPU, isolation=Isolation("never"))
+        artifacts = Setting(setting, SUBMISSIONS, Path(folder), "cpu", "never").artifacts()
         target = artifacts.served(artifacts.chain("memguard"), 0)
         state = target.guards[0].state()
         x = torch.cat([artifacts.population(0).part(part).x[: n // 2] for part in ("target-train", "target-test")])
@@ -162,7 +160,7 @@ def retries(n: int, samples: int, epochs: int | None) -> None:
     if epochs:
         setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
     with tempfile.TemporaryDirectory() as folder:
-        artifacts = Artifacts(setting, Registry(SUBMISSIONS), Store(Path(folder)), CPU, isolation=Isolation("never"))
+        artifacts = Setting(setting, SUBMISSIONS, Path(folder), "cpu", "never").artifacts()
         chain = artifacts.chain(f"diffence[n={n},scenario=1]")
         target = artifacts.served(chain, 0)
         state, network = target.guards[0].state(), target.behind(0).predictor()

@@ -86,9 +86,9 @@ class Scenario:
         if self.chain.guards != self.served.guards:
             same_labels(self.artifacts.served(self.served, self.seed), self.served)
         self._open()
-        if entry.access == "white-box" and self._model().network.judges() is None:
-            raise Skip("only the defense's own code can build this network")
-        if "certificate" in entry.needs and self._certificate() is None:
+        if entry.access == "white-box":
+            self._network()
+        if "certificate" in entry.needs and self._model().network.claims().certificate is None:
             raise Skip("the target carries no certificate")
         adversary = self.artifacts.protocol.adversary
         if entry.access == "white-box" and adversary and adversary.architecture:
@@ -113,19 +113,16 @@ class Scenario:
         return self.artifacts.served(self.chain, self.seed, role, number)
 
     def _target(self, role: str, *asked: str) -> GuardedTarget:
-        model = self._model(role)
+        model, access = self._model(role), self.attack.entry.access
         known = model.known(*model.parts, *asked)
+        return GuardedTarget(access, lambda x: model.predictor()(x), known, lambda: self._network(role))  # type: ignore[arg-type]
 
-        def predict(x: Tensor) -> Tensor:
-            return model.predictor()(x)
-
-        def copy_network() -> nn.Module:
-            network = model.network.judges()
-            if network is None:
-                raise Skip("only the defense's own code can build this network")
-            return network.to(self.artifacts.device)
-
-        return GuardedTarget(self.attack.entry.access, predict, known, copy_network)  # type: ignore[arg-type]
+    def _network(self, role: str = "target") -> nn.Module:
+        """The bare network in the judge's architecture. Raises Skip where it does not fit."""
+        network = self._model(role).network.judges()
+        if network is None:
+            raise Skip("only the defense's own code can build this network")
+        return network.to(self.artifacts.device)
 
     def _shadow(self) -> World:
         return World(self._target("shadow"), *map(self.population.part, self._model("shadow").parts))
@@ -144,12 +141,9 @@ class Scenario:
             shadow=self._shadow() if self.shadow == "world" and "shadow" in needs else None,
             partial=known if "partial" in needs else None,
             auxiliary=self.population.part("shadow-train") if self.shadow == "data" and "shadow" in needs else None,
-            certificate=self._certificate() if "certificate" in needs else None,
+            certificate=self._model().network.claims().certificate if "certificate" in needs else None,
             **more,
         )
-
-    def _certificate(self) -> float | None:
-        return self._model().network.claims().certificate
 
 
 def same_labels(target: ServedModel, chain: Chain, predict: Predict | None = None, x: Tensor | None = None) -> None:

@@ -59,11 +59,8 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     fresh = near_duplicates(x[torch.from_numpy(rng.permutation(len(x))[:_TIMED])], _generator(rng))
     same_labels(target, chain, predict, fresh)
     cost = {"train_seconds": target.network.seconds(), "ms_per_query": _milliseconds(predict, fresh)}
-    cost["ms_per_query_alone"] = float(
-        np.median(
-            [_milliseconds(predict, image) for image in near_duplicates(fresh[:_ALONE], _generator(rng)).split(1)]
-        )
-    )
+    alone = near_duplicates(fresh[:_ALONE], _generator(rng)).split(1)
+    cost["ms_per_query_alone"] = float(np.median([_milliseconds(predict, image) for image in alone]))
     said = target.network.claims()
     claims = _claims(target.network, chain, said)
     shares, bounds = _robustness(target.network, said)
@@ -149,9 +146,8 @@ def _extra_data(network: Network, chain: Chain) -> str:
     if network.experiment.recipe(network.training, "target").early_stopping:
         used.add("validation")
     models = dict.fromkeys(name for part in chain.parts for name in part.pretrained)
-    return ", ".join(
-        [*(f"{sizes[name]} {name} images" for name in sorted(used)), *(f"external model {name}" for name in models)]
-    )
+    images = [f"{sizes[name]} {name} images" for name in sorted(used)]
+    return ", ".join([*images, *(f"external model {name}" for name in models)])
 
 
 def _claims(network: Network, chain: Chain, claims: Claims) -> dict[Claim, str]:

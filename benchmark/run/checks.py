@@ -231,10 +231,6 @@ class Subject:
         artifacts = self.bench.artifacts(protocol, **other)
         return artifacts.served(self.chain(artifacts, part), 0)
 
-    def memorised(self) -> ServedModel:
-        """The target on `smoke-noise`, where members and non-members get answers far apart."""
-        return self.target("smoke-noise", self.cheap)
-
     def run(self, protocol: str = "smoke", part: Part | None = None, mode: Mode | None = None) -> dict[str, float]:
         """Score the attack, or have the defense answer; returns the attack's metrics. Raises what goes wrong."""
         if not self.defends:
@@ -680,7 +676,7 @@ def _same_answer(subject: Subject) -> str:
 
 
 def _keyed(subject: Subject) -> str:
-    target = subject.memorised()
+    target = subject.target("smoke-noise", subject.cheap)
     x, predict = target.population.part("target-test").x, target.predictor(stored=False)
     sign = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).sub(0.5).sign()
     moved = (predict(x).exp() - predict((x + SAME_PIXELS * sign).clamp(0, 1)).exp()).abs().sum(1) / 2
@@ -707,7 +703,7 @@ def _keeps_labels(subject: Subject) -> str:
 
 
 def _no_lookup(subject: Subject) -> str:
-    target = subject.memorised()
+    target = subject.target("smoke-noise", subject.cheap)
     members, nonmembers = (target.population.part(part).x[:IMAGES] for part in target.parts)
     predict = target.predictor(stored=False)
     found = lookup_gap(walk(predict, torch.cat([members, nonmembers]), np.random.default_rng(0)), len(members))

@@ -247,8 +247,8 @@ def _guard(plan: Plan, guard: Guard, chain: Chain) -> str:
         return ""
     if key not in plan.jobs:
         needs = [_networks(plan, before.network, chain), *(_guard(plan, g, chain) for g in before.guards)]
-        place, waits = len(before.guards), frozenset(filter(None, needs))
         plan.jobs[key] = GuardJob(
-            id=key, defense=chain.name, seed=before.seed, place=place, world=before.world, needs=waits
-        )
+            id=key, defense=chain.name, seed=before.seed, place=len(before.guards), world=before.world,
+            needs=frozenset(filter(None, needs)),
+        )  # fmt: skip
     return key

@@ -17,7 +17,6 @@ from benchmark.digests import code_of
 from benchmark.entries.registry import Part, version_of
 from benchmark.networks.access import raw
 from benchmark.networks.training import TrainingTask
-from benchmark.protocol import Recipe
 from benchmark.sandbox.local import Defender
 from benchmark.sandbox.remote import RemoteDefender, Setup
 from benchmark.targets.experiment import Experiment, Model, world_of
@@ -26,12 +25,6 @@ from benchmark.targets.store import digest
 
 def training_code() -> str:
     return code_of("targets.network:training_task")
-
-
-def _libraries(architecture: str, recipe: Recipe) -> set[str]:
-    """What makes a network or its views, beside PyTorch; entries' own imports are in their keys."""
-    made_by = {"timm": architecture == "resnet18", "torchvision": recipe.augmentation == "randaug"}
-    return {name for name, used in made_by.items() if used}
 
 
 @dataclass(eq=False)
@@ -67,6 +60,8 @@ class Network:
         """Of its group."""
         experiment, population, seed, role = self.experiment, self.population, self.seed, self.group[0][0]
         architecture, recipe = self.setup.architecture, experiment.recipe(self.training, role)
+        # What makes a network or its views, beside PyTorch; entries' own imports are in their keys.
+        libraries = {"timm": architecture == "resnet18", "torchvision": recipe.augmentation == "randaug"}
         return digest(
             "networks", experiment.key(self.training), training_code(), experiment.data_key(seed, role), architecture, recipe,
             [[role, k, digest_of(population.indices(role, k))] for role, k in self.group],
@@ -74,7 +69,7 @@ class Network:
             seed, experiment.environment,
             networks.code(architecture),
             *([population.data.simple] if recipe.augmentation != "none" else []),
-            *(f"{name} {version_of(name)}" for name in sorted(_libraries(architecture, recipe))),
+            *(f"{name} {version_of(name)}" for name, used in libraries.items() if used),
             *([experiment.stamp(seed, "target")] if experiment.secret else []),
         )  # fmt: skip
 

@@ -11,21 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmark import protocol
 from benchmark.data import secret
 from benchmark.data.population import Population, populate, seed_of
 from benchmark.data.splits import indices_digest
-from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
 from benchmark.run.plan import scenario_key
 from benchmark.run.work import Setting
 from benchmark.sandbox.host import Launcher
-from benchmark.sandbox.remote import Isolation
-from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.experiment import official_measures
-from benchmark.targets.store import Store
 from tests.conftest import SUBMISSIONS, Home, descendants
 
 ONE, TWO = "correct horse battery staple", "another horse battery staple"
@@ -114,10 +109,9 @@ def test_what_is_no_secret_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def draws(given: bytes | None) -> dict[str, object]:
     """Everything that a run draws, of one protocol and seed."""
     population = populate(SMOKE, 0, given)
-    artifacts = Artifacts(SMOKE, Registry(SUBMISSIONS), Store(Path("nowhere")), torch.device("cpu"), secret=given)
-    target, shadow = (
-        artifacts.network(artifacts.chain("undefended").training, 0, role) for role in ("target", "shadow")
-    )
+    artifacts = Setting(SMOKE, SUBMISSIONS, Path("nowhere"), "cpu", secret=given).artifacts()
+    training = artifacts.chain("undefended").training
+    target, shadow = (artifacts.network(training, 0, role) for role in ("target", "shadow"))
     guarded = artifacts.chain("memguard")
     attack = artifacts.registry.attack("loss")
     return {
@@ -126,8 +120,8 @@ def draws(given: bytes | None) -> dict[str, object]:
         "known members": population.known_members.tobytes(),
         "online bank": population.indices("online", 0).tobytes(),
         "offline bank": population.indices("offline", 0).tobytes(),
-        "seed of the target": target.task(target.training).seed,
-        "seed of the shadow": shadow.task(shadow.training).seed,
+        "seed of the target": target.task(training).seed,
+        "seed of the shadow": shadow.task(training).seed,
         "noise of the target": artifacts.stamp(0, "target"),
         "noise of the shadow": artifacts.stamp(0, "shadow"),
         "networks": target.key,
@@ -168,11 +162,8 @@ def test_a_seed_with_a_secret_cannot_be_had_from_its_name() -> None:
 
 def test_nothing_that_is_printed_shows_it() -> None:
     given = ONE.encode()
-    artifacts = Artifacts(
-        SMOKE, Registry(SUBMISSIONS), Store(Path("nowhere")), torch.device("cpu"), Isolation(), secret=given
-    )
-    artifacts.population(0)
     setting = Setting(SMOKE, SUBMISSIONS, Path("nowhere"), "cpu", secret=given)
+    artifacts = setting.artifacts()
     network = artifacts.network(artifacts.chain("undefended").training, 0)
     task = network.task(network.training)
     for shown in (artifacts, setting, artifacts.population(0), network, task, vars(artifacts)["_populations"]):

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 
-from benchmark import protocol
 from benchmark.api import Claims
-from benchmark.entries.registry import Registry
 from benchmark.judge.utility import PUBLIC_NOISE, _claims
-from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.store import Store
 from leaderboard.ranking import epsilon_text
-
-SUBMISSIONS = Path(__file__).parents[2] / "submissions"
+from tests.conftest import artifacts_in
 
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
-    store = Store(tmp_path_factory.mktemp("store"))
-    return Artifacts(
-        protocol.load("smoke"), Registry(SUBMISSIONS), store, torch.device("cpu"), isolation=Isolation("never")
-    )
+    return artifacts_in(tmp_path_factory.mktemp("store"))
 
 
 @pytest.mark.parametrize("epsilon", [8.2443, 0.0056176, 1.0, 99.999])

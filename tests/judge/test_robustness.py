@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import mean
 
 import pytest
@@ -11,19 +10,14 @@ from art.attacks.evasion import ProjectedGradientDescentNumpy
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from benchmark import protocol
 from benchmark.api import Claims
-from benchmark.entries.registry import Registry
 from benchmark.judge import kinds, robustness
 from benchmark.judge.scenario import Skip
 from benchmark.judge.utility import utility
 from benchmark.sandbox.local import Defender
-from benchmark.sandbox.remote import Isolation
-from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.network import Network
-from benchmark.targets.store import Store
+from tests.conftest import artifacts_in
 
-SUBMISSIONS = Path(__file__).resolve().parents[2] / "submissions"
 SHAPE, CLASSES = (1, 8, 8), 4
 
 
@@ -142,8 +136,7 @@ def test_a_sample_that_is_wrong_without_attack_is_not_robust(trained):
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory):
     torch.set_num_threads(1)
-    store = Store(tmp_path_factory.mktemp("store"))
-    return Artifacts(protocol.load("smoke"), Registry(SUBMISSIONS), store, torch.device("cpu"), Isolation("never"))
+    return artifacts_in(tmp_path_factory.mktemp("store"))
 
 
 FITTED = "undefended[epochs=30]"

@@ -6,7 +6,6 @@ import math
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +14,11 @@ from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
-from benchmark import protocol
 from benchmark.api import Context, Defense, Predict, Samples
 from benchmark.entries.registry import Registry
-from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.store import Store
 from submissions.defenses import diffence, gaussian_smoothing, memguard, rounding, temperature, top_k, undefended
+from tests.conftest import SUBMISSIONS, artifacts_in
 from tests.submissions.test_defenses import CPU, Memory, TinyTask, context, make, predictor
 
 TOLERANCE = 1e-4
@@ -155,7 +152,7 @@ def test_near_ties_keep_their_labels(module, params, seed):
 
 
 def test_the_cheap_guards_read_no_data_and_say_so():
-    registry = Registry(Path(__file__).parents[2] / "submissions")
+    registry = Registry(SUBMISSIONS)
     for name in ("gaussian_smoothing", "top_k", "rounding", "temperature"):
         assert registry.entry("defense", name).data_independent
         assert registry.entry("defense", name).load().prepare is Defense.prepare
@@ -548,9 +545,7 @@ def test_what_cannot_be_is_said_in_one_line():
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifacts]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("guards")
-    registry = Registry(Path(__file__).parents[2] / "submissions")
-    yield Artifacts(protocol.load("smoke"), registry, Store(root), CPU, isolation=Isolation("never"))
+    yield artifacts_in(tmp_path_factory.mktemp("guards"))
     torch.set_num_threads(threads)
 
 

@@ -14,7 +14,7 @@ from benchmark.api import Embeddings
 from benchmark.data.population import seed_of
 from benchmark.errors import printable
 from benchmark.judge import reports
-from benchmark.judge.scenario import Outcome, Scenario, Skip, expect
+from benchmark.judge.scenario import Outcome, Scenario, expect
 from benchmark.networks.access import exact_float32
 
 
@@ -24,9 +24,7 @@ class Kind(Scenario):
     behind_guards = False
 
     def judge(self, attack: Any) -> Outcome:
-        network = self._model().network.judges()
-        if network is None:
-            raise Skip("only the defense's own code can build this network")
+        network = self._network()
         if (embedding := attack.embedding) not in ("target", "untrained"):
             raise ValueError(f"expected an embedding of target or untrained, given {printable(embedding, 40)!r}")
         if embedding == "untrained":

@@ -112,8 +112,7 @@ class Kind(Scenario):
             others = torch.from_numpy(self.population.apart(i, m))
             answers = Answers()
             answers.add(candidates.x, bank.log_posteriors[i])
-            model = self._model("online", i)
-            target = GuardedTarget(self.attack.entry.access, model.asked, answers)  # type: ignore[arg-type]
+            target = GuardedTarget(self.attack.entry.access, self._model("online", i).asked, answers)  # type: ignore[arg-type]
             rest = Bank(bank.members[others], bank.log_posteriors[others], _some(bank.ask, others), bank.whole)
             try:
                 rows.append(checked_scores(attack.score(target, candidates, rest), len(candidates)))
