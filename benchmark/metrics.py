@@ -9,10 +9,10 @@ apart by any threshold, so they always move together.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -281,6 +281,23 @@ def upper_text(bound: float, digits: int = 3) -> str:
     # Of the shortest text that stands for the number: 0.1 is printed as 0.1, not as what its last bit makes of it.
     up = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(float(bound)))
     return f"{float(up):.{digits}g}"
+
+
+def epsilon_fault(
+    epsilon: float, beside: Mapping[Any, Any], samples: int | None = None, *, alone: bool = True, tuned: bool = False
+) -> str:
+    """Why an epsilon must not be printed (RULES 29); "" where it holds.
+
+    `beside`: its delta, accountant, adjacency and sampling. `samples`: n, where it is known. `alone`: no guard reads data.
+    """
+    if tuned:
+        return "not valid: hyperparameters were selected on private data"
+    lacks = any(beside.get(name) in (None, "") for name in ("delta", "accountant", "adjacency"))
+    if lacks or beside.get("sampling") != "Poisson" or (samples and not beside["delta"] < 1 / samples):
+        return "not valid: needs delta below 1/n, accountant, adjacency and Poisson sampling"
+    if not alone:
+        return "not valid for the cascade: a guard reads training data"
+    return "" if 0 <= epsilon <= 100 else "no meaningful guarantee"
 
 
 def lower_bound(bound: ArrayLike, decimals: int = 3) -> Floats:

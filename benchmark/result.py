@@ -26,6 +26,12 @@ bubblewrap: each of them ran isolated, whatever ran beside it. trusted: one of t
 or bubblewrap with `--isolation always`. "" for rows that don't say.
 """
 TaskName = Literal["membership", "inversion", "attribute", "stealing", "utility"]
+Claim = Literal[
+    "epsilon", "delta", "accountant", "adjacency", "sampling", "noise", "robust", "certificate", "extra_data", "attacked_by",
+    "tuned", "alone", "lookup",
+]  # fmt: skip
+"""What a record says in words: of a defense's privacy (`noise`: how secret that is) and radii, what it reads and lacks, how
+it was tuned, and what the judge found."""
 
 
 class Picture(BaseModel):
@@ -113,6 +119,10 @@ class Result(BaseModel):
     """official: scored on a secret split. reproduced: scored again elsewhere with the same numbers."""
     finished: float = 0.0
     """Seconds since 1970."""
+
+    def says(self, claim: Claim) -> str:
+        """The claim; "" where it has none."""
+        return self.claims.get(claim, "")
 
     @property
     def track(self) -> str:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmark.metrics import METRICS, TASK_METRICS, lower_bound, upper_text
-from benchmark.result import Result, Trust
+from benchmark.metrics import METRICS, TASK_METRICS, epsilon_fault, lower_bound, upper_text
+from benchmark.result import Claim, Result, Trust
 from benchmark.text import LINE, LOG, NAME, plain, plain_log
 from leaderboard.comparison import Floats, interval, leave_one_out, nanmean, rank
 from leaderboard.records import Records, null_lists, places
@@ -27,9 +28,9 @@ from leaderboard.records import split_of as split_of
 TPR, AUC = "tpr_at_fpr_0.01", "auc"
 WORST = (TPR, AUC)
 """The metrics that have a worst case (RULES 16)."""
-SAID = ("extra_data", "attacked_by", "tuned")
+SAID: tuple[Claim, ...] = ("extra_data", "attacked_by", "tuned")
 """What a defense's records say of it in words; columns of its table."""
-FLAGS = ("alone",)
+FLAGS: tuple[Claim, ...] = ("alone",)
 """What the judge found of a defense and says beside its rank; columns of its table where it is said of any. What unranks it,
 `lookup`, is its reason."""
 
@@ -301,7 +302,7 @@ def _over_seeds(metric: str, values: Floats, name: str = "") -> dict[str, Floats
     return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 
-def _claims(utility: pd.DataFrame) -> list[tuple[str, dict[str, str]]]:
+def _claims(utility: pd.DataFrame) -> list[tuple[str, dict[Claim, str]]]:
     """The defense and the claims of each of these rows that claims something."""
     pairs = zip(utility.defense, utility.claims, strict=True)
     return [(defense, json.loads(text)) for defense, text in pairs if text != "{}"]
@@ -349,22 +350,17 @@ def _utility(utility: pd.DataFrame, defenses: Sequence[str], seeds: Sequence[int
     return pd.DataFrame(columns, index=pd.Index(defenses))
 
 
-def epsilon_text(claims: dict[str, str]) -> str:
+def epsilon_text(claims: Mapping[Any, str]) -> str:
     """Epsilon as it may be printed (RULES 29); the judge's own words pass as they are."""
-    text = claims.get("epsilon", "")
+    text: str = claims.get("epsilon", "")
     try:
         value = float(text)
     except ValueError:
         return text
-    if claims.get("tuned"):
-        return "not valid: hyperparameters were selected on private data"
-    named = [claims.get(k, "") for k in ("delta", "adjacency", "accountant")]
-    if not all(named) or claims.get("sampling", "").lower() != "poisson":
-        return "claim incomplete"
-    if not 0 <= value <= 100:
-        return "no meaningful guarantee"
+    if fault := epsilon_fault(value, claims, tuned=bool(claims.get("tuned"))):
+        return fault
     noise = f"; {plain(claims['noise'], 100)}" if claims.get("noise") else ""
-    return f"{upper_text(value)} (δ {named[0]}, {named[1]}, {named[2]}{noise})"
+    return f"{upper_text(value)} (δ {claims['delta']}, {claims['adjacency']}, {claims['accountant']}{noise})"
 
 
 def _worst_case(

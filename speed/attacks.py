@@ -31,8 +31,7 @@ from benchmark.api import Bank, Candidates, Knowledge, Samples, Target, World, b
 from benchmark.entries.registry import Registry
 from benchmark.networks.access import Answers, GuardedTarget, raw
 from benchmark.run.executors.pool import one_thread
-from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.store import Store
+from benchmark.run.work import Setting
 
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
 CPU = torch.device("cpu")
@@ -84,8 +83,8 @@ def trained(epochs: int | None) -> tuple[nn.Module, Samples]:
     if epochs:
         setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
     with tempfile.TemporaryDirectory() as folder:
-        artifacts = Artifacts(setting, Registry(SUBMISSIONS), Store(Path(folder)), CPU)
-        network = artifacts.judges_network(artifacts.chain(setting.baseline).training, 0, ("target", 0))
+        artifacts = Setting(setting, SUBMISSIONS, Path(folder), "cpu").artifacts()
+        network = artifacts.network(artifacts.chain(setting.baseline).training, 0).judges()
         population = artifacts.population(0)
         assert network is not None
         return network, population.samples(population.candidates)

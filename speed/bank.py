@@ -2,7 +2,7 @@
 
 The protocol's way: two worker processes of one thread each, and where its recipe says so, networks that train
 as one `torch.func` ensemble. Every way trains the same networks for all the recipe's epochs, through the judge's
-own `make_networks` and an empty store. The clock starts when all workers have loaded the data and trained once.
+own networks and an empty store. The clock starts when all workers have loaded the data and trained once.
 Two idle cores are needed: on busy ones two threads spin waiting for each other and two workers gain nothing.
 """
 
@@ -24,11 +24,11 @@ from pathlib import Path
 import torch
 
 from benchmark import protocol
-from benchmark.entries.registry import Registry
 from benchmark.protocol import Protocol
 from benchmark.run.executors.pool import one_thread
-from benchmark.targets.artifacts import Artifacts, Model
-from benchmark.targets.store import Store
+from benchmark.run.work import Setting
+from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.experiment import Model
 
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
 BANK: list[Model] = [("online", k) for k in range(16)]
@@ -58,7 +58,7 @@ def start(setting: Protocol, store: Path, threads: int, group: list[Model], read
     """Load the data, train a group for one epoch the way that is to be timed, then wait for the others."""
     global _artifacts
     torch.set_num_threads(threads)
-    _artifacts = Artifacts(setting, Registry(SUBMISSIONS), Store(store / str(os.getpid())), torch.device("cpu"))
+    _artifacts = Setting(setting, SUBMISSIONS, store / str(os.getpid()), "cpu").artifacts()
     _artifacts.population(0)
     brief = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": 1})})
     make(dataclasses.replace(_artifacts, protocol=brief), group)  # the replica keeps the loaded population
@@ -66,7 +66,9 @@ def start(setting: Protocol, store: Path, threads: int, group: list[Model], read
 
 
 def make(artifacts: Artifacts, group: list[Model]) -> None:
-    artifacts.make_networks(artifacts.chain(artifacts.protocol.baseline).training, 0, group)
+    network = artifacts.network(artifacts.chain(artifacts.protocol.baseline).training, 0, *group[0])
+    network.group = group
+    network.states()
 
 
 def train(group: list[Model]) -> None:

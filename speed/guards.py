@@ -27,9 +27,7 @@ from benchmark import networks, protocol
 from benchmark.api import Context
 from benchmark.entries.registry import Registry
 from benchmark.networks.access import raw
-from benchmark.sandbox.remote import Isolation
-from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.store import Store
+from benchmark.run.work import Setting
 
 SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
 CPU = torch.device("cpu")
@@ -58,11 +56,11 @@ def posteriors(n: int, epochs: int | None) -> tuple[Tensor, dict[str, Tensor]]:
     if epochs:
         setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
     with tempfile.TemporaryDirectory() as folder:
-        artifacts = Artifacts(setting, Registry(SUBMISSIONS), Store(Path(folder)), CPU, isolation=Isolation("never"))
-        chain = artifacts.chain("memguard")
-        state = artifacts.guard_state(chain, 0, 0, "target")
-        x = torch.cat([artifacts.part(0, part).x[: n // 2] for part in ("target-train", "target-test")])
-        return artifacts.predictor(chain, 0, ("target", 0), guards=0)(x), state
+        artifacts = Setting(setting, SUBMISSIONS, Path(folder), "cpu", "never").artifacts()
+        target = artifacts.served(artifacts.chain("memguard"), 0)
+        state = target.guards[0].state()
+        x = torch.cat([artifacts.population(0).part(part).x[: n // 2] for part in ("target-train", "target-test")])
+        return target.behind(0).predictor()(x), state
 
 
 def one_by_one(clean: Tensor, state: dict[str, Tensor]) -> Tensor:
@@ -162,11 +160,11 @@ def retries(n: int, samples: int, epochs: int | None) -> None:
     if epochs:
         setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
     with tempfile.TemporaryDirectory() as folder:
-        artifacts = Artifacts(setting, Registry(SUBMISSIONS), Store(Path(folder)), CPU, isolation=Isolation("never"))
+        artifacts = Setting(setting, SUBMISSIONS, Path(folder), "cpu", "never").artifacts()
         chain = artifacts.chain(f"diffence[n={n},scenario=1]")
-        state = artifacts.guard_state(chain, 0, 0, "target")
-        network = artifacts.predictor(chain, 0, ("target", 0), guards=0)
-        x = artifacts.part(0, "target-train").x[:samples]
+        target = artifacts.served(chain, 0)
+        state, network = target.guards[0].state(), target.behind(0).predictor()
+        x = artifacts.population(0).part("target-train").x[:samples]
     low, high = state.pop(code.INTERVAL).tolist()
     unet = code.build_unet(SHAPE)
     unet.load_state_dict(state)

@@ -19,16 +19,24 @@ import yaml
 
 from benchmark import protocol
 from benchmark.data import secret
+from benchmark.protocol import Protocol
 from benchmark.result import Result
 from benchmark.run import tracking, work
 from benchmark.run.execute import execute, on_this_machine
 from benchmark.run.executors import pool
 from benchmark.sandbox.host import Launcher, probe
+from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.store import Store
 from leakboard import cli, console
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBMISSIONS = ROOT / "submissions"
+
+
+def artifacts_in(folder: Path, loaded: Protocol | None = None, submissions: Path = SUBMISSIONS) -> Artifacts:
+    """Of `smoke` or another protocol; all submissions run in this process."""
+    return work.Setting(loaded or protocol.load("smoke"), submissions, folder, "cpu", "never").artifacts()
+
 
 ATTACK = '''"""An attack of the tests."""
 

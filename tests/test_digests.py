@@ -17,7 +17,7 @@ from benchmark.digests import tree_digest
 from benchmark.entries.registry import Registry
 from benchmark.judge.kinds import KINDS
 from benchmark.run import plan, tuning
-from benchmark.targets import artifacts
+from benchmark.targets import experiment, network, served
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGESTS = {
@@ -51,10 +51,10 @@ def test_digests_of_code_stay_as_they_are(name: str) -> None:
 def asked() -> dict[str, tuple[str, ...]]:
     """The definitions that each digest of code starts from."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (artifacts, networks, plan, tuning):
+        for module in (experiment, network, served, networks, plan, tuning):
             patch.setattr(module, "code_of", lambda *roots: roots)
         found = {
-            "training": artifacts.training_code(), "serving": artifacts.serving_code(), "reading": artifacts.reading_code(),
+            "training": network.training_code(), "serving": served.serving_code(), "reading": experiment.reading_code(),
             "tuning": tuning.tuning_code(),
         }  # fmt: skip
         found |= {task: plan.judge_code(task) for task in (*KINDS, "utility")}

@@ -174,6 +174,13 @@ class Population:
         cut = len(part) - len(part) // 5
         return part[:cut], part[cut:]
 
+    def rows(self, part: str) -> Indices:
+        """A part of the split, or the candidates, in the fixed order in which answers are stored."""
+        return self.candidates if part == "candidates" else self.parts[part]
+
+    def part(self, name: str) -> Samples:
+        return self.samples(self.rows(name))
+
     def samples(self, indices: Indices) -> Samples:
         rows = torch.from_numpy(indices)
         return Samples(self.data.x[rows].float() / 255, self.labels[rows])

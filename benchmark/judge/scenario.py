@@ -18,8 +18,9 @@ from benchmark.entries.registry import Chain, Part
 from benchmark.metrics import Floats
 from benchmark.networks.access import GuardedTarget
 from benchmark.protocol import OWN_GUARDS
-from benchmark.result import Picture
+from benchmark.result import Claim, Picture
 from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.served import ServedModel
 
 OUT_OF_MODEL = "a guard is outside the threat model: the attack reads the raw network"
 NO_STATE = "not applicable: no guard here holds anything of the target's world, so that the attack is its default"
@@ -47,7 +48,7 @@ class Outcome:
     histogram: Any = None
     null_auc: tuple[float, ...] = ()
     null_tpr: tuple[float, ...] = ()
-    claims: dict[str, str] | None = None
+    claims: dict[Claim, str] | None = None
     pictures: dict[str, Picture] | None = None
     null: bool | None = None
     """True where this run of an attack used nothing of the target."""
@@ -80,14 +81,14 @@ class Scenario:
         entry = self.attack.entry
         if self.chain.guards and (entry.access == "white-box" or not self.behind_guards):
             raise Skip(OUT_OF_MODEL)
-        if self.attack.adversary.guards == "target" and not self._states():
+        if self.attack.adversary.guards == "target" and not any(guard.state() for guard in self._model().guards):
             raise Skip(NO_STATE)
         if self.chain.guards != self.served.guards:
-            same_labels(self.artifacts, self.served, self.seed)
+            same_labels(self.artifacts.served(self.served, self.seed), self.served)
         self._open()
-        if entry.access == "white-box" and self._judges(("target", 0)) is None:
-            raise Skip("only the defense's own code can build this network")
-        if "certificate" in entry.needs and self._certificate() is None:
+        if entry.access == "white-box":
+            self._network()
+        if "certificate" in entry.needs and self._model().network.claims().certificate is None:
             raise Skip("the target carries no certificate")
         adversary = self.artifacts.protocol.adversary
         if entry.access == "white-box" and adversary and adversary.architecture:
@@ -103,79 +104,62 @@ class Scenario:
 
     # --- What the attack is given ---
 
-    def _states(self) -> bool:
-        """Whether a guard holds anything that was made in the target's world."""
-        guards = range(len(self.chain.guards))
-        return any(self.artifacts.guard_state(self.chain, i, self.seed, "target") for i in guards)
-
     def _open(self) -> None:
         self.population = self.artifacts.population(self.seed)
         canaries = ["candidates"] if self.artifacts.protocol.canaries else []
-        self.target = self._target(("target", 0), ["target-train", "target-test", *self.asks, *canaries])
+        self.target = self._target("target", *self.asks, *canaries)
 
-    def _judges(self, model: tuple[str, int]) -> nn.Module | None:
-        return self.artifacts.judges_network(self.chain.training, self.seed, model)
+    def _model(self, role: str = "target", number: int = 0) -> ServedModel:
+        return self.artifacts.served(self.chain, self.seed, role, number)
 
-    def _target(self, model: tuple[str, int], parts: list[str]) -> GuardedTarget:
-        known = self.artifacts.known_answers(self.chain, self.seed, model, parts)
+    def _target(self, role: str, *asked: str) -> GuardedTarget:
+        model, access = self._model(role), self.attack.entry.access
+        known = model.known(*model.parts, *asked)
+        return GuardedTarget(access, lambda x: model.predictor()(x), known, lambda: self._network(role))  # type: ignore[arg-type]
 
-        def predict(x: Tensor) -> Tensor:
-            return self.artifacts.predictor(self.chain, self.seed, model)(x)
-
-        def copy_network() -> nn.Module:
-            network = self._judges(model)
-            if network is None:
-                raise Skip("only the defense's own code can build this network")
-            return network.to(self.artifacts.device)
-
-        return GuardedTarget(self.attack.entry.access, predict, known, copy_network)  # type: ignore[arg-type]
+    def _network(self, role: str = "target") -> nn.Module:
+        """The bare network in the judge's architecture. Raises Skip where it does not fit."""
+        network = self._model(role).network.judges()
+        if network is None:
+            raise Skip("only the defense's own code can build this network")
+        return network.to(self.artifacts.device)
 
     def _shadow(self) -> World:
-        target = self._target(("shadow", 0), ["shadow-train", "shadow-test"])
-        return World(
-            target, self.artifacts.part(self.seed, "shadow-train"), self.artifacts.part(self.seed, "shadow-test")
-        )
+        return World(self._target("shadow"), *map(self.population.part, self._model("shadow").parts))
 
     def _knowledge(self, **more: Any) -> Knowledge:
         needs = self.attack.entry.needs
-        classes, shape = self.artifacts.shape(self.seed)
-        samples = self.population.samples
+        samples, data = self.population.samples, self.population.data
         known = World(self.target, samples(self.population.known_members), samples(self.population.known_nonmembers))
         return Knowledge(
-            classes=classes,
-            shape=shape,
+            classes=data.classes,
+            shape=data.shape,
             # Both variants of RULES 3 draw alike: what they differ by is what the target's guards tell.
             seed=seed_of("attack", self.seed, replace(self.attack, adversary=OWN_GUARDS).name, self.chain.name),
             device=self.artifacts.device,
-            simple=self.population.data.simple,
+            simple=data.simple,
             shadow=self._shadow() if self.shadow == "world" and "shadow" in needs else None,
             partial=known if "partial" in needs else None,
-            auxiliary=self.artifacts.part(self.seed, "shadow-train")
-            if self.shadow == "data" and "shadow" in needs
-            else None,
-            certificate=self._certificate() if "certificate" in needs else None,
+            auxiliary=self.population.part("shadow-train") if self.shadow == "data" and "shadow" in needs else None,
+            certificate=self._model().network.claims().certificate if "certificate" in needs else None,
             **more,
         )
 
-    def _certificate(self) -> float | None:
-        return self.artifacts.claims(self.chain, self.seed).certificate
 
-
-def same_labels(
-    artifacts: Artifacts, chain: Chain, seed: int, predict: Predict | None = None, x: Tensor | None = None
-) -> None:
+def same_labels(target: ServedModel, chain: Chain, predict: Predict | None = None, x: Tensor | None = None) -> None:
     """Guards that promise to keep labels must: attacks by labels ask without them. Raises ValueError.
 
     Held to it are all answers on target-train and target-test and, for a predictor, those on noisy views of x.
     """
-    before, model = chain.by_label(), ("target", 0)
+    before = chain.by_label()
     if before is chain:
         return
-    both = {p: [artifacts.answers(c, seed, model, p) for c in (chain, before)] for p in ("target-train", "target-test")}
+    plain = target.behind(len(before.guards))
+    both = {part: [model.answers(part) for model in (target, plain)] for part in target.parts}
     if predict is not None and x is not None:
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed_of("noisy views", seed)))
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed_of("noisy views", target.seed)))
         views = (x + _NOISE * noise).clamp(0, 1)
-        both["noisy views"] = [predict(views), artifacts.predictor(before, seed, model, stored=False)(views)]
+        both["noisy views"] = [predict(views), plain.predictor(stored=False)(views)]
     for where, (answer, bare) in both.items():
         first, second = bare.exp().topk(2).values.unbind(1)
         # Where two classes are level, the batch decides: float32 sums depend on it.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +17,10 @@ from benchmark.judge.probes import IMAGES, LookupGap, lookup_gap, near_duplicate
 from benchmark.judge.risk import js_risk
 from benchmark.judge.scenario import MOVED, Outcome, same_labels
 from benchmark.networks.access import exact_float32
+from benchmark.result import Claim
 from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.network import Network
+from benchmark.targets.served import ServedModel
 
 PUBLIC_NOISE = "holds on a secret split: here anybody can draw the noise again"
 """Said beside an epsilon on a public split."""
@@ -39,43 +40,30 @@ _ATTACKED = 1000
 
 def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
     """What the served target is worth, on all of target-train and target-test, and what it costs."""
-    answers = {p: artifacts.answers(chain, seed, ("target", 0), p) for p in ("target-train", "target-test")}
-    labels = {p: artifacts.part(seed, p).y for p in answers}
-    found, intervals = reports.utility_metrics(
-        *(answers["target-train"].numpy(), labels["target-train"].numpy()),
-        *(answers["target-test"].numpy(), labels["target-test"].numpy()),
-        np.random.default_rng(seed_of("bootstrap", seed)),
-    )
-    sides = [a for p in answers for a in (answers[p].numpy(), labels[p].numpy())]
-    uneven = reports.worse_at_members(*sides)
+    target = artifacts.served(chain, seed)
+    parts, population = target.parts, target.population
+    members, others = ((target.answers(part).numpy(), population.part(part).y.numpy()) for part in parts)
+    found, intervals = reports.utility_metrics(*members, *others, np.random.default_rng(seed_of("bootstrap", seed)))
+    uneven = reports.worse_at_members(*members, *others)
     if chain.guards:
-        bare = {p: artifacts.answers(replace(chain, guards=()), seed, ("target", 0), p) for p in answers}
-        rates, moved = reports.moved_answers(*(v.numpy() for p in answers for v in (answers[p], bare[p])))
+        bare = target.behind(0)
+        rates, moved = reports.moved_answers(*(m.answers(part).numpy() for part in parts for m in (target, bare)))
         found |= rates
         uneven = "; ".join(filter(None, (uneven, moved)))
-    found |= js_risk(
-        *(answers["target-train"].numpy(), labels["target-train"].numpy()),
-        *(answers["target-test"].numpy(), labels["target-test"].numpy()),
-        np.random.default_rng(seed_of("js", seed)),
-    )
-    group = artifacts.group_of(chain.training, ("target", 0))
-    info = artifacts.store.info("networks", artifacts.networks_key(chain.training, seed, group))
+    found |= js_risk(*members, *others, np.random.default_rng(seed_of("js", seed)))
     # From here on the target is asked as attacks ask it: by the same way, in calls of the same sizes.
-    predict = artifacts.predictor(chain, seed, ("target", 0), kept=False)
-    near = _lookup(artifacts, chain, predict, seed)
+    predict = target.predictor(kept=False)
+    near = _lookup(target, predict)
     rng = np.random.default_rng(seed_of("again", seed, secret=artifacts.secret))
-    x = torch.cat([artifacts.part(seed, p).x for p in answers])
+    x = torch.cat([population.part(part).x for part in parts])
     fresh = near_duplicates(x[torch.from_numpy(rng.permutation(len(x))[:_TIMED])], _generator(rng))
-    same_labels(artifacts, chain, seed, predict, fresh)
-    cost = {"train_seconds": info["seconds"] / len(group), "ms_per_query": _milliseconds(predict, fresh)}
-    cost["ms_per_query_alone"] = float(
-        np.median(
-            [_milliseconds(predict, image) for image in near_duplicates(fresh[:_ALONE], _generator(rng)).split(1)]
-        )
-    )
-    said = artifacts.claims(chain, seed)
-    claims = _claims(artifacts, chain, seed, said)
-    shares, bounds = _robustness(artifacts, chain, seed, said)
+    same_labels(target, chain, predict, fresh)
+    cost = {"train_seconds": target.network.seconds(), "ms_per_query": _milliseconds(predict, fresh)}
+    alone = near_duplicates(fresh[:_ALONE], _generator(rng)).split(1)
+    cost["ms_per_query_alone"] = float(np.median([_milliseconds(predict, image) for image in alone]))
+    said = target.network.claims()
+    claims = _claims(target.network, chain, said)
+    shares, bounds = _robustness(target.network, said)
     found |= shares
     intervals |= bounds
     found |= near.metrics
@@ -105,18 +93,18 @@ def _same_again(stored: Tensor, again: Tensor) -> None:
         )
 
 
-def _lookup(artifacts: Artifacts, chain: Chain, predict: Predict, seed: int) -> LookupGap:
+def _lookup(target: ServedModel, predict: Predict) -> LookupGap:
     """Walk from members and non-members, drawn from all: a defense knows the order of its training set.
 
     Originals must be answered as they are in the store, which is what attacks are given, and the walk begins there.
     """
-    rng = np.random.default_rng(seed_of("lookup", seed, secret=artifacts.secret))
+    rng = np.random.default_rng(seed_of("lookup", target.seed, secret=target.experiment.secret))
     images, stored = [], []
-    for part in ("target-train", "target-test"):
-        x = artifacts.part(seed, part).x
+    for part in target.parts:
+        x = target.population.part(part).x
         rows = torch.from_numpy(rng.permutation(len(x))[:IMAGES])
         images.append(x[rows])
-        stored.append(artifacts.answers(chain, seed, ("target", 0), part)[rows])
+        stored.append(target.answers(part)[rows])
     answers = walk(predict, torch.cat(images), rng)
     _same_again(torch.cat(stored), answers[0])
     answers[0] = torch.cat(stored)
@@ -127,69 +115,58 @@ def _generator(rng: np.random.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(int(rng.integers(2**63)))
 
 
-def _robustness(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -> reports.Report:
+def _robustness(bare: Network, claims: Claims) -> reports.Report:
     """Robust and certified accuracy of the bare network, where its defense names a radius and the judge can build it."""
     radius, certificate = claims.robust, claims.certificate
-    network = None
-    if radius is not None or certificate is not None:
-        network = artifacts.judges_network(chain.training, seed, ("target", 0))
+    network = bare.judges() if radius is not None or certificate is not None else None
     if network is None:
         return {}, {}
-    network = network.to(artifacts.device)
+    network = network.to(bare.experiment.device)
     right: dict[str, Tensor] = {}
-    own = seed_of("robustness", seed, secret=artifacts.secret)
+    own = seed_of("robustness", bare.seed, secret=bare.experiment.secret)
     with exact_float32():
         if radius is not None:
             rng, starts = np.random.default_rng(own), torch.Generator().manual_seed(own)
             for name, part in (("robust_accuracy", "target-test"), ("robust_train_accuracy", "target-train")):
-                samples = artifacts.part(seed, part)
+                samples = bare.population.part(part)
                 rows = torch.from_numpy(rng.permutation(len(samples))[:_ATTACKED])
                 right[name] = robustness.robust(network, samples.x[rows], samples.y[rows], radius, starts)
         if certificate is not None:
-            test = artifacts.part(seed, "target-test")
+            test = bare.population.part("target-test")
             right["certified_accuracy"] = robustness.certified(network, test.x, test.y, certificate)
-    rng = np.random.default_rng(seed_of("bootstrap", seed))
+    rng = np.random.default_rng(seed_of("bootstrap", bare.seed))
     return reports.shares({name: each.double().numpy() for name, each in right.items()}, rng)
 
 
-def _extra_data(artifacts: Artifacts, chain: Chain, seed: int) -> str:
+def _extra_data(network: Network, chain: Chain) -> str:
     """What the defense reads besides the training set, such as "320 reference images, external model NAME"; "" for nothing."""
-    reference, validation = artifacts.population(seed).reference("target")
+    reference, validation = network.population.reference("target")
     sizes = {"reference": len(reference), "validation": len(validation)}
     used = {name for part in chain.parts for name in part.uses}
-    if artifacts.protocol.recipe_of("target", chain.training.axes).early_stopping:
+    if network.experiment.recipe(network.training, "target").early_stopping:
         used.add("validation")
     models = dict.fromkeys(name for part in chain.parts for name in part.pretrained)
-    return ", ".join(
-        [*(f"{sizes[name]} {name} images" for name in sorted(used)), *(f"external model {name}" for name in models)]
-    )
+    images = [f"{sizes[name]} {name} images" for name in sorted(used)]
+    return ", ".join([*images, *(f"external model {name}" for name in models)])
 
 
-def _claims(artifacts: Artifacts, chain: Chain, seed: int, claims: Claims) -> dict[str, str]:
+def _claims(network: Network, chain: Chain, claims: Claims) -> dict[Claim, str]:
     """What may be printed: epsilon (RULES 29), radii, the data that it reads besides the training set (RULES 6), and
     that no attack is made for it where one is known (RULES 13)."""
-    printed: dict[str, str] = {}
+    printed: dict[Claim, str] = {}
     if missing := [part.entry.adaptive_attack for part in chain.parts if part.entry.adaptive_attack]:
         printed["attacked_by"] = f"standard attacks only: no {', no '.join(missing)}"
+    given: dict[Claim, float | str | None] = {"robust": claims.robust, "certificate": claims.certificate}
     if claims.epsilon is not None:
-        n = len(artifacts.population(seed).parts["target-train"])
-        named = claims.accountant is not None and claims.adjacency is not None and claims.sampling == "Poisson"
-        if not named or claims.delta is None or claims.delta >= 1 / n:
-            printed["epsilon"] = "not valid: needs delta below 1/n, accountant, adjacency and Poisson sampling"
-        elif not all(g.entry.data_independent for g in chain.guards):
-            printed["epsilon"] = "not valid for the cascade: a guard reads training data"
-        elif claims.epsilon > 100 or not math.isfinite(claims.epsilon):
-            printed["epsilon"] = "no meaningful guarantee"
-        else:
-            printed["epsilon"] = metrics.upper_text(claims.epsilon)
-            if artifacts.secret is None:
-                # Its generator is seeded from names that everybody knows (RULES 29).
-                printed["noise"] = PUBLIC_NOISE
-        parts = {"delta": claims.delta, "accountant": claims.accountant, "adjacency": claims.adjacency}
-        given = {**parts, "sampling": claims.sampling}
-        printed |= {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in given.items() if v is not None}
-    radii = {"robust": claims.robust, "certificate": claims.certificate}
-    printed |= {name: f"{radius:g}" for name, radius in radii.items() if radius is not None}
-    if extra := _extra_data(artifacts, chain, seed):
+        n, alone = len(network.population.parts["target-train"]), all(g.entry.data_independent for g in chain.guards)
+        fault = metrics.epsilon_fault(claims.epsilon, vars(claims), n, alone=alone)
+        printed["epsilon"] = fault or metrics.upper_text(claims.epsilon)
+        if not fault and network.experiment.secret is None:
+            # Its generator is seeded from names that everybody knows (RULES 29).
+            printed["noise"] = PUBLIC_NOISE
+        given |= {"delta": claims.delta, "accountant": claims.accountant, "adjacency": claims.adjacency}
+        given |= {"sampling": claims.sampling}
+    printed |= {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in given.items() if v is not None}
+    if extra := _extra_data(network, chain):
         printed["extra_data"] = extra
     return printed

@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from benchmark import protocol as protocols
-from benchmark.api import Candidates, Hyper, Predict, Search
+from benchmark.api import Candidates, Hyper, Search
 from benchmark.entries.registry import Chain, Entry, Part, Registry
 from benchmark.errors import Fault, UserError, printable, trace
 from benchmark.judge import kinds
@@ -36,12 +36,13 @@ from benchmark.judge.kinds.membership import Kind as Membership
 from benchmark.judge.probes import IMAGES, lookup_gap, walk
 from benchmark.judge.scenario import Scenario, checked_scores
 from benchmark.judge.utility import utility
-from benchmark.metrics import upper_text
+from benchmark.metrics import epsilon_fault, upper_text
 from benchmark.networks.access import check_log_posteriors
 from benchmark.sandbox.hints import described
 from benchmark.sandbox.host import Unable, probe
 from benchmark.sandbox.remote import Isolation, Mode, require
 from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.served import ServedModel
 from benchmark.targets.store import Store
 from benchmark.text import plain_log
 
@@ -146,7 +147,7 @@ class Bench:
 
     def _find_certified(self, artifacts: Artifacts) -> str:
         def radius(part: Part) -> float:
-            return artifacts.claims(artifacts.chain(part.name), 0).certificate or math.inf
+            return artifacts.network(artifacts.chain(part.name).training, 0).claims().certificate or math.inf
 
         for (kind, _), entry in self.registry.entries.items():
             # Claims are code: only a file that speaks of a certificate is asked for them.
@@ -225,23 +226,20 @@ class Subject:
         """The entry with its counts at their low ends: for what shows at any size."""
         return Part(self.entry, self.entry.params(**_cheapest(self.entry.params)))
 
-    def memorised(self) -> tuple[Artifacts, Predict]:
-        """The defense served on `smoke-noise`, where members and non-members get answers far apart, and its parts."""
-        artifacts = self.bench.artifacts("smoke-noise")
-        return artifacts, artifacts.predictor(self.chain(artifacts, self.cheap), 0, _TARGET, stored=False)
+    def target(self, protocol: str = "smoke", part: Part | None = None, **other: Any) -> ServedModel:
+        """The target that the defense serves, or the attack's; `other`: the bench's store and mode, or others."""
+        artifacts = self.bench.artifacts(protocol, **other)
+        return artifacts.served(self.chain(artifacts, part), 0)
 
     def run(self, protocol: str = "smoke", part: Part | None = None, mode: Mode | None = None) -> dict[str, float]:
         """Score the attack, or have the defense answer; returns the attack's metrics. Raises what goes wrong."""
         if not self.defends:
             return self.scenario(protocol, part, mode).score().metrics
-        artifacts = self.bench.artifacts(protocol, mode=mode)
-        x = artifacts.part(0, "target-test").x
-        answer = artifacts.predictor(self.chain(artifacts, part), 0, _TARGET, stored=False)(x)
-        check_log_posteriors(answer, len(x), artifacts.shape(0)[0], self.entry.id)
+        target = self.target(protocol, part, mode=mode)
+        x = target.population.part("target-test").x
+        answer = target.predictor(stored=False)(x)
+        check_log_posteriors(answer, len(x), target.population.data.classes, self.entry.id)
         return {}
-
-
-_TARGET = ("target", 0)
 
 
 @dataclass(frozen=True)
@@ -502,12 +500,11 @@ def _isolated_same(subject: Subject) -> str:
         moved = _differing(subject.result, _result(subject, "always"))
     else:
         with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
-            outside = subject.bench.artifacts()
-            inside = subject.bench.artifacts(store=Path(folder), mode="always")
-            moved = _differing(_made(subject, outside, subject.cheap), _made(subject, inside, subject.cheap))
-            x = outside.part(0, "target-test").x
-            chains = [(a, subject.chain(a, subject.cheap)) for a in (outside, inside)]
-            answers = [a.predictor(chain, 0, _TARGET, stored=False)(x) for a, chain in chains]
+            outside = subject.target(part=subject.cheap)
+            inside = subject.target(part=subject.cheap, store=Path(folder), mode="always")
+            moved = _differing(_made(subject, outside), _made(subject, inside))
+            x = outside.population.part("target-test").x
+            answers = [target.predictor(stored=False)(x) for target in (outside, inside)]
             moved += [] if torch.equal(*answers) else ["answers"]
             subject.bench.rest()  # before the store goes
     if moved:
@@ -625,27 +622,21 @@ def _direction(subject: Subject) -> str:
 # --- Defenses ---------------------------------------------------------------------------------------
 
 
-def _made(subject: Subject, artifacts: Artifacts, part: Part | None = None) -> dict[str, Tensor]:
+def _made(subject: Subject, target: ServedModel) -> dict[str, Tensor]:
     """The weights of the network, or what the guard has prepared."""
-    chain = subject.chain(artifacts, part)
-    states: dict[str, Tensor] = {}
-    if subject.trains:
-        states = artifacts.make_networks(chain.training, 0, artifacts.group_of(chain.training, _TARGET))
-    if subject.guards:
-        states = states | artifacts.guard_state(chain, len(chain.guards) - 1, 0, "target")
-    return states
+    states = target.network.states() if subject.trains else {}
+    return states | target.guards[-1].state() if subject.guards else states
 
 
 def _makes(subject: Subject) -> str:
     with subject.meter:
-        _made(subject, subject.bench.artifacts())
+        _made(subject, subject.target())
     return ""
 
 
 def _reloads(subject: Subject) -> str:
-    artifacts = subject.bench.artifacts()
     try:
-        artifacts.predictor(subject.chain(artifacts), 0, _TARGET, guards=0)
+        subject.target().behind(0).predictor()
     except Exception as error:
         raise Broken(
             f"the weights of train() don't load into network(): {error}; train the very module that network() returns"
@@ -659,18 +650,17 @@ def _answers(subject: Subject) -> str:
 
 
 def _same_weights(subject: Subject) -> str:
-    first = _made(subject, subject.bench.artifacts(), subject.cheap)
+    first = _made(subject, subject.target(part=subject.cheap))
     with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
-        second = _made(subject, subject.bench.artifacts(store=Path(folder)), subject.cheap)
+        second = _made(subject, subject.target(part=subject.cheap, store=Path(folder)))
     if moved := _differing(first, second):
         raise Broken(f"{moved[0]} and {len(moved) - 1} more differ between two runs; draw from task.generator(name)")
     return ""
 
 
 def _same_answer(subject: Subject) -> str:
-    artifacts = subject.bench.artifacts()
-    x = artifacts.part(0, "target-test").x
-    predict = artifacts.predictor(subject.chain(artifacts), 0, _TARGET, stored=False)
+    target = subject.target()
+    x, predict = target.population.part("target-test").x, target.predictor(stored=False)
     whole = predict(x)
     if not torch.equal(whole, predict(x)):
         raise Broken("two answers to one query differ; draw from context.uniform or context.normal")
@@ -686,8 +676,8 @@ def _same_answer(subject: Subject) -> str:
 
 
 def _keyed(subject: Subject) -> str:
-    artifacts, predict = subject.memorised()
-    x = artifacts.part(0, "target-test").x
+    target = subject.target("smoke-noise", subject.cheap)
+    x, predict = target.population.part("target-test").x, target.predictor(stored=False)
     sign = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).sub(0.5).sign()
     moved = (predict(x).exp() - predict((x + SAME_PIXELS * sign).clamp(0, 1)).exp()).abs().sum(1) / 2
     share = float((moved > MOVED).double().mean())
@@ -703,10 +693,9 @@ def _keeps_labels(subject: Subject) -> str:
     """Tried with the first of the values with which it promises to."""
     params = {name: values[0] for name, values in (subject.entry.keeps_labels or {}).items()}
     part = dataclasses.replace(subject.cheap, params=subject.cheap.params.model_copy(update=params))
-    artifacts = subject.bench.artifacts("smoke-noise")
-    chain, x = subject.chain(artifacts, part), artifacts.part(0, "target-test").x
-    answer = artifacts.predictor(chain, 0, _TARGET, stored=False)(x)
-    bare = artifacts.predictor(chain, 0, _TARGET, guards=0)(x)
+    target = subject.target("smoke-noise", part)
+    x = target.population.part("target-test").x
+    answer, bare = target.predictor(stored=False)(x), target.behind(0).predictor()(x)
     moved = int((answer.argmax(1) != bare.argmax(1)).sum())
     if moved:
         raise Broken(f"{moved} of {len(x)} labels change; keeps_labels promises that none does: leave it out")
@@ -714,8 +703,9 @@ def _keeps_labels(subject: Subject) -> str:
 
 
 def _no_lookup(subject: Subject) -> str:
-    artifacts, predict = subject.memorised()
-    members, nonmembers = (artifacts.part(0, part).x[:IMAGES] for part in ("target-train", "target-test"))
+    target = subject.target("smoke-noise", subject.cheap)
+    members, nonmembers = (target.population.part(part).x[:IMAGES] for part in target.parts)
+    predict = target.predictor(stored=False)
     found = lookup_gap(walk(predict, torch.cat([members, nonmembers]), np.random.default_rng(0)), len(members))
     if found.looks_up:
         raise Broken(
@@ -726,20 +716,13 @@ def _no_lookup(subject: Subject) -> str:
 
 
 def _claims(subject: Subject) -> str:
-    artifacts = subject.bench.artifacts()
-    claims = artifacts.claims(subject.chain(artifacts), 0)
+    target = subject.target()
+    claims = target.network.claims()
     if claims.epsilon is None:
         radii = {"robust": claims.robust, "certificate": claims.certificate}
         return ", ".join(["no epsilon", *(f"{name} {radius:g}" for name, radius in radii.items() if radius)])
-    n = len(artifacts.population(0).parts["target-train"])
-    needed = {
-        f"delta below 1/n = {1 / n:.2g}": claims.delta is not None and claims.delta < 1 / n,
-        "accountant": claims.accountant,
-        "adjacency": claims.adjacency,
-        'sampling="Poisson"': claims.sampling == "Poisson",
-    }
-    if missing := [name for name, given in needed.items() if not given]:
-        raise Broken(f"expected beside epsilon = {upper_text(claims.epsilon)}: {', '.join(missing)}")
+    if fault := epsilon_fault(0.0, vars(claims), len(target.population.parts["target-train"])):
+        raise Broken(f"epsilon {upper_text(claims.epsilon)}: {fault}")
     return f"epsilon {upper_text(claims.epsilon)}"
 
 

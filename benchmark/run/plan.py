@@ -10,7 +10,10 @@ from benchmark.digests import code_of
 from benchmark.entries.registry import Chain, Part
 from benchmark.judge.kinds import KINDS
 from benchmark.protocol import World
-from benchmark.targets.artifacts import Artifacts, Model, prepared_in, training_code
+from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.experiment import Model, prepared_in
+from benchmark.targets.network import Network, training_code
+from benchmark.targets.served import Guard
 from benchmark.targets.store import digest
 
 
@@ -57,8 +60,7 @@ class NetworksJob(Job):
         return float(len(self.models))
 
     def make(self, artifacts: Artifacts) -> None:
-        chain = artifacts.chain(self.defense)
-        artifacts.make_networks(_training(artifacts, chain, self.models[0]), self.seed, list(self.models))
+        _network(artifacts, artifacts.chain(self.defense), self.seed, self.models[0]).states()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class GuardJob(Job):
     world: World
 
     def make(self, artifacts: Artifacts) -> None:
-        artifacts.guard_state(artifacts.chain(self.defense), self.place, self.seed, self.world)
+        artifacts.served(artifacts.chain(self.defense), self.seed, self.world).guards[self.place].state()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ class AnswersJob(Job):
         chain = replace(artifacts.chain(self.defense), prepared=self.world)
         for model in self.models:
             for part in self.parts:
-                artifacts.answers(chain, self.seed, model, part)
+                artifacts.served(chain, self.seed, *model).answers(part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,16 +190,15 @@ def _models(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Iterator
 
 
 def _count(plan: Plan, artifacts: Artifacts, chain: Chain, seed: int, model: Model) -> None:
-    training = _training(artifacts, chain, model)
-    group = artifacts.group_of(training, model)
-    key = artifacts.networks_key(training, seed, group)
-    if key not in plan.groups:
-        plan.groups[key] = len(group), artifacts.store.has("networks", key)
+    network = _network(artifacts, chain, seed, model)
+    if network.key not in plan.groups:
+        plan.groups[network.key] = len(network.group), artifacts.store.has("networks", network.key)
 
 
-def _training(artifacts: Artifacts, chain: Chain, model: Model) -> Part:
+def _network(artifacts: Artifacts, chain: Chain, seed: int, model: Model) -> Network:
     """The evaluation classifier is trained plainly, whatever the defense."""
-    return artifacts.chain(artifacts.protocol.baseline).training if model[0] == "evaluator" else chain.training
+    plain = artifacts.chain(artifacts.protocol.baseline) if model[0] == "evaluator" else chain
+    return artifacts.network(plain.training, seed, *model)
 
 
 def _answers(
@@ -207,19 +208,17 @@ def _answers(
     roles = dict.fromkeys(role for role, _ in models)
     for role in roles:
         mine = [m for m in models if m[0] == role]
-        networks = [_networks(plan, artifacts, _training(artifacts, chain, m), chain, seed, m) for m in mine]
+        networks = [_networks(plan, _network(artifacts, chain, seed, m), chain) for m in mine]
         if role == "evaluator" or (role == "shadow" and not _asks_shadow(attack)):
             yield from filter(None, networks)
             continue
-        parts = {"target": ("target-train", "target-test"), "shadow": ("shadow-train", "shadow-test")}.get(
-            role, ("candidates",)
-        )
+        model = artifacts.served(chain, seed, role)
+        parts, world = model.parts, prepared_in(chain, role)
         if role == "target" and artifacts.protocol.canaries:
             parts = (*parts, "candidates")
         if attack:
             parts = (*parts, *KINDS[attack.entry.task].asks)
-        guards = [g for i in range(len(chain.guards)) if (g := _guard(plan, artifacts, chain, i, seed, role))]
-        world = prepared_in(chain, role)
+        guards = [_guard(plan, guard, chain) for guard in model.guards]
         id = digest("job", "answers", chain.name, seed, role, parts, world)
         needs = frozenset(filter(None, [*networks, *guards]))
         if id not in plan.jobs:
@@ -233,24 +232,23 @@ def _asks_shadow(attack: Part | None) -> bool:
     return bool(attack and ("shadow" in attack.entry.needs or attack.entry.calibrate == "shadow"))
 
 
-def _networks(plan: Plan, artifacts: Artifacts, training: Part, chain: Chain, seed: int, model: Model) -> str:
-    group = artifacts.group_of(training, model)
-    key = artifacts.networks_key(training, seed, group)
-    if artifacts.store.has("networks", key):
+def _networks(plan: Plan, network: Network, chain: Chain) -> str:
+    key, models = network.key, tuple(network.group)
+    if network.experiment.store.has("networks", key):
         return ""
     if key not in plan.jobs:
-        plan.jobs[key] = NetworksJob(id=key, defense=chain.name, seed=seed, models=tuple(group))
+        plan.jobs[key] = NetworksJob(id=key, defense=chain.name, seed=network.seed, models=models)
     return key
 
 
-def _guard(plan: Plan, artifacts: Artifacts, chain: Chain, i: int, seed: int, role: str) -> str:
-    world = prepared_in(chain, role)
-    key = artifacts.guard_key(chain, i, seed, world)
-    if artifacts.store.has("guard", key):
+def _guard(plan: Plan, guard: Guard, chain: Chain) -> str:
+    key, before = guard.key, guard.before
+    if before.experiment.store.has("guard", key):
         return ""
     if key not in plan.jobs:
-        main = _networks(plan, artifacts, chain.training, chain, seed, (world, 0))
-        before = [_guard(plan, artifacts, chain, j, seed, role) for j in range(i)]
-        needs = frozenset(filter(None, [main, *before]))
-        plan.jobs[key] = GuardJob(id=key, defense=chain.name, seed=seed, place=i, world=world, needs=needs)
+        needs = [_networks(plan, before.network, chain), *(_guard(plan, g, chain) for g in before.guards)]
+        plan.jobs[key] = GuardJob(
+            id=key, defense=chain.name, seed=before.seed, place=len(before.guards), world=before.world,
+            needs=frozenset(filter(None, needs)),
+        )  # fmt: skip
     return key

@@ -81,7 +81,7 @@ class Tracker:
 
     def log(self, result: Result) -> None:
         """Log a result unless it is logged already. A server that does not answer is noted, not raised."""
-        mark = self._mark(_key(result.key), result.status, result.reason, result.claims.get("tuned", ""))
+        mark = self._mark(_key(result.key), result.status, result.reason, result.says("tuned"))
         if _run_id(mark) and not self._outlived:
             return
         if self.down:
@@ -98,9 +98,7 @@ class Tracker:
                 run_id = self._interrupted(result) if mark.exists() else None
                 self._write(mark, {})
                 self._write(mark, {"run_id": run_id or self._create(result)})
-                if result.claims.get(
-                    "tuned"
-                ):  # it was tuned after it had been logged: the run that does not say so goes
+                if result.says("tuned"):  # after it had been logged: the run that does not say so goes
                     self._delete_others(result, mark)
         except Exception as problem:  # MLflow and its stores raise many kinds
             self.pending.append(result)
@@ -215,7 +213,7 @@ class Tracker:
             if run.info.status not in ("FINISHED", "FAILED") or RECORD not in tags:
                 client.delete_run(run.info.run_id)
             elif [tags.get(n, "") for n in ("status", "reason", "claim.tuned")] == [
-                result.status, result.reason, result.claims.get("tuned", "")
+                result.status, result.reason, result.says("tuned"),
             ]:  # fmt: skip
                 return str(run.info.run_id)
         return None

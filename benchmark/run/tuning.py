@@ -48,7 +48,8 @@ from benchmark.run.plan import ScenarioJob, judge_code, make_plan, scenario_key
 from benchmark.run.tracking import Trials
 from benchmark.run.work import Setting
 from benchmark.sandbox.remote import require
-from benchmark.targets.artifacts import Artifacts, training_code
+from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.network import training_code
 from benchmark.targets.store import Store, digest
 
 _SUFFIX = ".tuning"

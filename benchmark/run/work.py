@@ -33,7 +33,8 @@ from benchmark.run.plan import Job, ScenarioJob, same_scenario, scenario_key
 from benchmark.sandbox.hints import described
 from benchmark.sandbox.host import Launcher
 from benchmark.sandbox.remote import Isolation, Mode
-from benchmark.targets.artifacts import Artifacts, official_measures
+from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.experiment import official_measures
 from benchmark.targets.store import Store, StoreError
 from benchmark.text import plain_log
 
@@ -140,7 +141,7 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
     same = artifacts.store.result(key) if (key := same_scenario(artifacts, part, chain, job.seed)) else None
     try:
         if same is not None and same.status == "ok":
-            scenario.same_labels(artifacts, chain, job.seed)
+            scenario.same_labels(artifacts.served(chain, job.seed), chain)
             fields = {name: getattr(same, name) for name in _OF_SCORES}
             return result_of(
                 setting, artifacts.registry, job, "ok", "", provenance=_data(artifacts, chain, job.seed), **fields

@@ -11,20 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmark import protocol
 from benchmark.data import secret
 from benchmark.data.population import Population, populate, seed_of
 from benchmark.data.splits import indices_digest
-from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
 from benchmark.run.plan import scenario_key
 from benchmark.run.work import Setting
 from benchmark.sandbox.host import Launcher
-from benchmark.sandbox.remote import Isolation
-from benchmark.targets.artifacts import Artifacts, official_measures
-from benchmark.targets.store import Store
+from benchmark.targets.experiment import official_measures
 from tests.conftest import SUBMISSIONS, Home, descendants
 
 ONE, TWO = "correct horse battery staple", "another horse battery staple"
@@ -113,8 +109,9 @@ def test_what_is_no_secret_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def draws(given: bytes | None) -> dict[str, object]:
     """Everything that a run draws, of one protocol and seed."""
     population = populate(SMOKE, 0, given)
-    artifacts = Artifacts(SMOKE, Registry(SUBMISSIONS), Store(Path("nowhere")), torch.device("cpu"), secret=given)
+    artifacts = Setting(SMOKE, SUBMISSIONS, Path("nowhere"), "cpu", secret=given).artifacts()
     training = artifacts.chain("undefended").training
+    target, shadow = (artifacts.network(training, 0, role) for role in ("target", "shadow"))
     guarded = artifacts.chain("memguard")
     attack = artifacts.registry.attack("loss")
     return {
@@ -123,12 +120,12 @@ def draws(given: bytes | None) -> dict[str, object]:
         "known members": population.known_members.tobytes(),
         "online bank": population.indices("online", 0).tobytes(),
         "offline bank": population.indices("offline", 0).tobytes(),
-        "seed of the target": artifacts.task(training, 0, ("target", 0)).seed,
-        "seed of the shadow": artifacts.task(training, 0, ("shadow", 0)).seed,
+        "seed of the target": target.task(training).seed,
+        "seed of the shadow": shadow.task(training).seed,
         "noise of the target": artifacts.stamp(0, "target"),
         "noise of the shadow": artifacts.stamp(0, "shadow"),
-        "networks": artifacts.networks_key(training, 0, [("target", 0)]),
-        "guard": artifacts.guard_key(guarded, 0, 0, "target"),
+        "networks": target.key,
+        "guard": artifacts.served(guarded, 0).guards[0].key,
         "scenario": scenario_key(artifacts, attack, artifacts.chain("undefended"), 0),
         "guarded scenario": scenario_key(artifacts, attack, guarded, 0),
         "utility": scenario_key(artifacts, None, artifacts.chain("undefended"), 0),
@@ -165,13 +162,11 @@ def test_a_seed_with_a_secret_cannot_be_had_from_its_name() -> None:
 
 def test_nothing_that_is_printed_shows_it() -> None:
     given = ONE.encode()
-    artifacts = Artifacts(
-        SMOKE, Registry(SUBMISSIONS), Store(Path("nowhere")), torch.device("cpu"), Isolation(), secret=given
-    )
-    artifacts.population(0)
     setting = Setting(SMOKE, SUBMISSIONS, Path("nowhere"), "cpu", secret=given)
-    task = artifacts.task(artifacts.chain("undefended").training, 0, ("target", 0))
-    for shown in (artifacts, setting, artifacts.population(0), task, vars(artifacts)["_populations"]):
+    artifacts = setting.artifacts()
+    network = artifacts.network(artifacts.chain("undefended").training, 0)
+    task = network.task(network.training)
+    for shown in (artifacts, setting, artifacts.population(0), network, task, vars(artifacts)["_populations"]):
         assert ONE not in repr(shown)
     with pytest.raises(UserError) as error:
         populate(SMOKE, 7, given)

@@ -17,17 +17,14 @@ import yaml
 
 from benchmark import data, protocol
 from benchmark.api import Bank, Candidates, Context
-from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
 from benchmark.judge import kinds
 from benchmark.judge.scenario import Outcome, Skip
 from benchmark.protocol import Adversary, Canaries, Protocol, World
 from benchmark.run.plan import make_plan, scenario_key
-from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.store import Store
 from leakboard import score
-from tests.conftest import SUBMISSIONS
+from tests.conftest import SUBMISSIONS, artifacts_in
 
 SMOKE = protocol.load("smoke")
 ALONE = SMOKE.recipe.model_copy(update={"ensemble": 1})
@@ -37,17 +34,13 @@ def changed(**axes: Any) -> Protocol:
     return Protocol.model_validate(SMOKE.model_dump() | axes)
 
 
-def made(loaded: Protocol, folder: Path) -> Artifacts:
-    return Artifacts(loaded, Registry(SUBMISSIONS), Store(folder), torch.device("cpu"))
-
-
 def outcome(artifacts: Artifacts, attack: str, chain: str = "undefended") -> Outcome:
     return kinds.scenario(artifacts, artifacts.registry.attack(attack), artifacts.chain(chain), 0).score()
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
-    return made(SMOKE, tmp_path_factory.mktemp("plain"))
+    return artifacts_in(tmp_path_factory.mktemp("plain"), SMOKE)
 
 
 # --- Canaries ---------------------------------------------------------------------------------------
@@ -58,7 +51,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     """Trained long enough to learn 120 wrong labels by heart."""
     recipe = SMOKE.recipe.model_dump() | {"epochs": 60, "learning_rate": 0.1, "weight_decay": 0.0}
     loaded = changed(recipe=recipe, canaries={"count": 120}, bank={"online": 8, "offline": 2})
-    return made(loaded, tmp_path_factory.mktemp("planted"))
+    return artifacts_in(tmp_path_factory.mktemp("planted"), loaded)
 
 
 def test_learnt_canaries_are_found(planted: Artifacts) -> None:
@@ -131,16 +124,16 @@ def test_an_attack_has_as_many_seeds_everywhere(plain: Artifacts, monkeypatch: p
 
 def test_canaries_do_not_change_what_utility_is_measured_on(planted: Artifacts) -> None:
     population = planted.population(0)
-    assert len(planted.part(0, "target-test")) == len(population.parts["target-test"])
+    assert len(planted.population(0).part("target-test")) == len(population.parts["target-test"])
     assert not set(population.candidates) & set(population.parts["target-test"])
 
 
 def test_networks_with_canaries_are_other_networks(planted: Artifacts) -> None:
     """Of one recipe and seed; and as many canaries under other labels are other canaries."""
     training = planted.chain("undefended").training
-    bare = made(planted.protocol.model_copy(update={"canaries": None}), planted.store.root)
-    fewer = made(planted.protocol.model_copy(update={"canaries": Canaries(count=119)}), planted.store.root)
-    keys = {a.networks_key(training, 0, [("target", 0)]) for a in (planted, bare, fewer)}
+    bare = artifacts_in(planted.store.root, planted.protocol.model_copy(update={"canaries": None}))
+    fewer = artifacts_in(planted.store.root, planted.protocol.model_copy(update={"canaries": Canaries(count=119)}))
+    keys = {a.network(training, 0).key for a in (planted, bare, fewer)}
     assert len(keys) == 3
 
 
@@ -164,27 +157,28 @@ def test_canaries_need_networks_that_train_alone() -> None:
 def test_another_adversary_has_another_shadow_and_the_same_target(
     axes: dict[str, Any], plain: Artifacts, tmp_path: Path
 ) -> None:
-    other = made(changed(adversary=axes, recipe=ALONE.model_dump()), tmp_path)
-    same = made(changed(recipe=ALONE.model_dump()), tmp_path)
+    other = artifacts_in(tmp_path, changed(adversary=axes, recipe=ALONE.model_dump()))
+    same = artifacts_in(tmp_path, changed(recipe=ALONE.model_dump()))
     training = plain.chain("undefended").training
     # The adversary trains the online bank, with what reference data it has.
     for role, alike in (("target", True), ("online", "dataset" not in axes), ("shadow", False), ("offline", False)):
-        keys = {a.networks_key(training, 0, [(role, 0)]) for a in (other, same)}
+        keys = {a.network(training, 0, role).key for a in (other, same)}
         assert (len(keys) == 1) == alike, role
     found = [outcome(a, "nn_top3[epochs=10]").metrics["auc"] for a in (other, same)]
     assert found[0] != found[1] and np.isfinite(found).all()
-    shadow = other.judges_network(training, 0, ("shadow", 0))
+    shadow = other.network(training, 0, "shadow").judges()
     assert shadow is not None and shadow.head.in_features == (128 if "architecture" in axes else 64)
 
 
 def test_ensembles_do_not_mix_the_worlds_of_another_adversary() -> None:
-    artifacts = made(changed(adversary={"epochs": 2}, recipe=ALONE.model_dump() | {"ensemble": 8}), Path("nowhere"))
+    loaded = changed(adversary={"epochs": 2}, recipe=ALONE.model_dump() | {"ensemble": 8})
+    artifacts = artifacts_in(Path("nowhere"), loaded)
     for group in artifacts.groups(artifacts.chain("undefended").training):
         assert len({role in ("target", "online") for role, _ in group}) == 1
 
 
 def test_white_box_attacks_are_left_out_where_the_shadow_has_another_network(tmp_path: Path) -> None:
-    other = made(changed(adversary={"architecture": "simple_cnn"}, recipe=ALONE.model_dump()), tmp_path)
+    other = artifacts_in(tmp_path, changed(adversary={"architecture": "simple_cnn"}, recipe=ALONE.model_dump()))
     with pytest.raises(Exception, match="the shadow's network is not the target's"):
         outcome(other, "ml_doctor_white_box_shadow[epochs=1]")
 
@@ -205,7 +199,7 @@ def test_data_comes_with_its_digest() -> None:
 
 
 def test_attacks_that_see_labels_are_scored_on_fewer(plain: Artifacts, tmp_path: Path) -> None:
-    fewer = made(changed(label_only=20), tmp_path)
+    fewer = artifacts_in(tmp_path, changed(label_only=20))
     few, all_ = outcome(fewer, "metric_corr"), outcome(plain, "metric_corr")
     assert few.metrics["members"] == few.metrics["nonmembers"] == 10
     assert few.cost["queries"] < all_.cost["queries"]
@@ -245,8 +239,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     shutil.copytree(SUBMISSIONS, root / "submissions", ignore=shutil.ignore_patterns("__pycache__"))
     for name, mark in (("marked", "task.train.x.mean().double()"), ("alike", "torch.tensor(0.5, dtype=torch.float64)")):
         (root / "submissions" / "defenses" / f"{name}.py").write_text(MARKED.replace("MARK", mark))
-    registry, store = Registry(root / "submissions"), Store(root / "store")
-    return Artifacts(SMOKE, registry, store, torch.device("cpu"), Isolation("never"))
+    return artifacts_in(root / "store", SMOKE, root / "submissions")
 
 
 @pytest.mark.parametrize("world", ["target", "shadow"])
@@ -254,26 +247,26 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
 def test_models_answer_behind_the_state_of_one_world_and_their_own_noise(
     guarded: Artifacts, role: str, world: World
 ) -> None:
-    chain, model = replace(guarded.chain("marked"), prepared=world), (role, 0)
+    model = guarded.served(replace(guarded.chain("marked"), prepared=world), 0, role)
     part = {"shadow": "shadow-test", "target": "target-test"}.get(role, "candidates")
-    x = guarded.part(0, part).x
+    x = guarded.population(0).part(part).x
     prepared = "target" if role == "target" else world
     keyed = "target" if role == "target" else "shadow"
-    context = Context(guarded._noise_key(0, keyed), guarded.device, lambda name, x, make: make())
-    p = guarded.served(chain.training, 0, model)(x).exp() / 2
-    p[:, 0] += guarded.part(0, f"{prepared}-train").x.mean().double() / 4
+    context = Context(guarded.noise_key(0, keyed), guarded.device, lambda name, x, make: make())
+    p = model.network.predictor()(x).exp() / 2
+    p[:, 0] += guarded.population(0).part(f"{prepared}-train").x.mean().double() / 4
     p[:, 1] += context.uniform("mark", x, 1)[:, 0] / 4
     expected = p / p.sum(1, keepdim=True)
-    for answers in (guarded.answers(chain, 0, model, part), guarded.predictor(chain, 0, model)(x)):
+    for answers in (model.answers(part), model.predictor()(x)):
         torch.testing.assert_close(answers.exp(), expected, rtol=0, atol=1e-6)
-    states = [guarded.guard_state(chain, 0, 0, w)["mark"] for w in ("target", "shadow")]
+    states = [guarded.served(guarded.chain("marked"), 0, w).guards[0].state()["mark"] for w in ("target", "shadow")]
     assert abs(states[0] - states[1]) > 1e-4, "else nothing was shown"
 
 
 def test_what_depends_on_the_states_has_a_key_of_its_own_and_nothing_else(guarded: Artifacts) -> None:
     def keys(spec: str, role: str) -> list[object]:
         chain = guarded.chain(spec)
-        return [guarded._answering(replace(chain, prepared=w), 0, (role, 0)) for w in ("shadow", "target")]
+        return [guarded.served(replace(chain, prepared=w), 0, role).key for w in ("shadow", "target")]
 
     for role in ("shadow", "online", "offline"):
         own, other = keys("memguard", role)
@@ -327,7 +320,7 @@ def test_where_no_guard_holds_anything_the_variant_does_not_apply(guarded: Artif
 def test_all_that_a_scenario_reads_was_made_by_the_jobs_that_it_waits_for(
     guarded: Artifacts, attack: str, tmp_path: Path
 ) -> None:
-    artifacts = Artifacts(SMOKE, guarded.registry, Store(tmp_path), guarded.device, Isolation("never"))
+    artifacts = artifacts_in(tmp_path, SMOKE, guarded.registry.root)
     chain, part = artifacts.chain("temperature+memguard"), artifacts.registry.attack(attack)
     plan = make_plan(artifacts, [artifacts.registry.attack("nn_sorted[epochs=5]"), part], [chain], [0])
     scenario = next(job for job in plan.jobs.values() if job.attack == part.name)

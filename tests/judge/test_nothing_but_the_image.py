@@ -17,12 +17,8 @@ from sklearn.tree import DecisionTreeClassifier
 from benchmark import protocol
 from benchmark.api import Candidates, Knowledge, Samples
 from benchmark.data.population import Population, populate
-from benchmark.entries.registry import Registry
 from benchmark.judge import kinds
-from benchmark.sandbox.remote import Isolation
-from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.store import Store
-from tests.conftest import SUBMISSIONS
+from tests.conftest import artifacts_in
 
 NAMES = [*protocol.names(), "smoke-2x1", "smoke-100x3", "smoke-noise"]
 SECRETS = {"public": None, "secret": b"a secret of the judge's own"}
@@ -107,9 +103,8 @@ def test_the_test_sees_what_it_is_to_see(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory):
     torch.set_num_threads(1)
-    store = Store(tmp_path_factory.mktemp("store"))
     loaded = protocol.load("smoke").model_copy(update={"label_only": 40})
-    return Artifacts(loaded, Registry(SUBMISSIONS), store, torch.device("cpu"), Isolation("never"))
+    return artifacts_in(tmp_path_factory.mktemp("store"), loaded)
 
 
 @pytest.mark.parametrize("attack", ["loss", "nn_sorted", "lira", "ml_doctor_partial", "label_only_noise", "grad_norm"])
@@ -138,7 +133,7 @@ def test_that_is_what_crosses_to_an_attack(artifacts, monkeypatch: pytest.Monkey
         assert len(world.members) == len(world.nonmembers)
     shadow = [c for c in more if isinstance(c, Candidates) and not torch.equal(c.x, first.x)]
     if part.entry.calibrate == "shadow":
-        known = {x.numpy().tobytes() for x in artifacts.part(0, "shadow-train").x}
+        known = {x.numpy().tobytes() for x in artifacts.population(0).part("shadow-train").x}
         (candidates,) = shadow
         inside = np.array([x.numpy().tobytes() in known for x in candidates.x])
         assert 0.25 < np.flatnonzero(inside).mean() / len(inside) < 0.75

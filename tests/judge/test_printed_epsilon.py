@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 
-from benchmark import protocol
 from benchmark.api import Claims
-from benchmark.entries.registry import Registry
 from benchmark.judge.utility import PUBLIC_NOISE, _claims
-from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.store import Store
 from leaderboard.ranking import epsilon_text
-
-SUBMISSIONS = Path(__file__).parents[2] / "submissions"
+from tests.conftest import artifacts_in
 
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
-    store = Store(tmp_path_factory.mktemp("store"))
-    return Artifacts(
-        protocol.load("smoke"), Registry(SUBMISSIONS), store, torch.device("cpu"), isolation=Isolation("never")
-    )
+    return artifacts_in(tmp_path_factory.mktemp("store"))
 
 
 @pytest.mark.parametrize("epsilon", [8.2443, 0.0056176, 1.0, 99.999])
@@ -33,7 +23,8 @@ def test_epsilon_is_rounded_up_and_says_where_its_noise_is_public(artifacts: Art
     claim = Claims(epsilon, 1e-5, "RDP", "add/remove one", "Poisson")
     official = replace(artifacts, secret=b"x" * 32)
     for place, public in ((artifacts, True), (official, False)):
-        said = _claims(place, place.chain("dp_sgd"), 0, claim)
+        chain = place.chain("dp_sgd")
+        said = _claims(place.network(chain.training, 0), chain, claim)
         assert epsilon <= float(said["epsilon"]) <= epsilon * 1.01
         assert said.get("noise") == (PUBLIC_NOISE if public else None)
         shown = epsilon_text(said)
@@ -45,7 +36,8 @@ def test_epsilon_is_rounded_up_and_says_where_its_noise_is_public(artifacts: Art
 
 @pytest.mark.parametrize("claim", [Claims(1e9, 1e-5, "RDP", "add/remove one", "Poisson"), Claims(1.0, 0.5, "RDP")])
 def test_what_is_no_guarantee_says_nothing_of_its_noise(artifacts: Artifacts, claim: Claims) -> None:
-    assert "noise" not in _claims(artifacts, artifacts.chain("dp_sgd"), 0, claim)
+    chain = artifacts.chain("dp_sgd")
+    assert "noise" not in _claims(artifacts.network(chain.training, 0), chain, claim)
 
 
 def test_an_epsilon_of_more_digits_is_rounded_up_where_it_is_shown() -> None:

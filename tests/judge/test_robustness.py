@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import mean
 
 import pytest
@@ -11,18 +10,14 @@ from art.attacks.evasion import ProjectedGradientDescentNumpy
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from benchmark import protocol
 from benchmark.api import Claims
-from benchmark.entries.registry import Registry
 from benchmark.judge import kinds, robustness
 from benchmark.judge.scenario import Skip
 from benchmark.judge.utility import utility
 from benchmark.sandbox.local import Defender
-from benchmark.sandbox.remote import Isolation
-from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.store import Store
+from benchmark.targets.network import Network
+from tests.conftest import artifacts_in
 
-SUBMISSIONS = Path(__file__).resolve().parents[2] / "submissions"
 SHAPE, CLASSES = (1, 8, 8), 4
 
 
@@ -141,8 +136,7 @@ def test_a_sample_that_is_wrong_without_attack_is_not_robust(trained):
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory):
     torch.set_num_threads(1)
-    store = Store(tmp_path_factory.mktemp("store"))
-    return Artifacts(protocol.load("smoke"), Registry(SUBMISSIONS), store, torch.device("cpu"), Isolation("never"))
+    return artifacts_in(tmp_path_factory.mktemp("store"))
 
 
 FITTED = "undefended[epochs=30]"
@@ -152,12 +146,12 @@ MEASURED = {"robust_accuracy": "target-test", "robust_train_accuracy": "target-t
 def test_what_a_certified_defense_is_worth(artifacts):
     chain = artifacts.chain("ibp[epsilon=0.02]")
     found = utility(artifacts, chain, 0)
-    network = artifacts.judges_network(chain.training, 0, ("target", 0))
-    test = artifacts.part(0, "target-test")
+    network = artifacts.network(chain.training, 0).judges()
+    test = artifacts.population(0).part("target-test")
     proven = robustness.certified(network, test.x, test.y, 0.02).double().mean()
     assert found.metrics["certified_accuracy"] == pytest.approx(float(proven))
     for name, part in MEASURED.items():
-        samples = artifacts.part(0, part)
+        samples = artifacts.population(0).part(part)
         kept = robustness.robust(network, samples.x, samples.y, 0.02, generator()).double().mean()
         assert found.metrics[name] == pytest.approx(float(kept), abs=0.05)  # another random start
         assert found.metrics[name] <= found.metrics["test_accuracy" if part == "target-test" else "train_accuracy"]
@@ -197,7 +191,7 @@ def test_how_often_a_guard_leaves_answers_alone_is_on_its_row(artifacts):
     )
     for side, part in (("members", "target-train"), ("nonmembers", "target-test")):
         own, of_reconstruction = (
-            artifacts.answers(artifacts.chain(c), 0, ("target", 0), part).argmax(1)
+            artifacts.served(artifacts.chain(c), 0).answers(part).argmax(1)
             for c in (FITTED, f"{FITTED}+diffence[{made},average=true]")
         )
         share = float((own != of_reconstruction).double().mean())
@@ -210,12 +204,12 @@ def test_robust_accuracy_is_measured_on_so_many_samples_at_most(artifacts, monke
     monkeypatch.setattr(robustness, "robust", lambda network, x, y, radius, g: seen.append(x) or torch.ones(len(y)) > 0)
     utility(artifacts, artifacts.chain("ibp"), 0)
     assert [len(x) for x in seen] == [10, 10]
-    known = [{image.numpy().tobytes() for image in artifacts.part(0, p).x} for p in MEASURED.values()]
+    known = [{image.numpy().tobytes() for image in artifacts.population(0).part(p).x} for p in MEASURED.values()]
     assert all(image.numpy().tobytes() in part for x, part in zip(seen, known, strict=True) for image in x)
 
 
 def test_a_network_that_the_judge_cannot_build_has_no_robust_accuracy(artifacts, monkeypatch):
-    monkeypatch.setattr(Artifacts, "judges_network", lambda *_: None)
+    monkeypatch.setattr(Network, "judges", lambda _: None)
     found = utility(artifacts, artifacts.chain("ibp"), 0)
     assert not found.metrics.keys() & {*MEASURED, "certified_accuracy"}
 
@@ -226,7 +220,7 @@ def test_a_radius_that_is_none_is_refused(artifacts, monkeypatch, claims):
     with pytest.raises(
         ValueError, match=r"claims: (robust|certificate): expected a radius above 0 and at most 1, given"
     ):
-        artifacts.claims(artifacts.chain("undefended"), 0)
+        artifacts.network(artifacts.chain("undefended").training, 0).claims()
 
 
 def test_where_there_is_no_certificate_its_attack_does_not_apply(artifacts):

@@ -54,13 +54,8 @@ def make_board(seeds: tuple[int, ...] = (0, 1, 2)) -> tuple[list[Result], Board]
     for defense, (leak, accuracy, seconds) in DEFENSES.items():
         for seed in seeds:
             test = accuracy + random.normal(0, 0.008)
-            claims = {
-                "epsilon": "7.9",
-                "delta": "1e-5",
-                "accountant": "RDP",
-                "adjacency": "add-remove",
-                "sampling": "poisson",
-            }
+            claims = {"epsilon": "7.9", "delta": "1e-5", "accountant": "RDP"}
+            claims |= {"adjacency": "add-remove", "sampling": "Poisson"}
             measures = {"test_accuracy": test, "train_accuracy": min(1, test + 0.15 * leak), "ece": 0.05 + 0.05 * leak}
             measures |= {
                 "js_entropy": 0.03 + 0.2 * leak,

@@ -534,14 +534,11 @@ def test_one_seed_bounds_no_epsilon(result: Make) -> None:
 
 
 def test_epsilon_is_printed_only_with_all_that_it_needs() -> None:
-    whole = {"epsilon": "7.9", "delta": "1e-5", "accountant": "RDP", "adjacency": "add-remove", "sampling": "poisson"}
+    whole = {"epsilon": "7.9", "delta": "1e-5", "accountant": "RDP", "adjacency": "add-remove", "sampling": "Poisson"}
     assert epsilon_text(whole) == "7.9 (δ 1e-5, add-remove, RDP)"
-    assert (
-        epsilon_text(whole | {"epsilon": "101"})
-        == epsilon_text(whole | {"epsilon": "inf"})
-        == "no meaningful guarantee"
-    )
-    assert epsilon_text(whole | {"sampling": "shuffled"}) == epsilon_text(whole | {"delta": ""}) == "claim incomplete"
+    assert {epsilon_text(whole | {"epsilon": e}) for e in ("101", "inf", "nan", "-1")} == {"no meaningful guarantee"}
+    lacking = epsilon_text(whole | {"sampling": "shuffled"}), epsilon_text(whole | {"delta": ""})
+    assert lacking == ("not valid: needs delta below 1/n, accountant, adjacency and Poisson sampling",) * 2
     assert epsilon_text({"epsilon": "not valid for the cascade"}) == "not valid for the cascade"
     assert epsilon_text({}) == ""
     assert epsilon_text(whole | {"tuned": "20 trials"}).startswith("not valid: hyperparameters were selected on"), (

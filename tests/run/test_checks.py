@@ -309,7 +309,8 @@ def test_attacks_on_certificates_meet_a_defense_that_carries_one_with_a_small_ba
     attack = dataclasses.replace(REGISTRY.entries["attack", "loss"], needs=frozenset({"certificate"}))
     artifacts = bench.artifacts()
     chain = checks.Subject(bench, attack).chain(artifacts)
-    found, usual = (artifacts.claims(artifacts.chain(n), 0).certificate for n in (chain.name, chain.training.entry.id))
+    certified = chain, artifacts.chain(chain.training.entry.id)
+    found, usual = (artifacts.network(c.training, 0).claims().certificate for c in certified)
     assert 0 < found < usual
     assert checks.Subject(bench, REGISTRY.entries["attack", "loss"]).chain(artifacts).name == "undefended"
 

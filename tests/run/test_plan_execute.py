@@ -174,22 +174,23 @@ def test_what_a_defense_makes_and_remembers_is_of_its_libraries(
     def addresses(spec: str) -> list[object]:
         fresh = Artifacts(artifacts.protocol, artifacts.registry, Store(tmp_path / "addresses"), artifacts.device)
         chain, asked = fresh.chain(spec), list[object]()
+        target = fresh.served(chain, 0)
 
         def get(kind: str, key: str, make: object) -> dict[str, torch.Tensor]:
             asked.append((kind, key))
             return {"value": torch.zeros(1)}
 
         monkeypatch.setattr(fresh.store, "get", get)
-        part, model = chain.parts[-1], ("target", 0)
-        fresh.task(part, 0, model).artifact("diffusion", dict)
-        fresh._context(part, {}, 0, "target").remember("views", torch.zeros(1), lambda: torch.zeros(1))
-        return [*asked, fresh.networks_key(chain.training, 0, [model])]
+        part = chain.parts[-1]
+        target.network.task(part).artifact("diffusion", dict)
+        target._context(part, {}).remember("views", torch.zeros(1), lambda: torch.zeros(1))
+        return [*asked, target.network.key]
 
     chains = ("diffence[n=2]", "undefended", "undefended[augmentation=randaug]")
     before = [addresses(c) for c in chains]
     assert before == [addresses(c) for c in chains]
     monkeypatch.setattr("benchmark.entries.registry.version_of", lambda module: "0.0.1")
-    monkeypatch.setattr("benchmark.targets.artifacts.version_of", lambda module: "0.0.1")
+    monkeypatch.setattr("benchmark.targets.network.version_of", lambda module: "0.0.1")
     after = [addresses(c) for c in chains]
     same = [[a == b for a, b in zip(x, y, strict=True)] for x, y in zip(before, after, strict=True)]
     assert same == [[False, False, True], [True, True, True], [True, True, False]]
@@ -211,13 +212,11 @@ def test_another_model_under_the_same_name_is_another_one(
             return {"value": torch.zeros(1)}
 
         fresh.store.get = get  # type: ignore[method-assign]
-        guard = chain.guards[0]
-        fresh.task(guard, 0, ("target", 0)).artifact("a", dict)
-        fresh._context(guard, {}, 0, "target").remember("a", torch.zeros(1), lambda: torch.zeros(1))
-        keys = [scenario_key(fresh, None, chain, 0), fresh.guard_key(chain, 0, 0, "target")]
-        after = fresh.guard_key(fresh.chain(f"{spec}+memguard"), 1, 0, "target")
-        trained = fresh.networks_key(chain.training, 0, [("target", 0)])
-        return [*asked, *keys, after, trained]
+        target, more = fresh.served(chain, 0), fresh.served(fresh.chain(f"{spec}+memguard"), 0)
+        target.network.task(chain.guards[0]).artifact("a", dict)
+        target._context(chain.guards[0], {}).remember("a", torch.zeros(1), lambda: torch.zeros(1))
+        keys = [scenario_key(fresh, None, chain, 0), *(guard.key for guard in more.guards)]
+        return [*asked, *keys, target.network.key]
 
     save_unet(tmp_path / "models" / "one")
     one = addresses("diffence[external=one]")
@@ -229,7 +228,7 @@ def test_another_model_under_the_same_name_is_another_one(
     assert two[-1] == network, "the network knows nothing of its guard"
     assert addresses("diffence")[0] not in (one[0], two[0])
     plain = addresses("memguard")
-    monkeypatch.setattr("benchmark.targets.artifacts.reading_code", lambda: "read in another way")
+    monkeypatch.setattr("benchmark.targets.experiment.reading_code", lambda: "read in another way")
     *read, network = addresses("diffence[external=one]")
     assert all(a != b for a, b in zip(read, two, strict=False)) and network == two[-1]
     assert addresses("memguard") == plain
@@ -257,7 +256,8 @@ def test_a_part_is_given_the_models_that_it_names_and_no_other(
     monkeypatch.setenv("LEAKBOARD_MODELS", str(tmp_path / "models"))
     for name in ("one", "two"):
         save_unet(tmp_path / "models" / name)
-    task = artifacts.task(artifacts.chain("diffence[external=one]").guards[0], 0, ("target", 0))
+    chain = artifacts.chain("diffence[external=one]")
+    task = artifacts.network(chain.training, 0).task(chain.guards[0])
     config, weights = task.pretrained("one")
     assert config["unet"]["sample_size"] == 8 and weights["conv_in.bias"].shape == (8,)
     with pytest.raises(PermissionError, match=r"a model that a hyperparameter names \(one\), given 'two'"):

@@ -112,11 +112,10 @@ def test_a_defense_trains_prepares_and_answers_the_same_in_a_sandbox(
 ) -> None:
     found = []
     for artifacts in both:
-        chain = artifacts.chain(spec)
-        answers = {"target": artifacts.predictor(chain, 0, ("target", 0))(artifacts.part(0, "target-test").x)}
-        states = [artifacts.guard_state(chain, i, 0, "target") for i in range(len(chain.guards))]
-        networks = artifacts.make_networks(chain.training, 0, artifacts.groups(chain.training)[0])
-        found.append((answers, states, networks, artifacts.claims(chain, 0)))
+        target = artifacts.served(artifacts.chain(spec), 0)
+        answers = {"target": target.predictor()(target.population.part("target-test").x)}
+        states = [guard.state() for guard in target.guards]
+        found.append((answers, states, target.network.states(), target.network.claims()))
         artifacts.end_job()
     here, there = found
     assert same(here[0], there[0]) and same(here[2], there[2]) and here[3] == there[3]
@@ -132,7 +131,7 @@ def test_a_network_that_trains_alone_is_the_same_too(
     found = []
     for name, isolation in (("here", Isolation("auto")), ("there", everything)):
         artifacts = made(tmp_path / name, isolation, loaded=alone)
-        found.append(artifacts.make_networks(artifacts.chain("undefended").training, 0, [("target", 0)]))
+        found.append(artifacts.network(artifacts.chain("undefended").training, 0).states())
         artifacts.end_job()
     assert same(*found)
 
@@ -375,10 +374,10 @@ GOOD_GUARDS = {
 
 def asked(artifacts: Artifacts, do: str) -> Tensor:
     """The chain trained, prepared, asked for its claims and for its answers."""
-    chain = artifacts.chain(f"guard[do={do}]")
+    target = artifacts.served(artifacts.chain(f"guard[do={do}]"), 0)
     try:
-        answer = artifacts.predictor(chain, 0, ("target", 0))(artifacts.part(0, "target-test").x)
-        artifacts.claims(chain, 0)
+        answer = target.predictor()(target.population.part("target-test").x)
+        target.network.claims()
     finally:
         artifacts.end_job()
     return answer

@@ -6,7 +6,6 @@ import math
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +14,11 @@ from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
-from benchmark import protocol
 from benchmark.api import Context, Defense, Predict, Samples
 from benchmark.entries.registry import Registry
-from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.store import Store
 from submissions.defenses import diffence, gaussian_smoothing, memguard, rounding, temperature, top_k, undefended
+from tests.conftest import SUBMISSIONS, artifacts_in
 from tests.submissions.test_defenses import CPU, Memory, TinyTask, context, make, predictor
 
 TOLERANCE = 1e-4
@@ -155,7 +152,7 @@ def test_near_ties_keep_their_labels(module, params, seed):
 
 
 def test_the_cheap_guards_read_no_data_and_say_so():
-    registry = Registry(Path(__file__).parents[2] / "submissions")
+    registry = Registry(SUBMISSIONS)
     for name in ("gaussian_smoothing", "top_k", "rounding", "temperature"):
         assert registry.entry("defense", name).data_independent
         assert registry.entry("defense", name).load().prepare is Defense.prepare
@@ -548,20 +545,18 @@ def test_what_cannot_be_is_said_in_one_line():
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifacts]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("guards")
-    registry = Registry(Path(__file__).parents[2] / "submissions")
-    yield Artifacts(protocol.load("smoke"), registry, Store(root), CPU, isolation=Isolation("never"))
+    yield artifacts_in(tmp_path_factory.mktemp("guards"))
     torch.set_num_threads(threads)
 
 
 QUICK = "diffence[n=3,timestep=80,train_steps=2]"
-TARGET = ("target", 0)
 
 
 def steps(artifacts: Artifacts, spec: str) -> list[Tensor]:
     """Answers behind no guard, behind the first, and so on."""
-    chain, x = artifacts.chain(spec), artifacts.part(0, "target-test").x
-    return [artifacts.predictor(chain, 0, TARGET, guards=i)(x) for i in range(len(chain.guards) + 1)]
+    target = artifacts.served(artifacts.chain(spec), 0)
+    x = target.population.part("target-test").x
+    return [target.behind(i).predictor()(x) for i in range(len(target.guards) + 1)]
 
 
 @pytest.mark.parametrize(
@@ -598,22 +593,21 @@ def test_a_later_guard_works_on_what_comes_out_of_the_earlier_one(artifacts):
 
 
 def test_memguards_classifier_is_trained_on_what_comes_out_of_the_stage_before_it(artifacts):
-    chain, alone = artifacts.chain(f"{QUICK}+top_k[k=1]+memguard"), artifacts.chain("memguard")
-    task = artifacts.task(chain.guards[2], 0, TARGET)
-    state = artifacts.guard_state(chain, 2, 0, "target")
+    target, alone = (artifacts.served(artifacts.chain(c), 0) for c in (f"{QUICK}+top_k[k=1]+memguard", "memguard"))
+    task, state = target.network.task(target.guards[2].part), target.guards[2].state()
     asked: list[Tensor] = []
-    before = artifacts.predictor(chain, 0, TARGET, guards=2)
+    before = target.behind(2).predictor()
     again = make(memguard).prepare(lambda x: (asked.append(before(x)), asked[-1])[1], task)
     assert state.keys() == again.keys() and all(torch.equal(state[n], again[n]) for n in state)
     rest = torch.cat(asked).sort(1).values[:, :-1]
     assert (rest == rest[:, :1]).all(), "it saw answers with nothing but the label's posterior in them"
-    plain = artifacts.guard_state(alone, 0, 0, "target")
+    plain = alone.guards[0].state()
     assert not torch.equal(plain["mean"], state["mean"])
 
 
 def test_the_shadow_world_prepares_its_own_guard(artifacts):
     chain = artifacts.chain(QUICK.replace("]", ",scenario=1]"))
-    target, shadow = (artifacts.guard_state(chain, 0, 0, world) for world in ("target", "shadow"))
+    target, shadow = (artifacts.served(chain, 0, world).guards[0].state() for world in ("target", "shadow"))
     assert not torch.equal(target["_interval"], shadow["_interval"])
     assert any(not torch.equal(target[name], shadow[name]) for name in target if name != "_interval")
 
@@ -628,7 +622,7 @@ def test_reconstructions_are_made_once_for_all_networks_scenarios_and_smaller_n(
     def ask(*specs: str) -> int:
         before = count()
         for spec in specs:
-            artifacts.answers(artifacts.chain(spec), 0, TARGET, "target-test")
+            artifacts.served(artifacts.chain(spec), 0).answers("target-test")
         return count() - before
 
     base = "n=4,timestep=90,train_steps=2"
@@ -640,7 +634,7 @@ def test_reconstructions_are_made_once_for_all_networks_scenarios_and_smaller_n(
     assert ask(f"diffence[{base},as_released=true]") == made
     assert ask(f"diffence[{base},diffusion=reference]") == made
     intervals = [
-        artifacts.guard_state(artifacts.chain(f"{training}diffence[{base},scenario=2]"), 0, 0, "target")["_interval"]
+        artifacts.served(artifacts.chain(f"{training}diffence[{base},scenario=2]"), 0).guards[0].state()["_interval"]
         for training in ("", "label_smoothing+")
     ]
     assert not torch.equal(*intervals), "though each network has its own interval"
@@ -655,14 +649,14 @@ def test_known_reconstructions_are_made_once_for_all_networks_and_smaller_n(arti
     monkeypatch.setattr(denoiser, "forward", lambda self, x, t: (made.append(len(x)), forward(self, x, t))[1])
 
     def prepare(spec: str) -> int:
-        chain = artifacts.chain(spec)
-        artifacts.make_networks(chain.training, 0, artifacts.group_of(chain.training, TARGET))
+        target = artifacts.served(artifacts.chain(spec), 0)
+        target.network.states()
         made.clear()
-        artifacts.guard_state(chain, 0, 0, "target")
+        target.guards[0].state()
         return sum(made)
 
     base = "timestep=70,train_steps=1,scenario=1"
-    n = len(artifacts.part(0, "target-train")) + len(artifacts.population(0).reference("target")[0])
+    n = len(artifacts.population(0).part("target-train")) + len(artifacts.population(0).reference("target")[0])
     assert prepare(f"diffence[n=3,{base}]") == 3 * n + diffence.BATCH  # one batch trained it
     assert prepare(f"label_smoothing+diffence[n=3,{base}]") == 0
     assert prepare(f"label_smoothing+diffence[n=2,{base}]") == 0

@@ -14,7 +14,7 @@ from benchmark.api import Embeddings
 from benchmark.data.population import seed_of
 from benchmark.errors import printable
 from benchmark.judge import reports
-from benchmark.judge.scenario import Outcome, Scenario, Skip, expect
+from benchmark.judge.scenario import Outcome, Scenario, expect
 from benchmark.networks.access import exact_float32
 
 
@@ -24,15 +24,12 @@ class Kind(Scenario):
     behind_guards = False
 
     def judge(self, attack: Any) -> Outcome:
-        network = self._judges(("target", 0))
-        if network is None:
-            raise Skip("only the defense's own code can build this network")
-        classes, shape = self.artifacts.shape(self.seed)
+        network = self._network()
         if (embedding := attack.embedding) not in ("target", "untrained"):
             raise ValueError(f"expected an embedding of target or untrained, given {printable(embedding, 40)!r}")
         if embedding == "untrained":
-            protocol = self.artifacts.protocol
-            network = networks.build(protocol.architecture, classes, shape, seed_of("untrained", self.seed)).eval()
+            data, architecture = self.population.data, self.artifacts.protocol.architecture
+            network = networks.build(architecture, data.classes, data.shape, seed_of("untrained", self.seed)).eval()
         shadow, test = (self._embed(network, p) for p in ("shadow-train", "target-test"))
         knowledge = self._knowledge(embeddings=shadow)
         start = time.perf_counter()
@@ -46,7 +43,7 @@ class Kind(Scenario):
         return Outcome(found, intervals, {"seconds": seconds}, null=embedding == "untrained" or None)
 
     def _embed(self, network: nn.Module, part: str) -> Embeddings:
-        samples = self.artifacts.part(self.seed, part)
+        samples = self.population.part(part)
         network = network.to(self.artifacts.device)
         with torch.no_grad(), exact_float32():
             parts = [network.embed(x.to(self.artifacts.device)).cpu() for x in samples.x.split(500)]  # type: ignore[operator]

@@ -22,7 +22,7 @@ class Kind(Scenario):
     evaluator = True
 
     def judge(self, attack: Any) -> Outcome:
-        classes, shape = self.artifacts.shape(self.seed)
+        classes, shape = self.population.data.classes, self.population.data.shape
         knowledge = self._knowledge()
         start = time.perf_counter()
         attack.fit(knowledge)
@@ -32,10 +32,10 @@ class Kind(Scenario):
         images = images.detach().to("cpu", torch.float32)
         if images.min() < 0 or images.max() > 1:
             raise ValueError(f"expected images in [0, 1], given {images.min():.4g} to {images.max():.4g}")
-        train = self.artifacts.part(self.seed, "target-train")
+        train = self.population.part("target-train")
         means = torch.stack([train.x[train.y == c].mean(0) for c in range(classes)])
         baseline = self.artifacts.chain(self.artifacts.protocol.baseline).training
-        evaluator = self.artifacts.served(baseline, self.seed, ("evaluator", 0))
+        evaluator = self.artifacts.network(baseline, self.seed, "evaluator").predictor()
         found = reports.inversion_metrics(images, means)
         found["evaluator_accuracy"] = float((evaluator(images).argmax(1) == torch.arange(classes)).double().mean())
         shown = {"reconstructions": images, "class_means": means}

@@ -112,7 +112,7 @@ class Kind(Scenario):
             others = torch.from_numpy(self.population.apart(i, m))
             answers = Answers()
             answers.add(candidates.x, bank.log_posteriors[i])
-            target = GuardedTarget(self.attack.entry.access, self._bank_model(i), answers)  # type: ignore[arg-type]
+            target = GuardedTarget(self.attack.entry.access, self._model("online", i).asked, answers)  # type: ignore[arg-type]
             rest = Bank(bank.members[others], bank.log_posteriors[others], _some(bank.ask, others), bank.whole)
             try:
                 rows.append(checked_scores(attack.score(target, candidates, rest), len(candidates)))
@@ -125,9 +125,6 @@ class Kind(Scenario):
         of_seeds = [bank_auc(s, bank.members.numpy(), rng, resamples=200) for s in np.stack(rows, axis=1)]
         auc, low, high = np.mean(of_seeds, axis=0)
         outcome.metrics["auc_bank"], outcome.intervals["auc_bank"] = float(auc), (float(low), float(high))
-
-    def _bank_model(self, k: int) -> Predict:
-        return lambda x: self.artifacts.asked(self.chain, self.seed, ("online", k), x)
 
 
 def _some(ask: Predict, models: Tensor) -> Predict:

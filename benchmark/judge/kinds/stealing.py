@@ -19,17 +19,16 @@ class Kind(Scenario):
 
     def judge(self, attack: Any) -> Outcome:
         knowledge = self._knowledge()
-        queries = self.artifacts.part(self.seed, "shadow-train")
-        classes, _ = self.artifacts.shape(self.seed)
+        queries = self.population.part("shadow-train")
         start = time.perf_counter()
         attack.fit(knowledge)
         predict = attack.steal(self.target, queries, self.artifacts.builder(self.seed))
         seconds = time.perf_counter() - start
         self.target.close()  # the copy answers for itself
-        test = self.artifacts.part(self.seed, "target-test")
+        test = self.population.part("target-test")
         copy = predict(test.x)
-        expect(copy, (len(test), classes), "the copy's answers")
-        truth = self.artifacts.answers(self.chain, self.seed, ("target", 0), "target-test")
+        expect(copy, (len(test), self.population.data.classes), "the copy's answers")
+        truth = self._model().answers("target-test")
         found, intervals = reports.stealing_metrics(
             copy.argmax(1).numpy(),
             truth.argmax(1).numpy(),

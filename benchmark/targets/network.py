@@ -1,0 +1,163 @@
+"""A network and its training: what it learns, what identifies it, its weights, from the store or made now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark import networks
+from benchmark.api import Claims, Predict
+from benchmark.data.population import Population, digest_of, seed_of
+from benchmark.digests import code_of
+from benchmark.entries.registry import Part, version_of
+from benchmark.networks.access import raw
+from benchmark.networks.training import TrainingTask
+from benchmark.sandbox.local import Defender
+from benchmark.sandbox.remote import RemoteDefender, Setup
+from benchmark.targets.experiment import Experiment, Model, world_of
+from benchmark.targets.store import digest
+
+
+def training_code() -> str:
+    return code_of("targets.network:training_task")
+
+
+@dataclass(eq=False)
+class Network:
+    """A network of a training defense, without guards; its role and number say on which samples it is trained."""
+
+    experiment: Experiment
+    training: Part
+    seed: int
+    role: str
+    number: int
+
+    @property
+    def population(self) -> Population:
+        return self.experiment.population(self.seed)
+
+    @cached_property
+    def setup(self) -> Setup:
+        return self.experiment.setup(self.seed, self.role)
+
+    @cached_property
+    def group(self) -> list[Model]:
+        """The networks that train together, itself among them."""
+        me, groups = (self.role, self.number), self.experiment.groups(self.training)
+        return [me] if self.role == "evaluator" else next(group for group in groups if me in group)
+
+    @property
+    def place(self) -> int:
+        return self.group.index((self.role, self.number))
+
+    @cached_property
+    def key(self) -> str:
+        """Of its group."""
+        experiment, population, seed, role = self.experiment, self.population, self.seed, self.group[0][0]
+        architecture, recipe = self.setup.architecture, experiment.recipe(self.training, role)
+        # What makes a network or its views, beside PyTorch; entries' own imports are in their keys.
+        libraries = {"timm": architecture == "resnet18", "torchvision": recipe.augmentation == "randaug"}
+        return digest(
+            "networks", experiment.key(self.training), training_code(), experiment.data_key(seed, role), architecture, recipe,
+            [[role, k, digest_of(population.indices(role, k))] for role, k in self.group],
+            [digest_of(i) for w in sorted({world_of(role) for role, _ in self.group}) for i in population.reference(w)],
+            seed, experiment.environment,
+            networks.code(architecture),
+            *([population.data.simple] if recipe.augmentation != "none" else []),
+            *(f"{name} {version_of(name)}" for name, used in libraries.items() if used),
+            *([experiment.stamp(seed, "target")] if experiment.secret else []),
+        )  # fmt: skip
+
+    def states(self) -> dict[str, Tensor]:
+        """Train the group (or find it): the weights of network i under `i.<name>`."""
+
+        def make() -> dict[str, Tensor]:
+            tasks = [replace(self, role=role, number=k).task(self.training) for role, k in self.group]
+            states = self.defender(self.training).train(tasks)
+            return {f"{i}.{name}": t for i, state in enumerate(states) for name, t in state.items()}
+
+        return self.experiment.store.get("networks", self.key, make)
+
+    def weights(self) -> dict[str, Tensor]:
+        prefix = f"{self.place}."
+        return {name.removeprefix(prefix): t for name, t in self.states().items() if name.startswith(prefix)}
+
+    def seconds(self) -> float:
+        """Its share of the time that the group took to train."""
+        return float(self.experiment.store.info("networks", self.key)["seconds"]) / len(self.group)
+
+    def task(self, part: Part, *, samples: bool = True) -> TrainingTask:
+        """What `part` works with in the world of this network; without samples, what it is served with."""
+        return training_task(self, part, samples)
+
+    def defender(self, part: Part) -> Defender | RemoteDefender:
+        return self.experiment.isolation.defender(part, self.setup)
+
+    def predictor(self) -> Predict:
+        """The trained network as the defense's own code serves it, in float32 and eval mode."""
+        weights = self.weights()
+        return self.defender(self.training).serve(self.task(self.training, samples=False), weights)
+
+    def judges(self) -> nn.Module | None:
+        """The same weights in the judge's own architecture; None where they don't fit it."""
+        network = networks.build(self.setup.architecture, self.setup.classes, self.setup.shape, 0)
+        try:
+            network.load_state_dict(self.weights())
+        except RuntimeError:
+            return None
+        # The same names and shapes may hide another forward pass.
+        x = self.population.part("shadow-test").x[:8]
+        same = torch.allclose(raw(network, self.experiment.device)(x), self.predictor()(x), atol=1e-3)
+        return network.eval() if same else None
+
+    def claims(self) -> Claims:
+        """What the training defense says of itself. Raises ValueError where a radius is not one of pixels in [0, 1]."""
+        claims = self.defender(self.training).claims(self.task(self.training))
+        for name, radius in (("robust", claims.robust), ("certificate", claims.certificate)):
+            if radius is not None and not 0 < radius <= 1:
+                raise ValueError(f"claims: {name}: expected a radius above 0 and at most 1, given {radius}")
+        return claims
+
+
+def training_task(network: Network, part: Part, samples: bool) -> TrainingTask:
+    experiment, population, seed = network.experiment, network.population, network.seed
+    role, k, world = network.role, network.number, world_of(network.role)
+    reference, validation = population.reference(world)
+    members, recipe, uses = population.indices(role, k), experiment.recipe(part, role), part.uses
+    validated, none = "validation" in uses or recipe.early_stopping, members[:0]
+
+    def artifact(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        made_from = [role, k, digest_of(members), seed, experiment.data_key(seed, role), recipe]
+        extra = {"reference": reference, "validation": validation}
+        made_from += [digest_of(rows) for name, rows in extra.items() if name in uses]
+        if experiment.secret:
+            made_from.append(experiment.stamp(seed, world))
+        key = digest("artifact", name, experiment.source(part), made_from, training_code(), experiment.environment)
+        return experiment.store.get("artifact", key, make)
+
+    def given(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        if name not in part.pretrained:
+            named = f"a model that a hyperparameter names ({', '.join(part.pretrained) or 'none'})"
+            raise PermissionError(f"task.pretrained: expected {named}, given {name!r}")
+        model = experiment.model(name)
+        return model.config, model.weights
+
+    return TrainingTask(
+        train=population.samples(members if samples else none),
+        reference=population.samples(reference if samples and "reference" in uses else none),
+        validation=population.samples(validation if samples and validated else none),
+        uses=uses,
+        classes=population.data.classes,
+        recipe=recipe,
+        architecture=network.setup.architecture,
+        simple=population.data.simple,
+        seed=seed_of("network", experiment.protocol.dataset, seed, role, k, secret=experiment.secret),
+        device=experiment.device,
+        artifact=artifact,
+        pretrained=given,
+    )
