@@ -373,7 +373,8 @@ def test_a_meter_goes_on():
 def test_what_a_defense_makes_is_measured_once_and_from_nothing(bench, monkeypatch):
     """Though the bench's own store holds what it would make; the limit covers making and answering together."""
     entry = REGISTRY.entries["defense", "label_smoothing"]
-    checks._made(checks.Subject(bench, entry), bench.artifacts())
+    subject = checks.Subject(bench, entry)
+    checks._made(subject, subject.target())
     bench.rest()
     trained, train = [], Defender.train
     monkeypatch.setattr(Defender, "train", lambda self, tasks: (trained.append(time.sleep(0.7)), train(self, tasks))[1])

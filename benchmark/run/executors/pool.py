@@ -57,9 +57,9 @@ class Pool(Executor[Work, Made]):
     def ended(self, timeout: float) -> list[Ended[Work, Made]]:
         running = {future: one for one in self._team for future in one.work}
         found: list[Ended[Work, Made]] = []
-        for future in wait(running, timeout=timeout, return_when=FIRST_COMPLETED).done:
-            one = running[future]
-            if future not in one.work:  # it went with its worker
+        done = wait(running, timeout=timeout, return_when=FIRST_COMPLETED).done
+        for future, one in running.items():
+            if future not in done or future not in one.work:  # or it went with its worker
                 continue
             problem = future.exception()
             if isinstance(problem, BrokenProcessPool):
