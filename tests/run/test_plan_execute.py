@@ -26,7 +26,7 @@ from benchmark.entries.registry import Registry
 from benchmark.entries.templates import TEMPLATES
 from benchmark.judge import scenario
 from benchmark.result import Result
-from benchmark.run import execute
+from benchmark.run import execute, work
 from benchmark.run.executors import Ended, Executor, How, pool
 from benchmark.run.plan import AnswersJob, GuardJob, Job, NetworksJob, Plan, ScenarioJob, make_plan, scenario_key
 from benchmark.run.work import Done, Setting, run_job
@@ -243,8 +243,8 @@ def test_no_number_goes_under_a_key_that_was_planned_of_other_files(
     job = next(j for j in jobs.values() if j.kind == "scenario")
     save_unet(tmp_path / "models" / "one", seed=1)
     worker = Artifacts(artifacts.protocol, artifacts.registry, artifacts.store, artifacts.device)
-    monkeypatch.setattr(execute, "_artifacts", worker)
-    monkeypatch.setattr(execute, "_setting", object())
+    monkeypatch.setattr(work, "_artifacts", worker)
+    monkeypatch.setattr(work, "_setting", object())
     done = run_job(job)
     assert done.error == "the code, a submission or a pretrained model changed while the run was going on; run again"
     assert done.result is None and artifacts.store.result(job.id) is None
