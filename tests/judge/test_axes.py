@@ -49,7 +49,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     """Trained long enough to learn 120 wrong labels by heart."""
-    recipe = SMOKE.recipe.model_dump() | {"epochs": 60, "learning_rate": 0.1, "weight_decay": 0.0}
+    recipe = ALONE.model_dump() | {"epochs": 60, "learning_rate": 0.1, "weight_decay": 0.0}
     loaded = changed(recipe=recipe, canaries={"count": 120}, bank={"online": 8, "offline": 2})
     return artifacts_in(tmp_path_factory.mktemp("planted"), loaded)
 
