@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +26,7 @@ from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
 from benchmark.metrics import hypervolume
 from benchmark.run import studies, tuning, work
+from benchmark.run.executors import Ended
 from benchmark.run.tuning import (
     Scored,
     Tuning,
@@ -156,6 +156,10 @@ def made(tmp_path: Path, registry: Registry, spec: str = "mine", **changes: Any)
     return Tuning(chain, space(chain, SMOKE), setting, registry, **(settings | changes))
 
 
+def proposal(spec: str) -> tuning.Proposal:
+    return tuning.Proposal(0, spec, "auc", 0.0, {})
+
+
 def test_the_front_is_what_nothing_beats(tmp_path: Path, registry: Registry) -> None:
     study = made(tmp_path, registry)
     values = [(0.9, 0.6), (0.8, 0.7), (0.8, 0.5), (0.95, 0.9), (0.9, 0.65), (0.7, 0.5), (0.9, 0.6)]
@@ -236,9 +240,7 @@ def test_a_study_is_found_at_whatever_address_it_is_kept(
         os.umask(before)
     assert [s.trials for s in studies.read(url, "smoke")] == [()]
     trial, spec = study._ask()
-    done: Future[Scored] = Future()
-    done.set_result(Scored(0.9, 0.6, "loss", {"loss": 0.6}))
-    study._tell(trial, done)
+    study._tell(trial, Ended(proposal(spec), "made", Scored(0.9, 0.6, "loss", {"loss": 0.6})))
     (found,) = studies.read(url, "smoke")
     assert found.trials == ((spec, 0.9, 0.6, "loss", {"loss": 0.6}),) and found.attacks == ("loss",)
     (file,) = [p for p in tmp_path.rglob("*.db*") if p.is_file()]
@@ -350,12 +352,8 @@ def test_all_that_was_tried_is_marked_as_it_is_tried(tmp_path: Path, registry: R
 
     def tell(failure: bool = False) -> str:
         trial, spec = study._ask()
-        future: Future[Scored] = Future()
-        if failure:
-            future.set_exception(RuntimeError("no"))
-        else:
-            future.set_result(Scored(0.9, 0.6, "loss", {"loss": 0.6}))
-        study._tell(trial, future)
+        problem, made = (RuntimeError("no"), None) if failure else (None, Scored(0.9, 0.6, "loss", {"loss": 0.6}))
+        study._tell(trial, Ended(proposal(spec), "raised" if failure else "made", made, problem))
         return spec
 
     first, second, third = tell(), tell(), tell(failure=True)
