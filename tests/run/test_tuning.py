@@ -282,7 +282,8 @@ def test_a_database_that_another_user_may_only_read_is_one_line(
 ) -> None:
     study = made(tmp_path, registry)
     read_only = study.url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
-    monkeypatch.setattr(tuning, "ProcessPoolExecutor", lambda *_, **__: SimpleNamespace(shutdown=lambda **_: None))
+    idle = SimpleNamespace(at_hand=lambda _: [], stop=lambda **_: None)
+    monkeypatch.setattr(tuning, "Pool", lambda *_: idle)
     with pytest.raises(UserError, match=r"expected a database that this user may write to, given .*readonly") as told:
         made(tmp_path, registry, url=read_only).run(1, 1, None, Console())
     assert "\n" not in str(told.value)
