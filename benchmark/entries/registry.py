@@ -567,6 +567,13 @@ def _check_imports(tree: ast.Module, path: Path) -> None:
                 raise UserError(
                     f"{path}: line {node.lineno}: expected imports from benchmark.api alone, given {name!r}"
                 )
+        if isinstance(node, ast.ImportFrom) and node.module == "benchmark.api":
+            for alias in node.names:
+                if alias.name not in (*api.__all__, "*"):
+                    near = suggest(alias.name, api.__all__)
+                    raise UserError(
+                        f"{path}: line {node.lineno}: expected names that benchmark.api exports, given {alias.name!r}{near}"
+                    )
 
 
 def _libraries(tree: ast.Module) -> tuple[str, ...]:

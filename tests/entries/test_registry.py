@@ -283,6 +283,11 @@ BROKEN = {
     ),
     "no_default": (changed("log=True)] = 1.0", "log=True)]"), "power: expected a default, given none"),
     "imports_judge": (TEMPLATES["attack"] + "\n\ndef f():\n    import benchmark.judge.scenario\n", "from benchmark.api alone"),
+    "imports_unknown": (
+        TEMPLATES["attack"].replace("import Annotated", "import nnotated, Annotated"),
+        "that benchmark.api exports, given 'nnotated'; did you mean 'Annotated'?",
+    ),
+    "imports_private": (TEMPLATES["attack"] + "\n\nfrom benchmark.api import network\n", "exports, given 'network'"),
     "imports_relative": (TEMPLATES["attack"].replace("from torch", "from .loss import Loss\nfrom torch"), "'.loss'"),
     "imports_package": (TEMPLATES["attack"].replace("from torch", "from . import loss\nfrom torch"), "alone, given '.'"),
     "nul": ("x = 1\0\n", "nul.py"),
