@@ -11,6 +11,7 @@ import copy
 import hashlib
 import itertools
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import cache
 from pathlib import Path
@@ -114,18 +115,28 @@ def code_of(*roots: str) -> str:
     definition lies counts for nothing, and neither do comments, docstrings, annotations of functions and what nobody
     reaches: files may move, be renamed and grow. Raises LookupError for a root that is not there.
     """
-    found: dict[tuple[str, str], list[str]] = {}
+    pieces = sorted({piece for at in _reach(*roots) for piece in _definition(*at)[0]})
+    return hashlib.sha256("\n".join(pieces).encode()).hexdigest()[:40]
+
+
+@cache
+def libraries_of(*roots: str) -> frozenset[str]:
+    """The packages that this code uses besides PyTorch, NumPy and Python's own library: their versions make its numbers."""
+    imports = [_module(module)[2].get(name, "") for module, name in _reach(*roots)]
+    return frozenset({name.split(".")[0] for name in imports} - {*sys.stdlib_module_names, "torch", "numpy", ""})
+
+
+def _reach(*roots: str) -> set[tuple[str, str]]:
+    """The definitions, as module and name, that these stand on."""
+    found: set[tuple[str, str]] = set()
     rest = [(root.partition(":")[0], root.partition(":")[2]) for root in roots]
     rooms = (*_NUMBERS, *(module for module, _ in rest))
     while rest:
         at = rest.pop()
         if at not in found:
-            found[at], reached = _definition(*at)
-            if not found[at] and not reached and ":".join(at) in roots:
-                raise LookupError(f"expected a definition that is there, given {':'.join(at)}")
-            rest += [(m, n) for m, n in reached if n and _lies(m, rooms) and not _lies(m, _STORED)]
-    pieces = sorted({piece for dumps in found.values() for piece in dumps})
-    return hashlib.sha256("\n".join(pieces).encode()).hexdigest()[:40]
+            found.add(at)
+            rest += [(m, n) for m, n in _definition(*at)[1] if n and _lies(m, rooms) and not _lies(m, _STORED)]
+    return found
 
 
 def _lies(module: str, rooms: Iterable[str]) -> bool:
@@ -140,6 +151,8 @@ def _definition(module: str, name: str) -> tuple[list[str], frozenset[tuple[str,
         return [f"{name} is {foreign[name]}"], frozenset()
     if name in imported and name not in own:  # of another module, which this one hands on
         return [], frozenset({imported[name]})
+    if name not in own and not name.startswith("__"):  # what every module has is no definition
+        raise LookupError(f"benchmark.{module}: expected a definition of {name}, given none")
     dumps: list[str] = []
     reached: set[tuple[str, str]] = set()
     for statement in own.get(name, []):
@@ -168,6 +181,8 @@ def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, 
         elif isinstance(node, ast.ImportFrom):
             foreign |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
         elif isinstance(node, ast.Import):
+            if any(a.name.split(".")[0] == _HOME.name for a in node.names):
+                raise LookupError(f"benchmark.{name}: expected `from {_HOME.name}... import`, which can be followed")
             foreign |= {a.asname or a.name.split(".")[0]: a.name for a in node.names}
     for statement in tree.body:
         for defined in _defined(statement):

@@ -283,6 +283,19 @@ def upper_text(bound: float, digits: int = 3) -> str:
     return f"{float(up):.{digits}g}"
 
 
+def epsilon_lacks(beside: Mapping[Any, Any], samples: int | None = None) -> list[str]:
+    """What an epsilon needs beside it (RULES 29) and does not have. Arguments as those of `epsilon_fault`."""
+    delta = beside.get("delta")
+    bound = f"delta below 1/n = {1 / samples:.2g}" if samples else "delta"
+    held = {
+        bound: delta not in (None, "") and (not samples or delta < 1 / samples),
+        "accountant": beside.get("accountant"),
+        "adjacency": beside.get("adjacency"),
+        'sampling="Poisson"': beside.get("sampling") == "Poisson",
+    }
+    return [name for name, there in held.items() if not there]
+
+
 def epsilon_fault(
     epsilon: float, beside: Mapping[Any, Any], samples: int | None = None, *, alone: bool = True, tuned: bool = False
 ) -> str:
@@ -292,8 +305,7 @@ def epsilon_fault(
     """
     if tuned:
         return "not valid: hyperparameters were selected on private data"
-    lacks = any(beside.get(name) in (None, "") for name in ("delta", "accountant", "adjacency"))
-    if lacks or beside.get("sampling") != "Poisson" or (samples and not beside["delta"] < 1 / samples):
+    if epsilon_lacks(beside, samples):
         return "not valid: needs delta below 1/n, accountant, adjacency and Poisson sampling"
     if not alone:
         return "not valid for the cascade: a guard reads training data"

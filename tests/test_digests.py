@@ -11,13 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmark import networks
+from benchmark import networks, protocol
 from benchmark.digests import tree_digest
 from benchmark.entries.registry import Registry
+from benchmark.entries.templates import TEMPLATES
 from benchmark.judge.kinds import KINDS
 from benchmark.run import plan, tuning
 from benchmark.targets import experiment, network, served
+from benchmark.targets.artifacts import Artifacts
+from benchmark.targets.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGESTS = {
@@ -120,6 +124,65 @@ def test_no_key_changes_where_files_move_and_the_house_grows(house: Path) -> Non
     edit(house, "networks/training.py", '"""', '"""# no comment counts, ')
     edit(house, "metrics.py", "import math\n", "import math\n\nUNUSED = 1\n")
     assert digests_of(sys.executable, house) == before
+
+
+def test_what_cannot_be_followed_is_an_error(house: Path) -> None:
+    """A dependency that is missed would keep old numbers under a new meaning."""
+    for old, new in (
+        ("from benchmark import networks\n", "import benchmark.networks\nfrom benchmark import networks\n"),
+        ("networks.build(", "networks.bild("),
+    ):
+        before = (house / "benchmark/networks/training.py").read_text("utf-8")
+        edit(house, "networks/training.py", old, new)
+        with pytest.raises(subprocess.CalledProcessError) as error:
+            digests_of(sys.executable, house)
+        assert b"LookupError: benchmark.network" in error.value.stderr
+        (house / "benchmark/networks/training.py").write_text(before, "utf-8")
+
+
+def test_networks_name_the_packages_that_they_are_built_with() -> None:
+    assert {name: networks.libraries(name) for name in networks.NAMES} == {
+        "simple_cnn": [], "small_cnn": [], "resnet18": ["timm"], "vgg11": [],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Artifacts:
+    registry, store = Registry(ROOT / "submissions"), Store(tmp_path)
+    return Artifacts(protocol.load("smoke"), registry, store, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "whose"),
+    [
+        ("vgg11", {"distillation[teacher=vgg11]"}),
+        ("resnet18", set()),
+        ("simple_cnn", {"fredrikson"}),  # the evaluator's, which inversion alone meets
+        ("small_cnn", {"distillation", "distillation[teacher=vgg11]", "loss", "fredrikson", "utility"}),
+    ],
+)
+def test_a_network_is_in_the_keys_of_those_that_meet_it(
+    smoke: Artifacts, monkeypatch: pytest.MonkeyPatch, changed: str, whose: set[str]
+) -> None:
+    def keys() -> dict[str, str]:
+        found = {name: plan.scenario_key(smoke, smoke.registry.attack(name), smoke.chain("undefended"), 0) for name in ("loss", "fredrikson")}  # fmt: skip
+        for spec in ("distillation", "distillation[teacher=vgg11]", "undefended"):
+            found[spec] = plan.scenario_key(smoke, None, smoke.chain(spec), 0)
+        return found | {"utility": found.pop("undefended")}
+
+    before, code = keys(), networks.code
+    monkeypatch.setattr(networks, "code", lambda name: "another" if name == changed else code(name))
+    after = keys()
+    assert {name for name in before if before[name] != after[name]} == whose
+
+
+def test_a_network_that_a_file_spells_out_is_in_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "defenses" / "mine.py"
+    path.parent.mkdir()
+    path.write_text(TEMPLATES["defense"].replace('"""', '"""vgg11 ', 1), "utf-8")
+    assert "vgg11" not in Registry(tmp_path).entries["defense", "mine"].texts, "a docstring builds nothing"
+    path.write_text(TEMPLATES["defense"] + '\n\nprint("vgg11")\n', "utf-8")
+    assert "vgg11" in Registry(tmp_path).entries["defense", "mine"].texts
 
 
 EVERYBODY = {*KINDS, "utility"}

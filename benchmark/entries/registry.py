@@ -100,6 +100,8 @@ class Entry:
     """Modules, and names in modules, that it imports, apart from the contract."""
     contract: tuple[str, ...] = ()
     """Names that it imports of the contract."""
+    texts: frozenset[str] = frozenset()
+    """Short texts of its code, outside of `Params`: it may name a network to build."""
 
     @property
     def reviewed(self) -> bool:
@@ -430,7 +432,7 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     return Entry(
         id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=tree_digest(tree),
         text=text, class_name=cls.name, libraries=_libraries(tree),
-        contract=_contract(tree), plain_training=plain[0], plain_network=plain[1], **values,
+        contract=_contract(tree), texts=_texts(tree), plain_training=plain[0], plain_network=plain[1], **values,
     )  # fmt: skip
 
 
@@ -553,27 +555,28 @@ def _check_card(card: Card, path: Path) -> None:
 
 
 def _check_imports(tree: ast.Module, path: Path) -> None:
+    """Of this project a file imports names of the contract, one by one: what it uses of it is in its key."""
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Import | ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            given = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            given = (
+                [] if node.module == "benchmark.api" and not node.level else ["." * node.level + (node.module or "")]
+            )
+        else:
             continue
-        names = (
-            [a.name for a in node.names] if isinstance(node, ast.Import) else ["." * node.level + (node.module or "")]
-        )
-        for name in names:
-            if (
-                name.split(".")[0] in ("benchmark", "leaderboard", "leakboard", "submissions", "")
-                and name != "benchmark.api"
-            ):
+        for name in given:
+            if name.split(".")[0] in ("benchmark", "leaderboard", "leakboard", "submissions", ""):
                 raise UserError(
-                    f"{path}: line {node.lineno}: expected imports from benchmark.api alone, given {name!r}"
+                    f"{path}: line {node.lineno}: expected imports from benchmark.api alone, given {name!r}; "
+                    "write `from benchmark.api import NAME`"
                 )
-        if isinstance(node, ast.ImportFrom) and node.module == "benchmark.api":
-            for alias in node.names:
-                if alias.name not in (*api.__all__, "*"):
-                    near = suggest(alias.name, api.__all__)
-                    raise UserError(
-                        f"{path}: line {node.lineno}: expected names that benchmark.api exports, given {alias.name!r}{near}"
-                    )
+        for alias in [] if given else node.names:
+            if alias.name not in (*api.__all__, "*"):
+                near = suggest(alias.name, api.__all__)
+                raise UserError(
+                    f"{path}: line {node.lineno}: expected a name that benchmark.api exports, given {alias.name!r}{near}"
+                )
 
 
 def _libraries(tree: ast.Module) -> tuple[str, ...]:
@@ -589,8 +592,15 @@ def _libraries(tree: ast.Module) -> tuple[str, ...]:
 def _contract(tree: ast.Module) -> tuple[str, ...]:
     imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "benchmark.api"]
     named = {alias.name for node in imports for alias in node.names}
-    whole = any(isinstance(n, ast.Import) and any(a.name == "benchmark.api" for a in n.names) for n in ast.walk(tree))
-    return tuple(sorted(api.__all__ if whole or "*" in named else named))
+    return tuple(sorted(api.__all__ if "*" in named else named))
+
+
+def _texts(tree: ast.Module) -> frozenset[str]:
+    params = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == "Params"]
+    left_out = {id(n) for node in params for n in ast.walk(node)}
+    left_out |= {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}  # docstrings
+    texts = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in left_out)
+    return frozenset(text for text in texts if isinstance(text, str) and len(text) <= 40)
 
 
 def _the_class(tree: ast.Module, path: Path) -> ast.ClassDef:

@@ -12,11 +12,11 @@ from pkgutil import iter_modules
 import torch
 
 from benchmark.api.network import Network
-from benchmark.digests import code_of
+from benchmark.digests import code_of, libraries_of
 from benchmark.errors import UserError, suggest
 from benchmark.networks import families
 
-__all__ = ["NAMES", "Network", "UnknownArchitecture", "build", "code"]
+__all__ = ["NAMES", "Network", "UnknownArchitecture", "build", "code", "libraries"]
 
 Builder = Callable[[int, tuple[int, int, int]], Network]
 
@@ -51,8 +51,17 @@ def build(name: str, classes: int, shape: tuple[int, int, int], seed: int) -> Ne
 
 def code(name: str) -> str:
     """Digest of the code that a network is built by, and of no other's. Raises UnknownArchitecture."""
+    return code_of(_root(name))
+
+
+def libraries(name: str) -> list[str]:
+    """The packages besides PyTorch that a network is built with. Raises UnknownArchitecture."""
+    return sorted(libraries_of(_root(name)))
+
+
+def _root(name: str) -> str:
     builder = _builder(name)
-    return code_of(f"{builder.__module__.partition('.')[2]}:{builder.__name__}")
+    return f"{builder.__module__.partition('.')[2]}:{builder.__name__}"
 
 
 def _builder(name: str) -> Builder:

@@ -36,7 +36,7 @@ from benchmark.judge.kinds.membership import Kind as Membership
 from benchmark.judge.probes import IMAGES, lookup_gap, walk
 from benchmark.judge.scenario import Scenario, checked_scores
 from benchmark.judge.utility import utility
-from benchmark.metrics import epsilon_fault, upper_text
+from benchmark.metrics import epsilon_lacks, upper_text
 from benchmark.networks.access import check_log_posteriors
 from benchmark.sandbox.hints import described
 from benchmark.sandbox.host import Unable, probe
@@ -721,8 +721,8 @@ def _claims(subject: Subject) -> str:
     if claims.epsilon is None:
         radii = {"robust": claims.robust, "certificate": claims.certificate}
         return ", ".join(["no epsilon", *(f"{name} {radius:g}" for name, radius in radii.items() if radius)])
-    if fault := epsilon_fault(0.0, vars(claims), len(target.population.parts["target-train"])):
-        raise Broken(f"epsilon {upper_text(claims.epsilon)}: {fault}")
+    if missing := epsilon_lacks(vars(claims), len(target.population.parts["target-train"])):
+        raise Broken(f"expected beside epsilon = {upper_text(claims.epsilon)}: {', '.join(missing)}")
     return f"epsilon {upper_text(claims.epsilon)}"
 
 

@@ -128,12 +128,13 @@ def scenario_key(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: 
     """Covers everything that makes the result of one scenario (or, without an attack, of one utility)."""
     faced = chain.facing(attack) if attack else chain
     asked = [["asked", faced.name]] if faced.guards != chain.guards else []
+    evaluator = attack is not None and KINDS[attack.entry.task].evaluator
     return digest(
         "scenario", artifacts.protocol.name, artifacts.measures, artifacts.key(attack) if attack else "utility",
         [artifacts.stamp(seed, w) for w in ("target", "shadow")] if chain.guards else [],
-        artifacts.key(artifacts.chain(artifacts.protocol.baseline).training) if attack and KINDS[attack.entry.task].evaluator else "",
+        artifacts.key(artifacts.chain(artifacts.protocol.baseline).training) if evaluator else "",
         artifacts.key(chain.training), [artifacts.key(g) for g in chain.guards], artifacts.bank_sizes(chain.training),
-        seed, judge_code(attack.entry.task if attack else "utility"), training_code(), artifacts.networks_code, artifacts.environment, *asked,
+        seed, judge_code(attack.entry.task if attack else "utility"), training_code(), artifacts.networks_code(evaluator), artifacts.environment, *asked,
     )  # fmt: skip
 
 

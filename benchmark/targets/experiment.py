@@ -37,6 +37,11 @@ def reading_code() -> str:
     return code_of("networks.pretrained:read")
 
 
+def built_by(name: str) -> list[str]:
+    """What builds a network, as keys have it: its code and the versions of the packages that this uses."""
+    return [networks.code(name), *(f"{package} {version_of(package)}" for package in networks.libraries(name))]
+
+
 def world_of(role: str) -> World:
     """Banks belong to the adversary: they live behind the shadow world's secrets (RULES 3)."""
     return "target" if role == "target" else "shadow"
@@ -106,11 +111,13 @@ class Experiment:
         """
         trusted = {"trusted": True} if self.isolation.where(part.entry) == "trusted" else {}
         models = {"pretrained": [reading_code(), version_of("diffusers"), self.models(part)]} if part.pretrained else {}
-        return part.key | trusted | models
+        named = {*part.entry.texts, *filter(lambda v: isinstance(v, str), part.params.model_dump().values())}
+        built = {name: built_by(name) for name in networks.NAMES if name in named}  # a teacher, say
+        return part.key | trusted | models | ({"networks": built} if built else {})
 
     def source(self, part: Part) -> object:
         """What identifies a part whatever its hyperparameters."""
-        named = ("trusted", "pretrained", "libraries", "contract")
+        named = ("trusted", "pretrained", "libraries", "contract", "networks")
         more = {name: what for name, what in self.key(part).items() if name in named}
         return [part.entry.source, *more.items()] if more else part.entry.source
 
@@ -170,12 +177,11 @@ class Experiment:
     def recipe(self, part: Part, role: str) -> Recipe:
         return self.protocol.recipe_of("target" if role == "evaluator" else data_of(role), part.axes)
 
-    @cached_property
-    def networks_code(self) -> dict[str, str]:
-        """Of the networks that the protocol trains, by name; attacks that steal build the target's."""
-        adversary = self.protocol.adversary
-        names = {self.protocol.architecture, self.protocol.evaluator, adversary.architecture if adversary else None}
-        return {name: networks.code(name) for name in sorted(n for n in names if n)}
+    def networks_code(self, evaluator: bool) -> dict[str, list[str]]:
+        """Of the networks that a scenario meets, by name, the evaluator's among them where there is one."""
+        protocol, adversary = self.protocol, self.protocol.adversary
+        names = {protocol.architecture, *([adversary.architecture] if adversary and adversary.architecture else [])}
+        return {name: built_by(name) for name in sorted(names | ({protocol.evaluator} if evaluator else set()))}
 
     @cached_property
     def environment(self) -> str:

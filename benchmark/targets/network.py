@@ -19,7 +19,7 @@ from benchmark.networks.access import raw
 from benchmark.networks.training import TrainingTask
 from benchmark.sandbox.local import Defender
 from benchmark.sandbox.remote import RemoteDefender, Setup
-from benchmark.targets.experiment import Experiment, Model, world_of
+from benchmark.targets.experiment import Experiment, Model, built_by, world_of
 from benchmark.targets.store import digest
 
 
@@ -60,16 +60,14 @@ class Network:
         """Of its group."""
         experiment, population, seed, role = self.experiment, self.population, self.seed, self.group[0][0]
         architecture, recipe = self.setup.architecture, experiment.recipe(self.training, role)
-        # What makes a network or its views, beside PyTorch; entries' own imports are in their keys.
-        libraries = {"timm": architecture == "resnet18", "torchvision": recipe.augmentation == "randaug"}
+        views = [f"torchvision {version_of('torchvision')}"] if recipe.augmentation == "randaug" else []
         return digest(
             "networks", experiment.key(self.training), training_code(), experiment.data_key(seed, role), architecture, recipe,
             [[role, k, digest_of(population.indices(role, k))] for role, k in self.group],
             [digest_of(i) for w in sorted({world_of(role) for role, _ in self.group}) for i in population.reference(w)],
             seed, experiment.environment,
-            networks.code(architecture),
+            built_by(architecture), *views,
             *([population.data.simple] if recipe.augmentation != "none" else []),
-            *(f"{name} {version_of(name)}" for name, used in libraries.items() if used),
             *([experiment.stamp(seed, "target")] if experiment.secret else []),
         )  # fmt: skip
 

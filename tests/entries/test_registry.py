@@ -283,6 +283,7 @@ BROKEN = {
     ),
     "no_default": (changed("log=True)] = 1.0", "log=True)]"), "power: expected a default, given none"),
     "imports_judge": (TEMPLATES["attack"] + "\n\ndef f():\n    import benchmark.judge.scenario\n", "from benchmark.api alone"),
+    "imports_whole": ("import benchmark.api as api\n" + TEMPLATES["attack"], "given 'benchmark.api'; write `from benchmark.api import"),
     "imports_unknown": (
         TEMPLATES["attack"].replace("import Annotated", "import nnotated, Annotated"),
         "that benchmark.api exports, given 'nnotated'; did you mean 'Annotated'?",
