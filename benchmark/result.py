@@ -7,13 +7,13 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchmark.metrics import COSTS, METRICS, Metric
+from benchmark.metrics import COSTS, METRICS, TASK_METRICS, Metric
 from benchmark.text import given, parsed
 
 Status = Literal["ok", "failed", "timeout", "out-of-memory", "skipped"]
@@ -25,7 +25,16 @@ bubblewrap: each of them ran isolated, whatever ran beside it. trusted: one of t
 `--trust`. Where every file of the row is listed as reviewed, the weakest place of all: reviewed (the judge's process),
 or bubblewrap with `--isolation always`. "" for rows that don't say.
 """
-TaskName = Literal["membership", "inversion", "attribute", "stealing", "utility"]
+
+
+def _task(name: str) -> str:
+    if name not in (known := (*TASK_METRICS, "utility")):
+        raise ValueError(f"expected one of {', '.join(known)}, given {given(name)}")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_task)]
+"""A kind of attack, of which there is a table; or utility."""
 Claim = Literal[
     "epsilon", "delta", "accountant", "adjacency", "sampling", "noise", "robust", "certificate", "extra_data", "attacked_by",
     "tuned", "alone", "lookup",

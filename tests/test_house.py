@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -61,11 +62,70 @@ print(json.dumps({
 }))
 """
 
+CONTRACT = '''
+
+class PropertyAttack(AnyAttack):
+    """Infer how large a share of the training data each class has."""
+
+    task: ClassVar[str] = "property"
+    answer: ClassVar[str] = "shares"
+    from_shadow: ClassVar[ShadowField] = "auxiliary"
+
+    def shares(self, target: Target, classes: Sequence[int]) -> Tensor:
+        """Shares (len(classes),) float64 that sum to 1."""
+        raise NotImplementedError
+
+
+# --- Defenses -'''
+KIND = '''"""Property inference: how large a share of the training data has each class?"""
+
+from typing import Any
+
+import torch
+
+from benchmark.judge.scenario import Outcome, Scenario, expect
+
+
+class Kind(Scenario):
+    """Shares of classes against those of target-train."""
+
+    def judge(self, attack: Any) -> Outcome:
+        classes = self.population.data.classes
+        attack.fit(self._knowledge())
+        guess = attack.answer(self.target, list(range(classes)))
+        expect(guess, (classes,), "shares")
+        true = self.population.part("target-train").y.bincount(minlength=classes).double()
+        return Outcome({"share_error": float((guess - true / true.sum()).abs().sum() / 2)}, {}, {"seconds": 0.0})
+'''
+KIND_METRIC = '        Metric("share_error", "Error of shares", "down", 0, 1, "Total variation.", table="property"),\n'
+SUBMISSION = '''"""Shares as the shadow world has them."""
+
+import torch
+
+from benchmark.api import Card, PropertyAttack
+
+
+class Submission(PropertyAttack):
+    """The shadow world's shares."""
+
+    card = Card("Shares", ("A",), "unpublished", None)
+    access = "posterior"
+    needs = frozenset({"shadow"})
+
+    def fit(self, knowledge):
+        self.y = knowledge.auxiliary.y
+
+    def shares(self, target, classes):
+        assert len(target.labels(torch.zeros(2, 1, 8, 8))) == 2
+        counts = self.y.bincount(minlength=len(classes)).double()
+        return counts / counts.sum()
+'''
+
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("house")
-    for half in ("benchmark", "leaderboard"):
+    for half in ("benchmark", "leakboard", "leaderboard"):
         shutil.copytree(ROOT / half, folder / half, ignore=shutil.ignore_patterns("__pycache__", "published"))
     return folder
 
@@ -85,3 +145,36 @@ def test_one_file_adds_a_network_a_source_a_protocol_and_one_line_a_column(house
     assert "ramp" in found["data"] and found["samples"] == 40
     assert "stolen_share" in found["columns"] and "stolen_share" in found["table"]
     assert len(set(found["code"])) == 2
+
+
+def _edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text("utf-8")
+    assert text.count(old) == 1, old
+    file.write_text(text.replace(old, new), "utf-8")
+
+
+@pytest.mark.slow
+def test_a_kind_of_attack_is_a_class_of_the_contract_a_module_of_the_judge_and_its_metrics(house: Path) -> None:
+    """Property inference, a toy: found, run in a sandbox where there is one, stored, ranked and printed."""
+    _edit(house / "benchmark/api/__init__.py", "\n\n# --- Defenses -", CONTRACT)
+    _edit(
+        house / "benchmark/api/__init__.py", '"Predict", "Pretrained", ', '"Predict", "Pretrained", "PropertyAttack", '
+    )
+    _edit(house / "benchmark/metrics.py", COLUMN, KIND_METRIC + COLUMN)
+    (house / "benchmark/judge/kinds/property.py").write_text(KIND, "utf-8")
+    project = house / "project"
+    (project / "submissions/attacks").mkdir(parents=True)
+    (project / "submissions/attacks/shares.py").write_text(SUBMISSION, "utf-8")
+    shutil.copytree(ROOT / "submissions", house / "submissions")
+    run = [sys.executable, "-m", "leakboard", "run", "shares", "--protocol", "smoke", "--json"]
+    run += [] if shutil.which("bwrap") else ["--trust"]
+    folder = project / "mlruns"
+    env = os.environ | {
+        "PYTHONPATH": str(house),
+        "LEAKBOARD_STORE": str(folder),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/ml.db",
+    }
+    done = subprocess.run(run, cwd=project, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [r for r in json.loads(done.stdout) if r["attack"] == "shares"]
+    assert [r["status"] for r in rows] == ["ok"] and 0 <= rows[0]["metrics"]["share_error"] < 0.5

@@ -39,6 +39,9 @@ Need = Literal["shadow", "partial", "bank-online", "bank-offline", "certificate"
 population that the candidates come from, a bank trained on shadow data alone, the radius that the target is certified
 for (where there is none, the attack does not apply)."""
 
+ShadowField = Literal["shadow", "embeddings", "auxiliary"]
+"""A field of `Knowledge`: the shadow model with its members and non-members, embeddings of its training data, or this data."""
+
 Calibrate = Literal["shadow", "own", "none"]
 """The decision threshold: found by the judge on the shadow world, or the attack's own, 0, or none (no accuracy then)."""
 
@@ -189,7 +192,7 @@ class Knowledge:
     partial: World | None = None
     embeddings: Embeddings | None = None
     auxiliary: Samples | None = None
-    """Inversion and stealing: the shadow world's training data."""
+    """Inversion and stealing: the shadow world's training data, where `needs` names "shadow"."""
     certificate: float | None = None
     """Radius of the L-infinity ball, in pixels of [0, 1], for which the target is certified."""
 
@@ -208,7 +211,16 @@ class Knowledge:
 # --- Attacks ----------------------------------------------------------------------------------------
 
 
-class _AnyAttack:
+class AnyAttack:
+    """What all kinds of attack share. A kind is a subclass with one method of its own, which the judge asks."""
+
+    task: ClassVar[str]
+    """The kind's name; on the judge's side `judge/kinds/` has a module of this name."""
+    answer: ClassVar[str]
+    """The name of its one method."""
+    from_shadow: ClassVar[ShadowField]
+    """What the need "shadow" gives to attacks of this kind."""
+
     card: ClassVar[Card]
     access: ClassVar[Access]
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -223,10 +235,12 @@ class _AnyAttack:
         """Learn from auxiliary knowledge. Called once, before anything is scored."""
 
 
-class Attack(_AnyAttack):
+class Attack(AnyAttack):
     """Membership inference."""
 
     task: ClassVar[str] = "membership"
+    answer: ClassVar[str] = "score"
+    from_shadow: ClassVar[ShadowField] = "shadow"
     calibrate: ClassVar[Calibrate] = "shadow"
 
     def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
@@ -237,20 +251,24 @@ class Attack(_AnyAttack):
         raise NotImplementedError
 
 
-class InversionAttack(_AnyAttack):
+class InversionAttack(AnyAttack):
     """Reconstruct what a class looks like in the training data."""
 
     task: ClassVar[str] = "inversion"
+    answer: ClassVar[str] = "reconstruct"
+    from_shadow: ClassVar[ShadowField] = "auxiliary"
 
     def reconstruct(self, target: Target, classes: Sequence[int]) -> Tensor:
         """Images (len(classes), c, h, w) in [0, 1], one for each class asked for."""
         raise NotImplementedError
 
 
-class AttributeAttack(_AnyAttack):
+class AttributeAttack(AnyAttack):
     """Infer an attribute of a sample from its embedding; the image is never seen."""
 
     task: ClassVar[str] = "attribute"
+    answer: ClassVar[str] = "predict"
+    from_shadow: ClassVar[ShadowField] = "embeddings"
 
     @property
     def embedding(self) -> Literal["target", "untrained"]:
@@ -262,10 +280,12 @@ class AttributeAttack(_AnyAttack):
         raise NotImplementedError
 
 
-class StealingAttack(_AnyAttack):
+class StealingAttack(AnyAttack):
     """Train a copy of the target from its answers."""
 
     task: ClassVar[str] = "stealing"
+    answer: ClassVar[str] = "steal"
+    from_shadow: ClassVar[ShadowField] = "auxiliary"
 
     def steal(self, target: Target, queries: Samples, build: Callable[[], nn.Module]) -> nn.Module:
         """A network, images -> logits (n, k). `build` makes a fresh one of the target's architecture."""

@@ -26,24 +26,19 @@ from typing import Any, Literal, cast
 from pydantic import ValidationError
 
 from benchmark import api, reading
-from benchmark.api import Card, Hyper, Pretrained
+from benchmark.api import AnyAttack, Card, Hyper, Pretrained
 from benchmark.digests import code_of, tree_digest
 from benchmark.entries.cards import WORD, hyperparameters, literal, marks
 from benchmark.errors import UserError, printable, suggest
 from benchmark.protocol import OWN_GUARDS, UNCHANGED, AttackAxes, Axes, World
 from benchmark.text import NAME
 
-TASKS = {
-    "Attack": "membership",
-    "InversionAttack": "inversion",
-    "AttributeAttack": "attribute",
-    "StealingAttack": "stealing",
-    "Defense": "defense",
-}
+ATTACKS: dict[str, type[AnyAttack]] = {cls.task: cls for cls in AnyAttack.__subclasses__()}
+"""The contract's class of each kind of attack, by the kind's name."""
+_CLASSES = {cls.__name__: task for task, cls in ATTACKS.items()} | {"Defense": "defense"}
+"""The kind of an entry by the class that it derives from."""
 _KINDS: tuple[Literal["attack", "defense"], ...] = ("attack", "defense")
 REVIEWED = Path(__file__).parent / "reviewed.json"
-_ANSWERS = {"membership": "score", "inversion": "reconstruct", "attribute": "predict", "stealing": "steal"}
-"""The method of an attack that the judge asks, by task."""
 _DECLARED = {
     "card",
     "access",
@@ -107,6 +102,12 @@ class Entry:
     def reviewed(self) -> bool:
         """Whether this very file is listed as reviewed, so that it may run in the judge's process."""
         return _reviewed().get(f"{self.kind}s/{self.id}") == hashlib.sha256(self.text.encode()).hexdigest()
+
+    def given(self, field: str) -> bool:
+        """Whether an attack is given this field of `Knowledge`."""
+        if field in ("shadow", "embeddings", "auxiliary"):
+            return "shadow" in self.needs and ATTACKS[self.task].from_shadow == field
+        return field in self.needs
 
     @property
     def asks_own_models(self) -> bool:
@@ -410,7 +411,7 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     tree = _parsed(text, path)
     _check_imports(tree, path)
     cls = _the_class(tree, path)
-    task = TASKS[_base(cls)]
+    task = _CLASSES[_base(cls)]
     if (task == "defense") != (kind == "defense"):
         raise UserError(f"{path}: expected {'a Defense' if kind == 'defense' else 'an attack'}, given a {_base(cls)}")
     values: dict[str, Any] = {}
@@ -453,7 +454,7 @@ def _check_methods(cls: ast.ClassDef, methods: set[str], task: str, stages: tupl
     own = {n.name for n in level if isinstance(n, ast.FunctionDef)}
     own |= {n.id for n in level if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     guards = [stage for stage in stages if stage != "training"]
-    needed = _ANSWERS.get(task, "guard" if guards else "")
+    needed = ATTACKS[task].answer if task in ATTACKS else "guard" if guards else ""
     if needed and needed not in own:
         near = difflib.get_close_matches(needed, methods, n=1, cutoff=0.6)
         hint = f"; did you mean it by {near[0]!r}?" if near else ""
@@ -604,17 +605,17 @@ def _texts(tree: ast.Module) -> frozenset[str]:
 
 
 def _the_class(tree: ast.Module, path: Path) -> ast.ClassDef:
-    found = [n for n in tree.body if isinstance(n, ast.ClassDef) and _base(n) in TASKS]
+    found = [n for n in tree.body if isinstance(n, ast.ClassDef) and _base(n) in _CLASSES]
     if len(found) != 1:
         given = " and ".join(c.name for c in found) or "none"
-        raise UserError(f"{path}: expected one class deriving from {', '.join(TASKS)}; given {given}")
+        raise UserError(f"{path}: expected one class deriving from {', '.join(_CLASSES)}; given {given}")
     return found[0]
 
 
 def _base(cls: ast.ClassDef) -> str:
     for base in cls.bases:
         name = base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
-        if name in TASKS:
+        if name in _CLASSES:
             return name
     return ""
 

@@ -7,7 +7,7 @@ candidates. Labels, thresholds and metrics stay here.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ NO_STATE = "not applicable: no guard here holds anything of the target's world, 
 
 MOVED = 1e-3
 """By what a posterior may move when a sample is asked again."""
+
+ATTACK_SEEDS = 100
+"""Rows of scores: the judge resamples each of them."""
 
 _NOISE = 0.1
 """Standard deviation of pixels in the noisy views on which labels are compared."""
@@ -60,8 +63,6 @@ class Scenario:
 
     behind_guards: ClassVar[bool] = True
     """Whether it asks the target as it is served; else it reads the raw network, and a guard is outside its model."""
-    shadow: ClassVar[Literal["world", "data"]] = "data"
-    """What `needs = {"shadow"}` gives: a trained model with its members and non-members, or its training data alone."""
     asks: ClassVar[tuple[str, ...]] = ()
     """Parts that it asks the target about, besides the target's own."""
     evaluator: ClassVar[bool] = False
@@ -128,7 +129,7 @@ class Scenario:
         return World(self._target("shadow"), *map(self.population.part, self._model("shadow").parts))
 
     def _knowledge(self, **more: Any) -> Knowledge:
-        needs = self.attack.entry.needs
+        entry = self.attack.entry
         samples, data = self.population.samples, self.population.data
         known = World(self.target, samples(self.population.known_members), samples(self.population.known_nonmembers))
         return Knowledge(
@@ -138,10 +139,10 @@ class Scenario:
             seed=seed_of("attack", self.seed, replace(self.attack, adversary=OWN_GUARDS).name, self.chain.name),
             device=self.artifacts.device,
             simple=data.simple,
-            shadow=self._shadow() if self.shadow == "world" and "shadow" in needs else None,
-            partial=known if "partial" in needs else None,
-            auxiliary=self.population.part("shadow-train") if self.shadow == "data" and "shadow" in needs else None,
-            certificate=self._model().network.claims().certificate if "certificate" in needs else None,
+            shadow=self._shadow() if entry.given("shadow") else None,
+            partial=known if entry.given("partial") else None,
+            auxiliary=self.population.part("shadow-train") if entry.given("auxiliary") else None,
+            certificate=self._model().network.claims().certificate if entry.given("certificate") else None,
             **more,
         )
 
@@ -179,6 +180,8 @@ def checked_scores(scores: Any, n: int) -> Floats:
         raise ValueError(f"expected scores of dtype float64, given {str(scores.dtype).removeprefix('torch.')}")
     if scores.ndim not in (1, 2) or scores.shape[-1] != n or scores.shape[0] == 0:
         raise ValueError(f"expected scores of shape ({n},) or (s, {n}), given {tuple(scores.shape)}")
+    if scores.ndim == 2 and len(scores) > ATTACK_SEEDS:
+        raise ValueError(f"expected scores of at most {ATTACK_SEEDS} attack seeds, given {len(scores)}")
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).sum())
         raise ValueError(f"expected finite scores, given {bad} that are NaN or infinite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -81,13 +82,17 @@ class Answers:
     def __init__(self) -> None:
         self._rows: dict[bytes, Tensor] = {}
 
+    @staticmethod
+    def _addresses(x: Tensor) -> list[bytes]:
+        """16 bytes an image: a large one need not be kept to be known again."""
+        return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in x.numpy()]
+
     def add(self, x: Tensor, log_posteriors: Tensor) -> None:
-        for image, row in zip(x.numpy(), log_posteriors, strict=True):
-            self._rows[image.tobytes()] = row
+        self._rows.update(zip(self._addresses(x), log_posteriors, strict=True))
 
     def find(self, x: Tensor) -> tuple[list[Tensor | None], list[int]]:
         """Stored rows, and the positions that are not stored."""
-        rows = [self._rows.get(image.tobytes()) for image in x.numpy()]
+        rows = [self._rows.get(address) for address in self._addresses(x)]
         return rows, [i for i, row in enumerate(rows) if row is None]
 
 

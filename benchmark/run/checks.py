@@ -585,7 +585,7 @@ def _scores(subject: Subject, rows: Tensor | None, mode: Mode | None = None) -> 
     if rows is not None:
         candidates = Candidates(candidates.x[rows], candidates.y[rows], candidates.id[rows])
         bank = bank and replace(bank, members=bank.members[:, rows], log_posteriors=bank.log_posteriors[:, rows])
-    return checked_scores(attack.score(scenario.target, candidates, bank), len(candidates))
+    return checked_scores(attack.answer(scenario.target, candidates, bank), len(candidates))
 
 
 def _order(subject: Subject) -> str:

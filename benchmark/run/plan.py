@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from benchmark.digests import code_of
-from benchmark.entries.registry import Chain, Part
+from benchmark.entries.registry import ATTACKS, Chain, Part
 from benchmark.judge.kinds import KINDS
 from benchmark.protocol import World
 from benchmark.targets.artifacts import Artifacts
@@ -176,7 +176,7 @@ def _models(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Iterator
     if attack is None:
         return
     needs = attack.entry.needs
-    uses_shadow = KINDS[attack.entry.task].shadow == "world" and (
+    uses_shadow = ATTACKS[attack.entry.task].from_shadow == "shadow" and (
         "shadow" in needs or (attack.entry.calibrate == "shadow" and not any(n.startswith("bank") for n in needs))
     )
     if uses_shadow or (chain.guards and any(n.startswith("bank") for n in needs)):

@@ -193,7 +193,7 @@ def result_of(setting: Setting, registry: Registry, job: Job, status: Status, re
         key=job.id,
         protocol=protocol.name,
         protocol_digest=official_measures(protocol, setting.secret),
-        task=entry.task if entry else "utility",  # type: ignore[arg-type]
+        task=entry.task if entry else "utility",
         attack=job.attack,
         defense=job.defense,
         dataset=protocol.dataset,

@@ -7,7 +7,7 @@ import importlib.util
 import re
 from collections.abc import Mapping
 
-from benchmark.entries.registry import Entry
+from benchmark.entries.registry import ATTACKS, Entry
 from benchmark.errors import module_of, own_line, said, words
 
 LIBRARIES = "torch, torchvision, numpy, scipy, sklearn, timm, opacus, diffusers"
@@ -56,14 +56,8 @@ def _undeclared(text: str, line: str, entry: Entry) -> str:
     """What is None because the entry did not declare it, where the error and the file speak of it."""
     if entry.kind != "attack":
         return ""
-    given = {
-        "shadow": "shadow" in entry.needs,
-        "partial": "partial" in entry.needs,
-        "certificate": "certificate" in entry.needs,
-        "bank": bool(entry.needs & {"bank-online", "bank-offline"}),
-        "embeddings": entry.task == "attribute",
-        "auxiliary": entry.task in ("inversion", "stealing"),
-    }
+    given = {name: entry.given(name) for name in ("shadow", "partial", "certificate", "embeddings", "auxiliary")}
+    given["bank"] = bool(entry.needs & {"bank-online", "bank-offline"})
     attribute = re.search(r"'NoneType' object has no attribute '(\w{1,60})'", text)
     among = _FIELDS.get(attribute[1], ()) if attribute else given
     nodes = list(ast.walk(ast.parse(entry.text)))
@@ -78,10 +72,12 @@ def _undeclared(text: str, line: str, entry: Entry) -> str:
     name = missing[0]
     if name == "bank":
         return 'bank is None, for `needs` names none: add "bank-offline" or "bank-online" to `needs`'
-    if name in ("embeddings", "auxiliary"):
-        who = {"embeddings": "an AttributeAttack", "auxiliary": "an InversionAttack or a StealingAttack"}[name]
-        return f"knowledge.{name} is None: {who} alone is given it"
-    return f'knowledge.{name} is None, for `needs` does not name it: add "{name}" to `needs`'
+    own = ATTACKS[entry.task].from_shadow
+    if name in ("shadow", "embeddings", "auxiliary") and name != own:
+        who = " or ".join(cls.__name__ for cls in ATTACKS.values() if cls.from_shadow == name)
+        return f"knowledge.{name} is None: {who} alone is given it; {ATTACKS[entry.task].__name__} has knowledge.{own}"
+    need = "shadow" if name == own else name
+    return f'knowledge.{name} is None, for `needs` does not name it: add "{need}" to `needs`'
 
 
 def _module(name: str, entry: Entry) -> str:

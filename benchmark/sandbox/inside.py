@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import networks
-from benchmark.api import Bank, Candidates, Context, Embeddings, Knowledge, Predict, Samples, Target, World
+from benchmark.api import Context, Predict, Samples, Target
 from benchmark.errors import own_line, trace
 from benchmark.networks.training import TrainingTask
 from benchmark.protocol import Recipe
 from benchmark.sandbox.local import Attacker, Defender
+from benchmark.sandbox.values import restore
 from benchmark.sandbox.wire import QUERY_BYTES, QUERY_IMAGES, Channel, Closed, Message, Meta, RemoteError, Tensors
 
 
@@ -77,7 +78,7 @@ def _locate(error: BaseException) -> tuple[str, str]:
 class RemoteTarget(Target):
     """A target that the judge holds; it answers what the attack's access allows."""
 
-    def __init__(self, work: _Work, name: str) -> None:
+    def __init__(self, work: _Work, name: int) -> None:
         self._work, self._name = work, name
 
     def labels(self, x: Tensor) -> Tensor:
@@ -108,8 +109,7 @@ class _Work:
         self.makers: list[Callable[[], Tensors]] = []
         self.queried: Predict | None = None
         names = (
-            "open", "fit", "score", "reconstruct", "embedding", "predict", "steal", "train", "serve", "prepare",
-            "guard", "claims", "query", "make",
+            "open", "fit", "answer", "choice", "train", "serve", "prepare", "guard", "claims", "query", "make",
         )  # fmt: skip
         channel.handlers.update({name: getattr(self, f"_{name}") for name in names})
 
@@ -146,41 +146,28 @@ class _Work:
     # --- Attacks ---
 
     def _fit(self, meta: Meta, tensors: Tensors) -> Message:
-        def samples(name: str) -> Samples:
-            return Samples(tensors[f"{name}.x"], tensors[f"{name}.y"])
-
-        def world(name: str) -> World | None:
-            if name not in meta["has"]:
-                return None
-            target = RemoteTarget(self, meta["targets"][name])
-            return World(target, samples(f"{name}.members"), samples(f"{name}.nonmembers"))
-
-        embeddings = (
-            [tensors[f"embeddings.{n}"] for n in ("x", "y", "attribute")] if "embeddings" in meta["has"] else []
-        )
-        self.attacker.fit(
-            Knowledge(
-                classes=self.classes,
-                shape=self.shape,
-                seed=meta["seed"],
-                device=self.device,
-                simple=self.simple,
-                shadow=world("shadow"),
-                partial=world("partial"),
-                embeddings=Embeddings(*embeddings) if embeddings else None,
-                auxiliary=samples("auxiliary") if "auxiliary" in meta["has"] else None,
-                certificate=meta["certificate"],
-            )
-        )
+        self.attacker.fit(*self._arguments(meta, tensors))
         return {}, {}
 
-    def _score(self, meta: Meta, tensors: Tensors) -> Message:
-        candidates = Candidates(tensors["x"], tensors["y"], tensors["id"])
-        bank = None
-        if "members" in tensors:
-            ask = partial(self._bank, len(tensors["members"]))
-            bank = Bank(tensors["members"], tensors["log_posteriors"], ask, meta["whole"])
-        return _answer("scores", self.attacker.score(RemoteTarget(self, meta["target"]), candidates, bank))
+    def _answer(self, meta: Meta, tensors: Tensors) -> Message:
+        found = self.attacker.answer(*self._arguments(meta, tensors))
+        if isinstance(found, Tensor):
+            return {}, {"value": found}
+        self.queried = found
+        return {"network": True}, {}
+
+    def _choice(self, meta: Meta, _: Tensors) -> Message:
+        return {"choice": self.attacker.choice(meta["name"])[:100]}, {}
+
+    def _arguments(self, meta: Meta, tensors: Tensors) -> list[Any]:
+        return [restore(node, tensors, self._stand_in) for node in meta["arguments"]]
+
+    def _stand_in(self, node: Meta) -> Any:
+        if "target" in node:
+            return RemoteTarget(self, node["target"])
+        if "bank" in node:
+            return partial(self._bank, node["bank"])
+        return lambda: self.build(node["builder"]).to(self.device)
 
     def _bank(self, models: int, x: Tensor) -> Tensor:
         """In pieces whose answers the judge sends."""
@@ -188,23 +175,6 @@ class _Work:
         size = min(QUERY_BYTES // 2 // max(1, x[:1].numel() * 4), QUERY_BYTES // (8 * models * self.classes))
         pieces = x.split(max(1, min(QUERY_IMAGES, size))) if x.ndim else (x,)
         return torch.cat([self.ask("bank", {}, {"x": piece})["value"] for piece in pieces], 1)
-
-    def _reconstruct(self, meta: Meta, _: Tensors) -> Message:
-        return _answer("images", self.attacker.reconstruct(RemoteTarget(self, meta["target"]), meta["classes"]))
-
-    def _embedding(self, meta: Meta, _: Tensors) -> Message:
-        return {"embedding": self.attacker.embedding[:100]}, {}
-
-    def _predict(self, _: Meta, tensors: Tensors) -> Message:
-        return _answer("attribute labels", self.attacker.predict(tensors["x"]))
-
-    def _steal(self, meta: Meta, tensors: Tensors) -> Message:
-        def build() -> nn.Module:
-            return self.build(meta["seed"]).to(self.device)
-
-        target = RemoteTarget(self, meta["target"])
-        self.queried = self.attacker.steal(target, Samples(tensors["x"], tensors["y"]), build)
-        return {}, {}
 
     # --- Defenses ---
 
@@ -232,7 +202,10 @@ class _Work:
 
     def _query(self, _: Meta, tensors: Tensors) -> Message:
         assert self.queried is not None
-        return _answer("log-posteriors", self.queried(tensors["x"]))
+        value = self.queried(tensors["x"])
+        if not isinstance(value, Tensor):
+            raise ValueError(f"expected log-posteriors as a tensor, given {type(value).__name__}")
+        return {}, {"value": value}
 
     def _make(self, _: Meta, __: Tensors) -> Message:
         return {}, self.makers[-1]()
@@ -278,9 +251,3 @@ def _images(x: Any) -> Tensor:
     if not isinstance(x, Tensor):
         raise ValueError(f"expected images (n, c, h, w), given {type(x).__name__}")
     return x.detach().to("cpu", torch.float32)
-
-
-def _answer(what: str, value: Any) -> Message:
-    if not isinstance(value, Tensor):
-        raise ValueError(f"expected {what} as a tensor, given {type(value).__name__}")
-    return {}, {"value": value}

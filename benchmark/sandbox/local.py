@@ -6,13 +6,14 @@ code that runs in a sandbox.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Bank, Candidates, Claims, Context, Defense, Knowledge, Predict, Samples, Target
+from benchmark.api import Claims, Context, Defense, Knowledge, Predict
+from benchmark.entries.registry import ATTACKS
 from benchmark.networks.access import raw
 from benchmark.networks.training import TrainingTask, fit_ensemble
 
@@ -63,7 +64,7 @@ class Defender:
 
 
 class Attacker:
-    """An attack at work: the contract's methods, but that a stolen copy comes back as what it answers."""
+    """An attack at work: `fit`, and the one method of its kind. A network that this returns comes back as what it answers."""
 
     def __init__(self, attack: Any, device: torch.device) -> None:
         self.attack, self.device = attack, device
@@ -71,21 +72,17 @@ class Attacker:
     def fit(self, knowledge: Knowledge) -> None:
         self.attack.fit(knowledge)
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Any:
-        return self.attack.score(target, candidates, bank)
+    def answer(self, *given: Any) -> Any:
+        kind = ATTACKS[self.attack.task]
+        found = getattr(self.attack, kind.answer)(*given)
+        network = getattr(kind, kind.answer).__annotations__["return"] == "nn.Module"
+        if network and isinstance(found, nn.Module):
+            return raw(found, self.device)
+        if network or not isinstance(found, Tensor):
+            wanted = "network" if network else "tensor"
+            raise ValueError(f"expected a {wanted} from {kind.answer}, given {type(found).__name__}")
+        return found
 
-    def reconstruct(self, target: Target, classes: Sequence[int]) -> Any:
-        return self.attack.reconstruct(target, classes)
-
-    @property
-    def embedding(self) -> str:
-        return str(self.attack.embedding)
-
-    def predict(self, embeddings: Tensor) -> Any:
-        return self.attack.predict(embeddings)
-
-    def steal(self, target: Target, queries: Samples, build: Callable[[], nn.Module]) -> Predict:
-        network = self.attack.steal(target, queries, build)
-        if not isinstance(network, nn.Module):
-            raise ValueError(f"expected a network from steal, given {type(network).__name__}")
-        return raw(network, self.device)
+    def choice(self, name: str) -> str:
+        """What a property of the attack says, such as which network is to embed."""
+        return str(getattr(self.attack, name))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import networks
-from benchmark.api import Bank, Candidates, Claims, Context, Knowledge, Predict, Samples, Target, World
+from benchmark.api import Bank, Claims, Context, Knowledge, Predict, Target
 from benchmark.entries.registry import Entry, Part
 from benchmark.errors import Fault, printable
 from benchmark.networks.access import CHUNK, raw
@@ -27,10 +27,8 @@ from benchmark.result import Isolation as Where
 from benchmark.sandbox.hints import hint
 from benchmark.sandbox.host import Launcher, Sandboxes, Session, launcher, most_warm
 from benchmark.sandbox.local import Attacker, Defender
+from benchmark.sandbox.values import flatten
 from benchmark.sandbox.wire import QUERY_BYTES, QUERY_IMAGES, Message, Meta, Tensors, tensor
-
-ATTACK_SEEDS = 100
-"""Rows of scores: the judge resamples each of them."""
 
 Mode = Literal["auto", "always", "never"]
 """Isolate what is not reviewed; everything; or nothing (`--trust`)."""
@@ -303,12 +301,12 @@ def _claims(values: Meta) -> Claims:
 
 
 class RemoteAttacker:
-    """`Attacker` in a sandbox: one fork from `fit` to the last score."""
+    """`Attacker` in a sandbox: one fork from `fit` to the last answer."""
 
     def __init__(self, isolation: Isolation, part: Part, setup: Setup) -> None:
         self._shape = setup.shape
         self._classes = setup.classes
-        self._targets: dict[str, Target] = {}
+        self._targets: list[Target] = []
         self._bank: Bank | None = None
         self._session = isolation.open(part, setup)
         self._session.accept(QUERY_BYTES)
@@ -318,65 +316,38 @@ class RemoteAttacker:
         }  # fmt: skip
 
     def fit(self, knowledge: Knowledge) -> None:
+        self._call("fit", knowledge)
+
+    def answer(self, *given: Any) -> Any:
+        meta, tensors = self._call("answer", *given)
+        return _Served(self._session, self._classes, 10 * CHUNK) if meta.get("network") else tensors.get("value")
+
+    def choice(self, name: str) -> str:
+        return str(self._session.call("choice", {"name": name})[0].get("choice"))
+
+    def _call(self, do: str, *given: Any) -> Message:
         tensors: Tensors = {}
-        targets: dict[str, str] = {}
-        worlds: dict[str, World | None] = {"shadow": knowledge.shadow, "partial": knowledge.partial}
-        for name, world in worlds.items():
-            if world is not None:
-                targets[name] = self._hold(world.target)
-                for side in ("members", "nonmembers"):
-                    samples: Samples = getattr(world, side)
-                    tensors |= {f"{name}.{side}.x": samples.x, f"{name}.{side}.y": samples.y}
-        if knowledge.embeddings is not None:
-            tensors |= {f"embeddings.{n}": t for n, t in vars(knowledge.embeddings).items()}
-        if knowledge.auxiliary is not None:
-            tensors |= {"auxiliary.x": knowledge.auxiliary.x, "auxiliary.y": knowledge.auxiliary.y}
-        has = [*targets, *(n for n in ("embeddings", "auxiliary") if getattr(knowledge, n) is not None)]
-        meta = {"seed": knowledge.seed, "has": has, "targets": targets, "certificate": knowledge.certificate}
-        self._session.call("fit", meta, tensors)
+        arguments = [flatten(value, tensors, self._stay) for value in given]
+        return self._session.call(do, {"arguments": arguments}, tensors)
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Any:
-        tensors = {"x": candidates.x, "y": candidates.y, "id": candidates.id}
-        if bank is not None:
-            tensors |= {"members": bank.members, "log_posteriors": bank.log_posteriors}
-        self._bank = bank
-        meta = {"target": self._hold(target), "whole": bank and bank.whole}
-        scores = self._value("score", meta, tensors)
-        if isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) > ATTACK_SEEDS:
-            raise ValueError(f"expected scores of at most {ATTACK_SEEDS} attack seeds, given {len(scores)}")
-        return scores
-
-    def reconstruct(self, target: Target, classes: Sequence[int]) -> Any:
-        return self._value("reconstruct", {"target": self._hold(target), "classes": list(classes)}, {})
-
-    @property
-    def embedding(self) -> str:
-        return str(self._session.call("embedding")[0].get("embedding"))
-
-    def predict(self, embeddings: Tensor) -> Any:
-        return self._value("predict", {}, {"x": embeddings})
-
-    def steal(self, target: Target, queries: Samples, build: Builder) -> Predict:
-        meta = {"target": self._hold(target), "seed": build.seed}
-        self._session.call("steal", meta, {"x": queries.x, "y": queries.y})
-        return _Served(self._session, self._classes, 10 * CHUNK)
-
-    def _value(self, do: str, meta: Meta, tensors: Tensors) -> Any:
-        return self._session.call(do, meta, tensors)[1].get("value")
-
-    def _hold(self, target: Target) -> str:
-        """A name under which the other side may ask this target."""
-        for name, held in self._targets.items():
-            if held is target:
-                return name
-        self._targets[str(len(self._targets))] = target
-        return str(len(self._targets) - 1)
+    def _stay(self, value: Any) -> Meta:
+        """A name under which the other side may ask what stays here."""
+        if isinstance(value, Target):
+            if not any(held is value for held in self._targets):
+                self._targets.append(value)
+            return {"target": next(i for i, held in enumerate(self._targets) if held is value)}
+        if isinstance(value, Bank):
+            self._bank = value
+            return {"bank": len(value.members)}
+        if isinstance(value, Builder):
+            return {"builder": value.seed}
+        raise TypeError(f"expected what the contract hands to attacks, given {type(value).__name__}")
 
     def _asked(self, meta: Meta) -> Target:
-        target = self._targets.get(str(meta.get("target")))
-        if target is None:
+        number = meta.get("target")
+        if type(number) is not int or not 0 <= number < len(self._targets):
             raise PermissionError("expected a target that the judge has given")
-        return target
+        return self._targets[number]
 
     def _images(self, tensors: Tensors) -> Tensor:
         x = tensor(tensors, "x", torch.float32, (None, *self._shape))

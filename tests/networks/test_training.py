@@ -12,11 +12,11 @@ import torch
 from scipy.stats import ks_2samp
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, functional
 
 from benchmark import data as datasets
 from benchmark.api import Samples
-from benchmark.api.augmentation import _operate, randaug
+from benchmark.api.augmentation import _operate, equalize, randaug
 from benchmark.networks.access import raw
 from benchmark.networks.training import TrainingTask, fit_ensemble, make_optimizer
 from benchmark.protocol import Recipe
@@ -241,6 +241,13 @@ def test_randaug_is_torchvisions() -> None:
                 off = (_operate(x, number, sign).int() - torch.stack(expected).int()).abs()
                 # Float32 sums of a batch round apart from those of an image: a grey level at most.
                 assert off.max() <= 1 and (off > 0).double().mean() < 0.2, (name, sign)
+
+
+@pytest.mark.parametrize("shape", [(30, 1, 8, 8), (20, 3, 32, 32), (3, 3, 5, 7)])
+@pytest.mark.parametrize("levels", [1, 2, 3, 100, 256])
+def test_equalize_by_tables_is_torchvisions(shape: tuple[int, ...], levels: int) -> None:
+    x = torch.randint(0, levels, shape, generator=torch.Generator().manual_seed(levels), dtype=torch.uint8)
+    assert torch.equal(equalize(x), functional.equalize(x))
 
 
 def test_randaug_depends_on_its_generator_alone_and_draws_for_each_image() -> None:

@@ -432,7 +432,7 @@ SICK = {
     "nan": ("confidence / 0 * 0", "expected finite scores, given \\d+ that are NaN or infinite"),
     "infinite": ("confidence.fill_(float('inf'))", "expected finite scores"),
     "single": ("confidence.float()", "expected scores of dtype float64, given float32"),
-    "numpy": ("confidence.numpy()", "expected scores as a tensor, given ndarray"),
+    "numpy": ("confidence.numpy()", "expected a tensor from score, given ndarray"),
     "cube": ("confidence.expand(1, 1, -1)", "expected scores of shape"),
     "raising": ("1 / 0", "ZeroDivisionError: division by zero"),
     "lines": ("(_ for _ in ()).throw(ValueError('one\\ntwo'))", "ValueError: one two"),

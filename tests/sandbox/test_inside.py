@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from benchmark import networks
+from benchmark.api import Bank, Candidates, Knowledge, Samples, Target, World
 from benchmark.entries.templates import TEMPLATES
 from benchmark.networks.access import raw
 from benchmark.protocol import load
 from benchmark.sandbox import inside
+from benchmark.sandbox.values import flatten
 from benchmark.sandbox.wire import Channel, Closed, RemoteError
 
 CPU = torch.device("cpu")
@@ -67,6 +69,29 @@ def task_of(seed: int = 3, n: int = 12) -> tuple[dict[str, Any], dict[str, Tenso
     }
 
 
+CANDIDATES = Candidates(images(), torch.zeros(12, dtype=torch.int64), torch.arange(12))
+
+
+class Numbered(Target):
+    """A target that stays with the judge."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def call(channel: Channel, do: str, *given: Any) -> Any:
+    def stay(value: Any) -> Any:
+        return {"bank": len(value.members)} if isinstance(value, Bank) else {"target": value.number}
+
+    tensors: dict[str, Tensor] = {}
+    arguments = [flatten(value, tensors, stay) for value in given]
+    return channel.call(do, {"arguments": arguments}, tensors)[1].get("value")
+
+
+def score(channel: Channel, number: int, candidates: Candidates = CANDIDATES, bank: Bank | None = None) -> Any:
+    return call(channel, "answer", Numbered(number), candidates, bank)
+
+
 def test_an_attack_scores_what_the_judge_answers(judge: Channel) -> None:
     asked: list[dict[str, Any]] = []
     x, y = images(), torch.arange(12) % 10
@@ -78,10 +103,10 @@ def test_an_attack_scores_what_the_judge_answers(judge: Channel) -> None:
 
     judge.handlers["log_posteriors"] = answer
     open_entry(judge, TEMPLATES["attack"], power=2.0)
-    judge.call("fit", {"seed": 1, "has": [], "targets": {}, "certificate": None})
-    got = judge.call("score", {"target": "7"}, {"x": x, "y": y, "id": torch.arange(12)})[1]["value"]
+    call(judge, "fit", Knowledge(10, SHAPE, 1, CPU))
+    got = score(judge, 7, Candidates(x, y, torch.arange(12)))
     assert torch.equal(got, 2 * answers.gather(1, y.unsqueeze(1)).squeeze(1))
-    assert len(asked) == 1 and asked[0]["target"] == "7" and torch.equal(asked[0]["x"], x)
+    assert len(asked) == 1 and asked[0]["target"] == 7 and torch.equal(asked[0]["x"], x)
 
 
 KNOWLEDGE = """
@@ -105,21 +130,17 @@ class Submission(Attack):
 
 def test_knowledge_and_bank_arrive_whole(judge: Channel) -> None:
     judge.handlers["log_posteriors"] = lambda meta, t: (
-        {}, {"value": torch.full((len(t["x"]), 10), float(meta["target"] == "world"), dtype=torch.float64)}
+        {}, {"value": torch.full((len(t["x"]), 10), float(meta["target"] == 1), dtype=torch.float64)}
     )  # fmt: skip
     open_entry(judge, KNOWLEDGE)
-    tensors = {"shadow.members.x": images(3), "shadow.members.y": torch.zeros(3, dtype=torch.int64)}
-    tensors |= {"shadow.nonmembers.x": images(2), "shadow.nonmembers.y": torch.zeros(2, dtype=torch.int64)}
-    tensors |= {"auxiliary.x": images(4), "auxiliary.y": torch.zeros(4, dtype=torch.int64)}
-    judge.call(
-        "fit", {"seed": 5, "has": ["shadow", "auxiliary"], "targets": {"shadow": "world"}, "certificate": 0.1}, tensors
-    )
-    bank = {
-        "members": torch.ones(2, 12, dtype=torch.bool),
-        "log_posteriors": torch.zeros(2, 12, 10, dtype=torch.float64),
-    }
-    candidates = {"x": images(), "y": torch.zeros(12, dtype=torch.int64), "id": torch.arange(12)}
-    assert judge.call("score", {"target": "0", "whole": 4}, candidates | bank)[1]["value"].tolist() == [10.0] * 12
+
+    def samples(n: int) -> Samples:
+        return Samples(images(n), torch.zeros(n, dtype=torch.int64))
+
+    shadow = World(Numbered(1), samples(3), samples(2))
+    call(judge, "fit", Knowledge(10, SHAPE, 5, CPU, shadow=shadow, auxiliary=samples(4), certificate=0.1))
+    bank = Bank(torch.ones(2, 12, dtype=torch.bool), torch.zeros(2, 12, 10, dtype=torch.float64), whole=4)
+    assert score(judge, 0, bank=bank).tolist() == [10.0] * 12
 
 
 def test_a_white_box_arrives_as_the_network_that_it_is(judge: Channel) -> None:
@@ -130,7 +151,7 @@ def test_a_white_box_arrives_as_the_network_that_it_is(judge: Channel) -> None:
     )
     open_entry(judge, text)
     y = torch.arange(12) % 10
-    got = judge.call("score", {"target": "0"}, {"x": images(), "y": y, "id": y})[1]["value"]
+    got = score(judge, 0, Candidates(images(), y, y))
     assert torch.equal(got, raw(network, CPU)(images()).gather(1, y.unsqueeze(1)).squeeze(1))
 
 
@@ -146,8 +167,7 @@ def test_a_refusal_arrives_as_the_exception_that_it_is(judge: Channel) -> None:
         f"        try:\n            {asked}\n        except PermissionError:\n            return target.labels(candidates.x)\n        log_posteriors = 0",
     )
     open_entry(judge, text)
-    candidates = {"x": images(), "y": torch.zeros(12, dtype=torch.int64), "id": torch.arange(12)}
-    assert judge.call("score", {"target": "0"}, candidates)[1]["value"].tolist() == [0.0] * 12
+    assert score(judge, 0).tolist() == [0.0] * 12
 
 
 @pytest.mark.parametrize(
@@ -157,7 +177,7 @@ def test_a_refusal_arrives_as_the_exception_that_it_is(judge: Channel) -> None:
         ("raise KeyboardInterrupt", "KeyboardInterrupt", ""),
         ("raise ValueError('odd')", "ValueError", "odd"),
         ("raise MemoryError", "MemoryError", ""),
-        ("return None", "ValueError", "expected scores as a tensor, given NoneType"),
+        ("return None", "ValueError", "expected a tensor from score, given NoneType"),
         ("1 / 0", "ZeroDivisionError", "division by zero"),
         ("raise type('x' * 500, (Exception,), {})('y' * 9000)", "x" * 100, "y" * 2000),
     ],
@@ -166,10 +186,9 @@ def test_whatever_it_raises_is_an_answer_and_it_serves_on(judge: Channel, raised
     open_entry(
         judge, TEMPLATES["attack"].replace("log_posteriors = target", f"{raised}\n        log_posteriors = target")
     )
-    candidates = {"x": images(), "y": torch.zeros(12, dtype=torch.int64), "id": torch.arange(12)}
     for _ in range(2):
         with pytest.raises(RemoteError) as error:
-            judge.call("score", {"target": "0"}, candidates)
+            score(judge, 0)
         assert (error.value.kind, error.value.text) == (kind, text)
 
 
@@ -259,7 +278,7 @@ def test_it_ends_without_a_word_when_the_judge_hangs_up_in_a_call() -> None:
     channel.handlers["log_posteriors"] = lambda *_: (_ for _ in ()).throw(KeyError("the judge's own"))
     open_entry(channel, TEMPLATES["attack"])
     with pytest.raises(KeyError, match="the judge's own"):
-        channel.call("score", {"target": "0"}, {"x": images(), "y": torch.zeros(12), "id": torch.arange(12)})
+        score(channel, 0)
     mine.close()
     thread.join(20)
     assert not thread.is_alive()

@@ -90,13 +90,13 @@ def test_a_defense_that_changes_nothing() -> None:
 def test_an_attack_is_passed_on_as_it_is() -> None:
     class Mine(Attack):
         def score(self, target: Target, candidates: Any, bank: Any) -> Any:
-            return target, candidates, bank
+            return torch.tensor([target, candidates, bank])
 
-    given: Any = (Target(), "candidates", "bank")
-    assert Attacker(Mine(None), CPU).score(*given) == given
-    assert Attacker(AttributeAttack(None), CPU).embedding == "target"
+    given: Any = (1, 2, 3)
+    assert Attacker(Mine(None), CPU).answer(*given).tolist() == [1, 2, 3]
+    assert Attacker(AttributeAttack(None), CPU).choice("embedding") == "target"
     with pytest.raises(NotImplementedError):
-        Attacker(Attack(None), CPU).score(*given)
+        Attacker(Attack(None), CPU).answer(*given)
 
 
 def test_a_stolen_copy_comes_back_as_what_it_answers() -> None:
@@ -105,11 +105,11 @@ def test_a_stolen_copy_comes_back_as_what_it_answers() -> None:
             return build().train()
 
     x = make_task().train.x
-    copy = Attacker(Thief(None), CPU).steal(Target(), make_task().train, make_task(3).build)
+    copy = Attacker(Thief(None), CPU).answer(Target(), make_task().train, make_task(3).build)
     assert torch.equal(copy(x), raw(make_task(3).build(), CPU)(x)), "log-posteriors, in eval mode"
     Thief.steal = lambda self, target, queries, build: "copy"  # type: ignore[method-assign,assignment,return-value]
     with pytest.raises(ValueError, match="expected a network from steal, given str"):
-        Attacker(Thief(None), CPU).steal(Target(), make_task().train, make_task().build)
+        Attacker(Thief(None), CPU).answer(Target(), make_task().train, make_task().build)
 
 
 REGISTRY = Registry(Path(__file__).resolve().parents[2] / "submissions")

@@ -25,16 +25,16 @@ class Kind(Scenario):
 
     def judge(self, attack: Any) -> Outcome:
         network = self._network()
-        if (embedding := attack.embedding) not in ("target", "untrained"):
+        if (embedding := attack.choice("embedding")) not in ("target", "untrained"):
             raise ValueError(f"expected an embedding of target or untrained, given {printable(embedding, 40)!r}")
         if embedding == "untrained":
             data, architecture = self.population.data, self.artifacts.protocol.architecture
             network = networks.build(architecture, data.classes, data.shape, seed_of("untrained", self.seed)).eval()
         shadow, test = (self._embed(network, p) for p in ("shadow-train", "target-test"))
-        knowledge = self._knowledge(embeddings=shadow)
+        knowledge = self._knowledge(embeddings=shadow if self.attack.entry.given("embeddings") else None)
         start = time.perf_counter()
         attack.fit(knowledge)
-        guess = attack.predict(test.x)
+        guess = attack.answer(test.x)
         seconds = time.perf_counter() - start
         expect(guess, (len(test.y),), "attribute labels")
         found, intervals = reports.attribute_metrics(

@@ -26,7 +26,7 @@ class Kind(Scenario):
         knowledge = self._knowledge()
         start = time.perf_counter()
         attack.fit(knowledge)
-        images = attack.reconstruct(self.target, list(range(classes)))
+        images = attack.answer(self.target, list(range(classes)))
         seconds = time.perf_counter() - start
         expect(images, (classes, *shape), "images")
         images = images.detach().to("cpu", torch.float32)

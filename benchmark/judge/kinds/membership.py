@@ -23,8 +23,6 @@ from benchmark.networks.access import Answers, GuardedTarget
 class Kind(Scenario):
     """Scores of candidates against who was trained on, with their null and, where a bank serves, every model as a target."""
 
-    shadow = "world"
-
     def _prepare(self) -> tuple[Candidates, Bank | None, Knowledge]:
         access = self.attack.entry.access
         role = next((n.removeprefix("bank-") for n in sorted(self.attack.entry.needs) if n.startswith("bank-")), None)
@@ -47,7 +45,7 @@ class Kind(Scenario):
         candidates, bank, knowledge = self._prepare()
         start = time.perf_counter()
         attack.fit(knowledge)
-        scores = checked_scores(attack.score(self.target, candidates, bank), len(candidates))
+        scores = checked_scores(attack.answer(self.target, candidates, bank), len(candidates))
         seconds = time.perf_counter() - start
         thresholds = self._thresholds(attack, bank)
         threshold = None if thresholds is None else float(thresholds[0])
@@ -92,7 +90,7 @@ class Kind(Scenario):
         order = np.random.default_rng(seed_of("shadow candidates", self.seed)).permutation(sum(map(len, sides)))
         x, y = (torch.cat(both)[torch.from_numpy(order)] for both in ([s.x for s in sides], [s.y for s in sides]))
         candidates = Candidates(x, y, self.population.ids(len(y)))
-        scores = checked_scores(attack.score(shadow.target, candidates, None), len(y))
+        scores = checked_scores(attack.answer(shadow.target, candidates, None), len(y))
         members = order < len(sides[0])
         return np.array([metrics.best_threshold(row, members) for row in scores])
 
@@ -115,7 +113,7 @@ class Kind(Scenario):
             target = GuardedTarget(self.attack.entry.access, self._model("online", i).asked, answers)  # type: ignore[arg-type]
             rest = Bank(bank.members[others], bank.log_posteriors[others], _some(bank.ask, others), bank.whole)
             try:
-                rows.append(checked_scores(attack.score(target, candidates, rest), len(candidates)))
+                rows.append(checked_scores(attack.answer(target, candidates, rest), len(candidates)))
             except (PermissionError, Fault) as problem:
                 # No bank model gives its network away.
                 if isinstance(problem, Fault) and not problem.refused:

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from benchmark.data.population import seed_of
 from benchmark.judge import reports
@@ -22,8 +23,10 @@ class Kind(Scenario):
         queries = self.population.part("shadow-train")
         start = time.perf_counter()
         attack.fit(knowledge)
-        predict = attack.steal(self.target, queries, self.artifacts.builder(self.seed))
+        predict = attack.answer(self.target, queries, self.artifacts.builder(self.seed))
         seconds = time.perf_counter() - start
+        if isinstance(predict, Tensor) or not callable(predict):
+            raise ValueError(f"expected a network from steal, given {type(predict).__name__}")
         self.target.close()  # the copy answers for itself
         test = self.population.part("target-test")
         copy = predict(test.x)
