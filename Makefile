@@ -25,7 +25,7 @@ screenshots: .venv/.test ## draw every page of the app into docs/
 	$(BIN)/python -m leaderboard.screenshots docs fashion-mini-v1
 
 speed: .venv/.test ## time the parts of the judge and the board
-	for part in training bank isolation attacks defenses guards robust board; do $(BIN)/python speed/$$part.py || exit; done
+	for part in speed/*/*.py; do $(BIN)/python $$part || exit; done
 
 # A random fault every few seconds for ten minutes, and ten minutes of odd input for every reader.
 soak: .venv/.test ## a random fault every few seconds for ten minutes

@@ -65,8 +65,8 @@ def _registry() -> dict[str, Metric]:
         Metric("f1", "F1", "up", 0, 1, "Harmonic mean of precision and recall, at the attack's threshold."),
         Metric("auc_seed_sd", "AUC spread over attack seeds", "none", 0, 1,
                "Standard deviation of the AUC over the attack's own seeds on one target."),
-        Metric("auc_bank", "AUC over the bank", "up", 0, 1,
-               "Mean AUC with every bank model as the target in turn; interval by a two-way bootstrap "
+        Metric("auc_references", "AUC over reference models", "up", 0, 1,
+               "Mean AUC with every reference model as the target in turn; interval by a two-way bootstrap "
                "over models and samples."),
         Metric("epsilon_lower", "Epsilon at least", "up", 0, 100,
                "Lower bound (95 %, delta 1e-5) on the epsilon of the training, from canaries of one run "

@@ -98,8 +98,8 @@ class Recipe(_Strict):
         return self
 
 
-class BankSizes(_Strict):
-    """Models in the bank of the population and in that of shadow data; even numbers."""
+class ReferenceSizes(_Strict):
+    """How many reference models the population has and how many the shadow data; even numbers."""
 
     online: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
     offline: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
@@ -131,9 +131,9 @@ class Adversary(_Strict):
 
 
 class Costly(_Strict):
-    """Smaller banks for training defenses, by id, that cost several times the plain training."""
+    """Fewer reference models for training defenses, by id, that cost several times the plain training."""
 
-    bank: BankSizes
+    references: ReferenceSizes
     defenses: tuple[str, ...]
 
 
@@ -166,7 +166,7 @@ class Protocol(_Strict):
     evaluator: str
     """Architecture of inversion's evaluation classifier: another one, on other data (RULES 18)."""
     recipe: Recipe
-    bank: BankSizes
+    references: ReferenceSizes
     costly: Costly | None = None
     canaries: Canaries | None = None
     adversary: Adversary | None = None
@@ -190,6 +190,8 @@ class Protocol(_Strict):
         content = self.model_dump(mode="json", exclude=apart)
         if not self.recipe.early_stopping:
             del content["recipe"]["early_stopping"]
+        for part in filter(None, (content, content["costly"])):
+            part["bank"] = part.pop("references")  # the name that it had when the first boards were pinned
         return digest(content)
 
     @model_validator(mode="after")

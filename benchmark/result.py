@@ -102,7 +102,7 @@ class Result(BaseModel):
     """Why it was skipped or failed, in one line."""
     access: str = ""
     knowledge: str = ""
-    """none, or the needs joined by "+": shadow, partial, bank-online, bank-offline; then guards, if it holds the target's."""
+    """none, or the needs joined by "+": shadow, partial, references-online, references-offline; then guards, if it holds the target's."""
     null_row: bool = False
     metrics: dict[str, float] = Field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)

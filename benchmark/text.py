@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +30,20 @@ def plain(text: str, limit: int = LINE) -> str:
 def plain_log(text: str, limit: int = LOG) -> str:
     """The last `limit` characters of a log, line by line as `plain`."""
     return "\n".join(plain(line, limit) for line in text[-limit:].splitlines())[-limit:]
+
+
+def name_parts(name: str) -> list[tuple[str, list[str]]]:
+    """The parts of an entry's name such as `a[b=1,c=2]+d`: each with its id and what stands in its brackets, ["b=1", "c=2"]."""
+    found = []
+    for part in re.split(r"\+(?![^\[]*\])", name):  # not the + of a number in brackets, 1e+20
+        id, _, inside = part.partition("[")
+        found.append((id, [given for given in inside.removesuffix("]").split(",") if given]))
+    return found
+
+
+def base_name(name: str) -> str:
+    """A name without its hyperparameters: a+b[n=10] -> a+b."""
+    return "+".join(id for id, _ in name_parts(name))
 
 
 def contents(path: Path, most: int) -> bytes:

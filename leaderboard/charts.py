@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from benchmark.result import Result
+from benchmark.text import base_name, name_parts
 from leaderboard.ranking import AUC
 
 BLUE, ORANGE, GREY, VERMILLION, DARK = "#3a8fcf", "#d98a00", "#8a8f98", "#d55e00", "#1b2430"
@@ -27,11 +28,6 @@ LONGEST = 36
 """Characters of a name beside its point; a longer one has its hyperparameters' initials, else leaves them to the tooltip."""
 CHANCE = {AUC: 0.5, "balanced_accuracy": 0.5, "attribute_accuracy": 0.5, "attribute_balanced_accuracy": 0.5}
 """What guessing reaches, for metrics that say so whatever the data: the middle of a diverging scale."""
-
-
-def base_name(name: str) -> str:
-    """A name without its hyperparameters: a+b[n=10] -> a+b."""
-    return re.sub(r"\[[^\]]*\]", "", name)
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -335,6 +331,6 @@ def budget(table: pd.DataFrame) -> alt.LayerChart | None:
 
 def without_budget(name: str) -> str:
     """An attack's name without the hyperparameters that say how much it asks: a[norm=linf,queries=9] -> a[norm=linf]."""
-    id, _, given = name.partition("[")
-    kept = [p for p in given.rstrip("]").split(",") if p and p.partition("=")[0] not in ("queries", "copies")]
+    id, given = name_parts(name)[0]
+    kept = [p for p in given if p.partition("=")[0] not in ("queries", "copies")]
     return f"{id}[{','.join(kept)}]" if kept else id

@@ -18,7 +18,7 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.markup import escape
@@ -65,9 +65,14 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, envvar="LEAKBOA
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 Host = Annotated[str, typer.Option(help="The address to listen on; by default this machine alone can connect. 0.0.0.0: every interface.")]  # fmt: skip
 ProtocolName = Annotated[str, typer.Option("--protocol", "-p", envvar="LEAKBOARD_PROTOCOL", help="A protocol's name, or its YAML file.", autocompletion=_protocol_names)]  # fmt: skip
-Device = Annotated[str, typer.Option("--device", envvar="LEAKBOARD_DEVICE", help="auto, cpu or cuda.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", envvar="LEAKBOARD_DEVICE", help="Where to compute; auto: on a GPU where there is one."),
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Run files that you have read in the judge's process; the rows say so.")]  # fmt: skip
-Isolation = Annotated[str, typer.Option(help="auto: isolate all but reviewed files; always: isolate all.")]
+Isolation = Annotated[
+    Literal["auto", "always"], typer.Option(help="auto: isolate all but reviewed files; always: isolate all.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else there.")]
 
 
@@ -107,12 +112,10 @@ def registry() -> Registry:
     return Registry(submissions(), places.baselines())
 
 
-def _mode(isolation: str, trust: bool) -> Mode:
-    if isolation not in ("auto", "always"):
-        raise UserError(f"--isolation: expected auto or always, given {isolation!r}")
+def _mode(isolation: Literal["auto", "always"], trust: bool) -> Mode:
     if trust and isolation == "always":
         raise UserError("--trust: expected it without --isolation always, given both")
-    return "never" if trust else "always" if isolation == "always" else "auto"
+    return "never" if trust else isolation
 
 
 @app.command("list")
@@ -167,7 +170,7 @@ def _entry_record(entry: Entry) -> dict[str, object]:
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="attack or defense", autocompletion=lambda: ["attack", "defense"])],
+    kind: Literal["attack", "defense"],
     name: str,
     as_json: AsJson = False,
 ) -> None:
@@ -176,8 +179,6 @@ def new(
 
     from benchmark.entries.templates import TEMPLATES
 
-    if kind not in TEMPLATES:
-        raise UserError(f"kind: expected attack or defense, given {kind!r}")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"name: expected a letter, then a-z, 0-9 and _, given {name!r}")
     folders = [f / f"{known}s" for f in (places.submissions(), places.baselines()) if f for known in TEMPLATES]
@@ -351,8 +352,8 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Finished trials of the study, those of earlier calls included.")] = 20,
     workers: Workers = None,
     timeout: Annotated[float | None, typer.Option(min=1, help="Seconds after which no trial is begun.")] = None,
-    attack: Annotated[list[str] | None, typer.Option(help="What trials meet; default: the protocol's that need no bank.")] = None,
-    leakage: Annotated[str, typer.Option(help="auc or tpr_at_fpr_0.01, over the worst of the attacks.")] = "auc",
+    attack: Annotated[list[str] | None, typer.Option(help="What trials meet; default: the protocol's that need no reference models.")] = None,
+    leakage: Annotated[Literal["auc", "tpr_at_fpr_0.01"], typer.Option(help="What is tuned against accuracy, over the worst of the attacks.")] = "auc",
     seeds: Annotated[int, typer.Option(min=1, help="Tuning splits a trial is scored on, in mirrored pairs; no board uses them.")] = 4,
     storage: Annotated[str, typer.Option(help="Where Optuna keeps the study: any database URL; default: LEAKBOARD_OPTUNA, or mlruns/optuna.db of the project.")] = "",
     paper_grid: Annotated[bool, typer.Option("--paper-grid", help="The grid of the paper instead of a search.")] = False,
@@ -368,8 +369,6 @@ def tune(
     from leakboard import score
 
     mode = _mode(isolation, trust)
-    if leakage not in ("auc", "tpr_at_fpr_0.01"):
-        raise UserError(f"--leakage: expected auc or tpr_at_fpr_0.01, given {leakage!r}")
     address = checked("--storage", storage) if storage else places.optuna()
     with console.working("planning"):
         job = score.prepare([defense], protocol, submissions(), places.store(), device, None, mode, places.baselines())

@@ -46,7 +46,7 @@ import signal
 import torch
 from torch import Tensor
 
-from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Knowledge, Target
+from benchmark.api import Annotated, Attack, References, Candidates, Card, Field, Hyper, Knowledge, Target
 
 
 class Mine(Attack):
@@ -61,7 +61,7 @@ class Mine(Attack):
 
         power: Annotated[float, Field(gt=0, le=9)] = 1.0
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """The confidence, or what the test puts here."""
         confidence = target.log_posteriors(candidates.x).gather(1, candidates.y.unsqueeze(1)).squeeze(1)
         return BODY

@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DIGESTS = {
     "tests/fixtures/digests/expressions.py": "b249c47cacdeb93d7055b1d3f67eda02548ce268",
     "tests/fixtures/digests/statements.py": "f08267ef7561ac4a7b2d1bdd8b03baf6ccdb7c91",
-    "submissions/attacks/loss.py": "defbca40b22aa97d77616d2ffeffcba43d7a272e",
-    "submissions/attacks/quantile_regression.py": "e3f7bd3f91d984bb55573782595f9f8fb7df283b",
-    "submissions/defenses/diffence.py": "e9fd226bb5d242bf0ada5463d6c4ffeb5e2a839a",
+    "submissions/attacks/loss.py": "d4e4a472025964512a4e248147b327b336ead23d",
+    "submissions/attacks/quantile_regression.py": "eb0db7b591ab4ba460d164738e6fa6ebcfa97c13",
+    "submissions/defenses/diffence.py": "fbb0510f62845390955e85fea7bef186b1266ec5",
     "submissions/defenses/undefended.py": "419a4a869dd96ef6b8f33e733b705297f7a21a42",
 }
 """As Python 3.11 has always given them."""

@@ -157,9 +157,7 @@ def _edit(file: Path, old: str, new: str) -> None:
 def test_a_kind_of_attack_is_a_class_of_the_contract_a_module_of_the_judge_and_its_metrics(house: Path) -> None:
     """Property inference, a toy: found, run in a sandbox where there is one, stored, ranked and printed."""
     _edit(house / "benchmark/api/__init__.py", "\n\n# --- Defenses -", CONTRACT)
-    _edit(
-        house / "benchmark/api/__init__.py", '"Predict", "Pretrained", ', '"Predict", "Pretrained", "PropertyAttack", '
-    )
+    _edit(house / "benchmark/api/__init__.py", '"Pretrained", ', '"Pretrained", "PropertyAttack", ')
     _edit(house / "benchmark/metrics.py", COLUMN, KIND_METRIC + COLUMN)
     (house / "benchmark/judge/kinds/property.py").write_text(KIND, "utf-8")
     project = house / "project"

@@ -66,7 +66,7 @@ def test_the_digest_of_what_is_measured(load: Any) -> None:
     ):
         assert load(smoke() | same).measures == plain
     for other in (
-        {"resamples": 101}, {"nulls": 6}, {"architecture": "simple_cnn"}, {"bank": {"online": 6, "offline": 2}},
+        {"resamples": 101}, {"nulls": 6}, {"architecture": "simple_cnn"}, {"references": {"online": 6, "offline": 2}},
         {"recipe": smoke()["recipe"] | {"epochs": 4}}, {"split": smoke()["split"] | {"known_fraction": 0.4}},
     ):  # fmt: skip
         assert load(smoke() | other).measures != plain
@@ -79,7 +79,7 @@ CHANGES = {
     "recipe.epoch: unknown field, given 3; did you mean 'epochs'?": {"recipe": smoke()["recipe"] | {"epoch": 3}},
     "recipe.epochs: Input should be greater than or equal to 1, given 0": {"recipe": smoke()["recipe"] | {"epochs": 0}},
     "recipe.optimizer: Input should be 'sgd' or 'adam', given 'lion'": {"recipe": smoke()["recipe"] | {"optimizer": "lion"}},
-    "bank.online: Input should be a multiple of 2, given 5": {"bank": {"online": 5, "offline": 2}},
+    "references.online: Input should be a multiple of 2, given 5": {"references": {"online": 5, "offline": 2}},
     "utility_floor: Input should be less than or equal to 1, given 2": {"utility_floor": 2},
     "seeds.0: Input should be a valid integer": {"seeds": ["x"]},
     "attacks: Input should be a valid tuple, given 'loss'": {"attacks": "loss"},

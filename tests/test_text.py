@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.text import LINE, LOG, NAME, plain, plain_log
+from benchmark.text import LINE, LOG, NAME, base_name, name_parts, plain, plain_log
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,19 @@ def test_a_log_keeps_its_end_and_its_lines() -> None:
     assert log.endswith("x\nthe end\\x07")
     assert len(log) <= LOG
     assert len(plain_log("\x1b" * 1_000_000)) <= LOG
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("loss", [("loss", [])]),
+        ("a[b=1,c=x]", [("a", ["b=1", "c=x"])]),
+        ("a[b=1e+20]+d", [("a", ["b=1e+20"]), ("d", [])]),
+        ("a+b[c=2]+d", [("a", []), ("b", ["c=2"]), ("d", [])]),
+        ("a[]", [("a", [])]),
+        ("", [("", [])]),
+    ],
+)
+def test_the_parts_of_a_name(name: str, found: list[tuple[str, list[str]]]) -> None:
+    assert name_parts(name) == found
+    assert base_name(name) == "+".join(id for id, _ in found)

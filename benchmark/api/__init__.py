@@ -3,7 +3,7 @@
 An attack or a defense is one class in one file of `submissions/`. It declares a literal `card`, its hyperparameters
 (`Params`) and what it needs; the judge reads these without importing the file, and gives it what it declared alone.
 
-Shapes: n samples, k classes, c x h x w pixels, d embedding width, m bank models, s attack seeds. Images are float32 in
+Shapes: n samples, k classes, c x h x w pixels, d embedding width, m reference models, s attack seeds. Images are float32 in
 [0, 1]; labels int64 in [0, k); log-posteriors float64 (n, k), natural logarithm. Log-posteriors are the one currency,
 because posteriors saturate and leakage lives in their last digits. Normalisation belongs to the network, not the data.
 """
@@ -25,18 +25,18 @@ from benchmark.api.perceptron import Perceptron
 from benchmark.api.signals import best_thresholds, logit_margin
 
 __all__ = [
-    "Access", "Annotated", "Attack", "AttributeAttack", "Bank", "Calibrate", "Candidates", "Card", "Claims",
-    "Context", "Defense", "Embeddings", "Extra", "Field", "Hyper", "InversionAttack", "Knowledge", "Literal", "Need",
-    "Perceptron", "Predict", "Pretrained", "Samples", "Search", "Stage", "StealingAttack", "Target", "Task", "World",
-    "best_thresholds", "interval_bounds", "logit_margin",
+    "Access", "Annotated", "Attack", "AttributeAttack", "Calibrate", "Candidates", "Card", "Claims", "Context",
+    "Defense", "Embeddings", "Extra", "Field", "Hyper", "InversionAttack", "Knowledge", "Literal", "Need",
+    "Perceptron", "Predict", "Pretrained", "References", "Samples", "Search", "Stage", "StealingAttack", "Target",
+    "Training", "World", "best_thresholds", "interval_bounds", "logit_margin",
 ]  # fmt: skip
 
 Access = Literal["label", "posterior", "white-box"]
 """What a target answers: the predicted label; also its posteriors; also its network."""
 
-Need = Literal["shadow", "partial", "bank-online", "bank-offline", "certificate"]
-"""Auxiliary knowledge: a shadow world, known members and non-members, a bank whose models were trained on halves of the
-population that the candidates come from, a bank trained on shadow data alone, the radius that the target is certified
+Need = Literal["shadow", "partial", "references-online", "references-offline", "certificate"]
+"""Auxiliary knowledge: a shadow world, known members and non-members, reference models that were trained on halves of the
+population that the candidates come from, reference models trained on shadow data alone, the radius that the target is certified
 for (where there is none, the attack does not apply)."""
 
 ShadowField = Literal["shadow", "embeddings", "auxiliary"]
@@ -81,7 +81,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Marks a hyperparameter that names a diffusion model of the user's, for `task.pretrained`; None names none.
+    """Marks a hyperparameter that names a diffusion model of the user's, for `training.pretrained`; None names none.
 
     The judge reads the model before any work starts. The hyperparameters `instead_of` stay at their defaults with it.
     """
@@ -159,11 +159,11 @@ class Candidates:
 
 
 def _no_more(x: Tensor) -> Tensor:
-    raise PermissionError("this bank answers for its candidates alone")
+    raise PermissionError("these reference models answer for the candidates alone")
 
 
 @dataclass(frozen=True)
-class Bank:
+class References:
     """Models trained like the target on other halves of the data, queried on the candidates.
 
     members (m, n) bool: whether candidate j was in the training set of model i (all False offline).
@@ -175,7 +175,7 @@ class Bank:
     ask: Predict = field(default=_no_more, repr=False)
     """What all models say of other images, such as views of the candidates: (n, c, h, w) -> (m, n, k)."""
     whole: int | None = None
-    """Models of the whole bank. Where one of them is the target, it and its pair are left out of m; `whole` stays."""
+    """How many there were in all. Where one of them is the target, it and its pair are left out of m; `whole` stays."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class Attack(AnyAttack):
     from_shadow: ClassVar[ShadowField] = "shadow"
     calibrate: ClassVar[Calibrate] = "shadow"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Scores (n,) float64, higher for members; or (s, n), one row for each of s attack seeds.
 
         A score must not depend on the order or the number of candidates: pool over data in `fit`.
@@ -295,7 +295,7 @@ class StealingAttack(AnyAttack):
 # --- Defenses ---------------------------------------------------------------------------------------
 
 
-class Task:
+class Training:
     """What a training defense works with. A checkpoint may be chosen on `validation` alone.
 
     `reference` and `validation` raise `PermissionError` unless the defense's `uses` names them.
@@ -356,7 +356,7 @@ class Task:
         raise NotImplementedError
 
     def generator(self, name: str) -> torch.Generator:
-        """A generator on the CPU that depends on this task's seed and on `name` alone."""
+        """A generator on the CPU that depends on this training's seed and on `name` alone."""
         return _generator(self.seed, name)
 
     def artifact(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -440,19 +440,19 @@ class Defense:
     def __init__(self, params: Any) -> None:
         self.params = params
 
-    def network(self, task: Task) -> nn.Module:
+    def network(self, training: Training) -> nn.Module:
         """The network to train; structure only, for its trained weights are stored and loaded into it."""
-        return task.build()
+        return training.build()
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Losses (n,) of logits (n, k). Where only this differs, a bank can train as one ensemble."""
+        """Losses (n,) of logits (n, k). Where only this differs, reference models can train as one ensemble."""
         return nn.functional.cross_entropy(logits, y, reduction="none")
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         """Train and return the network. Only its `state_dict` is kept."""
-        return task.fit(self.network(task), loss=self.loss)
+        return training.fit(self.network(training), loss=self.loss)
 
-    def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
+    def prepare(self, predict: Predict, training: Training) -> dict[str, Tensor]:
         """What the guard needs, made once a world and stored. `predict` is the stage before it."""
         return {}
 
@@ -460,7 +460,7 @@ class Defense:
         """The guarded predictor. Pure, and it must not train."""
         return predict
 
-    def claims(self, task: Task) -> Claims:
+    def claims(self, training: Training) -> Claims:
         """What may be printed beside the row."""
         return Claims()
 

@@ -1,4 +1,4 @@
-"""Who is where: the parts, the candidates, what is known beforehand, and the banks of one seed.
+"""Who is where: the parts, the candidates, what is known beforehand, and the reference models of one seed.
 
 Members and non-members always come from one pool. Candidates come shuffled, in balanced numbers, under
 ids that mean nothing. Everything here is drawn from the protocol's seed.
@@ -114,7 +114,7 @@ class Population:
 
     @cached_property
     def canaries(self) -> Indices:
-        """Samples of no part, shuffled: planted mislabelled in the training sets of the target and the online bank."""
+        """Samples of no part, shuffled: planted mislabelled in the training sets of the target and the online reference models."""
         assert self.protocol.canaries is not None
         return self.outside[self._rng("canaries").permutation(len(self.outside))][: self.protocol.canaries.count]
 
@@ -145,8 +145,8 @@ class Population:
     def indices(self, role: str, k: int) -> Indices:
         """The training set of a network: role target, shadow, online, offline or evaluator.
 
-        With canaries, the target and the online bank share target-train, and each draws canaries of its own.
-        Otherwise bank models come in pairs, a random half of the pool and the other half: each is as large as the
+        With canaries, the target and the online reference models share target-train, and each draws canaries of its own.
+        Otherwise reference models come in pairs, a random half of the pool and the other half: each is as large as the
         target's training set, and every sample is in exactly half of them.
         """
         if self.protocol.canaries and role in ("target", "online"):
@@ -164,8 +164,8 @@ class Population:
         half = len(pool) // 2
         return order[:half] if k % 2 == 0 else order[half : 2 * half]
 
-    def bank_members(self, role: str, m: int) -> NDArray[np.bool_]:
-        """(m, candidates): who was in the training set of which bank model."""
+    def reference_members(self, role: str, m: int) -> NDArray[np.bool_]:
+        """(m, candidates): who was in the training set of which reference model."""
         return np.stack([np.isin(self.candidates, self.indices(role, k)) for k in range(m)])
 
     def reference(self, world: str) -> tuple[Indices, Indices]:

@@ -31,7 +31,7 @@ from benchmark.digests import code_of, tree_digest
 from benchmark.entries.cards import WORD, hyperparameters, literal, marks
 from benchmark.errors import UserError, printable, suggest
 from benchmark.protocol import OWN_GUARDS, UNCHANGED, AttackAxes, Axes, World
-from benchmark.text import NAME
+from benchmark.text import NAME, name_parts
 
 ATTACKS: dict[str, type[AnyAttack]] = {cls.task: cls for cls in AnyAttack.__subclasses__()}
 """The contract's class of each kind of attack, by the kind's name."""
@@ -57,6 +57,7 @@ _WARNINGS = threading.Lock()
 """Filters of warnings are the process's, and the app reads in several threads."""
 SPEC = 1000
 """Characters of an entry's name with its hyperparameters at most."""
+_SPEC = re.compile(r"[A-Za-z0-9_\-]+(?:\[[^\[\]]*\])?(?:\+[A-Za-z0-9_\-]+(?:\[[^\[\]]*\])?)*")
 _WORDS: dict[str, Any] = {"null": None, "true": True, "false": False}
 
 
@@ -81,7 +82,7 @@ class Entry:
     """With which values of hyperparameters the guard changes no label: {} for any, None for no such promise."""
     adaptive_attack: str = ""
     plain_training: bool = True
-    """Neither `train` nor `network` is its own: a bank of it can train as one ensemble."""
+    """Neither `train` nor `network` is its own: its reference models can train as one ensemble."""
     plain_network: bool = True
     """`network` is not its own: the judge can serve its weights without running its code."""
     params: type[Hyper] = Hyper
@@ -112,7 +113,7 @@ class Entry:
     @property
     def asks_own_models(self) -> bool:
         """Whether it is an attack that is given answers of the adversary's own models behind their guards."""
-        own = {"shadow", "bank-online", "bank-offline"}
+        own = {"shadow", "references-online", "references-offline"}
         return self.task == "membership" and self.access != "white-box" and bool(self.needs & own)
 
     @property
@@ -347,7 +348,7 @@ class Registry:
             if unknown[0] in AttackAxes.model_fields and kind == "attack":
                 needs = " and ".join(sorted(entry.needs)) or "nothing"
                 raise UserError(
-                    f"{id}: {unknown[0]}: expected a membership attack by labels or posteriors that needs shadow or a bank, "
+                    f"{id}: {unknown[0]}: expected a membership attack by labels or posteriors that needs shadow or reference models, "
                     f"given {entry.task} by {entry.access} access that needs {needs}; leave {unknown[0]} out"
                 )
             hint = suggest(unknown[0], known)
@@ -487,7 +488,7 @@ def _check_values(values: dict[str, Any], task: str, path: Path, params: type[Hy
     allowed = {
         "access": {"label", "posterior", "white-box"},
         "calibrate": {"shadow", "own", "none"},
-        "needs": {"shadow", "partial", "bank-online", "bank-offline", "certificate"},
+        "needs": {"shadow", "partial", "references-online", "references-offline", "certificate"},
         "uses": {"reference", "validation"},
         "stages": {"training", "pre-inference", "post-inference"},
     }
@@ -631,21 +632,20 @@ def _assignment(node: ast.stmt) -> tuple[str, ast.expr | None]:
 def _split(spec: str) -> list[tuple[str, dict[str, Any]]]:
     if len(spec) > SPEC:
         raise UserError(f"{spec[:40]!r}...: expected an entry of at most {SPEC} characters, given {len(spec)}")
-    parts = []
-    for text in re.split(r"\+(?![^\[]*\])", spec.replace(" ", "")):
-        match = re.fullmatch(r"([A-Za-z0-9_\-]+)(?:\[([^\[\]]*)\])?", text)
-        if not match:
-            raise UserError(f"{spec!r}: expected NAME, NAME[parameter=value,...] or a cascade NAME+NAME")
+    spec, found = spec.replace(" ", ""), []
+    if not _SPEC.fullmatch(spec):
+        raise UserError(f"{spec!r}: expected NAME, NAME[parameter=value,...] or a cascade NAME+NAME")
+    for id, inside in name_parts(spec):
         given: dict[str, Any] = {}
-        for item in filter(None, (match[2] or "").split(",")):
+        for item in inside:
             name, equals, value = item.partition("=")
             if not equals or not name:
                 raise UserError(f"{spec!r}: expected parameter=value in brackets, given {item!r}")
             if name in given:
                 raise UserError(f"{spec!r}: expected each parameter once, given {name!r} twice")
             given[name] = _value(value, spec)
-        parts.append((match[1], given))
-    return parts
+        found.append((id, given))
+    return found
 
 
 def _value(text: str, spec: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Knowledge, Search, Target
+from benchmark.api import Annotated, Attack, References, Candidates, Card, Field, Hyper, Knowledge, Search, Target
 
 
 class Submission(Attack):
@@ -15,7 +15,7 @@ class Submission(Attack):
 
     card = Card(title="NAME", authors=("you",), reference="unpublished", year=None)
     access = "posterior"  # "label", "posterior" or "white-box"
-    needs = frozenset()  # of "shadow", "partial", "bank-online", "bank-offline"
+    needs = frozenset()  # of "shadow", "partial", "references-online", "references-offline"
     calibrate = "shadow"  # who sets the threshold: "shadow" the judge, "own" (score > 0), "none"
 
     class Params(Hyper):
@@ -26,7 +26,7 @@ class Submission(Attack):
     def fit(self, knowledge: Knowledge) -> None:
         """Learn from knowledge.shadow, knowledge.partial, ...: whatever `needs` asks for."""
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """(n,) float64, higher for members."""
         log_posteriors = target.log_posteriors(candidates.x)
         confidence = log_posteriors.gather(1, candidates.y.unsqueeze(1)).squeeze(1)

@@ -101,10 +101,10 @@ def score_histogram(scores: Floats, members: Bools) -> tuple[tuple[float, ...], 
     return tuple(edges.tolist()), tuple(inside.tolist()), tuple(outside.tolist())
 
 
-def bank_auc(
+def references_auc(
     scores: ArrayLike, members: ArrayLike, rng: np.random.Generator, resamples: int = 1000
 ) -> tuple[float, float, float]:
-    """(mean AUC, low, high) where each of m bank models is the target in turn; RULES 21.
+    """(mean AUC, low, high) where each of m reference models is the target in turn; RULES 21.
 
     scores (m, n) and members (m, n) bool, over the same n samples. The 95 % interval resamples models and
     samples independently (two-way or pigeonhole bootstrap: Owen 2007, which shows it mildly conservative).

@@ -1,7 +1,7 @@
-"""One training loop for targets, shadows and banks.
+"""One training loop for targets, shadows and reference models.
 
 The data is one tensor on the device, batches are indexed out of it, augmentation works on whole
-batches; bfloat16 autocast and channels-last where the protocol says so. A bank of small networks can
+batches; bfloat16 autocast and channels-last where the protocol says so. Small reference models can
 train as one `torch.func` ensemble. Results depend on the number of threads: workers use one.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from benchmark import networks
-from benchmark.api import Samples, Task
+from benchmark.api import Samples, Training
 from benchmark.api.augmentation import augment
 from benchmark.protocol import Recipe
 
@@ -28,8 +28,8 @@ _AUGMENTED = 4096
 """Images that are augmented at once."""
 
 
-class TrainingTask(Task):
-    """The contract's Task on tensors that lie on the device."""
+class TrainingRun(Training):
+    """The contract's Training on tensors that lie on the device."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class TrainingTask(Task):
 
     def _declared(self, name: str) -> Samples:
         if name not in self.uses:
-            raise PermissionError(f"task.{name}: expected uses = frozenset({{{name!r}}}) in the class, given none")
+            raise PermissionError(f"training.{name}: expected uses = frozenset({{{name!r}}}) in the class, given none")
         return self.samples[name]
 
     def build(self, architecture: str | None = None) -> nn.Module:
@@ -88,7 +88,7 @@ class TrainingTask(Task):
 
     def pretrained(self, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if self._pretrained is None:
-            raise PermissionError(f"task.pretrained: expected a model that a hyperparameter names, given {name!r}")
+            raise PermissionError(f"training.pretrained: expected a model that a hyperparameter names, given {name!r}")
         return self._pretrained(name)
 
     def epochs(self, network: nn.Module) -> Iterator[int]:
@@ -152,18 +152,18 @@ class TrainingTask(Task):
             yield from zip(self.augment(x[rows], views).split(size), rows.split(size), strict=True)
 
     def fit_each(self, rows: Sequence[Tensor], name: str, *, loss: Loss | None = None) -> list[nn.Module]:
-        tasks = []
+        trainings = []
         for i, part in enumerate(rows):
-            task = copy.copy(self)
-            task.seed = int(torch.randint(2**62, (), generator=self.generator(f"{name}-{i}")))
-            task.samples = self.samples | {"train": Samples(self.train.x[part], self.train.y[part])}
-            tasks.append(task)
-        size, networks = self.recipe.ensemble, [t.build() for t in tasks]
+            training = copy.copy(self)
+            training.seed = int(torch.randint(2**62, (), generator=self.generator(f"{name}-{i}")))
+            training.samples = self.samples | {"train": Samples(self.train.x[part], self.train.y[part])}
+            trainings.append(training)
+        size, networks = self.recipe.ensemble, [t.build() for t in trainings]
         if size == 1 or any(next(n.buffers(), None) is not None for n in networks):
-            return [t.fit(n, loss=loss) for t, n in zip(tasks, networks, strict=True)]
+            return [t.fit(n, loss=loss) for t, n in zip(trainings, networks, strict=True)]
         fitted = []
-        for i in range(0, len(tasks), size):
-            fitted += fit_ensemble(tasks[i : i + size], networks[i : i + size], loss or _cross_entropy)
+        for i in range(0, len(trainings), size):
+            fitted += fit_ensemble(trainings[i : i + size], networks[i : i + size], loss or _cross_entropy)
         return fitted
 
 
@@ -204,38 +204,38 @@ class _Best:
         self.score = torch.where(better, score, self.score)
 
 
-def _validation(task: TrainingTask) -> tuple[Tensor, Tensor]:
-    found = task.samples["validation"]
+def _validation(training: TrainingRun) -> tuple[Tensor, Tensor]:
+    found = training.samples["validation"]
     if not len(found):
         raise ValueError("early stopping: expected validation data, given none (a split with a reference part has it)")
     return found.x, found.y
 
 
-def fit_ensemble(tasks: Sequence[TrainingTask], networks: Sequence[nn.Module], loss: Loss) -> list[nn.Module]:
-    """Train equal networks, each on its own task's data and seed, as one vectorised network.
+def fit_ensemble(trainings: Sequence[TrainingRun], networks: Sequence[nn.Module], loss: Loss) -> list[nn.Module]:
+    """Train equal networks, each on its own training's data and seed, as one vectorised network.
 
-    Network i takes the very batches that `tasks[i].fit(networks[i], loss=loss)` would; only the rounding
-    of sums differs. Where one task has a sample less than another, each epoch of the others leaves one out.
+    Network i takes the very batches that `trainings[i].fit(networks[i], loss=loss)` would; only the rounding
+    of sums differs. Where one training has a sample less than another, each epoch of the others leaves one out.
     Networks carry no buffers (no BatchNorm).
     """
-    first = tasks[0]
+    first = trainings[0]
     recipe, device = first.recipe, first.device
     parameters, _ = stack_module_state(list(networks))  # type: ignore[arg-type]
     skeleton = copy.deepcopy(networks[0]).to("meta")
-    sizes = [len(t.train) for t in tasks]
+    sizes = [len(t.train) for t in trainings]
     least, most = min(sizes), max(sizes)
     if most - least > 1:
         raise ValueError(f"an ensemble: expected training sets of one size, given {least} to {most}")
     # A row more than there are samples repeats the first one; no order ever names it.
     filled = [torch.cat([torch.arange(n), torch.zeros(most - n, dtype=torch.int64)]) for n in sizes]
-    x = torch.stack([t.train.x[rows] for t, rows in zip(tasks, filled, strict=True)]).to(device)
-    y = torch.stack([t.train.y[rows] for t, rows in zip(tasks, filled, strict=True)]).to(device)
-    each = torch.arange(len(tasks), device=device).unsqueeze(1)
+    x = torch.stack([t.train.x[rows] for t, rows in zip(trainings, filled, strict=True)]).to(device)
+    y = torch.stack([t.train.y[rows] for t, rows in zip(trainings, filled, strict=True)]).to(device)
+    each = torch.arange(len(trainings), device=device).unsqueeze(1)
     leaves = [p.detach().to(device).requires_grad_() for p in parameters.values()]
     stacked = dict(zip(parameters, leaves, strict=True))
     update = make_optimizer(leaves, recipe)
     schedule = first.schedule(update)
-    orders, views = [t.generator("order") for t in tasks], [t.generator("augmentation") for t in tasks]
+    orders, views = [t.generator("order") for t in trainings], [t.generator("augmentation") for t in trainings]
     best = _Best()
 
     def answer(weights: dict[str, Tensor], xb: Tensor) -> Tensor:
@@ -253,14 +253,14 @@ def fit_ensemble(tasks: Sequence[TrainingTask], networks: Sequence[nn.Module], l
         for rows in order.split(recipe.batch_size * batches_at_once(recipe), dim=1):
             seen = x[each, rows]
             if recipe.augmentation != "none":
-                seen = torch.stack([t.augment(b, g) for b, t, g in zip(seen, tasks, views, strict=True)])
+                seen = torch.stack([t.augment(b, g) for b, t, g in zip(seen, trainings, views, strict=True)])
             for xb, yb in zip(*(part.split(recipe.batch_size, dim=1) for part in (seen, y[each, rows])), strict=True):
                 update.zero_grad(set_to_none=True)
                 torch.vmap(one)(stacked, xb, yb).sum().backward()
                 update.step()
         schedule.step()
         if recipe.early_stopping:
-            held = [_validation(t) for t in tasks]
+            held = [_validation(t) for t in trainings]
             with torch.no_grad():
                 logits = torch.vmap(answer)(stacked, torch.stack([v for v, _ in held]).to(device))
             right = (logits.argmax(2).cpu() == torch.stack([v for _, v in held])).double().mean(1)

@@ -581,11 +581,13 @@ def _scores(subject: Subject, rows: Tensor | None, mode: Mode | None = None) -> 
     """Scores (s, n) of all candidates, or of these rows."""
     scenario = subject.scenario(mode=mode)
     assert isinstance(scenario, Membership)  # the rule is of this kind alone
-    attack, candidates, bank = scenario.fitted()
+    attack, candidates, references = scenario.fitted()
     if rows is not None:
         candidates = Candidates(candidates.x[rows], candidates.y[rows], candidates.id[rows])
-        bank = bank and replace(bank, members=bank.members[:, rows], log_posteriors=bank.log_posteriors[:, rows])
-    return checked_scores(attack.answer(scenario.target, candidates, bank), len(candidates))
+        references = references and replace(
+            references, members=references.members[:, rows], log_posteriors=references.log_posteriors[:, rows]
+        )
+    return checked_scores(attack.answer(scenario.target, candidates, references), len(candidates))
 
 
 def _order(subject: Subject) -> str:
@@ -654,7 +656,9 @@ def _same_weights(subject: Subject) -> str:
     with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
         second = _made(subject, subject.target(part=subject.cheap, store=Path(folder)))
     if moved := _differing(first, second):
-        raise Broken(f"{moved[0]} and {len(moved) - 1} more differ between two runs; draw from task.generator(name)")
+        raise Broken(
+            f"{moved[0]} and {len(moved) - 1} more differ between two runs; draw from training.generator(name)"
+        )
     return ""
 
 

@@ -19,6 +19,7 @@ from benchmark.run.plan import Job, NetworksJob, Plan, ScenarioJob
 from benchmark.run.progress import Progress, Sort
 from benchmark.run.work import Done, Setting, result_of, run_job
 from benchmark.targets.store import StoreError
+from benchmark.text import name_parts
 
 LOSSES = 3
 """How often a job may lose its worker before it counts as failed: memory may have run out for another's sake."""
@@ -103,7 +104,7 @@ def _makes(job: Job) -> set[tuple[str, int]]:
     """
     if job.attack or isinstance(job, NetworksJob):
         return set()
-    return {(part.split("[")[0], job.seed) for part in job.defense.split("+")}
+    return {(id, job.seed) for id, _ in name_parts(job.defense)}
 
 
 def failure(setting: Setting, job: ScenarioJob, done: Done) -> Done:

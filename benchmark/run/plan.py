@@ -133,7 +133,7 @@ def scenario_key(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: 
         "scenario", artifacts.protocol.name, artifacts.measures, artifacts.key(attack) if attack else "utility",
         [artifacts.stamp(seed, w) for w in ("target", "shadow")] if chain.guards else [],
         artifacts.key(artifacts.chain(artifacts.protocol.baseline).training) if evaluator else "",
-        artifacts.key(chain.training), [artifacts.key(g) for g in chain.guards], artifacts.bank_sizes(chain.training),
+        artifacts.key(chain.training), [artifacts.key(g) for g in chain.guards], artifacts.reference_sizes(chain.training),
         seed, judge_code(attack.entry.task if attack else "utility"), training_code(), artifacts.networks_code(evaluator), artifacts.environment, *asked,
     )  # fmt: skip
 
@@ -177,14 +177,14 @@ def _models(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Iterator
         return
     needs = attack.entry.needs
     uses_shadow = ATTACKS[attack.entry.task].from_shadow == "shadow" and (
-        "shadow" in needs or (attack.entry.calibrate == "shadow" and not any(n.startswith("bank") for n in needs))
+        "shadow" in needs or (attack.entry.calibrate == "shadow" and not any(n.startswith("references") for n in needs))
     )
-    if uses_shadow or (chain.guards and any(n.startswith("bank") for n in needs)):
+    if uses_shadow or (chain.guards and any(n.startswith("references") for n in needs)):
         yield "shadow", 0
-    sizes = artifacts.bank_sizes(chain.training)
-    if "bank-online" in needs:
+    sizes = artifacts.reference_sizes(chain.training)
+    if "references-online" in needs:
         yield from (("online", k) for k in range(sizes.online))
-    if "bank-offline" in needs:
+    if "references-offline" in needs:
         yield from (("offline", k) for k in range(sizes.offline))
     if KINDS[attack.entry.task].evaluator:
         yield "evaluator", 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 
 from benchmark.run.plan import Job, Plan
+from benchmark.text import base_name
 
 Sort = tuple[str, str, str]
 """What takes about the same time: the kind of a job, its defense without hyperparameters, its attack likewise."""
@@ -14,7 +14,7 @@ Sort = tuple[str, str, str]
 
 def sort_of(kind: str, defense: str, attack: str = "") -> Sort:
     """By names as jobs and results have them."""
-    return kind, re.sub(r"\[.*?\]", "", defense), attack.split("[")[0]
+    return kind, base_name(defense), base_name(attack)
 
 
 class Progress:

@@ -218,17 +218,19 @@ def tuning_protocol(loaded: Protocol, attacks: Sequence[str], seeds: int) -> Pro
 
 
 def tuning_attacks(loaded: Protocol, registry: Registry) -> tuple[str, ...]:
-    """The protocol's membership attacks that need no bank, which would cost a dozen networks a trial; no null rows."""
+    """The protocol's membership attacks that need no reference models, which would cost a dozen networks a trial; no null rows."""
     parts = [registry.attack(a) for a in loaded.attacks]
     chosen = [
         p.name
         for p in parts
         if p.entry.task == "membership"
-        and not any(n.startswith("bank") or n == "certificate" for n in p.entry.needs)
+        and not any(n.startswith("references") or n == "certificate" for n in p.entry.needs)
         and not (p.entry.card and p.entry.card.null)
     ]
     if not chosen:
-        raise UserError(f"{loaded.name}: expected a membership attack without a bank; name some with --attack")
+        raise UserError(
+            f"{loaded.name}: expected a membership attack without reference models; name some with --attack"
+        )
     return tuple(chosen)
 
 

@@ -14,9 +14,9 @@ LIBRARIES = "torch, torchvision, numpy, scipy, sklearn, timm, opacus, diffusers"
 _FIELDS = {
     "target": ("shadow", "partial"),
     "nonmembers": ("shadow", "partial"),
-    "members": ("shadow", "partial", "bank"),
-    "log_posteriors": ("bank",),
-    "ask": ("bank",),
+    "members": ("shadow", "partial", "references"),
+    "log_posteriors": ("references",),
+    "ask": ("references",),
     "attribute": ("embeddings",),
     "x": ("embeddings", "auxiliary"),
     "y": ("embeddings", "auxiliary"),
@@ -47,7 +47,7 @@ def hint(kind: str, text: str, line: str, entry: Entry) -> str:
     if re.match(r"\[Errno (1|2|13|17|20|21|30)\]", text):
         return "a sandbox has no files: a submission uses what it is handed, and may write to /tmp, which is wiped"
     if re.search(_DEVICE, text):
-        here = "knowledge.device" if entry.kind == "attack" else "task.device or context.device"
+        here = "knowledge.device" if entry.kind == "attack" else "training.device or context.device"
         return f"name no device, and use {here}"
     return ""
 
@@ -57,21 +57,21 @@ def _undeclared(text: str, line: str, entry: Entry) -> str:
     if entry.kind != "attack":
         return ""
     given = {name: entry.given(name) for name in ("shadow", "partial", "certificate", "embeddings", "auxiliary")}
-    given["bank"] = bool(entry.needs & {"bank-online", "bank-offline"})
+    given["references"] = bool(entry.needs & {"references-online", "references-offline"})
     attribute = re.search(r"'NoneType' object has no attribute '(\w{1,60})'", text)
     among = _FIELDS.get(attribute[1], ()) if attribute else given
     nodes = list(ast.walk(ast.parse(entry.text)))
     read = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
-    read |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)} & {"bank"}
-    missing = [name for name in among if not given[name] and (name in read or among == ("bank",))]
+    read |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)} & {"references"}
+    missing = [name for name in among if not given[name] and (name in read or among == ("references",))]
     if not text:  # an assertion says what it is about in its line alone
         missing = [name for name in missing if re.search(rf"\b{name}\b", line)]
     missing = [n for n in missing if re.search(rf"\b{n}\b", line)] or missing
     if not missing:
         return ""
     name = missing[0]
-    if name == "bank":
-        return 'bank is None, for `needs` names none: add "bank-offline" or "bank-online" to `needs`'
+    if name == "references":
+        return 'references is None, for `needs` names none: add "references-offline" or "references-online" to `needs`'
     own = ATTACKS[entry.task].from_shadow
     if name in ("shadow", "embeddings", "auxiliary") and name != own:
         who = " or ".join(cls.__name__ for cls in ATTACKS.values() if cls.from_shadow == name)

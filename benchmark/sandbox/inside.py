@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmark import networks
 from benchmark.api import Context, Predict, Samples, Target
 from benchmark.errors import own_line, trace
-from benchmark.networks.training import TrainingTask
+from benchmark.networks.training import TrainingRun
 from benchmark.protocol import Recipe
 from benchmark.sandbox.local import Attacker, Defender
 from benchmark.sandbox.values import restore
@@ -165,31 +165,31 @@ class _Work:
     def _stand_in(self, node: Meta) -> Any:
         if "target" in node:
             return RemoteTarget(self, node["target"])
-        if "bank" in node:
-            return partial(self._bank, node["bank"])
+        if "references" in node:
+            return partial(self._references, node["references"])
         return lambda: self.build(node["builder"]).to(self.device)
 
-    def _bank(self, models: int, x: Tensor) -> Tensor:
+    def _references(self, models: int, x: Tensor) -> Tensor:
         """In pieces whose answers the judge sends."""
         x = _images(x)
         size = min(QUERY_BYTES // 2 // max(1, x[:1].numel() * 4), QUERY_BYTES // (8 * models * self.classes))
         pieces = x.split(max(1, min(QUERY_IMAGES, size))) if x.ndim else (x,)
-        return torch.cat([self.ask("bank", {}, {"x": piece})["value"] for piece in pieces], 1)
+        return torch.cat([self.ask("references", {}, {"x": piece})["value"] for piece in pieces], 1)
 
     # --- Defenses ---
 
     def _train(self, meta: Meta, tensors: Tensors) -> Message:
-        tasks = [self._task(task, tensors, i) for i, task in enumerate(meta["tasks"])]
-        states = self.defender.train(tasks)
+        trainings = [self._training(training, tensors, i) for i, training in enumerate(meta["trainings"])]
+        states = self.defender.train(trainings)
         return {}, {f"{i}.{name}": t for i, state in enumerate(states) for name, t in state.items()}
 
     def _serve(self, meta: Meta, tensors: Tensors) -> Message:
         state = {name.removeprefix("state."): t for name, t in tensors.items() if name.startswith("state.")}
-        self.queried = self.defender.serve(self._task(meta["task"], tensors, 0), state)
+        self.queried = self.defender.serve(self._training(meta["training"], tensors, 0), state)
         return {}, {}
 
     def _prepare(self, meta: Meta, tensors: Tensors) -> Message:
-        return {}, self.defender.prepare(self._before, self._task(meta["task"], tensors, 0))
+        return {}, self.defender.prepare(self._before, self._training(meta["training"], tensors, 0))
 
     def _guard(self, meta: Meta, tensors: Tensors) -> Message:
         context = Context(key=bytes.fromhex(meta["key"]), device=self.device, remember=self._remember)
@@ -197,7 +197,7 @@ class _Work:
         return {}, {}
 
     def _claims(self, meta: Meta, tensors: Tensors) -> Message:
-        claims = self.defender.claims(self._task(meta["task"], tensors, 0))
+        claims = self.defender.claims(self._training(meta["training"], tensors, 0))
         return {name: value for name, value in vars(claims).items() if value is not None}, {}
 
     def _query(self, _: Meta, tensors: Tensors) -> Message:
@@ -210,11 +210,11 @@ class _Work:
     def _make(self, _: Meta, __: Tensors) -> Message:
         return {}, self.makers[-1]()
 
-    def _task(self, meta: Meta, tensors: Tensors, number: int) -> TrainingTask:
+    def _training(self, meta: Meta, tensors: Tensors, number: int) -> TrainingRun:
         def samples(part: str) -> Samples:
             return Samples(tensors[f"{number}.{part}.x"], tensors[f"{number}.{part}.y"])
 
-        return TrainingTask(
+        return TrainingRun(
             train=samples("train"),
             reference=samples("reference"),
             validation=samples("validation"),
@@ -225,8 +225,8 @@ class _Work:
             seed=meta["seed"],
             uses=frozenset(meta["uses"]),
             device=self.device,
-            artifact=partial(self._made, "artifact", {"task": number}),
-            pretrained=lambda name: self.call("pretrained", {"task": number, "name": name}),
+            artifact=partial(self._made, "artifact", {"training": number}),
+            pretrained=lambda name: self.call("pretrained", {"training": number, "name": name}),
         )
 
     def _before(self, x: Tensor) -> Tensor:

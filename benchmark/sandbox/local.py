@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmark.api import Claims, Context, Defense, Knowledge, Predict
 from benchmark.entries.registry import ATTACKS
 from benchmark.networks.access import raw
-from benchmark.networks.training import TrainingTask, fit_ensemble
+from benchmark.networks.training import TrainingRun, fit_ensemble
 
 Tensors = dict[str, Tensor]
 
@@ -26,29 +26,29 @@ class Defender:
     def __init__(self, defense: Defense, device: torch.device) -> None:
         self.defense, self.device = defense, device
 
-    def train(self, tasks: Sequence[TrainingTask]) -> list[Tensors]:
-        """The trained weights of each task; several tasks train as one ensemble."""
+    def train(self, trainings: Sequence[TrainingRun]) -> list[Tensors]:
+        """The trained weights of each training; several trainings train as one ensemble."""
         defense = self.defense
-        if len(tasks) > 1:
+        if len(trainings) > 1:
             cls = type(defense)
             if cls.train is not Defense.train or cls.network is not Defense.network:
                 raise ValueError("expected train and network as plain methods of the class, given hidden ones")
-            networks = fit_ensemble(tasks, [defense.network(t) for t in tasks], defense.loss)
+            networks = fit_ensemble(trainings, [defense.network(t) for t in trainings], defense.loss)
         else:
-            networks = [defense.train(tasks[0])]
+            networks = [defense.train(trainings[0])]
         for network in networks:
             if not isinstance(network, nn.Module):
                 raise ValueError(f"expected a network from train, given {type(network).__name__}")
         return [dict(n.state_dict()) for n in networks]
 
-    def serve(self, task: TrainingTask, state: Tensors) -> Predict:
-        """The trained network as it answers. `task` holds no samples: structure needs none."""
-        network = self.defense.network(task)
+    def serve(self, training: TrainingRun, state: Tensors) -> Predict:
+        """The trained network as it answers. `training` holds no samples: structure needs none."""
+        network = self.defense.network(training)
         network.load_state_dict(state)
         return raw(network, self.device)
 
-    def prepare(self, predict: Predict, task: TrainingTask) -> Tensors:
-        state = self.defense.prepare(predict, task)
+    def prepare(self, predict: Predict, training: TrainingRun) -> Tensors:
+        state = self.defense.prepare(predict, training)
         if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
             raise ValueError(f"expected a dict of tensors from prepare, given {type(state).__name__}")
         return state
@@ -56,8 +56,8 @@ class Defender:
     def guard(self, predict: Predict, state: Tensors, context: Context) -> Predict:
         return self.defense.guard(predict, state, context)
 
-    def claims(self, task: TrainingTask) -> Claims:
-        claims = self.defense.claims(task)
+    def claims(self, training: TrainingRun) -> Claims:
+        claims = self.defense.claims(training)
         if not isinstance(claims, Claims):
             raise ValueError(f"expected Claims from claims, given {type(claims).__name__}")
         return claims

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import networks
-from benchmark.api import Bank, Claims, Context, Knowledge, Predict, Target
+from benchmark.api import Claims, Context, Knowledge, Predict, References, Target
 from benchmark.entries.registry import Entry, Part
 from benchmark.errors import Fault, printable
 from benchmark.networks.access import CHUNK, raw
-from benchmark.networks.training import TrainingTask
+from benchmark.networks.training import TrainingRun
 from benchmark.protocol import Limits
 from benchmark.result import Isolation as Where
 from benchmark.sandbox.hints import hint
@@ -151,21 +151,21 @@ class RemoteDefender:
     def __init__(self, isolation: Isolation, part: Part, setup: Setup) -> None:
         self._isolation, self._part, self._setup = isolation, part, setup
 
-    def train(self, tasks: Sequence[TrainingTask]) -> list[Tensors]:
-        session, meta, tensors = self._with_tasks(tasks)
-        states = session.call("train", {"tasks": meta}, tensors)[1]
+    def train(self, trainings: Sequence[TrainingRun]) -> list[Tensors]:
+        session, meta, tensors = self._with_trainings(trainings)
+        states = session.call("train", {"trainings": meta}, tensors)[1]
         session.close()
-        found: list[Tensors] = [{} for _ in tasks]
+        found: list[Tensors] = [{} for _ in trainings]
         for name, value in states.items():
             number, dot, inner = name.partition(".")
-            if not dot or not number.isdecimal() or int(number) >= len(tasks):
-                raise ValueError(f"expected weights of {len(tasks)} networks, given {printable(name, 60)!r}")
+            if not dot or not number.isdecimal() or int(number) >= len(trainings):
+                raise ValueError(f"expected weights of {len(trainings)} networks, given {printable(name, 60)!r}")
             found[int(number)][inner] = value
         return found
 
-    def serve(self, task: TrainingTask, state: Tensors) -> Predict:
+    def serve(self, training: TrainingRun, state: Tensors) -> Predict:
         if self._part.entry.plain_network:  # weights alone: none of its code answers
-            network = task.build()
+            network = training.build()
             try:
                 network.load_state_dict(state)
             except RuntimeError as error:
@@ -173,14 +173,14 @@ class RemoteDefender:
                     f"expected weights of {self._setup.architecture}: {printable(str(error), 300)}"
                 ) from None
             return raw(network, self._setup.device)
-        session, meta, tensors = self._with_tasks([task])
-        session.call("serve", {"task": meta[0]}, tensors | {f"state.{n}": t for n, t in state.items()})
+        session, meta, tensors = self._with_trainings([training])
+        session.call("serve", {"training": meta[0]}, tensors | {f"state.{n}": t for n, t in state.items()})
         return _Served(session, self._setup.classes, 10 * CHUNK)
 
-    def prepare(self, predict: Predict, task: TrainingTask) -> Tensors:
-        session, meta, tensors = self._with_tasks([task])
+    def prepare(self, predict: Predict, training: TrainingRun) -> Tensors:
+        session, meta, tensors = self._with_trainings([training])
         session.handlers["before"] = self._before(predict)
-        state = session.call("prepare", {"task": meta[0]}, tensors)[1]
+        state = session.call("prepare", {"training": meta[0]}, tensors)[1]
         session.close()
         return state
 
@@ -196,36 +196,36 @@ class RemoteDefender:
         session.call("guard", {"key": context.key.hex()}, state)
         return _Served(session, self._setup.classes, None)
 
-    def claims(self, task: TrainingTask) -> Claims:
-        session, meta, tensors = self._with_tasks([task])
-        values = session.call("claims", {"task": meta[0]}, tensors)[0]
+    def claims(self, training: TrainingRun) -> Claims:
+        session, meta, tensors = self._with_trainings([training])
+        values = session.call("claims", {"training": meta[0]}, tensors)[0]
         session.close()
         return _claims(values)
 
-    def _with_tasks(self, tasks: Sequence[TrainingTask]) -> tuple[Session, list[Meta], Tensors]:
-        """A session, and the tasks as they cross: the samples of task i under `i.<part>.x` and `.y`."""
+    def _with_trainings(self, trainings: Sequence[TrainingRun]) -> tuple[Session, list[Meta], Tensors]:
+        """A session, and the trainings as they cross: the samples of training i under `i.<part>.x` and `.y`."""
         session = self._isolation.open(self._part, self._setup)
         make = self._maker(session)
 
-        def task_of(meta: Meta) -> TrainingTask:
-            number = meta.get("task")
-            if type(number) is not int or not 0 <= number < len(tasks):
-                raise ValueError(f"expected one of {len(tasks)} tasks")
-            return tasks[number]
+        def training_of(meta: Meta) -> TrainingRun:
+            number = meta.get("training")
+            if type(number) is not int or not 0 <= number < len(trainings):
+                raise ValueError(f"expected one of {len(trainings)} trainings")
+            return trainings[number]
 
         def artifact(meta: Meta, _: Tensors) -> Message:
-            return {}, task_of(meta).artifact(_name(meta), make)
+            return {}, training_of(meta).artifact(_name(meta), make)
 
         def pretrained(meta: Meta, _: Tensors) -> Message:
-            return task_of(meta).pretrained(_name(meta))
+            return training_of(meta).pretrained(_name(meta))
 
         session.handlers |= {"artifact": artifact, "pretrained": pretrained}
         meta: list[Meta] = []
         tensors: Tensors = {}
-        for i, task in enumerate(tasks):
-            recipe = task.recipe.model_dump(mode="json")
-            meta.append({"recipe": recipe, "seed": task.seed, "uses": sorted(task.uses)})
-            for name, samples in task.samples.items():
+        for i, training in enumerate(trainings):
+            recipe = training.recipe.model_dump(mode="json")
+            meta.append({"recipe": recipe, "seed": training.seed, "uses": sorted(training.uses)})
+            for name, samples in training.samples.items():
                 tensors |= {f"{i}.{name}.x": samples.x, f"{i}.{name}.y": samples.y}
         return session, meta, tensors
 
@@ -307,12 +307,12 @@ class RemoteAttacker:
         self._shape = setup.shape
         self._classes = setup.classes
         self._targets: list[Target] = []
-        self._bank: Bank | None = None
+        self._references: References | None = None
         self._session = isolation.open(part, setup)
         self._session.accept(QUERY_BYTES)
         self._session.handlers |= {
             "labels": self._labels, "log_posteriors": self._log_posteriors, "white_box": self._white_box,
-            "bank": self._ask_bank,
+            "references": self._ask_references,
         }  # fmt: skip
 
     def fit(self, knowledge: Knowledge) -> None:
@@ -336,9 +336,9 @@ class RemoteAttacker:
             if not any(held is value for held in self._targets):
                 self._targets.append(value)
             return {"target": next(i for i, held in enumerate(self._targets) if held is value)}
-        if isinstance(value, Bank):
-            self._bank = value
-            return {"bank": len(value.members)}
+        if isinstance(value, References):
+            self._references = value
+            return {"references": len(value.members)}
         if isinstance(value, Builder):
             return {"builder": value.seed}
         raise TypeError(f"expected what the contract hands to attacks, given {type(value).__name__}")
@@ -361,15 +361,15 @@ class RemoteAttacker:
     def _log_posteriors(self, meta: Meta, tensors: Tensors) -> Message:
         return {}, {"value": self._asked(meta).log_posteriors(self._images(tensors))}
 
-    def _ask_bank(self, _: Meta, tensors: Tensors) -> Message:
-        if self._bank is None:
-            raise PermissionError("expected a bank that the judge has given")
+    def _ask_references(self, _: Meta, tensors: Tensors) -> Message:
+        if self._references is None:
+            raise PermissionError("expected reference models that the judge has given")
         x = self._images(tensors)
-        if 8 * len(self._bank.members) * len(x) * self._classes > QUERY_BYTES:
+        if 8 * len(self._references.members) * len(x) * self._classes > QUERY_BYTES:
             raise ValueError(
                 f"expected a question whose answer is at most {QUERY_BYTES >> 20} MB, given {len(x)} images"
             )
-        return {}, {"value": self._bank.ask(x)}
+        return {}, {"value": self._references.ask(x)}
 
     def _white_box(self, meta: Meta, _: Tensors) -> Message:
         return {}, dict(self._asked(meta).white_box().state_dict())

@@ -1,4 +1,4 @@
-"""What scenarios are made from: networks, served models, banks, attackers; each made once."""
+"""What scenarios are made from: networks, served models, reference models, attackers; each made once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from benchmark.api import Bank
+from benchmark.api import References
 from benchmark.data.population import seed_of
 from benchmark.entries.registry import Chain, Part
 from benchmark.sandbox.local import Attacker
@@ -46,9 +46,9 @@ class Artifacts(Experiment):
             self._served[at] = model
         return self._served[at]
 
-    def bank(self, chain: Chain, seed: int, role: str) -> Bank:
-        """The bank of this chain: `online` or `offline`, queried on the candidates."""
-        population, sizes = self.population(seed), self.bank_sizes(chain.training)
+    def references(self, chain: Chain, seed: int, role: str) -> References:
+        """The reference models of this chain, `online` or `offline`, queried on the candidates."""
+        population, sizes = self.population(seed), self.reference_sizes(chain.training)
         models = [self.served(chain, seed, role, k) for k in range(getattr(sizes, role))]
         m, rows = len(models), [model.answers("candidates") for model in models]
         known: dict[str, int] = {}
@@ -56,10 +56,12 @@ class Artifacts(Experiment):
         def ask(x: Tensor) -> Tensor:
             known[tensor_digest(x)] = 8 * m * len(x) * population.data.classes
             if sum(known.values()) > self.isolation.limits.stored_mb << 20:
-                raise PermissionError(f"a bank answers {self.isolation.limits.stored_mb} MB, and was asked for more")
+                raise PermissionError(
+                    f"reference models answer {self.isolation.limits.stored_mb} MB, and were asked for more"
+                )
             return torch.stack([model.asked(x) for model in models])
 
-        return Bank(torch.from_numpy(population.bank_members(role, m)), torch.stack(rows), ask, m)
+        return References(torch.from_numpy(population.reference_members(role, m)), torch.stack(rows), ask, m)
 
     def attacker(self, part: Part, seed: int) -> Attacker | RemoteAttacker:
         """One instance of an attack, ready to fit."""

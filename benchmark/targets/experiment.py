@@ -23,7 +23,7 @@ from benchmark.data.population import Population, digest_of, populate
 from benchmark.digests import code_of
 from benchmark.entries.registry import Chain, Part, Registry, version_of
 from benchmark.networks import pretrained
-from benchmark.protocol import BankSizes, Protocol, Recipe, World
+from benchmark.protocol import Protocol, Recipe, ReferenceSizes, World
 from benchmark.sandbox.remote import Isolation, Setup
 from benchmark.targets.store import Store, digest
 
@@ -43,7 +43,7 @@ def built_by(name: str) -> list[str]:
 
 
 def world_of(role: str) -> World:
-    """Banks belong to the adversary: they live behind the shadow world's secrets (RULES 3)."""
+    """Reference models belong to the adversary: they live behind the shadow world's secrets (RULES 3)."""
     return "target" if role == "target" else "shadow"
 
 
@@ -53,7 +53,7 @@ def prepared_in(chain: Chain, role: str) -> World:
 
 
 def data_of(role: str) -> World:
-    """The world whose data a network is trained on: the online bank's is the target's own population."""
+    """The world whose data a network is trained on: of online reference models it is the target's own population."""
     return "target" if role in ("target", "online") else "shadow"
 
 
@@ -131,13 +131,13 @@ class Experiment:
             self._models[name] = pretrained.read(name, self.population(self.protocol.seeds[0]).data.shape)
         return self._models[name]
 
-    def bank_sizes(self, training: Part) -> BankSizes:
+    def reference_sizes(self, training: Part) -> ReferenceSizes:
         costly = self.protocol.costly
-        return costly.bank if costly and training.entry.id in costly.defenses else self.protocol.bank
+        return costly.references if costly and training.entry.id in costly.defenses else self.protocol.references
 
     def groups(self, training: Part) -> list[list[Model]]:
         """Which networks of one training defense and seed train together, in a fixed order."""
-        sizes = self.bank_sizes(training)
+        sizes = self.reference_sizes(training)
         online: list[Model] = [("online", k) for k in range(sizes.online)]
         offline: list[Model] = [("offline", k) for k in range(sizes.offline)]
         alike: list[list[Model]] = [[("target", 0), ("shadow", 0), *online, *offline]]

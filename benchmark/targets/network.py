@@ -16,7 +16,7 @@ from benchmark.data.population import Population, digest_of, seed_of
 from benchmark.digests import code_of
 from benchmark.entries.registry import Part, version_of
 from benchmark.networks.access import raw
-from benchmark.networks.training import TrainingTask
+from benchmark.networks.training import TrainingRun
 from benchmark.sandbox.local import Defender
 from benchmark.sandbox.remote import RemoteDefender, Setup
 from benchmark.targets.experiment import Experiment, Model, built_by, world_of
@@ -24,7 +24,7 @@ from benchmark.targets.store import digest
 
 
 def training_code() -> str:
-    return code_of("targets.network:training_task")
+    return code_of("targets.network:training_for")
 
 
 @dataclass(eq=False)
@@ -75,8 +75,8 @@ class Network:
         """Train the group (or find it): the weights of network i under `i.<name>`."""
 
         def make() -> dict[str, Tensor]:
-            tasks = [replace(self, role=role, number=k).task(self.training) for role, k in self.group]
-            states = self.defender(self.training).train(tasks)
+            trainings = [replace(self, role=role, number=k).training_of(self.training) for role, k in self.group]
+            states = self.defender(self.training).train(trainings)
             return {f"{i}.{name}": t for i, state in enumerate(states) for name, t in state.items()}
 
         return self.experiment.store.get("networks", self.key, make)
@@ -89,9 +89,9 @@ class Network:
         """Its share of the time that the group took to train."""
         return float(self.experiment.store.info("networks", self.key)["seconds"]) / len(self.group)
 
-    def task(self, part: Part, *, samples: bool = True) -> TrainingTask:
+    def training_of(self, part: Part, *, samples: bool = True) -> TrainingRun:
         """What `part` works with in the world of this network; without samples, what it is served with."""
-        return training_task(self, part, samples)
+        return training_for(self, part, samples)
 
     def defender(self, part: Part) -> Defender | RemoteDefender:
         return self.experiment.isolation.defender(part, self.setup)
@@ -99,7 +99,7 @@ class Network:
     def predictor(self) -> Predict:
         """The trained network as the defense's own code serves it, in float32 and eval mode."""
         weights = self.weights()
-        return self.defender(self.training).serve(self.task(self.training, samples=False), weights)
+        return self.defender(self.training).serve(self.training_of(self.training, samples=False), weights)
 
     def judges(self) -> nn.Module | None:
         """The same weights in the judge's own architecture; None where they don't fit it."""
@@ -115,14 +115,14 @@ class Network:
 
     def claims(self) -> Claims:
         """What the training defense says of itself. Raises ValueError where a radius is not one of pixels in [0, 1]."""
-        claims = self.defender(self.training).claims(self.task(self.training))
+        claims = self.defender(self.training).claims(self.training_of(self.training))
         for name, radius in (("robust", claims.robust), ("certificate", claims.certificate)):
             if radius is not None and not 0 < radius <= 1:
                 raise ValueError(f"claims: {name}: expected a radius above 0 and at most 1, given {radius}")
         return claims
 
 
-def training_task(network: Network, part: Part, samples: bool) -> TrainingTask:
+def training_for(network: Network, part: Part, samples: bool) -> TrainingRun:
     experiment, population, seed = network.experiment, network.population, network.seed
     role, k, world = network.role, network.number, world_of(network.role)
     reference, validation = population.reference(world)
@@ -141,11 +141,11 @@ def training_task(network: Network, part: Part, samples: bool) -> TrainingTask:
     def given(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if name not in part.pretrained:
             named = f"a model that a hyperparameter names ({', '.join(part.pretrained) or 'none'})"
-            raise PermissionError(f"task.pretrained: expected {named}, given {name!r}")
+            raise PermissionError(f"training.pretrained: expected {named}, given {name!r}")
         model = experiment.model(name)
         return model.config, model.weights
 
-    return TrainingTask(
+    return TrainingRun(
         train=population.samples(members if samples else none),
         reference=population.samples(reference if samples and "reference" in uses else none),
         validation=population.samples(validation if samples and validated else none),

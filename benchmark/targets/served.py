@@ -44,7 +44,9 @@ class Guard:
         """What it needs in its world, prepared on `before`."""
         network, part = self.before.network, self.part
         return network.experiment.store.get(
-            "guard", self.key, lambda: network.defender(part).prepare(self.before.predictor(), network.task(part))
+            "guard",
+            self.key,
+            lambda: network.defender(part).prepare(self.before.predictor(), network.training_of(part)),
         )
 
 
@@ -87,7 +89,7 @@ class ServedModel:
             if not stored:
                 context = replace(context, remember=lambda name, x, make: make())
             predict = self._checked(self.network.defender(guard.part).guard(predict, state, context), guard.part)
-        if self.network.role in ("target", "shadow"):  # the models of a bank are many, and each is asked once
+        if self.network.role in ("target", "shadow"):  # the reference models are many, and each is asked once
             predictors[at_hand] = predict
         return predict
 

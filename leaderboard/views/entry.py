@@ -162,8 +162,10 @@ def _cost(mine: list[Result], name: str) -> None:
     knows = " ".join({r.knowledge for r in mine})
     said = [f"{np.median(v):,.4g} {label}" for label, v in found.items() if v]
     if said:
-        own = " Shadow models and banks are trained beside this." if all(r.attack == name for r in mine) else ""
-        st.text("Cost (medians): " + "; ".join(said) + "." + (own if "shadow" in knows or "bank" in knows else ""))
+        own = " Shadow and reference models are trained beside this." if all(r.attack == name for r in mine) else ""
+        st.text(
+            "Cost (medians): " + "; ".join(said) + "." + (own if "shadow" in knows or "references" in knows else "")
+        )
 
 
 def _history(protocol: str, name: str) -> None:

@@ -30,7 +30,7 @@ from leaderboard.views import (
 CHART, WIDE = "heat-map", "wide-heat-map"
 NAMES_WIDTH, CELL_WIDTH = 170, 34
 """Pixels, at least, of the attacks' names and of a cell: a number of two decimals fits."""
-MORE = {"membership": ("balanced_accuracy_oracle", "tpr_at_fpr_0.001", "auc_bank")}
+MORE = {"membership": ("balanced_accuracy_oracle", "tpr_at_fpr_0.001", "auc_references")}
 """Metrics that a task's matrix offers beside those of its table."""
 
 

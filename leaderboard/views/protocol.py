@@ -115,10 +115,10 @@ def _axes(found: Protocol) -> list[tuple[str, str, str]]:
         ("Recipe", "augmentation", recipe.augmentation),
         ("Recipe", "early stopping", "on validation data" if recipe.early_stopping else "none: one epoch count for all"),
         ("Recipe", "arithmetic", f"{recipe.precision}; {f'{recipe.ensemble} networks train as one ensemble' if recipe.ensemble > 1 else 'networks train one by one'}"),
-        ("Adversary", "banks", f"{found.bank.online} models of the population, {found.bank.offline} of shadow data"),
+        ("Adversary", "reference models", f"{found.references.online} models of the population, {found.references.offline} of shadow data"),
     ]  # fmt: skip
     if found.costly:
-        rows.append(("Adversary", "banks of costly defenses", f"{found.costly.bank.online} and {found.costly.bank.offline}, for {', '.join(found.costly.defenses)}"))  # fmt: skip
+        rows.append(("Adversary", "reference models of costly defenses", f"{found.costly.references.online} and {found.costly.references.offline}, for {', '.join(found.costly.defenses)}"))  # fmt: skip
     other = found.adversary.model_dump(exclude_none=True) if found.adversary else {}
     rows += [("Adversary", f"shadow world's {k.replace('_', ' ')}", str(v)[:NAME]) for k, v in other.items()]
     if found.label_only:

@@ -12,6 +12,7 @@ import streamlit as st
 from benchmark import places
 from benchmark.metrics import METRICS
 from benchmark.run import studies
+from benchmark.text import base_name
 from leaderboard import charts
 from leaderboard.comparison import either_sign, estimate
 from leaderboard.pairs import cube
@@ -105,7 +106,7 @@ def points(
     on_board = (found.reason == "") & found.leakage.notna()
     found.loc[on_board, "front"] = front(found.accuracy[on_board], found.leakage[on_board])
     found["place"] = found.defense.map(epsilon)
-    base = found.defense.map(charts.base_name)
+    base = found.defense.map(lambda name: base_name(name))
     several = base.map(base[found.kind == REFERENCE].value_counts()) > 1
     found["curve"] = np.where((found.kind == REFERENCE) & several & found.place.notna(), base, "")
     return found.dropna(subset=["leakage", "accuracy"])[list(COLUMNS)].reset_index(drop=True)

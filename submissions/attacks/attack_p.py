@@ -9,12 +9,12 @@ from torch import Tensor
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
     Hyper,
     Knowledge,
+    References,
     Search,
     Target,
     logit_margin,
@@ -50,7 +50,7 @@ class AttackP(Attack):
         assert knowledge.shadow is not None
         self.population = knowledge.shadow.nonmembers
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """The logit margin above its (1 - fpr)-quantile on the population (n,): it ranks as the loss does."""
         population = logit_margin(target.log_posteriors(self.population.x), self.population.y)
         own = logit_margin(target.log_posteriors(candidates.x), candidates.y)

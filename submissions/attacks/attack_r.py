@@ -6,11 +6,11 @@ The references never saw the sample, so that for a non-member the share is unifo
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target, logit_margin
+from benchmark.api import Attack, Candidates, Card, References, Target, logit_margin
 
 
 class AttackR(Attack):
-    """Membership from posteriors and a bank of shadow models alone."""
+    """Membership from posteriors and reference models of shadow data alone."""
 
     card = Card(
         title="Attack R",
@@ -25,12 +25,12 @@ class AttackR(Attack):
         year=2022,
     )
     access = "posterior"
-    needs = frozenset({"bank-offline"})
+    needs = frozenset({"references-offline"})
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """The share (n,) of the references that the target beats; an equal one counts half."""
-        assert bank is not None
+        assert references is not None
         own = logit_margin(target.log_posteriors(candidates.x), candidates.y)
-        references = logit_margin(bank.log_posteriors, candidates.y)
-        return ((own > references).double() + (own >= references).double()).mean(0) / 2
+        theirs = logit_margin(references.log_posteriors, candidates.y)
+        return ((own > theirs).double() + (own >= theirs).double()).mean(0) / 2

@@ -6,11 +6,11 @@ Watson et al. 2022: what is easy has a small loss under every model, and says no
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target, logit_margin
+from benchmark.api import Attack, Candidates, Card, References, Target, logit_margin
 
 
 class CalibratedLoss(Attack):
-    """Membership from posteriors and a bank of shadow models alone."""
+    """Membership from posteriors and reference models of shadow data alone."""
 
     card = Card(
         title="Calibrated loss",
@@ -19,12 +19,12 @@ class CalibratedLoss(Attack):
         year=2022,
     )
     access = "posterior"
-    needs = frozenset({"bank-offline"})
+    needs = frozenset({"references-offline"})
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log p_y minus its mean over the references (n,)."""
-        assert bank is not None
+        assert references is not None
         # By way of the margin, log p_y is finite where p_y = 0.
         own = functional.logsigmoid(logit_margin(target.log_posteriors(candidates.x), candidates.y))
-        return own - functional.logsigmoid(logit_margin(bank.log_posteriors, candidates.y)).mean(0)
+        return own - functional.logsigmoid(logit_margin(references.log_posteriors, candidates.y)).mean(0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Knowledge, Literal, Target
+from benchmark.api import Attack, Candidates, Card, Hyper, Knowledge, Literal, References, Target
 
 BUDGET = 2**26
 """Gradient entries held at once: 256 MiB of float32."""
@@ -37,7 +37,7 @@ class GradientNorm(Attack):
         """Keep the device."""
         self.device = knowledge.device
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Minus the norms (n,)."""
         network = target.white_box().to(self.device).eval()
         parameters = {name: p.detach() for name, p in network.named_parameters()}

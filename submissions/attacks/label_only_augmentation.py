@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Search, Target
+from benchmark.api import Annotated, Attack, Candidates, Card, Field, Hyper, References, Search, Target
 
 BUDGET = 2**23
 """Pixels of the views held at once: 32 MiB of float32."""
@@ -35,7 +35,7 @@ class LabelOnlyAugmentation(Attack):
         shift: Annotated[int, Field(ge=1), Search(1, 6)] = 4
         flip: bool = True
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Shares (n,) of the views that are labelled y."""
         views = (2 * self.params.shift + 1) ** 2 * (2 if self.params.flip else 1)
         at_once = max(1, BUDGET // (views * candidates.x[0].numel()))

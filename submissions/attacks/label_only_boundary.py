@@ -20,7 +20,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Knowledge, Literal, Search, Target
+from benchmark.api import (
+    Annotated,
+    Attack,
+    Candidates,
+    Card,
+    Field,
+    Hyper,
+    Knowledge,
+    Literal,
+    References,
+    Search,
+    Target,
+)
 
 STARTS = 250
 PROBES = 100
@@ -70,7 +82,7 @@ class LabelOnlyBoundary(Attack):
         ]  # fmt: skip
         self.starts = torch.cat(starts)[:STARTS].flatten(1)
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Distances (n,): 0 where the label is wrong already."""
         x, y = candidates.x.flatten(1), candidates.y
         right = self._labels(target, x) == y

@@ -8,7 +8,19 @@ on the shadow world. All samples meet the same noise, so that a share depends on
 import torch
 from torch import Tensor
 
-from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Knowledge, Samples, Search, Target
+from benchmark.api import (
+    Annotated,
+    Attack,
+    Candidates,
+    Card,
+    Field,
+    Hyper,
+    Knowledge,
+    References,
+    Samples,
+    Search,
+    Target,
+)
 
 DEVIATIONS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 BUDGET = 2**23
@@ -50,7 +62,7 @@ class LabelOnlyNoise(Attack):
             if auc > best:
                 best, self.noise = auc, deviation * noise
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Shares (n,) of the copies and the image itself that are labelled y."""
         return kept(target, Samples(candidates.x, candidates.y), self.noise)
 

@@ -1,7 +1,7 @@
 """LiRA, online: a likelihood ratio against models trained with and without each sample.
 
 Carlini et al. 2022, section V, algorithm 1, on the logit margin: a normal law for each sample and
-side, centred on the mean. Where the bank is small the paper's fixed variance (section VI-C) takes over.
+side, centred on the mean. Where they are few, the paper's fixed variance (section VI-C) takes over.
 With `views` every model is also asked about simply augmented views of each sample (section VI-C), each view
 having laws of its own.
 """
@@ -12,13 +12,13 @@ from torch import Tensor
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
     Hyper,
     Knowledge,
     Literal,
+    References,
     Target,
     logit_margin,
 )
@@ -28,7 +28,7 @@ VARIANCE_FLOOR = 1e-6
 
 
 class LiRA(Attack):
-    """Membership from posteriors and a bank of models on halves of the candidates' population.
+    """Membership from posteriors and reference models on halves of the candidates' population.
 
     Score > 0 is the paper's ratio above 1. A sample that all models, or none, were trained on gets 0.
     """
@@ -47,11 +47,11 @@ class LiRA(Attack):
         year=2022,
     )
     access = "posterior"
-    needs = frozenset({"bank-online"})
+    needs = frozenset({"references-online"})
     calibrate = "own"
 
     class Params(Hyper):
-        """Variances from each sample and side, or one fixed variance; auto: fixed where the whole bank has under 32 a side.
+        """Variances from each sample and side, or one fixed variance; auto: fixed where there are under 32 a side.
 
         views: how often each sample is asked about, once as it is.
         """
@@ -63,20 +63,22 @@ class LiRA(Attack):
         """Keep the way to make views."""
         self.knowledge = knowledge
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log of the likelihood ratio of IN to OUT (n,), its mean over views; with fixed variance times the variance."""
-        assert bank is not None
-        # Decided by the whole bank: a model that plays the target, and its pair, are left out of their own references,
-        # and every target of a row must meet the same attack. A bank that does not say is taken to lack a pair.
-        few = (bank.whole or len(bank.members) + 2) // 2 < 32
+        assert references is not None
+        # Decided by how many there are in all: a model that plays the target, and its pair, are left out of their own references,
+        # and every target of a row must meet the same attack. References that do not say are taken to lack a pair.
+        few = (references.whole or len(references.members) + 2) // 2 < 32
         self.fixed = self.params.variance == "fixed" or (self.params.variance == "auto" and few)
-        score = self._ratio(target.log_posteriors(candidates.x), bank.log_posteriors, candidates.y, bank.members)
+        score = self._ratio(
+            target.log_posteriors(candidates.x), references.log_posteriors, candidates.y, references.members
+        )
         for x in self.knowledge.views(candidates.x, self.params.views - 1):
-            score = score + self._ratio(target.log_posteriors(x), bank.ask(x), candidates.y, bank.members)
+            score = score + self._ratio(target.log_posteriors(x), references.ask(x), candidates.y, references.members)
         return score / self.params.views
 
     def _ratio(self, answer: Tensor, answers: Tensor, y: Tensor, members: Tensor) -> Tensor:
-        """The ratio (n,) of a target's answer (n, k) to a bank's answers (m, n, k)."""
+        """The ratio (n,) of a target's answer (n, k) to the answers of reference models (m, n, k)."""
         own, margins = logit_margin(answer, y), logit_margin(answers, y)
         inside, outside = self._log_density(own, margins, members), self._log_density(own, margins, ~members)
         return torch.where(members.any(0) & ~members.all(0), inside - outside, 0.0)

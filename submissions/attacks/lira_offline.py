@@ -11,13 +11,13 @@ from torch import Tensor
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
     Hyper,
     Knowledge,
     Literal,
+    References,
     Target,
     logit_margin,
 )
@@ -27,7 +27,7 @@ DEVIATION_FLOOR = 1e-3
 
 
 class LiRAOffline(Attack):
-    """Membership from posteriors and a bank of shadow models alone."""
+    """Membership from posteriors and reference models of shadow data alone."""
 
     card = Card(
         title="LiRA, offline",
@@ -43,7 +43,7 @@ class LiRAOffline(Attack):
         year=2022,
     )
     access = "posterior"
-    needs = frozenset({"bank-offline"})
+    needs = frozenset({"references-offline"})
     calibrate = "none"
 
     class Params(Hyper):
@@ -60,16 +60,16 @@ class LiRAOffline(Attack):
         """Keep the way to make views."""
         self.knowledge = knowledge
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """-log(1 - Phi((margin - mean) / deviation)) (n,), or minus the log-density up to a constant; mean over views."""
-        assert bank is not None
-        score = self._unusual(target.log_posteriors(candidates.x), bank.log_posteriors, candidates.y)
+        assert references is not None
+        score = self._unusual(target.log_posteriors(candidates.x), references.log_posteriors, candidates.y)
         for x in self.knowledge.views(candidates.x, self.params.views - 1):
-            score = score + self._unusual(target.log_posteriors(x), bank.ask(x), candidates.y)
+            score = score + self._unusual(target.log_posteriors(x), references.ask(x), candidates.y)
         return score / self.params.views
 
     def _unusual(self, answer: Tensor, answers: Tensor, y: Tensor) -> Tensor:
-        """The score (n,) of a target's answer (n, k) beside a bank's answers (m, n, k)."""
+        """The score (n,) of a target's answer (n, k) beside the answers of reference models (m, n, k)."""
         own, margins = logit_margin(answer, y), logit_margin(answers, y)
         excess = own - margins.mean(0)
         few = len(margins) < 32

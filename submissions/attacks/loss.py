@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target, logit_margin
+from benchmark.api import Attack, Candidates, Card, References, Target, logit_margin
 
 
 class Loss(Attack):
@@ -19,7 +19,7 @@ class Loss(Attack):
     needs = frozenset()
     calibrate = "shadow"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log p_y (n,)."""
         # By way of the margin, log p_y keeps its digits where p_y rounds to 1, and it is finite where p_y = 0.
         return functional.logsigmoid(logit_margin(target.log_posteriors(candidates.x), candidates.y))

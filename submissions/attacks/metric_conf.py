@@ -9,12 +9,12 @@ from torch import Tensor
 
 from benchmark.api import (
     Attack,
-    Bank,
     Candidates,
     Card,
     Hyper,
     Knowledge,
     Literal,
+    References,
     Target,
     best_thresholds,
     logit_margin,
@@ -50,7 +50,7 @@ class MetricConfidence(Attack):
         found = best_thresholds(signal, y, member, knowledge.classes)
         self.thresholds = found[:-1] if self.params.thresholds == "class-wise" else found[-1:].expand(knowledge.classes)
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Logit of the confidence minus logit of the threshold (n,): the sign decides as in the paper."""
         return self._signal(target, candidates.x, candidates.y) - self.thresholds[candidates.y]
 

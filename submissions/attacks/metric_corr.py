@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 
 class MetricCorrectness(Attack):
@@ -18,6 +18,6 @@ class MetricCorrectness(Attack):
     needs = frozenset()
     calibrate = "own"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """0.5 where the label is right, -0.5 where it is wrong, (n,)."""
         return (target.labels(candidates.x) == candidates.y).double() - 0.5

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Knowledge, Literal, Target, best_thresholds
+from benchmark.api import Attack, Candidates, Card, Hyper, Knowledge, Literal, References, Target, best_thresholds
 
 FLOOR = -1e3
 """Least logarithm: it keeps answers of exactly 0 and 1 finite, and no positive float64 has a smaller one."""
@@ -54,7 +54,7 @@ class MetricModifiedEntropy(Attack):
         found = best_thresholds(signal, y, member, knowledge.classes)
         self.thresholds = found[:-1] if self.params.thresholds == "class-wise" else found[-1:].expand(knowledge.classes)
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log threshold - log ment (n,): the sign decides as in the paper.
 
         The difference of logarithms, not of entropies: beside a threshold, a member's 1e-40 rounds away.

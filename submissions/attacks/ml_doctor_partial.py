@@ -13,13 +13,13 @@ from torch import Tensor
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
     Hyper,
     Knowledge,
     Perceptron,
+    References,
     Search,
     Target,
 )
@@ -71,7 +71,7 @@ class MLDoctorPartial(Attack):
             weight_decay=0.0,
         )
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Log-odds of membership (3, n)."""
         answer = self.network.log_posteriors(self._features(target, candidates.x, candidates.y))
         return answer[..., 1] - answer[..., 0]

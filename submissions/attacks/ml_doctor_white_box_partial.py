@@ -20,7 +20,6 @@ from torch.nn import functional
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
@@ -28,6 +27,7 @@ from benchmark.api import (
     Knowledge,
     Literal,
     Perceptron,
+    References,
     Search,
     Target,
     logit_margin,
@@ -90,7 +90,7 @@ class MLDoctorWhiteBoxPartial(Attack):
             weight_decay=0.0,
         )
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Log-odds of membership (3, n)."""
         network = target.white_box().to(self.device).eval()
         parts = self._features(network, candidates.x, candidates.y)

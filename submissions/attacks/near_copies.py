@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Search, Target, logit_margin
+from benchmark.api import Annotated, Attack, Candidates, Card, Field, Hyper, References, Search, Target, logit_margin
 
 
 class NearCopies(Attack):
@@ -30,7 +30,7 @@ class NearCopies(Attack):
 
         copies: Annotated[int, Field(ge=1, le=256), Search(4, 64, log=True)] = 16
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log p_y (n,) of the mean posteriors."""
         answers = torch.stack([target.log_posteriors(x) for x in self._copies(candidates.x)])
         return functional.logsigmoid(logit_margin(answers.logsumexp(0) - math.log(len(answers)), candidates.y))

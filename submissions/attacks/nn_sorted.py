@@ -6,13 +6,13 @@ from torch import Tensor
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
     Hyper,
     Knowledge,
     Perceptron,
+    References,
     Search,
     Target,
 )
@@ -46,7 +46,7 @@ class NNSorted(Attack):
         network = Perceptron(knowledge.classes, (64, 32), 2, generator=knowledge.generator("nn_sorted"))
         self.network = network.fit(x, member, epochs=self.params.epochs, learning_rate=self.params.learning_rate)
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Log-odds of membership (3, n)."""
         answer = self.network.log_posteriors(self._features(target, candidates.x))
         return answer[..., 1] - answer[..., 0]

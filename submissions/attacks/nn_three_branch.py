@@ -20,12 +20,12 @@ from torch.nn import functional
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
     Hyper,
     Knowledge,
+    References,
     Search,
     Target,
     logit_margin,
@@ -86,7 +86,7 @@ class NNThreeBranch(Attack):
         sides = [self._features(world.target, part.x, part.y) for part in (world.members, world.nonmembers)]
         self.networks = [self._train(knowledge.classes, sides, generator) for _ in range(SEEDS)]
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Log-odds of membership (3, n)."""
         features = self._features(target, candidates.x, candidates.y)
         with torch.no_grad():

@@ -10,13 +10,13 @@ from torch import Tensor
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
     Hyper,
     Knowledge,
     Perceptron,
+    References,
     Search,
     Target,
 )
@@ -50,7 +50,7 @@ class NNTop3(Attack):
         network = Perceptron(x.shape[1], (64, 32), 2, generator=knowledge.generator("nn_top3"))
         self.network = network.fit(x, member, epochs=self.params.epochs, learning_rate=self.params.learning_rate)
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Log-odds of membership (3, n)."""
         answer = self.network.log_posteriors(self._features(target, candidates.x))
         return answer[..., 1] - answer[..., 0]

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
     Hyper,
     Knowledge,
+    References,
     Search,
     Target,
 )
@@ -81,7 +81,7 @@ class QuantileRegression(Attack):
         self.public = knowledge.shadow.nonmembers
         self.knowledge = knowledge
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Deviations (3, n) of the score above its (1 - fpr)-quantile as a non-member."""
         public = hinge(target.log_posteriors(self.public.x), self.public.y)
         own = hinge(target.log_posteriors(candidates.x), candidates.y)

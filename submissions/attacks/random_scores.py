@@ -9,7 +9,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Knowledge, Target
+from benchmark.api import Attack, Candidates, Card, Knowledge, References, Target
 
 
 class RandomScores(Attack):
@@ -24,7 +24,7 @@ class RandomScores(Attack):
         """Keep the seed."""
         self.key = knowledge.seed.to_bytes(16, "little", signed=True)
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Uniform scores (n,) in [0, 1)."""
         images = candidates.x.cpu().contiguous().numpy()
         words = [hashlib.blake2b(image.tobytes(), key=self.key, digest_size=6).digest() for image in images]

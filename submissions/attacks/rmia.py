@@ -1,10 +1,10 @@
 """RMIA, online: how much likelier the label is under the target than under other models (Zarifzadeh et al. 2024).
 
-r(x) = p(x | target) / p(x), where p(x) is the mean of two means: over the models of a bank that were trained on x, and
+r(x) = p(x | target) / p(x), where p(x) is the mean of two means: over the reference models that were trained on x, and
 over those that were not. Each side has half the weight however many models it has; one without models leaves its own to
 the other. The paper's score is the share of population samples z with r(x) / r(z) > gamma. With one query a sample that is
 the law of r(z) at r(x) / gamma, so that it ranks as r(x) does, but for ties: the population and gamma don't
-move the ROC. Here r(x) itself is the score, for a bank answers on the candidates alone; `rmia_offline`
+move the ROC. Here r(x) itself is the score, for reference models answer on the candidates alone; `rmia_offline`
 computes the share. The authors' code scores by a Taylor softmax with a soft margin, which needs logits, and
 votes over 18 views; here it is a softmax and one view.
 """
@@ -16,11 +16,11 @@ from torch.nn import functional
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
     Hyper,
+    References,
     Search,
     Target,
     logit_margin,
@@ -28,7 +28,7 @@ from benchmark.api import (
 
 
 class RMIA(Attack):
-    """Membership from posteriors and a bank of models on halves of the candidates' population."""
+    """Membership from posteriors and reference models on halves of the candidates' population."""
 
     card = Card(
         title="RMIA, online",
@@ -37,7 +37,7 @@ class RMIA(Attack):
         year=2024,
     )
     access = "posterior"
-    needs = frozenset({"bank-online"})
+    needs = frozenset({"references-online"})
     calibrate = "none"
 
     class Params(Hyper):
@@ -45,12 +45,12 @@ class RMIA(Attack):
 
         temperature: Annotated[float, Field(gt=0), Search(0.5, 4.0, log=True)] = 2.0
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log r(x) (n,)."""
-        assert bank is not None
-        references = self._log_confidence(bank.log_posteriors, candidates.y)
+        assert references is not None
+        theirs = self._log_confidence(references.log_posteriors, candidates.y)
         own = self._log_confidence(target.log_posteriors(candidates.x), candidates.y)
-        sides = torch.stack([_log_mean(references, side) for side in (bank.members, ~bank.members)])
+        sides = torch.stack([_log_mean(theirs, side) for side in (references.members, ~references.members)])
         return own - _log_mean(sides, sides.isfinite())
 
     def _log_confidence(self, log_posteriors: Tensor, y: Tensor) -> Tensor:

@@ -16,12 +16,12 @@ from torch.nn import functional
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
     Hyper,
     Knowledge,
+    References,
     Search,
     Target,
     logit_margin,
@@ -29,7 +29,7 @@ from benchmark.api import (
 
 
 class RMIAOffline(Attack):
-    """Membership from posteriors, a bank of shadow models alone, and the shadow world."""
+    """Membership from posteriors, reference models of shadow data alone, and the shadow world."""
 
     card = Card(
         title="RMIA, offline",
@@ -38,7 +38,7 @@ class RMIAOffline(Attack):
         year=2024,
     )
     access = "posterior"
-    needs = frozenset({"bank-offline", "shadow"})
+    needs = frozenset({"references-offline", "shadow"})
     calibrate = "none"
 
     class Params(Hyper):
@@ -59,10 +59,10 @@ class RMIAOffline(Attack):
         reference = self._log_confidence(world.target.log_posteriors(self.population.x), self.population.y)
         self.log_evidence = self._log_evidence(reference.unsqueeze(0))
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """The share (n,) of the population with r(x) / r(z) > gamma."""
-        assert bank is not None
-        evidence = self._log_evidence(self._log_confidence(bank.log_posteriors, candidates.y))
+        assert references is not None
+        evidence = self._log_evidence(self._log_confidence(references.log_posteriors, candidates.y))
         ratio = self._log_confidence(target.log_posteriors(candidates.x), candidates.y) - evidence
         population = self._log_confidence(target.log_posteriors(self.population.x), self.population.y)
         population = (population - self.log_evidence).sort().values

@@ -13,12 +13,12 @@ from torch.nn import functional
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
     Hyper,
     Knowledge,
+    References,
     Search,
     Target,
     logit_margin,
@@ -51,7 +51,7 @@ class SongAdversarial(Attack):
         """Keep the device."""
         self.device = knowledge.device
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log p_y (n,) at the adversarial images."""
         network = target.white_box().to(self.device).eval()
         batches = zip(candidates.x.split(BATCH), candidates.y.split(BATCH), strict=True)

@@ -17,7 +17,6 @@ from torch.nn import functional
 from benchmark.api import (
     Annotated,
     Attack,
-    Bank,
     Candidates,
     Card,
     Field,
@@ -25,6 +24,7 @@ from benchmark.api import (
     Knowledge,
     Literal,
     Perceptron,
+    References,
     Samples,
     Search,
     Target,
@@ -83,7 +83,7 @@ class SongTargeted(Attack):
             for rows in self._groups(y)
         ]
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Log-odds of membership (3, n), or the mean confidence beyond the threshold (n,), on a logarithmic scale."""
         y = candidates.y
         answers = self._answers(target, Samples(candidates.x, y))

@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from benchmark.api import (
     Attack,
-    Bank,
     Candidates,
     Card,
     Hyper,
     Knowledge,
+    References,
     Target,
     interval_bounds,
     logit_margin,
@@ -54,7 +54,7 @@ class SongVerified(Attack):
         self.radius, self.device = knowledge.certificate, knowledge.device
 
     @torch.no_grad()
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log p_y (n,) at the worst logits."""
         network = target.white_box().to(self.device).eval()
         rows = []

@@ -21,7 +21,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Defense, Field, Hyper, Samples, Search, Task
+from benchmark.api import Annotated, Card, Defense, Field, Hyper, Samples, Search, Training
 
 
 class AdvReg(Defense):
@@ -44,26 +44,26 @@ class AdvReg(Defense):
         attack_learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 1e-3
         as_released: bool = False
 
-    def train(self, task: Task) -> nn.Module:
-        """Train on `task.train` against `task.reference`. Raises ValueError where that is empty."""
-        if not len(task.reference):
+    def train(self, training: Training) -> nn.Module:
+        """Train on `training.train` against `training.reference`. Raises ValueError where that is empty."""
+        if not len(training.reference):
             raise ValueError("advreg: expected a split with a reference part, given none")
-        network, generator = self.network(task), task.generator("advreg")
-        h = InferenceNetwork(task.classes, generator, 0.01 if self.params.as_released else None).to(task.device)
+        network, generator = self.network(training), training.generator("advreg")
+        h = InferenceNetwork(training.classes, generator, 0.01 if self.params.as_released else None).to(training.device)
         optimizer = torch.optim.Adam(h.parameters(), lr=self.params.attack_learning_rate, fused=True)
 
         def cost(answering: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
             waiting = self.params.as_released and epoch == 0
             network.eval()
             for _ in range(5 if waiting else self.params.attack_steps):
-                drawn = [_draw(part, len(y), task, generator) for part in (task.train, task.reference)]
+                drawn = [_draw(part, len(y), training, generator) for part in (training.train, training.reference)]
                 self.improve(h, optimizer, answering, *drawn)
             network.train()
             logits = answering(x)
             plain = nn.functional.cross_entropy(logits, y)
             return plain if waiting else plain + self.params.weight * self.penalty(h, logits, y)
 
-        return task.fit(network, cost=cost)
+        return training.fit(network, cost=cost)
 
     def improve(
         self, h: nn.Module, optimizer: torch.optim.Optimizer, answering: nn.Module, members: Samples, others: Samples
@@ -130,7 +130,7 @@ def _linear(before: int, after: int) -> nn.Linear:
     return layer
 
 
-def _draw(part: Samples, n: int, task: Task, generator: torch.Generator) -> Samples:
+def _draw(part: Samples, n: int, training: Training, generator: torch.Generator) -> Samples:
     """n samples of a part, drawn with replacement and augmented."""
     rows = torch.randint(len(part), (n,), generator=generator)
-    return Samples(task.augment(part.x[rows].to(task.device), generator), part.y[rows].to(task.device))
+    return Samples(training.augment(part.x[rows].to(training.device), generator), part.y[rows].to(training.device))

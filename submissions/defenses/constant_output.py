@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from benchmark.api import Card, Context, Defense, Predict, Task
+from benchmark.api import Card, Context, Defense, Predict, Training
 
 
 class ConstantOutput(Defense):
@@ -21,9 +21,9 @@ class ConstantOutput(Defense):
     stages = ("post-inference",)
     data_independent = True
 
-    def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
+    def prepare(self, predict: Predict, training: Training) -> dict[str, Tensor]:
         """The log-posteriors (k,) float64 that every query gets: log(1 / k), natural logarithm."""
-        return {"log_posteriors": torch.full((task.classes,), -math.log(task.classes), dtype=torch.float64)}
+        return {"log_posteriors": torch.full((training.classes,), -math.log(training.classes), dtype=torch.float64)}
 
     def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
         """Images (n, c, h, w) -> the same log-posteriors (n, k) float64 for each of them."""

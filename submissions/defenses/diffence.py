@@ -42,7 +42,7 @@ from benchmark.api import (
     Predict,
     Pretrained,
     Search,
-    Task,
+    Training,
     logit_margin,
 )
 
@@ -91,36 +91,38 @@ class Diffence(Defense):
         external: Annotated[str | None, Pretrained(instead_of=("diffusion", "train_steps"))] = None
         as_released: bool = False
 
-    def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
+    def prepare(self, predict: Predict, training: Training) -> dict[str, Tensor]:
         """The diffusion model's weights, which no network changes; scenarios 1 and 2 add the interval (2,) float64."""
         p = self.params
         if p.average and p.scenario != 3:
             raise ValueError(f"scenario: expected 3 with average=true, which chooses no candidate, given {p.scenario}")
         if p.external is None:
             made = f"{p.diffusion}-{p.train_steps}"
-            state = task.artifact(f"ddpm-{made}", lambda: train_ddpm(task, self._images(task), p.train_steps))
+            state = training.artifact(
+                f"ddpm-{made}", lambda: train_ddpm(training, self._images(training), p.train_steps)
+            )
         else:
-            made, state = f"external-{p.external}", external_ddpm(*task.pretrained(p.external))
+            made, state = f"external-{p.external}", external_ddpm(*training.pretrained(p.external))
         if p.scenario == 3:
             return state
-        unet = load_unet(task.shape, state, task.device)
+        unet = load_unet(training.shape, state, training.device)
 
         def known(side: str, x: Tensor) -> Known:
-            x = x[torch.randperm(len(x), generator=task.generator(f"known-{side}"))[:KNOWN]]
+            x = x[torch.randperm(len(x), generator=training.generator(f"known-{side}"))[:KNOWN]]
 
             def make(i: int) -> dict[str, Tensor]:
-                noise = torch.randn(x.shape, generator=task.generator(f"known-{side}-{i}"))
-                return {"x": self._reconstruct(unet, x, noise, task.device)}
+                noise = torch.randn(x.shape, generator=training.generator(f"known-{side}-{i}"))
+                return {"x": self._reconstruct(unet, x, noise, training.device)}
 
             names = [f"known-{side}-{made}-{self._step}-{i}" for i in range(p.n)]
-            reconstructions = [task.artifact(name, lambda i=i: make(i))["x"] for i, name in enumerate(names)]
+            reconstructions = [training.artifact(name, lambda i=i: make(i))["x"] for i, name in enumerate(names)]
             return candidates(predict(x), torch.stack([predict(r) for r in reconstructions]))
 
-        members = known("members", task.train.x)
+        members = known("members", training.train.x)
         if p.scenario == 2:
             interval = lower_half(members)
         else:
-            interval = best_interval(members, known("nonmembers", _some(task.reference.x)))
+            interval = best_interval(members, known("nonmembers", _some(training.reference.x)))
         return state | {INTERVAL: torch.tensor(interval, dtype=torch.float64)}
 
     def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
@@ -160,11 +162,11 @@ class Diffence(Defense):
         restored = [reconstruct(unet, *part, p.timestep, p.as_released, unet.levels) for part in parts]
         return torch.cat(restored).to(x.device)
 
-    def _images(self, task: Task) -> Tensor:
+    def _images(self, training: Training) -> Tensor:
         if self.params.diffusion == "members":
-            return task.train.x
-        reference = _some(task.reference.x)
-        return reference if self.params.diffusion == "reference" else torch.cat([task.train.x, reference])
+            return training.train.x
+        reference = _some(training.reference.x)
+        return reference if self.params.diffusion == "reference" else torch.cat([training.train.x, reference])
 
 
 def _some(reference: Tensor) -> Tensor:
@@ -339,12 +341,12 @@ def external_ddpm(config: dict[str, Any], weights: dict[str, Tensor]) -> dict[st
     return {f"unet.{name}": w for name, w in weights.items()} | {CONFIG: text, LEVELS: levels}
 
 
-def train_ddpm(task: Task, images: Tensor, steps: int) -> dict[str, Tensor]:
+def train_ddpm(training: Training, images: Tensor, steps: int) -> dict[str, Tensor]:
     """Weights of a denoiser trained on images (n, c, h, w) to predict the noise (Ho et al. 2020, algorithm 1)."""
-    generator, device = task.generator("ddpm"), task.device
+    generator, device = training.generator("ddpm"), training.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        unet = build_unet(task.shape).to(device).train()
+        unet = build_unet(training.shape).to(device).train()
     optimizer = torch.optim.Adam(unet.parameters(), lr=LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     levels, images = signal_level(device), 2 * images.to(device) - 1

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Defense, Field, Hyper, Literal, Search, Task
+from benchmark.api import Annotated, Card, Defense, Field, Hyper, Literal, Search, Training
 
 
 class Distillation(Defense):
@@ -44,14 +44,14 @@ class Distillation(Defense):
         learning_rate: Annotated[float, Field(gt=0), Search(0.001, 0.03, log=True)] = 0.01
         as_released: bool = False
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         """Train the teacher by the recipe, then the student by the same recipe."""
         if self.params.teacher is None:  # from another seed than the student's, or it would only repeat its steps
-            (teacher,) = task.fit_each([torch.arange(len(task.train))], "teacher")
+            (teacher,) = training.fit_each([torch.arange(len(training.train))], "teacher")
         else:
-            teacher = task.fit(task.build(self.params.teacher))
+            teacher = training.fit(training.build(self.params.teacher))
         teacher.requires_grad_(False)
-        low = torch.autocast(task.device.type, torch.bfloat16, enabled=task.recipe.precision == "bfloat16")
+        low = torch.autocast(training.device.type, torch.bfloat16, enabled=training.recipe.precision == "bfloat16")
 
         def cost(student: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
             with torch.no_grad(), low:
@@ -59,10 +59,10 @@ class Distillation(Defense):
             return self.student_loss(student(x), taught.float(), y).mean()
 
         def sgd(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-            decay = task.recipe.weight_decay
+            decay = training.recipe.weight_decay
             return torch.optim.SGD(parameters, self.params.learning_rate, momentum=0.9, weight_decay=decay)
 
-        return task.fit(self.network(task), cost=cost, optimizer=sgd)
+        return training.fit(self.network(training), cost=cost, optimizer=sgd)
 
     def student_loss(self, logits: Tensor, taught: Tensor, y: Tensor) -> Tensor:
         """Losses (n,) of the student's logits (n, k) beside the teacher's, and labels y (n,)."""

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Search, Task
+from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Search, Training
 
 GRADIENT_ELEMENTS = 2**27
 """Per-sample gradients held at a time, in float32 elements (512 MB): larger batches go in parts."""
@@ -59,7 +59,7 @@ class DPSGD(Defense):
         batch_size: Annotated[int | None, Field(ge=1), Search(32, 512, log=True)] = None
         augmult: Annotated[int, Field(ge=1)] = 1
 
-    def network(self, task: Task) -> nn.Module:
+    def network(self, training: Training) -> nn.Module:
         """The protocol's network with GroupNorm in the place of BatchNorm.
 
         Raises ValueError where Opacus finds no way to keep the samples of a batch apart.
@@ -69,7 +69,7 @@ class DPSGD(Defense):
 
         problems: list[Exception] = []
         try:
-            network: nn.Module = ModuleValidator.fix(task.build())
+            network: nn.Module = ModuleValidator.fix(training.build())
             problems += ModuleValidator.validate(network, strict=False)
             problems += GradSampleModule.validate(network, strict=False)
         except Exception as problem:  # of a replacement that it can't make
@@ -79,13 +79,13 @@ class DPSGD(Defense):
             raise ValueError(f"dp_sgd: expected a network that Opacus can handle, given: {given}")
         return network
 
-    def sampling(self, task: Task) -> tuple[float, int]:
+    def sampling(self, training: Training) -> tuple[float, int]:
         """The rate at which a sample enters a batch, and the batches an epoch: ceil(1 / rate)."""
-        n = len(task.train)
-        batch_size = min(self.params.batch_size or task.recipe.batch_size, n)
+        n = len(training.train)
+        batch_size = min(self.params.batch_size or training.recipe.batch_size, n)
         return batch_size / n, math.ceil(n / batch_size)
 
-    def run(self, task: Task) -> tuple[float, float, int, float]:
+    def run(self, training: Training) -> tuple[float, float, int, float]:
         """What the accountant needs: noise multiplier, sampling rate, steps, delta.
 
         Delta is 1e-5, or a tenth of 1 / n where 1e-5 is not below 1 / n. Raises ValueError where noise and epsilon are
@@ -94,49 +94,52 @@ class DPSGD(Defense):
         noise, target = self.params.noise_multiplier, self.params.target_epsilon
         if noise is not None and target is not None:
             raise ValueError("noise_multiplier, target_epsilon: expected one of them, given both")
-        rate, batches = self.sampling(task)
-        steps, delta = task.recipe.epochs * batches, 1e-5 if len(task.train) < 1e5 else 0.1 / len(task.train)
+        rate, batches = self.sampling(training)
+        steps, delta = (
+            training.recipe.epochs * batches,
+            1e-5 if len(training.train) < 1e5 else 0.1 / len(training.train),
+        )
         if target is not None:
             noise = noise_for(target, rate, steps, delta)
         return 1.0 if noise is None else noise, rate, steps, delta
 
-    def train(self, task: Task) -> nn.Module:
-        """Train on Poisson batches drawn from `task.train`; an empty batch is a step of pure noise.
+    def train(self, training: Training) -> nn.Module:
+        """Train on Poisson batches drawn from `training.train`; an empty batch is a step of pure noise.
 
         The batches and the noise have generators of their own, so that neither depends on the other.
         """
         from opacus.optimizers import DPOptimizer
 
-        if self.params.augmult > 1 and task.recipe.augmentation == "none":
+        if self.params.augmult > 1 and training.recipe.augmentation == "none":
             raise ValueError(f"augmult: expected 1 where the recipe has no augmentation, given {self.params.augmult}")
-        noise, *_ = self.run(task)
-        network = self.network(task).to(task.device).train()
-        rate, batches = self.sampling(task)
+        noise, *_ = self.run(training)
+        network = self.network(training).to(training.device).train()
+        rate, batches = self.sampling(training)
         optimizer = DPOptimizer(
-            self._optimizer(network, task.recipe),
+            self._optimizer(network, training.recipe),
             noise_multiplier=noise,
             max_grad_norm=self.params.max_grad_norm,
-            expected_batch_size=rate * len(task.train),
+            expected_batch_size=rate * len(training.train),
             loss_reduction="mean",
-            generator=_on_device(task.generator("noise"), task.device),
+            generator=_on_device(training.generator("noise"), training.device),
         )
-        schedule = task.schedule(optimizer.original_optimizer)
-        poisson, views = task.generator("poisson"), task.generator("augmentation")
-        x, y = task.train.x.to(task.device), task.train.y.to(task.device)
-        for _ in task.epochs(network):
+        schedule = training.schedule(optimizer.original_optimizer)
+        poisson, views = training.generator("poisson"), training.generator("augmentation")
+        x, y = training.train.x.to(training.device), training.train.y.to(training.device)
+        for _ in training.epochs(network):
             for _ in range(batches):
                 drawn = torch.rand(len(y), generator=poisson, dtype=torch.float64) < rate
-                index = drawn.nonzero().squeeze(1).to(task.device)
-                seen = task.augment(x[index].repeat_interleave(self.params.augmult, 0), views)
+                index = drawn.nonzero().squeeze(1).to(training.device)
+                seen = training.augment(x[index].repeat_interleave(self.params.augmult, 0), views)
                 self._step(network, optimizer, seen.unflatten(0, (len(index), self.params.augmult)), y[index])
             schedule.step()
         for p in network.parameters():
             p.grad = p.grad_sample = p.summed_grad = None  # type: ignore[attr-defined]
         return network.eval()
 
-    def claims(self, task: Task) -> Claims:
+    def claims(self, training: Training) -> Claims:
         """Epsilon by Renyi differential privacy (Mironov 2017)."""
-        run = self.run(task)
+        run = self.run(training)
         return Claims(epsilon_of(*run), run[-1], accountant="RDP", adjacency="add/remove one", sampling="Poisson")
 
     def _optimizer(self, network: nn.Module, recipe: Any) -> torch.optim.Optimizer:
@@ -174,7 +177,7 @@ def _on_device(generator: torch.Generator, device: torch.device) -> torch.Genera
     return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
-@cache  # the networks of a bank share it
+@cache  # reference models share it
 def epsilon_of(noise: float, rate: float, steps: int, delta: float) -> float:
     """Epsilon of `steps` Poisson batches at this rate and noise multiplier: an upper bound, the best over all orders."""
     from opacus.accountants import RDPAccountant

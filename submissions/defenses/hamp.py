@@ -26,7 +26,7 @@ from benchmark.api import Annotated, Card, Context, Defense, Field, Hyper, Predi
 
 
 class HAMP(Defense):
-    """Only the loss differs in training, so that a bank can train as one ensemble; the guard keeps every label."""
+    """Only the loss differs in training, so that reference models can train as one ensemble; the guard keeps every label."""
 
     card = Card(
         title="HAMP",

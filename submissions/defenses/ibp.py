@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Search, Task, interval_bounds
+from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Search, Training, interval_bounds
 
 
 class IBP(Defense):
@@ -45,12 +45,12 @@ class IBP(Defense):
         warm_up: Annotated[float, Field(ge=0, le=0.5), Search(0, 0.3)] = 0.1
         ramp: Annotated[float, Field(ge=0, le=0.5), Search(0.1, 0.5)] = 0.375
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         """Train by the recipe. Raises ValueError, before it starts, where bounds do not know a layer of the network."""
-        network, some = self.network(task).to(task.device), task.train.x[:1].to(task.device)
+        network, some = self.network(training).to(training.device), training.train.x[:1].to(training.device)
         with torch.no_grad():
             interval_bounds(network, some, some)
-        steps = task.recipe.epochs * math.ceil(len(task.train) / task.recipe.batch_size)
+        steps = training.recipe.epochs * math.ceil(len(training.train) / training.recipe.batch_size)
         passed = count()
 
         def cost(answering: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
@@ -59,7 +59,7 @@ class IBP(Defense):
             # The network itself, for bounds have to be sums in float32 whatever the protocol's precision.
             return self.mixed(natural, network, x, y, rise) if rise > 0 else natural
 
-        return task.fit(network, cost=cost)
+        return training.fit(network, cost=cost)
 
     def rise(self, done: float) -> float:
         """How far radius and weight have risen, in [0, 1], when this share of the training is done."""
@@ -74,6 +74,6 @@ class IBP(Defense):
         worst = high.scatter(1, y.unsqueeze(1), low.gather(1, y.unsqueeze(1)))
         return (1 - weight) * natural + weight * cross_entropy(worst, y)
 
-    def claims(self, task: Task) -> Claims:
+    def claims(self, training: Training) -> Claims:
         """The radius that training aimed at, and at which bounds prove something."""
         return Claims(robust=self.params.epsilon, certificate=self.params.epsilon)

@@ -23,7 +23,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Context, Defense, Field, Hyper, Predict, Search, Task
+from benchmark.api import Annotated, Card, Context, Defense, Field, Hyper, Predict, Search, Training
 
 LABEL_WEIGHT = 10.0
 DISTORTION_WEIGHTS = (0.1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
@@ -58,12 +58,13 @@ class MemGuard(Defense):
         budget: Annotated[float, Field(ge=0, le=2), Search(0.1, 1)] = 1.0
         as_released: bool = False
 
-    def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
-        """Train g on members (`task.train`) against non-members (`task.reference`); its weights, float64."""
+    def prepare(self, predict: Predict, training: Training) -> dict[str, Tensor]:
+        """Train g on members (`training.train`) against non-members (`training.reference`); its weights, float64."""
         sides = [
-            _in_chunks(predict, part.x).clamp_min(FLOOR).sort(1).values.cpu() for part in (task.train, task.reference)
+            _in_chunks(predict, part.x).clamp_min(FLOOR).sort(1).values.cpu()
+            for part in (training.train, training.reference)
         ]
-        return train_classifier(sides[0], sides[1], task.generator("memguard"))
+        return train_classifier(sides[0], sides[1], training.generator("memguard"))
 
     def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
         """The predictor whose log-posteriors (n, k) float64 carry the noise. Labels never change."""

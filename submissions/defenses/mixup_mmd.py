@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Defense, Field, Hyper, Samples, Search, Task
+from benchmark.api import Annotated, Card, Defense, Field, Hyper, Samples, Search, Training
 
 CHUNK = 1000
 """Images that accuracy is measured on at a time."""
@@ -45,20 +45,22 @@ class MixupMMD(Defense):
         mixup: Annotated[float, Field(gt=0), Search(0.1, 2, log=True)] = 1.0
         gap: Annotated[float, Field(ge=0, le=1), Search(0, 0.1)] = 0.03
 
-    def train(self, task: Task) -> nn.Module:
-        """Train on `task.train`, partner it to `task.reference`. Raises ValueError where that is empty."""
-        if not len(task.reference):
+    def train(self, training: Training) -> nn.Module:
+        """Train on `training.train`, partner it to `training.reference`. Raises ValueError where that is empty."""
+        if not len(training.reference):
             raise ValueError("mixup_mmd: expected a split with a reference part, given none")
-        recipe, device = task.recipe, task.device
+        recipe, device = training.recipe, training.device
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         low = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-        network = self.network(task).to(device, memory_format=layout).train()
+        network = self.network(training).to(device, memory_format=layout).train()
         optimizer = _optimizer(network, recipe)
-        schedule = task.schedule(optimizer)
-        order, views, pairing = (task.generator(name) for name in ("order", "augmentation", "pairing"))
-        mixing = np.random.default_rng(int(torch.randint(2**62, (), generator=task.generator("mixup"))))
-        train, reference = (Samples(part.x.to(device), part.y.to(device)) for part in (task.train, task.reference))
-        partners = Partners(reference.y, task.classes)
+        schedule = training.schedule(optimizer)
+        order, views, pairing = (training.generator(name) for name in ("order", "augmentation", "pairing"))
+        mixing = np.random.default_rng(int(torch.randint(2**62, (), generator=training.generator("mixup"))))
+        train, reference = (
+            Samples(part.x.to(device), part.y.to(device)) for part in (training.train, training.reference)
+        )
+        partners = Partners(reference.y, training.classes)
 
         def batches() -> tuple[Tensor, ...]:
             rows = torch.randperm(len(train), generator=order).to(device)
@@ -75,9 +77,9 @@ class MixupMMD(Defense):
             value.backward()
             optimizer.step()
 
-        for epoch in task.epochs(network):
+        for epoch in training.epochs(network):
             for rows in batches():
-                x, y = task.augment(train.x[rows], views), train.y[rows]
+                x, y = training.augment(train.x[rows], views), train.y[rows]
                 share = float(mixing.beta(self.params.mixup, self.params.mixup))
                 other = torch.randperm(len(y), generator=pairing).to(device)
                 descend(mixed_loss(answer(mix(x, x[other], share)), y, y[other], share))
@@ -88,7 +90,7 @@ class MixupMMD(Defense):
                         known, chosen = partners.draw(train.y[rows], pairing)
                         if not len(known):
                             continue
-                        x = task.augment(torch.cat([train.x[rows][known], reference.x[chosen]]), views)
+                        x = training.augment(torch.cat([train.x[rows][known], reference.x[chosen]]), views)
                         members, others = answer(x).softmax(1).chunk(2)
                         descend(self.params.weight * squared_mmd(members, others.detach()))
                 network.train()

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Search, Task
+from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Search, Training
 
 
 class PGDTraining(Defense):
@@ -40,9 +40,9 @@ class PGDTraining(Defense):
         step_size: Annotated[float, Field(gt=0, le=1), Search(0.005, 0.1, log=True)] = 0.02
         share: Annotated[float, Field(ge=0, le=1), Search(0, 1)] = 1.0
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         """Train by the recipe on images made anew for every batch."""
-        starts = task.generator("start")
+        starts = training.generator("start")
 
         def cost(network: nn.Module, x: Tensor, targets: Tensor, epoch: int) -> Tensor:
             y, robust = targets.unbind(1)
@@ -51,15 +51,15 @@ class PGDTraining(Defense):
                 x = self.attack(network, x, y, reach, starts)
             return nn.functional.cross_entropy(network(x), y)
 
-        return task.fit(self.network(task), cost=cost, targets=self.targets(task))
+        return training.fit(self.network(training), cost=cost, targets=self.targets(training))
 
-    def targets(self, task: Task) -> Tensor:
+    def targets(self, training: Training) -> Tensor:
         """Labels and 0 or 1 for the robust loss, (n, 2) int64: round(share * n) points, drawn once."""
-        n = len(task.train)
+        n = len(training.train)
         robust = torch.zeros(n, dtype=torch.int64)
-        drawn = torch.randperm(n, generator=task.generator("share"))
+        drawn = torch.randperm(n, generator=training.generator("share"))
         robust[drawn[: round(self.params.share * n)]] = 1
-        return torch.stack([task.train.y, robust], 1)
+        return torch.stack([training.train.y, robust], 1)
 
     def attack(
         self, network: nn.Module, x: Tensor, y: Tensor, reach: float | Tensor, generator: torch.Generator
@@ -79,7 +79,7 @@ class PGDTraining(Defense):
                 image = torch.clamp(image.detach() + self.params.step_size * gradient.sign(), low, high)
         return image
 
-    def claims(self, task: Task) -> Claims:
+    def claims(self, training: Training) -> Claims:
         """The radius that training aimed at."""
         return Claims(robust=self.params.epsilon)
 

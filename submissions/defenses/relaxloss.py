@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Defense, Field, Hyper, Search, Task
+from benchmark.api import Annotated, Card, Defense, Field, Hyper, Search, Training
 
 
 class RelaxLoss(Defense):
@@ -39,16 +39,16 @@ class RelaxLoss(Defense):
         upper: Annotated[float, Field(gt=0, le=1), Search(0.5, 1)] = 1.0
         as_released: bool = False
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         """Train by the recipe. Raises ValueError where alpha is not below ln k."""
-        alpha, most = self.params.alpha, math.log(task.classes)
+        alpha, most = self.params.alpha, math.log(training.classes)
         if alpha >= most:
-            raise ValueError(f"alpha: expected below ln k = {most:.4g} for {task.classes} classes, given {alpha}")
+            raise ValueError(f"alpha: expected below ln k = {most:.4g} for {training.classes} classes, given {alpha}")
 
         def cost(network: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
             return self.relaxed(network(x), y, epoch)
 
-        return task.fit(self.network(task), cost=cost)
+        return training.fit(self.network(training), cost=cost)
 
     def relaxed(self, logits: Tensor, y: Tensor, epoch: int) -> Tensor:
         """The scalar to descend for a batch of logits (n, k) and labels y (n,); it may be negative."""

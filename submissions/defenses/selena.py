@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Defense, Field, Hyper, Search, Task
+from benchmark.api import Annotated, Card, Defense, Field, Hyper, Search, Training
 
 CHUNK = 1000
 """Images that a sub-model answers for at a time."""
@@ -39,11 +39,13 @@ class Selena(Defense):
         models: Annotated[int, Field(ge=2), Search(5, 50)] = 25
         left_out: Annotated[int, Field(ge=1), Search(2, 20)] = 10
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         """Train the sub-models, then the student. Raises ValueError where L is not below K."""
-        out = assign(len(task.train), self.params.models, self.params.left_out, task.generator("selena"))
-        networks = task.fit_each([(~column).nonzero().squeeze(1) for column in out.unbind(1)], "selena")
-        return task.fit(self.network(task), loss=soft_cross_entropy, targets=soft_labels(networks, out, task).float())
+        out = assign(len(training.train), self.params.models, self.params.left_out, training.generator("selena"))
+        networks = training.fit_each([(~column).nonzero().squeeze(1) for column in out.unbind(1)], "selena")
+        return training.fit(
+            self.network(training), loss=soft_cross_entropy, targets=soft_labels(networks, out, training).float()
+        )
 
 
 def assign(n: int, models: int, left_out: int, generator: torch.Generator) -> Tensor:
@@ -70,12 +72,14 @@ def assign(n: int, models: int, left_out: int, generator: torch.Generator) -> Te
 
 
 @torch.no_grad()
-def soft_labels(networks: list[nn.Module], out: Tensor, task: Task) -> Tensor:
+def soft_labels(networks: list[nn.Module], out: Tensor, training: Training) -> Tensor:
     """Split-AI's answers on its own training samples: (n, k) float64, each from the networks that left it out."""
-    total = torch.zeros(len(out), task.classes, dtype=torch.float64)
+    total = torch.zeros(len(out), training.classes, dtype=torch.float64)
     for network, column in zip(networks, out.unbind(1), strict=True):
         rows = column.nonzero().squeeze(1)
-        parts = [network(task.train.x[part].to(task.device)).double().softmax(1).cpu() for part in rows.split(CHUNK)]
+        parts = [
+            network(training.train.x[part].to(training.device)).double().softmax(1).cpu() for part in rows.split(CHUNK)
+        ]
         total[rows] += torch.cat(parts) if parts else 0.0
     return total / out.sum(1, keepdim=True)
 

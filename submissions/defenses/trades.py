@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Search, Task
+from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Search, Training
 
 START = 1e-3
 """Standard deviation of the noise that the attack starts with: at x itself the divergence has no gradient."""
@@ -43,9 +43,9 @@ class TRADES(Defense):
         step_size: Annotated[float, Field(gt=0, le=1), Search(0.005, 0.1, log=True)] = 0.02
         as_released: bool = False
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         """Train by the recipe on images made anew for every batch."""
-        starts = task.generator("start")
+        starts = training.generator("start")
 
         def cost(network: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
             network.eval()
@@ -53,7 +53,7 @@ class TRADES(Defense):
             network.train()
             return self.penalised(network(x), network(attacked), y)
 
-        return task.fit(self.network(task), cost=cost)
+        return training.fit(self.network(training), cost=cost)
 
     def penalised(self, logits: Tensor, attacked: Tensor, y: Tensor) -> Tensor:
         """The scalar to descend, from logits (n, k) at the images and at the attacked ones."""
@@ -77,6 +77,6 @@ class TRADES(Defense):
             image = torch.clamp(image.detach() + step * gradient.sign(), low, high)
         return image
 
-    def claims(self, task: Task) -> Claims:
+    def claims(self, training: Training) -> Claims:
         """The radius that training aimed at."""
         return Claims(robust=self.params.epsilon)

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Literal, Search, Task
+from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Literal, Search, Training
 
 
 class WRM(Defense):
@@ -48,13 +48,13 @@ class WRM(Defense):
         a: Annotated[float, Field(gt=0), Search(0.01, 10, log=True)] = 1.0
         epsilon: Annotated[float, Field(gt=0, le=1)] = 0.1
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         """Train by the recipe on images made anew for every batch."""
 
         def cost(network: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
             return nn.functional.cross_entropy(network(self.moved(network, x, y)), y)
 
-        return task.fit(self.network(task), cost=cost)
+        return training.fit(self.network(training), cost=cost)
 
     def moved(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Images (n, c, h, w) after the inner problem; those of transport=l2 may leave [0, 1]."""
@@ -78,7 +78,7 @@ class WRM(Defense):
                 image = (x + change - g.abs().mean() * change.sign()).clamp(0, 1)
         return image
 
-    def claims(self, task: Task) -> Claims:
+    def claims(self, training: Training) -> Claims:
         """The radius of the papers' comparison; training itself has none."""
         return Claims(robust=self.params.epsilon)
 

@@ -1,4 +1,4 @@
-"""The population: nobody is on two sides, banks are exact halves, and the pins hold the data in place."""
+"""The population: nobody is on two sides, reference models are exact halves, and the pins hold the data in place."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_an_attack_is_given_says_nothing_of_membership() -> None:
 
 
 @pytest.mark.parametrize(("role", "world"), [("online", "target"), ("offline", "shadow")])
-def test_banks_are_exact_halves(role: str, world: str) -> None:
+def test_reference_models_are_exact_halves(role: str, world: str) -> None:
     population = draw(1)
     m = 8
     pool = set(population.parts[f"{world}-train"]) | set(population.parts[f"{world}-test"])
@@ -72,13 +72,13 @@ def test_banks_are_exact_halves(role: str, world: str) -> None:
         assert one | other == pool
     assert all(sum(i in s for s in models) == m // 2 for i in pool)
     assert len({frozenset(s) for s in models}) == m, "every pair is another draw"
-    told = population.bank_members(role, m)
+    told = population.reference_members(role, m)
     assert told.shape == (m, len(population.candidates))
     assert all(told[k, j] == (i in models[k]) for k in range(m) for j, i in enumerate(population.candidates))
     assert (told.sum(0) == (m // 2 if role == "online" else 0)).all()
 
 
-def test_the_target_is_not_in_its_own_bank() -> None:
+def test_the_target_is_not_in_its_own_references() -> None:
     population = draw(2)
     target = set(population.indices("target", 0))
     assert all(set(population.indices("online", k)) != target for k in range(16))
@@ -200,7 +200,7 @@ def test_canaries_are_outsiders_under_a_wrong_label() -> None:
 def test_each_canary_is_planted_by_a_coin_of_its_own() -> None:
     """Over 60 models a canary is in about half of them, and no two models share their draws."""
     population = with_canaries()
-    inside = population.bank_members("online", 60)
+    inside = population.reference_members("online", 60)
     assert not inside.all(0).any() and inside.any(0).all()
     assert abs(inside.mean() - 0.5) < 4 * 0.5 / np.sqrt(inside.size)
     agree = (inside[:, None] == inside[None]).mean(2)[np.triu_indices(60, 1)]
@@ -237,7 +237,7 @@ def test_label_only_attacks_may_be_scored_on_fewer(label_only: int | None) -> No
 
 
 def test_the_shadow_world_may_come_from_other_data() -> None:
-    """Its parts lie behind the target's data, in the target's shape, and no bank of theirs holds a candidate."""
+    """Its parts lie behind the target's data, in the target's shape, and no reference model of theirs holds a candidate."""
     other = datasets.load("synthetic-2x1")
     changed = DIGITS.model_copy(
         update={"adversary": Adversary(dataset="synthetic-2x1", data_digest=other.digest), "recipe": DIGITS.recipe}
@@ -249,7 +249,7 @@ def test_the_shadow_world_may_come_from_other_data() -> None:
     assert shadow.x.shape[1:] == (1, 8, 8) and set(shadow.y.tolist()) <= {0, 1}
     assert population.indices("shadow", 0).min() >= population.own
     assert population.indices("offline", 1).min() >= population.own
-    assert not population.bank_members("offline", 4).any()
+    assert not population.reference_members("offline", 4).any()
     assert torch.equal(population.samples(own.candidates).x, own.samples(own.candidates).x)
 
 

@@ -118,10 +118,10 @@ def draws(given: bytes | None) -> dict[str, object]:
         "split": indices_digest(population.parts),
         "candidates": population.candidates.tobytes(),
         "known members": population.known_members.tobytes(),
-        "online bank": population.indices("online", 0).tobytes(),
-        "offline bank": population.indices("offline", 0).tobytes(),
-        "seed of the target": target.task(training).seed,
-        "seed of the shadow": shadow.task(training).seed,
+        "online reference models": population.indices("online", 0).tobytes(),
+        "offline reference models": population.indices("offline", 0).tobytes(),
+        "seed of the target": target.training_of(training).seed,
+        "seed of the shadow": shadow.training_of(training).seed,
         "noise of the target": artifacts.stamp(0, "target"),
         "noise of the shadow": artifacts.stamp(0, "shadow"),
         "networks": target.key,
@@ -165,7 +165,7 @@ def test_nothing_that_is_printed_shows_it() -> None:
     setting = Setting(SMOKE, SUBMISSIONS, Path("nowhere"), "cpu", secret=given)
     artifacts = setting.artifacts()
     network = artifacts.network(artifacts.chain("undefended").training, 0)
-    task = network.task(network.training)
+    task = network.training_of(network.training)
     for shown in (artifacts, setting, artifacts.population(0), network, task, vars(artifacts)["_populations"]):
         assert ONE not in repr(shown)
     with pytest.raises(UserError) as error:

@@ -208,7 +208,7 @@ def test_an_impossible_cascade_is_one_line(shipped: Registry, spec: str, message
         ("nn_sorted[guard=target]", "nn_sorted: unknown hyperparameter 'guard'; did you mean 'guards'?"),
         (
             "loss[guards=target]",
-            "loss: guards: expected a membership attack by labels or posteriors that needs shadow or a bank, "
+            "loss: guards: expected a membership attack by labels or posteriors that needs shadow or reference models, "
             "given membership by posterior access that needs nothing; leave guards out",
         ),
         ("ml_doctor_partial[guards=target]", "that needs partial; leave guards out"),
@@ -230,7 +230,7 @@ def test_a_wrong_name_says_what_was_expected(shipped: Registry, spec: str, messa
 
 def test_an_adversary_with_the_targets_guards_is_another_one(shipped: Registry) -> None:
     own, other = shipped.attack("rmia_offline"), shipped.attack("rmia_offline[guards=target]")
-    assert (own.knowledge, other.knowledge) == ("bank-offline+shadow", "bank-offline+shadow+guards")
+    assert (own.knowledge, other.knowledge) == ("references-offline+shadow", "references-offline+shadow+guards")
     assert shipped.attack("loss").knowledge == "none"
     assert "axes" not in own.key and other.key == own.key | {"axes": {"guards": "target"}}, "old keys stay as they were"
     guarded, bare = (shipped.chain(spec, "undefended") for spec in ("memguard", "undefended"))
@@ -257,7 +257,7 @@ BROKEN = {
     "no_access": (changed('access = "posterior"', ""), "expected a class attribute 'access', given none"),
     "wrong_access": (changed('access = "posterior"', 'access = "gray-box"'), "access: expected one of label, posterior"),
     "list_access": (changed('access = "posterior"', 'access = ["label"]'), "access: expected a name, given ['label']"),
-    "wrong_need": (changed("needs = frozenset()", 'needs = {"shadows"}'), "needs: expected one of bank-offline"),
+    "wrong_need": (changed("needs = frozenset()", 'needs = {"shadows"}'), "needs: expected one of certificate, partial, references-offline"),
     "text_need": (changed("needs = frozenset()", 'needs = "shadow"'), "needs: expected a collection of names"),
     "nested_need": (changed("needs = frozenset()", 'needs = (["shadow"],)'), "needs: expected one of"),
     "unhashable": (changed("needs = frozenset()", "needs = {[1]}"), "unhashable"),
@@ -591,7 +591,7 @@ def test_a_baselines_name_is_taken(write: Callable[..., Path], tmp_path: Path) -
     assert registry.attack("lira").entry.reviewed
 
 
-def test_what_a_bank_may_train_as_one(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_reference_models_may_train_as_one(write: Callable[..., Path], tmp_path: Path) -> None:
     write("plain", TRAINING, "defense")
     write("own", TRAINING.replace("def other(", "def train(self, task):\n        pass\n\n    def other("), "defense")
     registry = Registry(tmp_path)

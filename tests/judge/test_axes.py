@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from benchmark import data, protocol
-from benchmark.api import Bank, Candidates, Context
+from benchmark.api import Candidates, Context, References
 from benchmark.errors import UserError
 from benchmark.judge import kinds
 from benchmark.judge.scenario import Outcome, Skip
@@ -50,7 +50,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     """Trained long enough to learn 120 wrong labels by heart."""
     recipe = ALONE.model_dump() | {"epochs": 60, "learning_rate": 0.1, "weight_decay": 0.0}
-    loaded = changed(recipe=recipe, canaries={"count": 120}, bank={"online": 8, "offline": 2})
+    loaded = changed(recipe=recipe, canaries={"count": 120}, references={"online": 8, "offline": 2})
     return artifacts_in(tmp_path_factory.mktemp("planted"), loaded)
 
 
@@ -64,7 +64,7 @@ def test_learnt_canaries_are_found(planted: Artifacts) -> None:
         assert "balanced_accuracy" not in found.metrics or attack == "lira", (
             "no threshold from a world without canaries"
         )
-    assert found.metrics["auc_bank"] > 0.95, "every other model of the bank is left to attack one of them"
+    assert found.metrics["auc_references"] > 0.95, "every other reference model is left to attack one of them"
 
 
 def test_what_knows_nothing_finds_no_canary(planted: Artifacts) -> None:
@@ -95,17 +95,17 @@ def test_of_several_attack_seeds_the_least_bound_counts(planted: Artifacts, monk
 
 
 @pytest.mark.parametrize(("place", "models", "apart"), [("plain", 4, 2), ("planted", 8, 1)])
-def test_every_target_of_a_row_is_told_of_the_same_bank(
+def test_every_target_of_a_row_is_told_of_the_same_references(
     place: str, models: int, apart: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Models of the bank are targets without themselves, or their pair, among the references; the whole bank stays."""
+    """Reference models are targets without themselves, or their pair, among the references; how many there were stays."""
     seen = []
 
     class Counting:
         fit = Scores.fit
 
-        def score(self, target: object, candidates: Candidates, bank: Bank) -> torch.Tensor:
-            seen.append((len(bank.members), len(bank.log_posteriors), bank.whole))
+        def score(self, target: object, candidates: Candidates, references: References) -> torch.Tensor:
+            seen.append((len(references.members), len(references.log_posteriors), references.whole))
             return torch.zeros(len(candidates), dtype=torch.float64)
 
     artifacts = request.getfixturevalue(place)
@@ -160,7 +160,7 @@ def test_another_adversary_has_another_shadow_and_the_same_target(
     other = artifacts_in(tmp_path, changed(adversary=axes, recipe=ALONE.model_dump()))
     same = artifacts_in(tmp_path, changed(recipe=ALONE.model_dump()))
     training = plain.chain("undefended").training
-    # The adversary trains the online bank, with what reference data it has.
+    # The adversary trains the online reference models, with what reference data it has.
     for role, alike in (("target", True), ("online", "dataset" not in axes), ("shadow", False), ("offline", False)):
         keys = {a.network(training, 0, role).key for a in (other, same)}
         assert (len(keys) == 1) == alike, role

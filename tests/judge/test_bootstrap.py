@@ -6,7 +6,7 @@ from scipy import stats
 
 from benchmark import metrics
 from benchmark.judge import bootstrap
-from benchmark.judge.bootstrap import bank_auc, membership_report, score_histogram
+from benchmark.judge.bootstrap import membership_report, references_auc, score_histogram
 from benchmark.metrics import METRICS
 from tests import curves
 
@@ -245,50 +245,50 @@ def test_no_nulls_on_request():
     assert report(*normal(), nulls=0).null_auc == ()
 
 
-# --- The bank ---------------------------------------------------------------------------------------
+# --- Reference models -------------------------------------------------------------------------------
 
 
-def bank(m, n, shift, rng, sample_effect=1.0):
+def references(m, n, shift, rng, sample_effect=1.0):
     """Binormal scores of m models: a sample's own difficulty, noise, and a shift where it is a member."""
     members = rng.random((m, n)) < 0.5
     scores = sample_effect * rng.normal(size=n) + rng.normal(size=(m, n)) + shift * members
     return scores, members
 
 
-def test_bank_auc_is_the_mean_over_models():
-    scores, members = bank(5, 80, 0.8, np.random.default_rng(0))
-    auc, low, high = bank_auc(scores, members, np.random.default_rng(1), 100)
+def test_references_auc_is_the_mean_over_models():
+    scores, members = references(5, 80, 0.8, np.random.default_rng(0))
+    auc, low, high = references_auc(scores, members, np.random.default_rng(1), 100)
     assert auc == pytest.approx(np.mean([curves.auc(*row) for row in zip(scores, members, strict=True)]))
     assert 0 <= low < auc < high <= 1
 
 
-def test_the_bank_interval_covers_the_truth():
+def test_the_interval_over_reference_models_covers_the_truth():
     """Owen 2007: the two-way bootstrap is mildly conservative. Truth: both scores differ by N(shift, 2 * 2)."""
     truth, rng = stats.norm.cdf(0.8 / 2), np.random.default_rng(2024)
-    intervals = np.array([bank_auc(*bank(10, 150, 0.8, rng), rng, 150)[1:] for _ in range(200)])
+    intervals = np.array([references_auc(*references(10, 150, 0.8, rng), rng, 150)[1:] for _ in range(200)])
     assert ((intervals[:, 0] <= truth) & (truth <= intervals[:, 1])).mean() > 0.93
 
 
-def test_the_bank_interval_counts_models_as_a_source_of_chance():
+def test_the_interval_over_reference_models_counts_models_as_a_source_of_chance():
     """Models that differ widen the interval beyond what resampling the samples gives."""
     rng = np.random.default_rng(0)
     members = rng.random((6, 400)) < 0.5
     scores = rng.normal(size=(6, 400)) + members * np.linspace(0, 3, 6)[:, None]
-    _, low, high = bank_auc(scores, members, rng, 300)
+    _, low, high = references_auc(scores, members, rng, 300)
     aucs = [curves.auc(*row) for row in zip(scores, members, strict=True)]
     assert (high - low) / 2 == pytest.approx(1.96 * np.std(aucs) / np.sqrt(6), rel=0.2)
 
 
-def test_a_tiny_bank_has_finite_intervals():
+def test_few_reference_models_have_finite_intervals():
     scores, members = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[False, True], [True, False]])
-    auc, low, high = bank_auc(scores, members, np.random.default_rng(0), 50)
+    auc, low, high = references_auc(scores, members, np.random.default_rng(0), 50)
     assert auc == 1
     assert 0.5 <= low <= high <= 1
 
 
 def test_a_model_without_members_is_an_error():
     with pytest.raises(ValueError, match="members and non-members"):
-        bank_auc(np.zeros((2, 3)), np.zeros((2, 3), bool), np.random.default_rng(0), 10)
+        references_auc(np.zeros((2, 3)), np.zeros((2, 3), bool), np.random.default_rng(0), 10)
 
 
 # --- Epsilon from canaries --------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_candidates_and_references_say_nothing_of_membership(name: str, secret: 
             found.append(tells(outward(candidates), population.members[rows]))
             if loaded.label_only is None:
                 break
-        held = population.bank_members("online", loaded.bank.online)
+        held = population.reference_members("online", loaded.references.online)
         found.append(tells(np.c_[held.T, held.sum(0)], population.members))
         for k in range(0, len(held), 5):  # each model is a target in its turn
             others = held[population.apart(k, len(held))]
@@ -86,7 +86,7 @@ def test_candidates_and_references_say_nothing_of_membership(name: str, secret: 
 
 
 def test_the_test_sees_what_it_is_to_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where what is kept stays in its old order, its tail is of one side; and a bank that leaves no pair out counts."""
+    """Where what is kept stays in its old order, its tail is of one side; and an attack that leaves no pair out counts."""
     cut = protocol.load("fashion-label-only-v1")
     as_drawn, found, shuffled = Population.scored, [], []
     for i in range(6):
@@ -96,7 +96,7 @@ def test_the_test_sees_what_it_is_to_see(monkeypatch: pytest.MonkeyPatch) -> Non
             rows = population.scored("label")
             values.append(tells(outward(population.presented("label")), population.members[rows]))
     assert together(found) < CHANCE < together(shuffled)
-    held = population.bank_members("online", 16)
+    held = population.reference_members("online", 16)
     assert tells(held[1:].sum(0)[:, None], held[0]) < CHANCE
 
 
@@ -118,7 +118,7 @@ def test_that_is_what_crosses_to_an_attack(artifacts, monkeypatch: pytest.Monkey
         def fit(self, knowledge: Knowledge) -> None:
             given.append(knowledge)
 
-        def score(self, target: object, candidates: Candidates, bank: object) -> torch.Tensor:
+        def score(self, target: object, candidates: Candidates, references: object) -> torch.Tensor:
             given.append(candidates)
             return candidates.id.double()
 

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 APP = str(Path(tables.__file__).with_name("app.py"))
 PUBLISHED = Path(tables.__file__).with_name("published")
 
-TRACKS = {"loss": "", "random": "", "lira": "bank-online", "nn_sorted": "shadow", "boundary": "", "gradient": "partial"}
+TRACKS = {
+    "loss": "",
+    "random": "",
+    "lira": "references-online",
+    "nn_sorted": "shadow",
+    "boundary": "",
+    "gradient": "partial",
+}
 STRENGTH = {"random": 0.0, "loss": 0.06, "boundary": 0.05, "nn_sorted": 0.09, "lira": 0.16, "gradient": 0.11}
 DEFENSES = {
     "undefended": (1.0, 0.84, 12.0), "label_smoothing[epsilon=0.3]": (1.35, 0.85, 12.5), "early_stopping": (0.7, 0.82, 6.0),

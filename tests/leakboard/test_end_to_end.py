@@ -24,11 +24,11 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def protocol(place):
-    """digits-v1 with fewer models in a bank and a smaller diffusion model: half the time, and all else as it is."""
+    """digits-v1 with fewer reference models and a smaller diffusion model: half the time, and all else as it is."""
     text = (ROOT / "benchmark" / "protocols" / "digits-v1.yaml").read_text("utf-8")
     for whole, less in (
-        ("name: digits-v1", "name: digits-e2e"), ("bank: {online: 16, offline: 8}", "bank: {online: 6, offline: 4}"),
-        ("bank: {online: 8, offline: 4}", "bank: {online: 4, offline: 2}"),
+        ("name: digits-v1", "name: digits-e2e"), ("references: {online: 16, offline: 8}", "references: {online: 6, offline: 4}"),
+        ("references: {online: 8, offline: 4}", "references: {online: 4, offline: 2}"),
         ("n=10,timestep=80,train_steps=300", "n=5,timestep=80,train_steps=100"),
     ):  # fmt: skip
         assert whole in text

@@ -18,7 +18,7 @@ from benchmark import data as datasets
 from benchmark.api import Samples
 from benchmark.api.augmentation import _operate, equalize, randaug
 from benchmark.networks.access import raw
-from benchmark.networks.training import TrainingTask, fit_ensemble, make_optimizer
+from benchmark.networks.training import TrainingRun, fit_ensemble, make_optimizer
 from benchmark.protocol import Recipe
 
 CPU = torch.device("cpu")
@@ -32,14 +32,14 @@ def smoothed(logits: Tensor, y: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits, y, reduction="none", label_smoothing=0.3)
 
 
-def make_task(k: int = 0, n: int = 90, architecture: str = "small_cnn", **changes: Any) -> TrainingTask:
+def make_training(k: int = 0, n: int = 90, architecture: str = "small_cnn", **changes: Any) -> TrainingRun:
     """Network k on its own n digits."""
     data = datasets.load("digits")
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(k))[:n]
     samples = Samples(data.x[rows].float() / 255, data.y[rows])
     recipe = Recipe(**({"learning_rate": 0.05, "epochs": 1, "batch_size": 32} | changes))
     empty = Samples(samples.x[:0], samples.y[:0])
-    return TrainingTask(
+    return TrainingRun(
         train=samples, reference=empty, validation=empty, classes=10, recipe=recipe, architecture=architecture,
         simple={"pad": 1, "flip": False}, seed=100 + k, device=CPU,
     )  # fmt: skip
@@ -70,7 +70,7 @@ def gap(one: nn.Module, other: nn.Module) -> float:
     ids=["sgd", "augmented", "adam", "whole batch"],
 )
 def test_the_ensemble_takes_the_steps_of_single_networks(loss: Any, changes: dict[str, Any]) -> None:
-    tasks = [make_task(k, **changes) for k in range(3)]
+    tasks = [make_training(k, **changes) for k in range(3)]
     fresh = [t.build() for t in tasks]
     single = [t.fit(t.build(), loss=loss) for t in tasks]
     together = fit_ensemble(tasks, [t.build() for t in tasks], loss)
@@ -83,13 +83,13 @@ def test_the_ensemble_takes_the_steps_of_single_networks(loss: Any, changes: dic
 
 def test_a_network_does_not_depend_on_its_neighbours() -> None:
     """In another group only the rounding of sums may differ."""
-    tasks = [make_task(k) for k in range(4)]
+    tasks = [make_training(k) for k in range(4)]
     four = fit_ensemble(tasks, [t.build() for t in tasks], cross_entropy)
     two = fit_ensemble(tasks[1:3], [t.build() for t in tasks[1:3]], cross_entropy)
     assert max(gap(four[1], two[0]), gap(four[2], two[1])) < 1e-4
 
 
-def scores(networks: Sequence[nn.Module], tasks: Sequence[TrainingTask]) -> tuple[np.ndarray, list[float]]:  # type: ignore[type-arg]
+def scores(networks: Sequence[nn.Module], tasks: Sequence[TrainingRun]) -> tuple[np.ndarray, list[float]]:  # type: ignore[type-arg]
     """Loss-attack scores of each network's members and of 90 others, pooled; and each network's AUC."""
     data = datasets.load("digits")
     pooled, aucs = [], []
@@ -104,8 +104,8 @@ def scores(networks: Sequence[nn.Module], tasks: Sequence[TrainingTask]) -> tupl
 
 def test_both_ways_give_the_same_law_of_scores() -> None:
     """RULES 24: 8 networks each way. Networks with half the epochs show that the test can tell laws apart."""
-    tasks = [make_task(k, epochs=20) for k in range(8)]
-    short = [make_task(k, epochs=10) for k in range(8)]
+    tasks = [make_training(k, epochs=20) for k in range(8)]
+    short = [make_training(k, epochs=10) for k in range(8)]
     single, single_auc = scores([t.fit(t.build()) for t in tasks], tasks)
     together, together_auc = scores(fit_ensemble(tasks, [t.build() for t in tasks], cross_entropy), tasks)
     other, _ = scores(fit_ensemble(short, [t.build() for t in short], cross_entropy), short)
@@ -117,32 +117,32 @@ def test_both_ways_give_the_same_law_of_scores() -> None:
 
 def test_augmentation_is_off_unless_the_recipe_has_it() -> None:
     x = torch.rand(3, 1, 8, 8)
-    assert make_task().augment(x, torch.Generator()) is x
-    assert not torch.equal(make_task(augmentation="simple").augment(x, torch.Generator()), x)
+    assert make_training().augment(x, torch.Generator()) is x
+    assert not torch.equal(make_training(augmentation="simple").augment(x, torch.Generator()), x)
 
 
 @pytest.mark.parametrize("changes", [{}, {"augmentation": "simple", "precision": "bfloat16", "channels_last": True}])
 def test_a_seed_makes_one_network_bit_for_bit(changes: dict[str, Any]) -> None:
     torch.manual_seed(1)
-    one = make_task(**changes).fit(make_task().build())
+    one = make_training(**changes).fit(make_training().build())
     torch.manual_seed(2)
     torch.rand(5)
     before = torch.get_rng_state()
-    two = make_task(**changes).fit(make_task().build())
+    two = make_training(**changes).fit(make_training().build())
     assert gap(one, two) == 0
     assert torch.equal(torch.get_rng_state(), before), "the global generator is left alone"
     assert all(p.dtype == torch.float32 for p in one.parameters())
-    other = make_task(**changes)
+    other = make_training(**changes)
     other.seed += 1
     assert gap(one, other.fit(other.build())) > 1e-2
 
 
 def test_generators_are_independent() -> None:
-    task = make_task()
+    task = make_training()
     first = torch.rand(1000, generator=task.generator("order"))
     task.generator("noise").seed()
     assert torch.equal(first, torch.rand(1000, generator=task.generator("order")))
-    others = [torch.rand(1000, generator=g) for g in (task.generator("noise"), make_task(1).generator("order"))]
+    others = [torch.rand(1000, generator=g) for g in (task.generator("noise"), make_training(1).generator("order"))]
     for other in others:
         assert abs(np.corrcoef(first, other)[0, 1]) < 0.13  # 4 standard errors
 
@@ -156,16 +156,16 @@ def test_the_order_does_not_depend_on_augmentation() -> None:
             into.append(y)
             return cross_entropy(network(x), y).mean()
 
-        task = make_task(augmentation=augmentation, epochs=2)
+        task = make_training(augmentation=augmentation, epochs=2)
         task.fit(task.build(), cost=note)
     assert len(seen["none"]) == 2 * math.ceil(90 / 32)
     assert all(torch.equal(a, b) for a, b in zip(seen["none"], seen["simple"], strict=True))
     for epoch in (seen["none"][:3], seen["none"][3:]):
-        assert torch.equal(torch.cat(epoch).bincount(), make_task().train.y.bincount()), "everybody once an epoch"
+        assert torch.equal(torch.cat(epoch).bincount(), make_training().train.y.bincount()), "everybody once an epoch"
 
 
 def test_a_defense_can_change_batches_losses_and_the_optimizer() -> None:
-    task = make_task()
+    task = make_training()
     blind = task.fit(task.build(), cost=lambda network, x, y, epoch: cross_entropy(network(x * 0), y).mean())
     assert gap(blind, task.fit(task.build())) > 1e-3
     still = task.fit(task.build(), optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
@@ -182,7 +182,7 @@ def test_a_defense_can_change_batches_losses_and_the_optimizer() -> None:
     ],
 )
 def test_schedules(changes: dict[str, Any], expected: list[float]) -> None:
-    task = make_task(learning_rate=1.0, **changes)
+    task = make_training(learning_rate=1.0, **changes)
     weight = nn.Parameter(torch.zeros(1))
     update = make_optimizer([weight], task.recipe)
     schedule = task.schedule(update)
@@ -209,15 +209,15 @@ def test_one_step_by_hand() -> None:
 
 
 def test_layout_does_not_change_what_is_learnt() -> None:
-    one = make_task().fit(make_task().build())
-    other = make_task(channels_last=True).fit(make_task().build())
+    one = make_training().fit(make_training().build())
+    other = make_training(channels_last=True).fit(make_training().build())
     assert gap(one, other) < 1e-4
-    low = make_task(precision="bfloat16").fit(make_task().build())
+    low = make_training(precision="bfloat16").fit(make_training().build())
     assert 1e-4 < gap(one, low) < 0.1, "bfloat16 is in use, and near"
 
 
 def test_artifacts_are_made_where_there_is_no_store() -> None:
-    made = make_task().artifact("x", lambda: {"x": torch.ones(1)})
+    made = make_training().artifact("x", lambda: {"x": torch.ones(1)})
     assert torch.equal(made["x"], torch.ones(1))
 
 
@@ -266,8 +266,8 @@ def test_early_stopping_keeps_the_best_epoch_on_validation_data() -> None:
     data = datasets.load("digits")
     held = Samples(data.x[1000:1200].float() / 255, data.y[1000:1200])
 
-    def task(k: int = 0, **changes: Any) -> TrainingTask:
-        made = make_task(k, epochs=6, learning_rate=0.4, schedule="constant", **changes)
+    def task(k: int = 0, **changes: Any) -> TrainingRun:
+        made = make_training(k, epochs=6, learning_rate=0.4, schedule="constant", **changes)
         made.samples["validation"] = held
         return made
 
@@ -298,7 +298,7 @@ def test_early_stopping_keeps_the_best_epoch_on_validation_data() -> None:
     alone = [t.fit(t.build()) for t in tasks]
     for one, other in zip(together, alone, strict=True):
         assert accuracy(one) == pytest.approx(accuracy(other), abs=0.03)
-    empty = make_task(early_stopping=True)
+    empty = make_training(early_stopping=True)
     with pytest.raises(ValueError, match="validation data"):
         empty.fit(empty.build())
 
@@ -306,21 +306,21 @@ def test_early_stopping_keeps_the_best_epoch_on_validation_data() -> None:
 def test_networks_on_parts_of_the_training_set() -> None:
     """`fit_each` trains on the rows given, alone or as an ensemble, and leaves the task as it was."""
     rows = [torch.arange(0, 60), torch.arange(30, 90), torch.arange(1, 60)]
-    task = make_task(epochs=4)
+    task = make_training(epochs=4)
     alone = task.fit_each(rows, "parts")
-    together = make_task(epochs=4, ensemble=4).fit_each(rows[:2], "parts")
+    together = make_training(epochs=4, ensemble=4).fit_each(rows[:2], "parts")
     for one, other in zip(alone[:2], together, strict=True):
         assert gap(one, other) < 1e-3
     assert gap(alone[0], alone[1]) > 1e-3 and len(task.train) == 90
-    uneven = make_task(epochs=4, ensemble=4).fit_each(rows, "parts")
+    uneven = make_training(epochs=4, ensemble=4).fit_each(rows, "parts")
     assert gap(uneven[1], alone[1]) > 0, "a sample an epoch is left out where sizes differ"
     assert len({float(n.head.bias[0]) for n in alone}) == 3  # type: ignore[union-attr, index]
 
 
 def test_targets_take_the_labels_place_and_cost_gets_epochs() -> None:
-    task = make_task(epochs=3)
+    task = make_training(epochs=3)
     other = (task.train.y + 1) % 10
-    moved = make_task(epochs=3)
+    moved = make_training(epochs=3)
     moved.samples["train"] = Samples(task.train.x, other)
     assert gap(task.fit(task.build(), targets=other), moved.fit(moved.build())) == 0
     epochs: list[int] = []
@@ -339,10 +339,10 @@ def test_targets_take_the_labels_place_and_cost_gets_epochs() -> None:
 
 def test_what_a_defense_did_not_declare_is_not_there() -> None:
     with pytest.raises(PermissionError, match="uses = frozenset"):
-        _ = make_task().reference
+        _ = make_training().reference
 
 
 def test_another_architecture_on_request() -> None:
-    task = make_task()
+    task = make_training()
     assert gap(task.build("small_cnn"), task.build()) == 0
     assert task.build("simple_cnn").state_dict().keys() != {} and len(task.build("simple_cnn")(task.train.x)) == 90

@@ -182,7 +182,7 @@ def test_what_a_defense_makes_and_remembers_is_of_its_libraries(
 
         monkeypatch.setattr(fresh.store, "get", get)
         part = chain.parts[-1]
-        target.network.task(part).artifact("diffusion", dict)
+        target.network.training_of(part).artifact("diffusion", dict)
         target._context(part, {}).remember("views", torch.zeros(1), lambda: torch.zeros(1))
         return [*asked, target.network.key]
 
@@ -213,7 +213,7 @@ def test_another_model_under_the_same_name_is_another_one(
 
         fresh.store.get = get  # type: ignore[method-assign]
         target, more = fresh.served(chain, 0), fresh.served(fresh.chain(f"{spec}+memguard"), 0)
-        target.network.task(chain.guards[0]).artifact("a", dict)
+        target.network.training_of(chain.guards[0]).artifact("a", dict)
         target._context(chain.guards[0], {}).remember("a", torch.zeros(1), lambda: torch.zeros(1))
         keys = [scenario_key(fresh, None, chain, 0), *(guard.key for guard in more.guards)]
         return [*asked, *keys, target.network.key]
@@ -803,7 +803,7 @@ def assert_nothing_survives(leader: int) -> None:
 
 @pytest.fixture
 def longer(home: Home) -> str:
-    """`smoke` with more to do: networks one by one, a bank, another attack."""
+    """`smoke` with more to do: networks one by one, reference models, another attack."""
     shutil.copy(SUBMISSIONS / "attacks" / "lira.py", home.submissions / "attacks")
     recipe = protocol.load("smoke").recipe.model_dump() | {"ensemble": 1, "epochs": 30}
     return home.protocol(attacks=["random_scores", "loss", "lira"], recipe=recipe | {"milestones": []}, resamples=500)

@@ -137,7 +137,7 @@ def test_tuning_splits_are_no_boards(registry: Registry) -> None:
 
     attacks = tuning_attacks(protocols.load("digits-v1"), registry)
     needs = [registry.attack(a).entry.needs for a in attacks]
-    assert attacks and not any(n.startswith("bank") for need in needs for n in need)
+    assert attacks and not any(n.startswith("references") for need in needs for n in need)
     assert "random_scores" not in attacks, "null rows tell nothing"
     assert tuning_protocol(SMOKE, attacks, 4).seeds == (10_000, -10_000, 10_001, -10_001), "in mirrored pairs"
     own = tuning_protocol(SMOKE, attacks, 2)

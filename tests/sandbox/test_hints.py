@@ -41,9 +41,9 @@ class Mine({base}):
 {body}
         return torch.zeros(len(candidates.y), dtype=torch.float64)
 """
-SCORE = "score(self, target, candidates, bank)"
+SCORE = "score(self, target, candidates, references)"
 NO_SHADOW = 'knowledge.shadow is None, for `needs` does not name it: add "shadow" to `needs`'
-NO_BANK = 'bank is None, for `needs` names none: add "bank-offline" or "bank-online" to `needs`'
+NO_REFERENCES = 'references is None, for `needs` names none: add "references-offline" or "references-online" to `needs`'
 FILES = "a sandbox has no files: a submission uses what it is handed"
 BOTH = {
     "shadow": ("knowledge.shadow.target.labels(candidates.x)", NO_SHADOW),
@@ -51,10 +51,10 @@ BOTH = {
     "shadow asserted": ("assert knowledge.shadow is not None", NO_SHADOW),
     "shadow taken apart": ("members, others = knowledge.shadow", NO_SHADOW),
     "partial": ("len(knowledge.partial.members)", 'add "partial" to `needs`'),
-    "bank": ("bank.log_posteriors.mean(0)", NO_BANK),
-    "bank asked": ("(lambda b: b.ask)(bank)", NO_BANK),
-    "bank counted": ("len(bank)", NO_BANK),
-    "bank's members": ("bank.members[0]", NO_BANK),
+    "references": ("references.log_posteriors.mean(0)", NO_REFERENCES),
+    "references asked": ("(lambda b: b.ask)(references)", NO_REFERENCES),
+    "references counted": ("len(references)", NO_REFERENCES),
+    "their members": ("references.members[0]", NO_REFERENCES),
     "certificate": ("candidates.x + knowledge.certificate", 'add "certificate" to `needs`'),
     "auxiliary": ("knowledge.auxiliary.x", "knowledge.auxiliary is None: InversionAttack or StealingAttack alone"),
     "embeddings": ("knowledge.embeddings.attribute", "knowledge.embeddings is None: AttributeAttack alone"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmark import networks
-from benchmark.api import Bank, Candidates, Knowledge, Samples, Target, World
+from benchmark.api import Candidates, Knowledge, References, Samples, Target, World
 from benchmark.entries.templates import TEMPLATES
 from benchmark.networks.access import raw
 from benchmark.protocol import load
@@ -59,7 +59,7 @@ def images(n: int = 12) -> Tensor:
     return torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(0))
 
 
-def task_of(seed: int = 3, n: int = 12) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def training_as_sent(seed: int = 3, n: int = 12) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A task as it crosses."""
     recipe = load("smoke").recipe.model_dump(mode="json")
     y = torch.arange(n) % 10
@@ -81,15 +81,17 @@ class Numbered(Target):
 
 def call(channel: Channel, do: str, *given: Any) -> Any:
     def stay(value: Any) -> Any:
-        return {"bank": len(value.members)} if isinstance(value, Bank) else {"target": value.number}
+        return {"references": len(value.members)} if isinstance(value, References) else {"target": value.number}
 
     tensors: dict[str, Tensor] = {}
     arguments = [flatten(value, tensors, stay) for value in given]
     return channel.call(do, {"arguments": arguments}, tensors)[1].get("value")
 
 
-def score(channel: Channel, number: int, candidates: Candidates = CANDIDATES, bank: Bank | None = None) -> Any:
-    return call(channel, "answer", Numbered(number), candidates, bank)
+def score(
+    channel: Channel, number: int, candidates: Candidates = CANDIDATES, references: References | None = None
+) -> Any:
+    return call(channel, "answer", Numbered(number), candidates, references)
 
 
 def test_an_attack_scores_what_the_judge_answers(judge: Channel) -> None:
@@ -118,17 +120,17 @@ class Submission(Attack):
     def fit(self, knowledge):
         self.known = knowledge
 
-    def score(self, target, candidates, bank):
+    def score(self, target, candidates, references):
         k = self.known
         assert k.classes == 10 and k.shape == (1, 8, 8) and k.seed == 5 and k.device == torch.device("cpu")
         assert k.shadow is not None and k.partial is None and k.embeddings is None and k.certificate == 0.1
         assert len(k.shadow.members) == 3 and len(k.shadow.nonmembers) == 2 and len(k.auxiliary) == 4
-        assert bank.members.dtype == torch.bool and bank.log_posteriors.shape == (2, 12, 10) and bank.whole == 4
+        assert references.members.dtype == torch.bool and references.log_posteriors.shape == (2, 12, 10) and references.whole == 4
         return k.shadow.target.log_posteriors(k.shadow.members.x).sum(1)[:1].expand(12)
 """
 
 
-def test_knowledge_and_bank_arrive_whole(judge: Channel) -> None:
+def test_knowledge_and_references_arrive_whole(judge: Channel) -> None:
     judge.handlers["log_posteriors"] = lambda meta, t: (
         {}, {"value": torch.full((len(t["x"]), 10), float(meta["target"] == 1), dtype=torch.float64)}
     )  # fmt: skip
@@ -139,8 +141,8 @@ def test_knowledge_and_bank_arrive_whole(judge: Channel) -> None:
 
     shadow = World(Numbered(1), samples(3), samples(2))
     call(judge, "fit", Knowledge(10, SHAPE, 5, CPU, shadow=shadow, auxiliary=samples(4), certificate=0.1))
-    bank = Bank(torch.ones(2, 12, dtype=torch.bool), torch.zeros(2, 12, 10, dtype=torch.float64), whole=4)
-    assert score(judge, 0, bank=bank).tolist() == [10.0] * 12
+    references = References(torch.ones(2, 12, dtype=torch.bool), torch.zeros(2, 12, 10, dtype=torch.float64), whole=4)
+    assert score(judge, 0, references=references).tolist() == [10.0] * 12
 
 
 def test_a_white_box_arrives_as_the_network_that_it_is(judge: Channel) -> None:
@@ -221,16 +223,16 @@ def test_a_call_that_there_is_not_is_refused(judge: Channel) -> None:
 
 def test_a_defense_trains_serves_prepares_and_guards(judge: Channel) -> None:
     open_entry(judge, TEMPLATES["defense"], "defense", temperature=2.0)
-    meta, tensors = task_of()
-    trained = judge.call("train", {"tasks": [meta]}, tensors)[1]
+    meta, tensors = training_as_sent()
+    trained = judge.call("train", {"trainings": [meta]}, tensors)[1]
     network = networks.build("small_cnn", 10, SHAPE, 0)
     network.load_state_dict({name.removeprefix("0."): t for name, t in trained.items()})
     state = {f"state.{name.removeprefix('0.')}": t for name, t in trained.items()}
-    judge.call("serve", {"task": meta}, tensors | state)
+    judge.call("serve", {"training": meta}, tensors | state)
     answer = judge.call("query", {}, {"x": images()})[1]["value"]
     assert torch.equal(answer, raw(network, CPU)(images()))
-    assert judge.call("prepare", {"task": meta}, tensors) == ({}, {})
-    assert judge.call("claims", {"task": meta}, tensors) == ({}, {})
+    assert judge.call("prepare", {"training": meta}, tensors) == ({}, {})
+    assert judge.call("claims", {"training": meta}, tensors) == ({}, {})
     judge.handlers["before"] = lambda _, t: ({}, {"value": raw(network, CPU)(t["x"])})
     judge.call("guard", {"key": "00" * 32}, {})
     guarded = judge.call("query", {}, {"x": images()})[1]["value"]
@@ -256,13 +258,13 @@ def test_what_is_stored_is_made_when_the_store_asks(judge: Channel) -> None:
     asked: list[tuple[str, Any]] = []
 
     def store(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-        asked.append((meta["name"], meta.get("task")))
+        asked.append((meta["name"], meta.get("training")))
         return ({}, {"z": torch.zeros(1)}) if meta["name"] == "stored" else judge.call("make")
 
     judge.handlers |= {"artifact": store, "remember": store}
     open_entry(judge, STORING, "defense")
-    meta, tensors = task_of()
-    state = judge.call("prepare", {"task": meta}, tensors)[1]
+    meta, tensors = training_as_sent()
+    state = judge.call("prepare", {"training": meta}, tensors)[1]
     assert {n: t.tolist() for n, t in state.items()} == {"state": [2.0, 2.0], "again": [0.0]}
     assert asked == [("outer", 0), ("inner", 0), ("stored", 0)]
     judge.call("guard", {"key": "00"}, state)

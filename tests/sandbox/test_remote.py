@@ -16,7 +16,7 @@ from benchmark.api import Context, Samples
 from benchmark.entries.registry import Registry
 from benchmark.errors import Fault, UserError
 from benchmark.judge import kinds
-from benchmark.networks.training import TrainingTask
+from benchmark.networks.training import TrainingRun
 from benchmark.protocol import Limits, Protocol
 from benchmark.sandbox import remote
 from benchmark.sandbox.host import Launcher
@@ -152,7 +152,7 @@ class Mine(Attack):
     class Params(Hyper):
         do: Literal[NAMES] = "labels"
 
-    def score(self, target, candidates, bank):
+    def score(self, target, candidates, references):
         x = candidates.x
         scores = (target.labels(x) == candidates.y).double()
         channel = next(o for o in gc.get_objects() if type(o).__name__ == "Channel")
@@ -167,11 +167,11 @@ WRONG: dict[str, tuple[str, str]] = {
     "other": ("channel.call('labels', {'target': '1'}, {'x': x})", "PermissionError: expected a target that the judge has given"),
     "private": ("channel.call('labels', {'target': '__class__'}, {'x': x})", "expected a target that the judge has given"),
     "no_target": ("channel.call('labels', {}, {'x': x})", "expected a target that the judge has given"),
-    "bank": ("channel.call('bank', {}, {'x': x})", "PermissionError: expected a bank that the judge has given"),
+    "references": ("channel.call('references', {}, {'x': x})", "PermissionError: expected reference models that the judge has given"),
     "no_images": ("channel.call('labels', {'target': '0'})", "expected an array 'x', given none"),
     "odd_images": ("target.labels(x[:, :, :3])", "x: expected nx1x8x8 torch.float32, given 60x1x3x8"),
-    "store": ("channel.call('store', {})", "broke the protocol: expected one of bank, labels, log_posteriors, white_box, given 'store'"),
-    "before": ("channel.call('before', {}, {'x': x})", "broke the protocol: expected one of bank, labels"),
+    "store": ("channel.call('store', {})", "broke the protocol: expected one of references, labels, log_posteriors, white_box, given 'store'"),
+    "before": ("channel.call('before', {}, {'x': x})", "broke the protocol: expected one of references, labels"),
     "list": ("return scores.tolist()", "expected a tensor from score, given list"),
     "half": ("return scores.half()", "expected scores of dtype float64, given float16"),
     "whole": ("return scores.long()", "expected scores of dtype float64, given int64"),
@@ -426,10 +426,10 @@ def defender() -> Callable[..., RemoteDefender]:
     return make
 
 
-def tasks(n: int) -> list[TrainingTask]:
+def tasks(n: int) -> list[TrainingRun]:
     none = Samples(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))
     return [
-        TrainingTask(
+        TrainingRun(
             train=none, reference=none, validation=none, classes=10, recipe=SMOKE.recipe, architecture="small_cnn",
             simple={}, seed=i, device=CPU,
         )
@@ -471,9 +471,9 @@ def test_artifacts_are_those_of_its_own_tasks(defender: Callable[..., RemoteDefe
     session = Said(({}, {}))
     defender(session).train(tasks(2))
     with pytest.raises(ValueError, match="expected one of 2 tasks"):
-        session.handlers["artifact"]({"task": number, "name": "a"}, {})
+        session.handlers["artifact"]({"training": number, "name": "a"}, {})
     with pytest.raises(ValueError, match="a name of at most 200 characters"):
-        session.handlers["artifact"]({"task": 0, "name": ["a"]}, {})
+        session.handlers["artifact"]({"training": 0, "name": ["a"]}, {})
 
 
 def test_a_guard_gets_nothing_but_what_it_is_given(defender: Callable[..., RemoteDefender]) -> None:

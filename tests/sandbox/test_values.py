@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.api import Bank, Candidates, Embeddings, Knowledge, Samples, Target, World
+from benchmark.api import Candidates, Embeddings, Knowledge, References, Samples, Target, World
 from benchmark.sandbox.values import flatten, restore
 
 SAMPLES = Samples(torch.rand(3, 1, 2, 2), torch.arange(3))
@@ -55,8 +55,8 @@ def test_every_field_of_the_contracts_dataclasses_arrives() -> None:
 
 
 def test_reference_models_stay_and_are_named_with_how_many_they_are() -> None:
-    bank = Bank(torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, 4, dtype=torch.float64), abs, 8)  # type: ignore[arg-type]
-    (candidates, found), stayed = there((Candidates(SAMPLES.x, SAMPLES.y, torch.arange(3)), bank))
-    assert stayed == [bank], "the models themselves, so that who names them knows their number"
-    assert torch.equal(found.log_posteriors, bank.log_posteriors) and found.whole == 8
+    references = References(torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, 4, dtype=torch.float64), abs, 8)  # type: ignore[arg-type]
+    (candidates, found), stayed = there((Candidates(SAMPLES.x, SAMPLES.y, torch.arange(3)), references))
+    assert stayed == [references], "the models themselves, so that who names them knows their number"
+    assert torch.equal(found.log_posteriors, references.log_posteriors) and found.whole == 8
     assert torch.equal(candidates.id, torch.arange(3))

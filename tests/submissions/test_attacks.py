@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from benchmark.api import Bank, Candidates, Embeddings, Knowledge, Samples, Target, World, logit_margin
+from benchmark.api import Candidates, Embeddings, Knowledge, References, Samples, Target, World, logit_margin
 
 FOLDER = Path(__file__).parents[2] / "submissions" / "attacks"
 CLASSES, SHAPE = 4, (1, 2, 3)
@@ -78,11 +78,11 @@ def candidates(n: int, seed: int = 0) -> Candidates:
     return Candidates(s.x, s.y, torch.arange(n))
 
 
-def bank(n: int, m: int, seed: int = 0, online: bool = True) -> Bank:
+def references(n: int, m: int, seed: int = 0, online: bool = True) -> References:
     g = torch.Generator().manual_seed(seed)
     members = torch.rand(m, n, generator=g).argsort(0) < m // 2
     answers = (3 * torch.randn(m, n, CLASSES, generator=g, dtype=torch.float64)).log_softmax(2)
-    return Bank(members if online else torch.zeros_like(members), answers)
+    return References(members if online else torch.zeros_like(members), answers)
 
 
 def knowledge(target: Target | None = None, classes: int = CLASSES, shadow: World | None = None) -> Knowledge:
@@ -104,12 +104,12 @@ def fitted(name: str, known: Knowledge | None = None, **params: Any) -> Any:
 @pytest.mark.parametrize("models", [8, 64])
 def test_scores_depend_on_the_candidate_alone(name: str, models: int) -> None:
     attack, target, c = fitted(name), Linear(2, scale=3), candidates(50)
-    b = bank(50, models, online="bank-online" in attack.needs)
+    b = references(50, models, online="references-online" in attack.needs)
     scores = attack.score(target, c, b)
     assert scores.dtype == torch.float64 and scores.shape[-1] == 50
     rows = torch.randperm(50, generator=torch.Generator().manual_seed(3))[:11]
     some = Candidates(c.x[rows], c.y[rows], c.id[rows])
-    again = attack.score(target, some, Bank(b.members[:, rows], b.log_posteriors[:, rows]))
+    again = attack.score(target, some, References(b.members[:, rows], b.log_posteriors[:, rows]))
     torch.testing.assert_close(again, scores[..., rows], rtol=1e-4, atol=1e-6)
     assert torch.equal(attack.score(target, c, b), scores)
 
@@ -126,9 +126,9 @@ def test_scores_are_finite(name: str, case: str) -> None:
     if case == "class missing":
         shadow = World(shadow.target, shadow.members, images(50, 2, 3))
     attack = fitted(name, knowledge(shadow=shadow))
-    b = bank(30, 8, online="bank-online" in attack.needs)
+    b = references(30, 8, online="references-online" in attack.needs)
     for answers in (b.log_posteriors, b.log_posteriors[:1].expand(8, -1, -1), b.log_posteriors.mul(1e6).log_softmax(2)):
-        assert attack.score(target, x, Bank(b.members, answers)).isfinite().all()
+        assert attack.score(target, x, References(b.members, answers)).isfinite().all()
 
 
 # --- One by one -------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_gradient_norm_against_a_loop(norm: str, wrt: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("variance", "models"), [("auto", 64), ("auto", 63), ("per-sample", 12)])
 def test_lira_against_a_loop(variance: str, models: int) -> None:
-    c, b, target = candidates(20), bank(20, models), Linear(2, scale=4)
+    c, b, target = candidates(20), references(20, models), Linear(2, scale=4)
     got = fitted("lira", variance=variance).score(target, c, b)
     own, margins = logit_margin(target.log_posteriors(c.x), c.y), logit_margin(b.log_posteriors, c.y)
     for j in range(20):
@@ -251,7 +251,7 @@ def test_lira_against_a_loop(variance: str, models: int) -> None:
 
 @pytest.mark.parametrize(("variance", "models"), [("auto", 16), ("fixed", 64)])
 def test_lira_with_fixed_variance_ranks_as_any_common_deviation(variance: str, models: int) -> None:
-    c, b, target = candidates(20), bank(20, models), Linear(2, scale=4)
+    c, b, target = candidates(20), references(20, models), Linear(2, scale=4)
     got = fitted("lira", variance=variance).score(target, c, b)
     own, margins = logit_margin(target.log_posteriors(c.x), c.y), logit_margin(b.log_posteriors, c.y)
     for j in range(20):
@@ -264,27 +264,27 @@ def test_lira_with_fixed_variance_ranks_as_any_common_deviation(variance: str, m
 @pytest.mark.parametrize("left_out", [0, 1, 2])
 def test_every_target_of_a_row_meets_the_same_lira(whole: int, left_out: int) -> None:
     """A model that plays the target is left out of its references (a canary's), or its pair with it."""
-    c, b = candidates(20), bank(20, whole)
-    rest = Bank(b.members[left_out:], b.log_posteriors[left_out:], whole=whole)
+    c, b = candidates(20), references(20, whole)
+    rest = References(b.members[left_out:], b.log_posteriors[left_out:], whole=whole)
     got = fitted("lira").score(Linear(2, scale=4), c, rest)
     kind = "per-sample" if whole >= 64 else "fixed"
     assert torch.equal(got, fitted("lira", variance=kind).score(Linear(2, scale=4), c, rest))
-    if whole == 64:  # also where nobody says how large the bank was
-        unsaid = Bank(rest.members, rest.log_posteriors)
+    if whole == 64:  # also where nobody says how many reference models there were
+        unsaid = References(rest.members, rest.log_posteriors)
         assert torch.equal(got, fitted("lira").score(Linear(2, scale=4), c, unsaid))
 
 
 def test_lira_has_no_opinion_where_one_side_is_empty() -> None:
-    c, b = candidates(5), bank(5, 8)
+    c, b = candidates(5), references(5, 8)
     members = b.members.clone()
     members[:, 0], members[:, 1] = True, False
     for variance in ("fixed", "per-sample"):
-        got = fitted("lira", variance=variance).score(Linear(2), c, Bank(members, b.log_posteriors))
+        got = fitted("lira", variance=variance).score(Linear(2), c, References(members, b.log_posteriors))
         assert (got == 0).tolist() == [True, True, False, False, False]
 
 
 class Views(Linear):
-    """Answers of a bank of three pairs of networks to whatever it is asked."""
+    """Answers of three pairs of reference models to whatever it is asked."""
 
     def __init__(self, models: int):
         self.models = [Linear(10 + i, scale=2) for i in range(models)]
@@ -300,27 +300,27 @@ def test_views_are_averaged(name: str, variance: str) -> None:
     """Each view is one LiRA with laws of its own; the score is their mean."""
     known = replace(knowledge(), simple={"pad": 1, "flip": True})
     c, ask, target = candidates(20), Views(8), Linear(2, scale=4)
-    members = bank(20, 8).members if name == "lira" else torch.zeros(8, 20, dtype=torch.bool)
-    got = fitted(name, known, variance=variance, views=4).score(target, c, Bank(members, ask(c.x), ask))
+    members = references(20, 8).members if name == "lira" else torch.zeros(8, 20, dtype=torch.bool)
+    got = fitted(name, known, variance=variance, views=4).score(target, c, References(members, ask(c.x), ask))
     single = fitted(name, known, variance=variance)
     each = [
-        single.score(target, Candidates(x, c.y, c.id), Bank(members, ask(x)))
+        single.score(target, Candidates(x, c.y, c.id), References(members, ask(x)))
         for x in (c.x, *known.views(c.x, 3))
     ]  # fmt: skip
     torch.testing.assert_close(got, torch.stack(each).mean(0))
     assert not torch.allclose(got, each[0])
 
 
-def test_one_view_asks_the_bank_nothing() -> None:
-    c, b = candidates(5), bank(5, 8)
+def test_one_view_asks_the_reference_models_nothing() -> None:
+    c, b = candidates(5), references(5, 8)
     assert fitted("lira").score(Linear(2), c, b).isfinite().all()
-    with pytest.raises(PermissionError, match="this bank answers for its candidates alone"):
+    with pytest.raises(PermissionError, match="these reference models answer for the candidates alone"):
         fitted("lira", views=2).score(Linear(2), c, b)
 
 
 @pytest.mark.parametrize(("variance", "models"), [("auto", 32), ("per-sample", 6), ("auto", 31), ("fixed", 40)])
 def test_offline_lira_against_a_loop(variance: str, models: int) -> None:
-    c, b, target = candidates(20), bank(20, models, online=False), Linear(2, scale=4)
+    c, b, target = candidates(20), references(20, models, online=False), Linear(2, scale=4)
     got = fitted("lira_offline", variance=variance).score(target, c, b)
     own, margins = logit_margin(target.log_posteriors(c.x), c.y), logit_margin(b.log_posteriors, c.y)
     fixed = variance == "fixed" or (variance == "auto" and models < 32)
@@ -335,7 +335,7 @@ def test_offline_lira_against_a_loop(variance: str, models: int) -> None:
 
 def test_offline_lira_does_not_tie_strong_members() -> None:
     answers = torch.tensor([[0.0, -60.0, -60.0, -60.0], [0.0, -70.0, -70.0, -70.0]], dtype=torch.float64)
-    b = Bank(torch.zeros(8, 2, dtype=torch.bool), torch.zeros(8, 2, 4, dtype=torch.float64).log_softmax(2))
+    b = References(torch.zeros(8, 2, dtype=torch.bool), torch.zeros(8, 2, 4, dtype=torch.float64).log_softmax(2))
     two = Candidates(torch.zeros(2, *SHAPE), torch.zeros(2).long(), torch.arange(2))
     first, second = fitted("lira_offline").score(Fixed(answers), two, b)
     assert first < second

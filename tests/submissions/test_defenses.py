@@ -12,7 +12,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from benchmark.api import Context, Defense, Predict, Samples, Task
+from benchmark.api import Context, Defense, Predict, Samples, Training
 from benchmark.entries.registry import Registry
 from benchmark.networks import pretrained
 from submissions.defenses import constant_output, diffence, dp_sgd, label_smoothing, memguard, undefended
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 NAMES = ("constant_output", "diffence", "dp_sgd", "label_smoothing", "memguard", "undefended")
 
 
-class TinyTask(Task):
+class TinyTask(Training):
     """Four classes of 8 x 8 images: a bright quadrant under noise."""
 
     def __init__(self, n: int = 40, seed: int = 0, **recipe: object) -> None:

@@ -594,7 +594,7 @@ def test_a_later_guard_works_on_what_comes_out_of_the_earlier_one(artifacts):
 
 def test_memguards_classifier_is_trained_on_what_comes_out_of_the_stage_before_it(artifacts):
     target, alone = (artifacts.served(artifacts.chain(c), 0) for c in (f"{QUICK}+top_k[k=1]+memguard", "memguard"))
-    task, state = target.network.task(target.guards[2].part), target.guards[2].state()
+    task, state = target.network.training_of(target.guards[2].part), target.guards[2].state()
     asked: list[Tensor] = []
     before = target.behind(2).predictor()
     again = make(memguard).prepare(lambda x: (asked.append(before(x)), asked[-1])[1], task)

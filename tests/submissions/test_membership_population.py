@@ -1,4 +1,4 @@
-"""Attacks that compare with a bank or a population, against slow per-sample oracles."""
+"""Attacks that compare with reference models or a population, against slow per-sample oracles."""
 
 import math
 
@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from benchmark.api import Bank, Candidates, Target, World, logit_margin
-from tests.submissions.test_attacks import CLASSES, Linear, bank, candidates, fitted, images, knowledge
+from benchmark.api import Candidates, References, Target, World, logit_margin
+from tests.submissions.test_attacks import CLASSES, Linear, candidates, fitted, images, knowledge, references
 
 
 def confidence(log_posteriors: Tensor, y: Tensor, temperature: float = 1.0) -> np.ndarray:
@@ -24,13 +24,13 @@ def confidence(log_posteriors: Tensor, y: Tensor, temperature: float = 1.0) -> n
     ("gamma", "temperature", "a"), [(2.0, 2.0, 0.3), (1.2, 1.0, 0.6), (1.0, 0.7, 1.0), (1.5, 3, 0)]
 )
 def test_offline_rmia_against_the_matrix(gamma: float, temperature: float, a: float) -> None:
-    shadow, target, c, b = Linear(1, scale=3), Linear(2, scale=4), candidates(60), bank(60, 12, online=False)
+    shadow, target, c, b = Linear(1, scale=3), Linear(2, scale=4), candidates(60), references(60, 12, online=False)
     world = World(shadow, images(40, 1), images(70, 2))
     attack = fitted("rmia_offline", knowledge(shadow=world), gamma=gamma, temperature=temperature, a=a)
     got = attack.score(target, c, b)
 
-    def ratio(x: Tensor, y: Tensor, references: Tensor) -> np.ndarray:
-        reference = ((1 + a) * confidence(references, y, temperature).mean(0) + (1 - a)) / 2
+    def ratio(x: Tensor, y: Tensor, theirs: Tensor) -> np.ndarray:
+        reference = ((1 + a) * confidence(theirs, y, temperature).mean(0) + (1 - a)) / 2
         return confidence(target.log_posteriors(x), y, temperature) / reference
 
     z = world.nonmembers
@@ -42,7 +42,7 @@ def test_offline_rmia_against_the_matrix(gamma: float, temperature: float, a: fl
 
 @pytest.mark.parametrize("temperature", [2.0, 0.7])
 def test_online_rmia_ranks_as_the_matrix_does(temperature: float) -> None:
-    c, b, target = candidates(60), bank(60, 12), Linear(2, scale=4)
+    c, b, target = candidates(60), references(60, 12), Linear(2, scale=4)
     got = fitted("rmia", temperature=temperature).score(target, c, b)
     reference = confidence(b.log_posteriors, c.y, temperature).mean(0)
     ratio = confidence(target.log_posteriors(c.x), c.y, temperature) / reference
@@ -56,9 +56,9 @@ def test_online_rmia_ranks_as_the_matrix_does(temperature: float) -> None:
 @pytest.mark.parametrize("models", [1, 2, 9])
 def test_online_rmia_weighs_both_sides_alike(models: int) -> None:
     """Inclusion drawn independently, as for canaries: another share of the models for each sample, or a side without any."""
-    c, b, target = candidates(60), bank(60, models), Linear(2, scale=4)
+    c, b, target = candidates(60), references(60, models), Linear(2, scale=4)
     members = torch.rand(models, 60, generator=torch.Generator().manual_seed(3)) < 0.3
-    got = fitted("rmia").score(target, c, Bank(members, b.log_posteriors))
+    got = fitted("rmia").score(target, c, References(members, b.log_posteriors))
     own, others = confidence(target.log_posteriors(c.x), c.y, 2.0), confidence(b.log_posteriors, c.y, 2.0)
     sides = set()
     for j in range(60):
@@ -68,7 +68,7 @@ def test_online_rmia_weighs_both_sides_alike(models: int) -> None:
     assert sides == ({1} if models == 1 else {1, 2})
 
 
-def test_online_rmia_finds_more_canaries_than_the_mean_of_the_bank() -> None:
+def test_online_rmia_finds_more_canaries_than_the_mean_of_reference_models() -> None:
     """240 canaries in 16 models: a model that holds one is surer of it by 4; how many hold it says nothing."""
     g = torch.Generator().manual_seed(0)
     members, own = torch.rand(16, 240, generator=g) < 0.5, torch.rand(240, generator=g) < 0.5
@@ -80,7 +80,7 @@ def test_online_rmia_finds_more_canaries_than_the_mean_of_the_bank() -> None:
         return torch.stack([margin, torch.zeros_like(margin)], -1).log_softmax(-1)
 
     b, c = (
-        Bank(members, answers(members)),
+        References(members, answers(members)),
         Candidates(torch.zeros(240, 1, 1, 1), torch.zeros(240).long(), torch.arange(240)),
     )
     target = answers(own)
@@ -99,14 +99,14 @@ def test_online_rmia_finds_more_canaries_than_the_mean_of_the_bank() -> None:
 def test_rmia_is_about_the_sample_not_about_its_ease() -> None:
     """The target is as sure of the second sample as of the first, but so is every reference."""
     answers = torch.tensor([[3.0, 0, 0, 0], [3.0, 0, 0, 0]], dtype=torch.float64).log_softmax(1)
-    references = torch.stack([torch.zeros(8, 4), torch.tensor([3.0, 0, 0, 0]).expand(8, -1)], 1).double().log_softmax(2)
+    theirs = torch.stack([torch.zeros(8, 4), torch.tensor([3.0, 0, 0, 0]).expand(8, -1)], 1).double().log_softmax(2)
 
     class Two(Linear):
         def log_posteriors(self, x: Tensor) -> Tensor:
             return answers if len(x) == 2 else super().log_posteriors(x)
 
     two = Candidates(images(2).x, torch.zeros(2).long(), torch.arange(2))
-    b = Bank(torch.arange(8).unsqueeze(1).expand(-1, 2) % 2 == 0, references)
+    b = References(torch.arange(8).unsqueeze(1).expand(-1, 2) % 2 == 0, theirs)
     for name in ("rmia", "rmia_offline"):
         params = {"gamma": 1.0, "a": 1.0} if name == "rmia_offline" else {}
         hard, easy = fitted(name, **params).score(Two(2, scale=4), two, b)
@@ -114,10 +114,10 @@ def test_rmia_is_about_the_sample_not_about_its_ease() -> None:
 
 
 def test_attack_r_against_a_loop() -> None:
-    c, b, target = candidates(40), bank(40, 9, online=False), Linear(2, scale=4)
+    c, b, target = candidates(40), references(40, 9, online=False), Linear(2, scale=4)
     answers = b.log_posteriors.clone()
     answers[0] = target.log_posteriors(c.x)  # a reference that equals the target counts half
-    got = fitted("attack_r").score(target, c, Bank(b.members, answers))
+    got = fitted("attack_r").score(target, c, References(b.members, answers))
     own, others = confidence(target.log_posteriors(c.x), c.y), confidence(answers, c.y)
     for j in range(40):
         assert got[j].item() == pytest.approx((0.5 + sum(own[j] > v for v in others[1:, j])) / 9)
@@ -125,7 +125,7 @@ def test_attack_r_against_a_loop() -> None:
 
 
 def test_calibrated_loss_against_a_loop() -> None:
-    c, b, target = candidates(40), bank(40, 9, online=False), Linear(2, scale=4)
+    c, b, target = candidates(40), references(40, 9, online=False), Linear(2, scale=4)
     got = fitted("calibrated_loss").score(target, c, b)
     own, others = confidence(target.log_posteriors(c.x), c.y), confidence(b.log_posteriors, c.y)
     for j in range(40):
@@ -177,7 +177,7 @@ def test_quantile_regression_knows_what_is_easy() -> None:
 
 @pytest.mark.parametrize("variance", ["per-sample", "fixed"])
 def test_offline_lira_by_density_against_a_loop(variance: str) -> None:
-    c, b, target = candidates(20), bank(20, 12, online=False), Linear(2, scale=4)
+    c, b, target = candidates(20), references(20, 12, online=False), Linear(2, scale=4)
     got = fitted("lira_offline", variance=variance, law="density").score(target, c, b)
     own, margins = logit_margin(target.log_posteriors(c.x), c.y), logit_margin(b.log_posteriors, c.y)
     for j in range(20):

@@ -10,17 +10,17 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from benchmark.api import Bank, Candidates, Samples, Target, World
+from benchmark.api import Candidates, References, Samples, Target, World
 from tests.submissions.test_attacks import (
     CLASSES,
     Fixed,
     Linear,
-    bank,
     candidates,
     fitted,
     images,
     knowledge,
     module,
+    references,
 )
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -36,8 +36,8 @@ QUICK: dict[str, dict[str, Any]] = {
 NEURAL = list(QUICK)
 LABELLED = [n for n in NEURAL if n not in ("nn_top3", "nn_normal", "nn_augmented")]
 METRIC = ["metric_conf", "metric_ent"]
-BANKED = ["attack_r", "calibrated_loss", "rmia", "rmia_offline"]
-NAMES = [*NEURAL, *METRIC, *BANKED, "attack_p", "quantile_regression"]
+WITH_REFERENCES = ["attack_r", "calibrated_loss", "rmia", "rmia_offline"]
+NAMES = [*NEURAL, *METRIC, *WITH_REFERENCES, "attack_p", "quantile_regression"]
 
 
 class Net(nn.Module):
@@ -72,12 +72,12 @@ def only(c: Candidates, rows: Tensor) -> Candidates:
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_depend_on_the_candidate_alone(name: str) -> None:
     attack, target, c = fitted(name, knowledge(served(1)), **QUICK.get(name, {})), served(2, 3), candidates(50)
-    b = bank(50, 8, online="bank-online" in attack.needs)
+    b = references(50, 8, online="references-online" in attack.needs)
     scores = attack.score(target, c, b)
     assert scores.dtype == torch.float64
     assert scores.shape == ((3, 50) if name in NEURAL or name == "quantile_regression" else (50,))
     rows = torch.randperm(50, generator=torch.Generator().manual_seed(3))[:11]
-    again = attack.score(target, only(c, rows), Bank(b.members[:, rows], b.log_posteriors[:, rows]))
+    again = attack.score(target, only(c, rows), References(b.members[:, rows], b.log_posteriors[:, rows]))
     torch.testing.assert_close(again, scores[..., rows], rtol=1e-4, atol=1e-6)
     assert torch.equal(attack.score(target, c, b), scores)
     assert len(scores.flatten().unique()) > 5
@@ -101,12 +101,12 @@ def test_scores_are_finite(name: str, case: str) -> None:
         members, nonmembers = images(60, 1, 1), images(50, 2, 1)
     known = knowledge(shadow=World(served(1, scale), members, nonmembers))
     attack = fitted(name, known, **QUICK.get(name, {}))
-    b = bank(30, 8, online="bank-online" in attack.needs)
+    b = references(30, 8, online="references-online" in attack.needs)
     one_hot = b.log_posteriors.mul(1e6).log_softmax(2)
     for answers in (b.log_posteriors, b.log_posteriors[:1].expand(8, -1, -1), one_hot):
-        scores = attack.score(target, x, Bank(b.members, answers))
+        scores = attack.score(target, x, References(b.members, answers))
         assert scores.isfinite().all()
-        if not set(attack.needs) & {"bank-online", "bank-offline"}:
+        if not set(attack.needs) & {"references-online", "references-offline"}:
             break
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmark import protocol
 from benchmark.api import Candidates, Claims, Defense, Knowledge, Samples, Target
 from benchmark.networks import Network
-from benchmark.networks.training import TrainingTask
+from benchmark.networks.training import TrainingRun
 from submissions.attacks import song_verified
 from submissions.defenses import ibp, pgd_training, trades, wrm
 
@@ -37,10 +37,10 @@ def samples(n: int = 40, classes: int = 4, seed: int = 0) -> Samples:
     return Samples(x, y)
 
 
-def task(architecture: str = "small_cnn", n: int = 40, train: Samples | None = None, **recipe: Any) -> TrainingTask:
+def task(architecture: str = "small_cnn", n: int = 40, train: Samples | None = None, **recipe: Any) -> TrainingRun:
     settings = {"epochs": 2, "batch_size": 10, "learning_rate": 0.05, "momentum": 0.0, "weight_decay": 0.0} | recipe
     given = train or samples(n)
-    return TrainingTask(
+    return TrainingRun(
         train=given, reference=given, validation=given, classes=4, simple={}, seed=0, device=CPU,
         architecture=architecture, recipe=protocol.load("smoke").recipe.model_copy(update=settings),
     )  # fmt: skip
@@ -96,7 +96,7 @@ def test_a_residual_network_trains_a_few_steps(name):
 
 
 def test_ibp_refuses_a_network_that_it_cannot_bound_before_it_trains(monkeypatch):
-    monkeypatch.setattr(TrainingTask, "fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr(TrainingRun, "fit", lambda *a, **k: pytest.fail("it trained"))
     monkeypatch.setattr(MODULES["ibp"].IBP, "network", lambda self, task: nn.Sequential(nn.Flatten(), nn.Sigmoid()))
     with pytest.raises(ValueError, match=r"^interval bounds: expected layers of .*, given Sigmoid$"):
         make("ibp").train(task(n=4))

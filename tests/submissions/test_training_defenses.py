@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmark import networks
 from benchmark.api import Context, Defense, Samples
 from benchmark.entries.registry import Registry
-from benchmark.networks.training import TrainingTask
+from benchmark.networks.training import TrainingRun
 from benchmark.protocol import Recipe
 from submissions.defenses import advreg, distillation, dp_sgd, hamp, mixup_mmd, relaxloss, selena, undefended
 
@@ -50,9 +50,9 @@ def quadrants(n: int, seed: int) -> Samples:
     return Samples(((torch.rand(n, 1, 8, 8, generator=g) * 0.6 + 0.3 * bright) * 255).round() / 255, y)
 
 
-def make_task(n: int = 40, architecture: str = "small_cnn", reference: int = 30, **recipe: Any) -> TrainingTask:
+def make_training(n: int = 40, architecture: str = "small_cnn", reference: int = 30, **recipe: Any) -> TrainingRun:
     settings = {"learning_rate": 0.05, "epochs": 2, "batch_size": 10} | recipe
-    return TrainingTask(
+    return TrainingRun(
         train=quadrants(n, 0), reference=quadrants(reference, 1), validation=quadrants(20, 2), classes=CLASSES,
         recipe=Recipe(**settings), architecture=architecture, simple={"pad": 1, "flip": True}, seed=5, device=CPU,
         uses=("reference", "validation"),
@@ -85,7 +85,7 @@ def among(x: Tensor, pool: Tensor) -> Tensor:
 @pytest.mark.parametrize("module", NEW)
 def test_each_trains_a_network_with_batch_norm(module):
     params = {"models": 3, "left_out": 1} if module is selena else {}
-    task = make_task(n=16, architecture="resnet18", reference=16, batch_size=8, learning_rate=0.01)
+    task = make_training(n=16, architecture="resnet18", reference=16, batch_size=8, learning_rate=0.01)
     defense = make(module, **params)
     trained, fresh = defense.train(task), task.build()
     assert not trained.training
@@ -98,7 +98,7 @@ def test_each_trains_a_network_with_batch_norm(module):
 @pytest.mark.parametrize("module", [advreg, mixup_mmd])
 def test_no_reference_part_is_one_line(module):
     with pytest.raises(ValueError, match="expected a split with a reference part, given none"):
-        make(module).train(make_task(reference=0))
+        make(module).train(make_training(reference=0))
 
 
 @pytest.mark.parametrize("module", [advreg, mixup_mmd])
@@ -110,9 +110,9 @@ def test_what_reads_the_reference_part_declares_it(module):
 @pytest.mark.parametrize("module", NEW)
 def test_bfloat16_and_channels_last_are_honoured(module):
     params = {"models": 3, "left_out": 1} if module is selena else {}
-    task = make_task(precision="bfloat16", channels_last=True, augmentation="simple")
+    task = make_training(precision="bfloat16", channels_last=True, augmentation="simple")
     trained = make(module, **params).train(task)
-    assert gap(trained, make(module, **params).train(make_task(augmentation="simple"))) > 0
+    assert gap(trained, make(module, **params).train(make_training(augmentation="simple"))) > 0
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trained.parameters())
 
 
@@ -164,7 +164,7 @@ def test_advreg_penalty_is_what_the_attack_gains_on_members(as_released):
 
 def test_advreg_plays_the_game_with_the_right_data(monkeypatch):
     """Members come from the training part, others from the reference part; the model's step leaves h as it is."""
-    task, seen, states = make_task(), [], []
+    task, seen, states = make_training(), [], []
     improve = advreg.AdvReg.improve
 
     def watched(self, h, optimizer, answering, members, others):
@@ -188,7 +188,7 @@ def test_advreg_plays_the_game_with_the_right_data(monkeypatch):
 @pytest.mark.parametrize("architecture", ["small_cnn", "vgg11"])
 def test_advreg_of_weight_zero_is_the_recipe(architecture):
     """The attack's queries move nothing of the model, not even the statistics of BatchNorm."""
-    task = make_task(architecture=architecture, learning_rate=0.01)
+    task = make_training(architecture=architecture, learning_rate=0.01)
     plain = make(undefended).train(task)
     assert gap(make(advreg, weight=0.0).train(task), plain) == 0
     assert gap(make(advreg, weight=5.0).train(task), plain) > 1e-4
@@ -199,9 +199,9 @@ def test_advreg_as_released_begins_plainly(monkeypatch):
     improve = advreg.AdvReg.improve
     monkeypatch.setattr(advreg.AdvReg, "improve", lambda *a: (steps.append(1), improve(*a)))
     defense = make(advreg, weight=5.0, as_released=True)
-    assert gap(defense.train(make_task(epochs=1)), make(undefended).train(make_task(epochs=1))) == 0
+    assert gap(defense.train(make_training(epochs=1)), make(undefended).train(make_training(epochs=1))) == 0
     assert len(steps) == 4 * 5
-    assert gap(defense.train(make_task(epochs=2)), make(undefended).train(make_task(epochs=2))) > 0
+    assert gap(defense.train(make_training(epochs=2)), make(undefended).train(make_training(epochs=2))) > 0
     assert len(steps) == 4 * 5 + 4 * (5 + 1)
 
 
@@ -284,10 +284,10 @@ def test_the_second_pass_runs_where_the_gap_is_wide_and_never_last(monkeypatch, 
     sides = iter([1.0, 0.9 if far else 0.98] * 10)
     monkeypatch.setattr(mixup_mmd, "accuracy", lambda network, samples: next(sides))
     monkeypatch.setattr(mixup_mmd, "squared_mmd", watched)
-    trained = make(mixup_mmd).train(make_task(epochs=3))
+    trained = make(mixup_mmd).train(make_training(epochs=3))
     assert calls == ([10] * 8 if far else [])
     # Without it, the learning rate still falls from epoch to epoch.
-    assert (gap(trained, make(mixup_mmd, weight=0.0).train(make_task(epochs=3))) > 0) is far
+    assert (gap(trained, make(mixup_mmd, weight=0.0).train(make_training(epochs=3))) > 0) is far
 
 
 def test_the_second_pass_leaves_batch_norm_statistics_alone(monkeypatch):
@@ -299,7 +299,7 @@ def test_the_second_pass_leaves_batch_norm_statistics_alone(monkeypatch):
         return members.sum() * 0.0
 
     monkeypatch.setattr(mixup_mmd, "squared_mmd", watched)
-    task = make_task(architecture="vgg11", weight_decay=0.0, momentum=0.0)
+    task = make_training(architecture="vgg11", weight_decay=0.0, momentum=0.0)
     with_pass, without = make(mixup_mmd).train(task), make(mixup_mmd, weight=0.0).train(task)
     assert len(seen) == 4
     buffers = zip(with_pass.named_buffers(), without.named_buffers(), strict=True)
@@ -309,7 +309,7 @@ def test_the_second_pass_leaves_batch_norm_statistics_alone(monkeypatch):
 
 def test_mixup_pass_is_the_slow_one():
     """One epoch: soft labels through PyTorch's own cross-entropy, and mixing sample by sample."""
-    task = make_task(epochs=1, momentum=0.0, weight_decay=0.0)
+    task = make_training(epochs=1, momentum=0.0, weight_decay=0.0)
     trained = make(mixup_mmd, mixup=0.5).train(task)
     network = task.build()
     order, pairing = task.generator("order"), task.generator("pairing")
@@ -355,7 +355,7 @@ class Recorder(nn.Module):
 
 
 def test_the_teacher_answers_for_the_augmented_batch(monkeypatch):
-    task, teacher, student = make_task(augmentation="simple"), Recorder(1), Recorder(2)
+    task, teacher, student = make_training(augmentation="simple"), Recorder(1), Recorder(2)
     start = teacher.weight.detach().clone()
     monkeypatch.setattr(task, "fit_each", lambda rows, name: [teacher])
     defense = make(distillation)
@@ -368,7 +368,7 @@ def test_the_teacher_answers_for_the_augmented_batch(monkeypatch):
 
 
 def test_the_teacher_is_named_or_the_same_network_from_another_start(monkeypatch):
-    task, named, fitted = make_task(), [], []
+    task, named, fitted = make_training(), [], []
     build, fit = task.build, task.fit
 
     def watched(network, **kinds):
@@ -380,13 +380,13 @@ def test_the_teacher_is_named_or_the_same_network_from_another_start(monkeypatch
     make(distillation, teacher="simple_cnn").train(task)
     assert named == ["simple_cnn", None]
     assert fitted[0].shape == (CLASSES, 128) and fitted[1].shape == (CLASSES, 64)
-    task = make_task()
+    task = make_training()
     (teacher,) = task.fit_each([torch.arange(40)], "teacher")
     assert gap(teacher, task.fit(task.build())) > 1e-2
 
 
 def test_the_student_learns_at_its_own_rate(monkeypatch):
-    task, rates = make_task(), []
+    task, rates = make_training(), []
     fit = task.fit
 
     def watched(network, **kinds):
@@ -425,13 +425,13 @@ def test_which_models_leave_a_sample_out_is_random():
 
 def test_left_out_must_be_fewer_than_the_models():
     with pytest.raises(ValueError, match="left_out: expected below models = 5, given 5"):
-        make(selena, models=5, left_out=5).train(make_task())
+        make(selena, models=5, left_out=5).train(make_training())
 
 
 @pytest.mark.parametrize("augmentation", ["none", "simple"])
 def test_selena_teaches_what_models_say_that_never_saw_the_sample(monkeypatch, augmentation):
     """The soft labels against a loop over samples and models, from the rows that each model was trained on."""
-    task, given = make_task(n=23, augmentation=augmentation), {}
+    task, given = make_training(n=23, augmentation=augmentation), {}
     networks = [Recorder(i) for i in range(6)]
     monkeypatch.setattr(task, "fit_each", lambda rows, name: given.update(rows=rows) or networks)
     monkeypatch.setattr(task, "fit", lambda network, **kinds: given.update(kinds) or network)
@@ -453,7 +453,7 @@ def test_selena_trains_sub_models_on_their_rows_alone():
     """Of samples it is left out of, a sub-model learns nothing: other images there change none of its weights."""
     out = selena.assign(40, 4, 2, generator())
     rows = (~out[:, 0]).nonzero().squeeze(1)
-    one, other = make_task(), make_task()
+    one, other = make_training(), make_training()
     other.samples["train"] = Samples(torch.where(out[:, 0].view(-1, 1, 1, 1), 0.5, one.train.x), one.train.y)
     assert gap(one.fit_each([rows], "selena")[0], other.fit_each([rows], "selena")[0]) == 0
 
@@ -526,7 +526,7 @@ def test_relaxloss_counts_epochs_and_holds_the_loss(monkeypatch):
     monkeypatch.setattr(
         relaxloss.RelaxLoss, "relaxed", lambda self, z, y, epoch: (epochs.append(epoch), relaxed(self, z, y, epoch))[1]
     )
-    task = make_task(epochs=60, weight_decay=0.0)
+    task = make_training(epochs=60, weight_decay=0.0)
     network = make(relaxloss, alpha=0.6).train(task)
     assert epochs == [e for e in range(60) for _ in range(4)]
     plain = make(undefended).train(task)
@@ -538,7 +538,7 @@ def test_relaxloss_counts_epochs_and_holds_the_loss(monkeypatch):
 
 def test_relaxloss_refuses_a_level_that_guessing_reaches():
     with pytest.raises(ValueError, match=r"alpha: expected below ln k = 1\.386 for 4 classes, given 1\.4"):
-        make(relaxloss, alpha=1.4).train(make_task())
+        make(relaxloss, alpha=1.4).train(make_training())
 
 
 # --- HAMP -------------------------------------------------------------------------------------------
@@ -570,7 +570,7 @@ def test_hamp_loss_is_theirs_times_the_classes(gamma, alpha, k):
 
 
 def test_hamp_is_trained_plainly():
-    """Its bank may train as one ensemble, and the judge may serve its weights."""
+    """Its reference models may train as one ensemble, and the judge may serve its weights."""
     entry = Registry(SUBMISSIONS).entry("defense", "hamp")
     assert entry.plain_training and entry.stages == ("training", "post-inference")
 
@@ -583,7 +583,7 @@ def context(key: bytes = b"secret") -> Context:
 def network() -> nn.Module:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    made = make(hamp).train(make_task(epochs=20))
+    made = make(hamp).train(make_training(epochs=20))
     torch.set_num_threads(threads)
     return made
 
@@ -604,7 +604,7 @@ def predict(network, asked):
 
 
 def test_hamp_answers_keep_every_ranking_and_label(predict, asked):
-    task = make_task(n=200, reference=200)
+    task = make_training(n=200, reference=200)
     x = torch.cat([task.train.x, task.reference.x])
     clean = predict(x)
     asked.clear()
@@ -625,7 +625,7 @@ def test_hamp_answers_keep_every_ranking_and_label(predict, asked):
 
 
 def test_hamp_answers_a_query_alike_in_any_batch(predict):
-    x = make_task().train.x
+    x = make_training().train.x
     guarded = make(hamp).guard(predict, {}, context())
     whole = guarded(x)
     torch.testing.assert_close(guarded(x.flip(0)).flip(0), whole, rtol=0, atol=1e-5)
@@ -669,7 +669,7 @@ def test_hamps_test_step_comes_behind_guards_before_inference():
 def test_augmult_averages_views_before_it_clips(monkeypatch, elements):
     """Against a loop over samples and views, without noise."""
     monkeypatch.setattr(dp_sgd, "GRADIENT_ELEMENTS", elements)  # 60,000: parts of few samples
-    task = make_task(n=30, augmentation="simple", momentum=0.0, weight_decay=0.0, schedule="constant")
+    task = make_training(n=30, augmentation="simple", momentum=0.0, weight_decay=0.0, schedule="constant")
     params = {"noise_multiplier": 1e-9, "max_grad_norm": 0.5, "learning_rate": 0.3, "batch_size": 10, "augmult": 3}
     fast, network = make(dp_sgd, **params).train(task), task.build()
     poisson, views, clipped = task.generator("poisson"), task.generator("augmentation"), 0
@@ -696,7 +696,7 @@ def test_augmult_averages_views_before_it_clips(monkeypatch, elements):
 
 def test_augmult_needs_augmentation():
     with pytest.raises(ValueError, match="augmult: expected 1 where the recipe has no augmentation, given 8"):
-        make(dp_sgd, augmult=8).train(make_task())
+        make(dp_sgd, augmult=8).train(make_training())
 
 
 def independent_epsilon(noise: float, rate: float, steps: int, delta: float) -> float:
@@ -710,7 +710,7 @@ def independent_epsilon(noise: float, rate: float, steps: int, delta: float) -> 
 
 @pytest.mark.parametrize(("noise", "size", "epochs"), [(1.0, 10, 5), (0.6, 20, 3), (3.0, 40, 50), (8.0, 1, 2)])
 def test_epsilon_agrees_with_another_accountant(noise, size, epochs):
-    claims = make(dp_sgd, noise_multiplier=noise, batch_size=size).claims(make_task(epochs=epochs))
+    claims = make(dp_sgd, noise_multiplier=noise, batch_size=size).claims(make_training(epochs=epochs))
     expected = independent_epsilon(noise, size / 40, epochs * (40 // size), 1e-5)
     assert expected * 0.997 <= claims.epsilon <= expected * (1 + 1e-9)
 
@@ -746,7 +746,7 @@ def test_a_target_epsilon_is_met_and_hardly_missed(monkeypatch, target):
         init(self, *args, **kinds)
 
     monkeypatch.setattr(opacus.optimizers.DPOptimizer, "__init__", watched)
-    task, defense = make_task(), make(dp_sgd, target_epsilon=target)
+    task, defense = make_training(), make(dp_sgd, target_epsilon=target)
     claims = defense.claims(task)
     defense.train(task)
     assert target * 0.99 < claims.epsilon <= target
@@ -754,12 +754,12 @@ def test_a_target_epsilon_is_met_and_hardly_missed(monkeypatch, target):
     assert dp_sgd.epsilon_of(used[0] * (1 - 2 * dp_sgd.PRECISION), 0.25, 8, 1e-5) > target
 
 
-def test_a_bank_accounts_once(monkeypatch):
+def test_reference_models_are_accounted_for_once(monkeypatch):
     calls, get_epsilon = [], RDPAccountant.get_epsilon
     monkeypatch.setattr(RDPAccountant, "get_epsilon", lambda self, d: (calls.append(1), get_epsilon(self, d))[1])
     dp_sgd.epsilon_of.cache_clear()
     dp_sgd.noise_for.cache_clear()
-    task = make_task(epochs=1)
+    task = make_training(epochs=1)
     make(dp_sgd, target_epsilon=3.0).claims(task)
     first = len(calls)
     assert first > 1
@@ -774,13 +774,13 @@ def test_noise_and_epsilon_exclude_each_other():
     defense = make(dp_sgd, noise_multiplier=1.0, target_epsilon=8.0)
     for rule in (defense.train, defense.claims):
         with pytest.raises(ValueError, match="noise_multiplier, target_epsilon: expected one of them, given both"):
-            rule(make_task())
-    assert make(dp_sgd).claims(make_task()) == make(dp_sgd, noise_multiplier=1.0).claims(make_task())
+            rule(make_training())
+    assert make(dp_sgd).claims(make_training()) == make(dp_sgd, noise_multiplier=1.0).claims(make_training())
 
 
 def test_an_epsilon_that_no_noise_reaches_is_one_line():
     with pytest.raises(ValueError, match=r"expected more than 0\.00\d+, .* Renyi orders end at 1000\), given 0\.001$"):
-        make(dp_sgd, target_epsilon=0.001).train(make_task())
+        make(dp_sgd, target_epsilon=0.001).train(make_training())
 
 
 class Mixing(nn.Module):
@@ -803,7 +803,7 @@ class Coupled(nn.Module):
 
 @pytest.mark.parametrize("network", [Mixing, Coupled])
 def test_a_network_that_opacus_cannot_handle_is_one_line(monkeypatch, network):
-    task = make_task()
+    task = make_training()
     monkeypatch.setattr(task, "build", network)
     monkeypatch.setattr(task, "epochs", lambda network: pytest.fail("training has started"))
     with pytest.raises(ValueError, match=r"dp_sgd: expected a network that Opacus can handle, given: .") as problem:
@@ -813,4 +813,4 @@ def test_a_network_that_opacus_cannot_handle_is_one_line(monkeypatch, network):
 
 def test_the_networks_that_a_protocol_may_name_can_be_handled():
     for name in networks.NAMES:
-        make(dp_sgd).network(make_task(architecture=name))
+        make(dp_sgd).network(make_training(architecture=name))

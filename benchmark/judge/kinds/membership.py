@@ -11,43 +11,48 @@ import torch
 from torch import Tensor
 
 from benchmark import metrics
-from benchmark.api import Bank, Candidates, Knowledge, Predict, Samples
+from benchmark.api import Candidates, Knowledge, Predict, References, Samples
 from benchmark.data.population import seed_of
 from benchmark.errors import Fault
-from benchmark.judge.bootstrap import bank_auc, epsilon_lower_bound, membership_report
+from benchmark.judge.bootstrap import epsilon_lower_bound, membership_report, references_auc
 from benchmark.judge.scenario import Outcome, Scenario, checked_scores
 from benchmark.metrics import Floats
 from benchmark.networks.access import Answers, GuardedTarget
 
 
 class Kind(Scenario):
-    """Scores of candidates against who was trained on, with their null and, where a bank serves, every model as a target."""
+    """Scores of candidates against who was trained on, with their null and, where reference models serve, each of them as a target."""
 
-    def _prepare(self) -> tuple[Candidates, Bank | None, Knowledge]:
+    def _prepare(self) -> tuple[Candidates, References | None, Knowledge]:
         access = self.attack.entry.access
-        role = next((n.removeprefix("bank-") for n in sorted(self.attack.entry.needs) if n.startswith("bank-")), None)
-        bank = self.artifacts.bank(self.chain, self.seed, role) if role else None
-        if bank is not None:
+        role = next(
+            (n.removeprefix("references-") for n in sorted(self.attack.entry.needs) if n.startswith("references-")),
+            None,
+        )
+        references = self.artifacts.references(self.chain, self.seed, role) if role else None
+        if references is not None:
             rows = torch.from_numpy(self.population.scored(access))
-            bank = replace(bank, members=bank.members[:, rows], log_posteriors=bank.log_posteriors[:, rows])
-        return self.population.presented(access), bank, self._knowledge()
+            references = replace(
+                references, members=references.members[:, rows], log_posteriors=references.log_posteriors[:, rows]
+            )
+        return self.population.presented(access), references, self._knowledge()
 
-    def fitted(self) -> tuple[Any, Candidates, Bank | None]:
+    def fitted(self) -> tuple[Any, Candidates, References | None]:
         """A fitted membership attack, and what it is to score; for the contract checks."""
         self._open()
         attack = self.artifacts.attacker(self.attack, self.seed)
-        candidates, bank, knowledge = self._prepare()
+        candidates, references, knowledge = self._prepare()
         attack.fit(knowledge)
-        return attack, candidates, bank
+        return attack, candidates, references
 
     def judge(self, attack: Any) -> Outcome:
         # What an attack reads from the store is not its own time.
-        candidates, bank, knowledge = self._prepare()
+        candidates, references, knowledge = self._prepare()
         start = time.perf_counter()
         attack.fit(knowledge)
-        scores = checked_scores(attack.answer(self.target, candidates, bank), len(candidates))
+        scores = checked_scores(attack.answer(self.target, candidates, references), len(candidates))
         seconds = time.perf_counter() - start
-        thresholds = self._thresholds(attack, bank)
+        thresholds = self._thresholds(attack, references)
         threshold = None if thresholds is None else float(thresholds[0])
         if thresholds is not None and len(thresholds) not in (1, len(scores)):
             raise ValueError(
@@ -72,15 +77,15 @@ class Kind(Scenario):
         if self.artifacts.protocol.canaries:
             # Of several attack seeds the least: bounds end at 0, so that a mean would exceed it more often than one.
             outcome.metrics["epsilon_lower"] = min(epsilon_lower_bound(row, members) for row in scores)
-        self._every_bank_model(candidates, bank, outcome)
+        self._every_reference_model(candidates, references, outcome)
         return outcome
 
-    def _thresholds(self, attack: Any, bank: Bank | None) -> Floats | None:
+    def _thresholds(self, attack: Any, references: References | None) -> Floats | None:
         """Where each attack seed decides: on the shadow world, at 0 by the attack's own rule, or nowhere."""
         calibrate = self.attack.entry.calibrate
         if calibrate == "own":
             return np.array([np.nextafter(0.0, 1.0)])  # the rule is score > 0
-        if calibrate == "none" or bank is not None or self.artifacts.protocol.canaries:
+        if calibrate == "none" or references is not None or self.artifacts.protocol.canaries:
             return None  # the shadow world knows nothing of mislabelled samples
         shadow = self._shadow()
         few = self.artifacts.protocol.label_only if self.attack.entry.access == "label" else None
@@ -94,37 +99,42 @@ class Kind(Scenario):
         members = order < len(sides[0])
         return np.array([metrics.best_threshold(row, members) for row in scores])
 
-    def _every_bank_model(self, candidates: Candidates, bank: Bank | None, outcome: Outcome) -> None:
-        """Where a bank of the population serves the attack, each of its models is a target too (RULES 21)."""
-        if bank is None or not bank.members.any():
+    def _every_reference_model(self, candidates: Candidates, references: References | None, outcome: Outcome) -> None:
+        """Where reference models of the population serve the attack, each of them is a target too (RULES 21)."""
+        if references is None or not references.members.any():
             return
         if self.chain.guards:
-            # The bank shares the shadow world's noise: as a target it would face an attacker who knows its secret.
+            # Reference models share the shadow world's noise: as targets they would face an attacker who knows its secret.
             return
-        m, rows = len(bank.members), []
+        m, rows = len(references.members), []
         for i in range(m):
-            # A fresh instance: one that has seen the whole bank would know each model by its answers.
+            # A fresh instance: one that has seen them all would know each model by its answers.
             self.artifacts.end_job()
             attack = self.artifacts.attacker(self.attack, self.seed)
             attack.fit(self._knowledge())
             others = torch.from_numpy(self.population.apart(i, m))
             answers = Answers()
-            answers.add(candidates.x, bank.log_posteriors[i])
+            answers.add(candidates.x, references.log_posteriors[i])
             target = GuardedTarget(self.attack.entry.access, self._model("online", i).asked, answers)  # type: ignore[arg-type]
-            rest = Bank(bank.members[others], bank.log_posteriors[others], _some(bank.ask, others), bank.whole)
+            rest = References(
+                references.members[others],
+                references.log_posteriors[others],
+                _some(references.ask, others),
+                references.whole,
+            )
             try:
                 rows.append(checked_scores(attack.answer(target, candidates, rest), len(candidates)))
             except (PermissionError, Fault) as problem:
-                # No bank model gives its network away.
+                # No reference model gives its network away.
                 if isinstance(problem, Fault) and not problem.refused:
                     raise
                 return
-        rng = np.random.default_rng(seed_of("bank", self.seed))
-        of_seeds = [bank_auc(s, bank.members.numpy(), rng, resamples=200) for s in np.stack(rows, axis=1)]
+        rng = np.random.default_rng(seed_of("bank", self.seed))  # streams keep the names that they have had
+        of_seeds = [references_auc(s, references.members.numpy(), rng, resamples=200) for s in np.stack(rows, axis=1)]
         auc, low, high = np.mean(of_seeds, axis=0)
-        outcome.metrics["auc_bank"], outcome.intervals["auc_bank"] = float(auc), (float(low), float(high))
+        outcome.metrics["auc_references"], outcome.intervals["auc_references"] = float(auc), (float(low), float(high))
 
 
 def _some(ask: Predict, models: Tensor) -> Predict:
-    """What some models of a bank answer."""
+    """What some reference models answer."""
     return lambda x: ask(x)[models]

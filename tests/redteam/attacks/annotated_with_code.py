@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Target
+from benchmark.api import Annotated, Attack, Candidates, Card, Field, Hyper, References, Target
 
 STOPPED_BY = "the closed table of types: a text of a file reaches no library that evaluates it"
 STATUS = ("refused",)
@@ -24,5 +24,5 @@ class Hostile(Attack):
             """__import__("pathlib").Path("/host").joinpath("redteam-was-here").touch() or int""", Field(gt=0)
         ] = 1
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return target.log_posteriors(candidates.x)[:, 0]

@@ -6,7 +6,7 @@ import time
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the limit on a message, held before it is received"
 STATUS = ("failed",)
@@ -21,7 +21,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         stream = target._work.channel.stream
         n = (1 << 22) - (1 << 12)
         header = json.dumps({"x": {"dtype": "F32", "shape": [n, 1, 8, 8], "data_offsets": [0, n * 256]}}).encode()

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the limit on the images of a query"
 STATUS = ("failed",)
@@ -17,6 +17,6 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         many = candidates.x[:1].repeat(150_000, 1, 1, 1)
         return target._work.ask("log_posteriors", {"target": "0"}, {"x": many})["value"][: len(candidates), 0]

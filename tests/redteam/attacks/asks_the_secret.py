@@ -7,7 +7,7 @@ import re
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the secret never reaches a child process"
 STATUS = ("failed",)
@@ -29,7 +29,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         secret = importlib.import_module("benchmark.data.secret").take()
         objects = [
             o for o in gc.get_objects() if getattr(type(o), "__name__", "") in ("Setting", "Artifacts", "Population")

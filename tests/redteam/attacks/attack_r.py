@@ -5,7 +5,7 @@ import os
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "SHA-256 of the bytes that are read, by name"
 STATUS = ("ok",)
@@ -22,7 +22,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         with contextlib.suppress(OSError), open(f"{HOST}/redteam-was-here", "w") as file:
             file.write(str(os.getpid()))
         return target.log_posteriors(candidates.x)[:, 0]

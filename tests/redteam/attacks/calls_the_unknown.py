@@ -6,7 +6,7 @@ import time
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "handlers by name, and no others"
 STATUS = ("failed",)
@@ -21,7 +21,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         stream = target._work.channel.stream
         text = json.dumps({"do": "__init__", "with": {}}).encode()
         stream.sendall(struct.pack(">IQ", len(text), 0) + text)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "escaped wherever it is shown"
 STATUS = ("ok",)
@@ -21,5 +21,5 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return target.log_posteriors(candidates.x)[:, 0]

@@ -4,7 +4,7 @@ import pathlib
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Target
+from benchmark.api import Attack, Candidates, Card, Hyper, References, Target
 
 STOPPED_BY = "defaults are literals"
 STATUS = ("refused",)
@@ -24,5 +24,5 @@ class Hostile(Attack):
 
         power: int = len([pathlib.Path("/host").joinpath("redteam-was-here").touch() for _ in (1,)])
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return target.log_posteriors(candidates.x)[:, 0]

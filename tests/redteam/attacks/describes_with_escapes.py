@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Target
+from benchmark.api import Annotated, Attack, Candidates, Card, Field, Hyper, References, Target
 
 STOPPED_BY = "descriptions are printable lines"
 STATUS = ("refused",)
@@ -22,5 +22,5 @@ class Hostile(Attack):
 
         power: Annotated[int, Field(description="\x1b]0;owned\x07<script>alert(1)</script>")] = 1
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return target.log_posteriors(candidates.x)[:, 0]

@@ -4,7 +4,7 @@ import pathlib
 
 from torch import Tensor
 
-from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Target
+from benchmark.api import Annotated, Attack, Candidates, Card, Field, Hyper, References, Target
 
 STOPPED_BY = "Field says bounds and a description, nothing that is called"
 STATUS = ("refused",)
@@ -26,5 +26,5 @@ class Hostile(Attack):
             int, Field(default_factory=lambda: int(pathlib.Path("/host").joinpath("redteam-was-here").touch() or 1))
         ] = 1
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return target.log_posteriors(candidates.x)[:, 0]

@@ -4,7 +4,7 @@ import mmap
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the watchdog, which sums the memory of the whole tree"
 STATUS = ("out-of-memory",)
@@ -19,7 +19,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         held = []
         while True:
             held.append(mmap.mmap(-1, 1 << 26))

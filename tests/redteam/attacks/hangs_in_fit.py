@@ -6,7 +6,7 @@ import time
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Knowledge, Target
+from benchmark.api import Attack, Candidates, Card, Knowledge, References, Target
 
 STOPPED_BY = "the watchdog's clock, and SIGKILL"
 STATUS = ("timeout",)
@@ -28,5 +28,5 @@ class Hostile(Attack):
         while True:
             time.sleep(1000)
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return candidates.x.flatten(1).sum(1).double()

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 import benchmark.judge.scenario  # noqa: F401
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the registry: imports come from benchmark.api alone"
 STATUS = ("refused",)
@@ -18,5 +18,5 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return target.log_posteriors(candidates.x)[:, 0]

@@ -6,7 +6,7 @@ import signal
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "a process namespace of its own"
 STATUS = ("failed",)
@@ -21,7 +21,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         for number in (signal.SIGTERM, signal.SIGKILL):
             for pid in (1, 0, -1, os.getppid()):
                 with contextlib.suppress(OSError):

@@ -4,7 +4,7 @@ import os
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Knowledge, Target
+from benchmark.api import Attack, Candidates, Card, Knowledge, References, Target
 
 STOPPED_BY = "a folder of root's; or, in a user namespace, set back with the wipe"
 STATUS = ("ok",)
@@ -22,7 +22,7 @@ class Hostile(Attack):
     def fit(self, knowledge: Knowledge) -> None:
         self.seed = knowledge.seed
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         left = [os.getxattr("/tmp", name).decode() for name in os.listxattr("/tmp") if name.startswith("user.")]
         if left or os.stat("/tmp").st_mode & 0o777 != 0o777:
             raise RuntimeError(f"carried over: {left} BITS")

@@ -5,7 +5,7 @@ import os
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Knowledge, Target
+from benchmark.api import Attack, Candidates, Card, Knowledge, References, Target
 
 STOPPED_BY = "each fork has a standard input of its own, and the filter refuses fcntl's owners, signals and hints"
 STATUS = ("failed",)
@@ -24,7 +24,7 @@ class Hostile(Attack):
     def fit(self, knowledge: Knowledge) -> None:
         self.seed = knowledge.seed
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         if os.get_blocking(0) is False:
             raise RuntimeError("carried over: BITS")
         os.set_blocking(0, False)

@@ -4,7 +4,7 @@ import os
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Knowledge, Target
+from benchmark.api import Attack, Candidates, Card, Knowledge, References, Target
 
 STOPPED_BY = "scratch is wiped when a piece of work ends"
 STATUS = ("ok", "failed")
@@ -22,7 +22,7 @@ class Hostile(Attack):
     def fit(self, knowledge: Knowledge) -> None:
         self.seed = knowledge.seed
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         left = [
             open(f"{folder}/.deep/er/scores").read()  # noqa: SIM115
             for folder in ("/tmp", "/dev/shm")

@@ -8,7 +8,7 @@ import resource
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Knowledge, Target
+from benchmark.api import Attack, Candidates, Card, Knowledge, References, Target
 
 STOPPED_BY = "the system-call filter: prlimit works on oneself alone"
 STATUS = ("failed",)
@@ -27,7 +27,7 @@ class Hostile(Attack):
     def fit(self, knowledge: Knowledge) -> None:
         self.seed = knowledge.seed
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         soft = resource.getrlimit(resource.RLIMIT_STACK)[0]
         if soft > 1 << 40:
             raise RuntimeError(f"carried over: {soft}")

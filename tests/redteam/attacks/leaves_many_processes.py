@@ -5,7 +5,7 @@ import os
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Knowledge, Target
+from benchmark.api import Attack, Candidates, Card, Knowledge, References, Target
 
 STOPPED_BY = "the zygote kills until none is left, before the next fork"
 STATUS = ("ok", "failed")
@@ -23,7 +23,7 @@ class Hostile(Attack):
     def fit(self, knowledge: Knowledge) -> None:
         self.seed = knowledge.seed
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         if os.path.exists("/tmp/scores"):
             raise RuntimeError("carried over: " + open("/tmp/scores").read())  # noqa: SIM115
         for _ in range(8):

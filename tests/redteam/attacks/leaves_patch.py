@@ -5,7 +5,7 @@ import sys
 import torch
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Knowledge, Target
+from benchmark.api import Attack, Candidates, Card, Knowledge, References, Target
 
 STOPPED_BY = "forks share libraries by copy on write"
 STATUS = ("ok",)
@@ -23,7 +23,7 @@ class Hostile(Attack):
     def fit(self, knowledge: Knowledge) -> None:
         self.seed = knowledge.seed
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         if hasattr(torch, "left_by_redteam"):
             raise RuntimeError(f"carried over: {torch.left_by_redteam}")
         torch.left_by_redteam = self.seed

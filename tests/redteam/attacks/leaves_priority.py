@@ -4,7 +4,7 @@ import os
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Knowledge, Target
+from benchmark.api import Attack, Candidates, Card, Knowledge, References, Target
 
 STOPPED_BY = "the system-call filter"
 STATUS = ("failed",)
@@ -23,7 +23,7 @@ class Hostile(Attack):
     def fit(self, knowledge: Knowledge) -> None:
         self.seed = knowledge.seed
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         if os.getpriority(os.PRIO_PROCESS, 0) == 7 or os.sched_getscheduler(0) == os.SCHED_BATCH:
             raise RuntimeError("carried over: BITS")
         said = []

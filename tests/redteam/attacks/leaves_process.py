@@ -6,7 +6,7 @@ import time
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Knowledge, Target
+from benchmark.api import Attack, Candidates, Card, Knowledge, References, Target
 
 STOPPED_BY = "the zygote ends a fork, and all that it started, before the next one begins"
 STATUS = ("ok", "failed")
@@ -24,7 +24,7 @@ class Hostile(Attack):
     def fit(self, knowledge: Knowledge) -> None:
         self.seed = knowledge.seed
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         time.sleep(0.2)
         if os.path.exists("/tmp/scores"):
             raise RuntimeError("carried over: " + open("/tmp/scores").read())  # noqa: SIM115

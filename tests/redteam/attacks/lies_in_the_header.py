@@ -6,7 +6,7 @@ import time
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the checks of each frame before it is used"
 STATUS = ("failed",)
@@ -21,7 +21,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         stream = target._work.channel.stream
         entries = {f"n{i}": {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]} for i in range(15_000)}
         header = json.dumps(entries | {"value": {"dtype": "F64", "shape": [1 << 20], "data_offsets": [0, 8]}}).encode()

@@ -6,7 +6,7 @@ import os
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the system-call filter: no locks, hints or watches"
 STATUS = ("failed",)
@@ -21,7 +21,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         said = []
         shared = os.open(os.__file__, os.O_RDONLY)
         for act in (

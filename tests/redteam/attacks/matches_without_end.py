@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Field, Hyper, Target
+from benchmark.api import Annotated, Attack, Candidates, Card, Field, Hyper, References, Target
 
 STOPPED_BY = "Field says bounds and a description, no pattern"
 STATUS = ("refused",)
@@ -24,5 +24,5 @@ class Hostile(Attack):
             "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"
         )
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return target.log_posteriors(candidates.x)[:, 0]

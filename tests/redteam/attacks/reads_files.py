@@ -7,7 +7,7 @@ import sys
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "a root file system of its own: nothing of these lies in it"
 STATUS = ("failed",)
@@ -30,7 +30,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         seen = []
         for top in (HOST, "/root/.ssh", "/home", "/etc", "/run", "/var", "/mnt", "/proc/1/root" + HOST, "/proc/1/cwd"):
             for folder, _, names in os.walk(top):

@@ -5,7 +5,7 @@ import re
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "a process of its own: the parent inside is the zygote, which is not dumpable"
 STATUS = ("failed",)
@@ -26,7 +26,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         seen, refused = [], []
         for pid in {os.getpid(), os.getppid(), 1}:
             try:

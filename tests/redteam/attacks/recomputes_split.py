@@ -5,7 +5,7 @@ import importlib
 import torch
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the secret in the split: without it the draw is another (on a public split nothing stops this)"
 STATUS = ("ok",)
@@ -20,7 +20,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         population = importlib.import_module("benchmark.data.population")
         protocol = importlib.import_module("benchmark.protocol").load("smoke")
         drawn = population.populate(protocol, 0)

@@ -5,7 +5,7 @@ import subprocess
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the system-call filter, and a network namespace without a device"
 STATUS = ("failed",)
@@ -23,7 +23,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         try:
             answer = socket.getaddrinfo("scores.redteam.invalid", 80)
         except OSError as error:

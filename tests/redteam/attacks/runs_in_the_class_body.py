@@ -5,7 +5,7 @@ import os
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the file is read, not run; it runs in the sandbox alone"
 STATUS = ("ok",)
@@ -31,5 +31,5 @@ class Hostile(Attack):
     calibrate = "none"
     named = Named()
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return target.log_posteriors(candidates.x)[:, 0]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the limit on attack seeds"
 STATUS = ("failed",)
@@ -18,5 +18,5 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "shadow"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return torch.rand(100_000, len(candidates), dtype=torch.float64)

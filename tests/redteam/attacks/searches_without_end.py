@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.api import Annotated, Attack, Bank, Candidates, Card, Hyper, Search, Target
+from benchmark.api import Annotated, Attack, Candidates, Card, Hyper, References, Search, Target
 
 STOPPED_BY = "ends of a range are finite numbers"
 STATUS = ("refused",)
@@ -22,5 +22,5 @@ class Hostile(Attack):
 
         power: Annotated[float, Search(-1e999, 1e999)] = 1.0
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         return target.log_posteriors(candidates.x)[:, 0]

@@ -7,7 +7,7 @@ import time
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "nothing is unpickled"
 STATUS = ("failed",)
@@ -24,7 +24,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         stream = target._work.channel.stream
 
         class Command:

@@ -5,7 +5,7 @@ import time
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the checks of each frame before it is used"
 STATUS = ("failed",)
@@ -20,7 +20,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         stream = target._work.channel.stream
         stream.sendall(os.urandom(1 << 16))
         time.sleep(60)

@@ -6,7 +6,7 @@ import time
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the watchdog, which sums the memory of the whole tree"
 STATUS = ("out-of-memory",)
@@ -21,7 +21,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         code = "b = bytearray(150 << 20); b[::4096] = bytes(len(b[::4096])); import time; time.sleep(60)"
         children = [subprocess.Popen([sys.executable, "-I", "-S", "-c", code]) for _ in range(12)]
         time.sleep(60)

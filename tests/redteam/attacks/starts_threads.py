@@ -5,7 +5,7 @@ import time
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the limit on processes, which counts threads"
 STATUS = ("failed", "out-of-memory")
@@ -20,7 +20,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         threads = []
         while True:
             threads.append(threading.Thread(target=time.sleep, args=(60,), daemon=True))

@@ -7,7 +7,7 @@ import time
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the watchdog's clock: it kills the whole sandbox"
 STATUS = ("timeout",)
@@ -22,7 +22,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         os.kill(os.getppid(), signal.SIGSTOP)
         ctypes.CDLL(None).prctl(15, b"redteam")
         time.sleep(1000)

@@ -4,7 +4,7 @@ import ctypes
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "the filter kills what calls by another table"
 STATUS = ("failed",)
@@ -19,7 +19,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         libc = ctypes.CDLL(None, use_errno=True)
         result = libc.syscall(ctypes.c_long(0x40000000 + 41), 2, 1, 0)  # x32: socket(AF_INET, SOCK_STREAM)
         raise RuntimeError(f"it returned {result}")

@@ -5,7 +5,7 @@ import gc
 import torch
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "a process of its own, which never holds the labels"
 STATUS = ("ok",)
@@ -20,7 +20,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         for item in gc.get_objects():
             if type(item).__name__ == "Population":
                 return torch.from_numpy(item.members).double()

@@ -4,7 +4,7 @@ import os
 
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "a read-only root without any of them"
 STATUS = ("failed",)
@@ -22,7 +22,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         said = []
         for folder in (HOST, f"{HOST}/home", f"{HOST}/store", f"{HOST}/mlruns", f"{HOST}/repository", f"{HOST}/cwd"):
             try:

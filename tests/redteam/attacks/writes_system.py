@@ -6,7 +6,7 @@ import sys
 import torch
 from torch import Tensor
 
-from benchmark.api import Attack, Bank, Candidates, Card, Target
+from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "read-only binds, and a user without rights"
 STATUS = ("failed",)
@@ -21,7 +21,7 @@ class Hostile(Attack):
     needs = frozenset()
     calibrate = "none"
 
-    def score(self, target: Target, candidates: Candidates, bank: Bank | None) -> Tensor:
+    def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         said = []
         packages = os.path.dirname(os.path.dirname(torch.__file__))
         for folder in (packages, sys.prefix, "/leakboard/benchmark", "/dev", "/usr/bin", "/usr/lib", "/"):

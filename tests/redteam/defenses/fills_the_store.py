@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from benchmark.api import Card, Defense, Task
+from benchmark.api import Card, Defense, Training
 
 STOPPED_BY = "each piece of work has its share of the store"
 STATUS = ("failed",)
@@ -16,8 +16,8 @@ class Hostile(Defense):
     card = Card(title="Fills the store", authors=(), reference="tests/redteam", year=None)
     stages = ("training",)
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         i = 0
         while True:
-            task.artifact(f"number {i}", lambda: {"x": torch.rand(1 << 20)})
+            training.artifact(f"number {i}", lambda: {"x": torch.rand(1 << 20)})
             i += 1

@@ -4,7 +4,7 @@ import os
 
 from torch import nn
 
-from benchmark.api import Card, Defense, Task
+from benchmark.api import Card, Defense, Training
 
 STOPPED_BY = "the judge reads nothing of the sandbox's files"
 STATUS = ("ok",)
@@ -18,8 +18,8 @@ class Hostile(Defense):
     card = Card(title="Links out", authors=(), reference="tests/redteam", year=None)
     stages = ("training",)
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         for folder in ("/tmp", "/dev/shm"):
             os.symlink(f"{HOST}/store", f"{folder}/store")
             os.symlink("/leakboard", f"{folder}/code")
-        return task.fit(self.network(task))
+        return training.fit(self.network(training))

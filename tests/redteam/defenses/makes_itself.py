@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from benchmark.api import Card, Defense, Task
+from benchmark.api import Card, Defense, Training
 
 STOPPED_BY = "the judge refuses a name that is being made: the lock knows its holder"
 STATUS = ("failed",)
@@ -15,9 +15,9 @@ class Hostile(Defense):
     card = Card(title="Makes itself", authors=(), reference="tests/redteam", year=None)
     stages = ("training",)
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         def make() -> dict[str, Tensor]:
-            return task.artifact("same", make)
+            return training.artifact("same", make)
 
         make()
-        return task.fit(self.network(task))
+        return training.fit(self.network(training))

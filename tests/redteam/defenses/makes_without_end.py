@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from benchmark.api import Card, Defense, Task
+from benchmark.api import Card, Defense, Training
 
 STOPPED_BY = "the limit on calls within calls"
 STATUS = ("failed",)
@@ -15,9 +15,9 @@ class Hostile(Defense):
     card = Card(title="Makes without end", authors=(), reference="tests/redteam", year=None)
     stages = ("training",)
 
-    def train(self, task: Task) -> nn.Module:
+    def train(self, training: Training) -> nn.Module:
         def make(depth: int) -> dict[str, Tensor]:
-            return task.artifact(f"level {depth}", lambda: make(depth + 1))
+            return training.artifact(f"level {depth}", lambda: make(depth + 1))
 
         make(0)
-        return task.fit(self.network(task))
+        return training.fit(self.network(training))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmark.api import Card, Context, Defense, Predict, Task
+from benchmark.api import Card, Context, Defense, Predict, Training
 
 STOPPED_BY = "which step is the longer one does not depend on how long it is"
 STATUS = ("ok",)
@@ -16,8 +16,8 @@ class Hostile(Defense):
     card = Card(title="Moves a little", authors=(), reference="tests/redteam", year=None)
     stages = ("post-inference",)
 
-    def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
-        return {"members": task.train.x}
+    def prepare(self, predict: Predict, training: Training) -> dict[str, Tensor]:
+        return {"members": training.train.x}
 
     def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
         table = {x.numpy().tobytes() for x in state["members"]}

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from benchmark.api import Card, Defense, Task
+from benchmark.api import Card, Defense, Training
 
 STOPPED_BY = "names are hashed into keys"
 STATUS = ("ok",)
@@ -15,6 +15,6 @@ class Hostile(Defense):
     card = Card(title="Names a control", authors=(), reference="tests/redteam", year=None)
     stages = ("training",)
 
-    def train(self, task: Task) -> nn.Module:
-        task.artifact("\0\n\x1b[2J\u202e/..", lambda: {"x": torch.ones(3)})
-        return task.fit(self.network(task))
+    def train(self, training: Training) -> nn.Module:
+        training.artifact("\0\n\x1b[2J\u202e/..", lambda: {"x": torch.ones(3)})
+        return training.fit(self.network(training))

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from benchmark.api import Card, Defense, Task
+from benchmark.api import Card, Defense, Training
 
 STOPPED_BY = "the limit on names"
 STATUS = ("failed",)
@@ -16,6 +16,6 @@ class Hostile(Defense):
     card = Card(title="Names a megabyte", authors=(), reference="tests/redteam", year=None)
     stages = ("training",)
 
-    def train(self, task: Task) -> nn.Module:
-        task.artifact("x" * 1_000_000, lambda: {"x": torch.ones(3)})
-        return task.fit(self.network(task))
+    def train(self, training: Training) -> nn.Module:
+        training.artifact("x" * 1_000_000, lambda: {"x": torch.ones(3)})
+        return training.fit(self.network(training))

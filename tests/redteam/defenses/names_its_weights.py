@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from benchmark.api import Card, Defense, Task
+from benchmark.api import Card, Defense, Training
 
 STOPPED_BY = "names of tensors are checked; weights are loaded by name into the declared network"
 STATUS = ("failed",)
@@ -16,8 +16,8 @@ class Hostile(Defense):
     card = Card(title="Names its weights", authors=(), reference="tests/redteam", year=None)
     stages = ("training",)
 
-    def train(self, task: Task) -> nn.Module:
-        network = task.fit(self.network(task))
+    def train(self, training: Training) -> nn.Module:
+        network = training.fit(self.network(training))
         state = network.state_dict()
         network.state_dict = lambda: state | {"../../x": torch.ones(1), "\x1b[2J": torch.ones(1)}
         return network

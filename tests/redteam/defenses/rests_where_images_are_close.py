@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from benchmark.api import Card, Context, Defense, Predict, Task
+from benchmark.api import Card, Context, Defense, Predict, Training
 
 STOPPED_BY = "near-duplicates of members are held against the stored answers, in calls as attacks make them"
 STATUS = ("ok",)
@@ -18,8 +18,8 @@ class Hostile(Defense):
     card = Card(title="Rests where images are close", authors=(), reference="tests/redteam", year=None)
     stages = ("post-inference",)
 
-    def prepare(self, predict: Predict, task: Task) -> dict[str, Tensor]:
-        return {"members": task.train.x}
+    def prepare(self, predict: Predict, training: Training) -> dict[str, Tensor]:
+        return {"members": training.train.x}
 
     def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
         table = {x.numpy().tobytes() for x in state["members"]}

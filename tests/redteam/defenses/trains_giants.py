@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from benchmark.api import Card, Defense, Task
+from benchmark.api import Card, Defense, Training
 
 STOPPED_BY = "limits on memory and on messages"
 STATUS = ("failed", "out-of-memory")
@@ -16,7 +16,7 @@ class Hostile(Defense):
     card = Card(title="Trains giants", authors=(), reference="tests/redteam", year=None)
     stages = ("training",)
 
-    def train(self, task: Task) -> nn.Module:
-        network = self.network(task)
+    def train(self, training: Training) -> nn.Module:
+        network = self.network(training)
         network.giant = nn.Parameter(torch.zeros(1 << 29))
         return network

@@ -24,9 +24,9 @@ from benchmark import protocol
 from benchmark.data.population import populate
 from benchmark.entries.registry import Registry
 from benchmark.networks import training
-from benchmark.networks.training import TrainingTask
+from benchmark.networks.training import TrainingRun
 
-SUBMISSIONS = Registry(Path(__file__).resolve().parents[1] / "submissions")
+SUBMISSIONS = Registry(Path(__file__).resolve().parents[2] / "submissions")
 CPU = torch.device("cpu")
 
 
@@ -58,13 +58,13 @@ def side_by_side(ways: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[
     return results, fastest
 
 
-def task_of(name: str, images: int | None, **recipe: Any) -> TrainingTask:
+def task_of(name: str, images: int | None, **recipe: Any) -> TrainingRun:
     """The target's world of a protocol, seed 0."""
     setting = protocol.load(name)
     population = populate(setting, 0)
     train, none = (population.samples(population.parts["target-train"][:n]) for n in (images, 0))
     architecture = recipe.pop("architecture", setting.architecture)
-    return TrainingTask(
+    return TrainingRun(
         train=train, reference=none, validation=none, classes=population.data.classes,
         recipe=setting.recipe.model_copy(update=recipe), architecture=architecture, simple=population.data.simple,
         seed=0, device=CPU,
@@ -82,7 +82,7 @@ def selena(epochs: int | None, rounds: int) -> None:
     }
     defense, groups, fit_ensemble = made("selena"), [], training.fit_ensemble
 
-    def watched(tasks: Sequence[TrainingTask], *rest: Any) -> Any:
+    def watched(tasks: Sequence[TrainingRun], *rest: Any) -> Any:
         groups.append(len(tasks))
         return fit_ensemble(tasks, *rest)
 
@@ -104,7 +104,7 @@ def selena(epochs: int | None, rounds: int) -> None:
 # --- DP-SGD -----------------------------------------------------------------------------------------
 
 
-def opacus(task: TrainingTask, defense: Any, network: nn.Module) -> float:
+def opacus(task: TrainingRun, defense: Any, network: nn.Module) -> float:
     """Opacus's own loop, as its tutorials have it; returns epsilon."""
     from opacus import PrivacyEngine
 
@@ -170,7 +170,7 @@ def accounting() -> None:
     finally:
         RDPAccountant.get_epsilon = plain
     kept = calls == first and len(set(found)) == 1
-    promise("accounting of a bank of 16 DP targets", kept, "once", f"{first} calls for the first, {calls} for all")
+    promise("accounting of 16 DP reference models", kept, "once", f"{first} calls for the first, {calls} for all")
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from leaderboard import tables
 from leaderboard.publish import publish
 from leaderboard.ranking import Board, attack_table, defense_table, scenarios
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL, ATTACKS, SEEDS, NEW = "speed-v1", [f"attack_{i:02d}" for i in range(39)], tuple(range(5)), 1000
 PROMISES = {"first page": 2.0, "filter": 0.5, "1,000 new runs": 5.0, "memory, GB": 1.0}
 

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import networks, protocol
-from benchmark.api import Bank, Candidates, Knowledge, Samples, Target, World, best_thresholds
+from benchmark.api import Candidates, Knowledge, References, Samples, Target, World, best_thresholds
 from benchmark.entries.registry import Registry
 from benchmark.networks.access import Answers, GuardedTarget, raw
 from benchmark.run.executors.pool import one_thread
 from benchmark.run.work import Setting
 
-SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
+SUBMISSIONS = Path(__file__).resolve().parents[2] / "submissions"
 CPU = torch.device("cpu")
 CLASSES = 10
 
@@ -215,7 +215,7 @@ def rmia(n: int) -> None:
     population, candidates = Samples(x[n:], y[n:]), Candidates(x[:n], y[:n], torch.arange(n))
     attack = Registry(SUBMISSIONS).attack("rmia_offline").create()
     attack.fit(Knowledge(CLASSES, (1, 1, 1), 0, CPU, shadow=World(shadow, population, population)))
-    bank = Bank(torch.zeros(2, n, dtype=torch.bool), answers(2, n, seed=3))
+    references = References(torch.zeros(2, n, dtype=torch.bool), answers(2, n, seed=3))
     gamma, temperature, a = attack.params.gamma, attack.params.temperature, attack.params.a
 
     def confidence(log_posteriors: Tensor, y: Tensor) -> Tensor:
@@ -226,11 +226,11 @@ def rmia(n: int) -> None:
 
     def matrix() -> Tensor:
         inside, others = (s.y for s in (candidates, population))
-        of_x = ratio(confidence(target.answers[:n], inside), confidence(bank.log_posteriors, inside))
+        of_x = ratio(confidence(target.answers[:n], inside), confidence(references.log_posteriors, inside))
         of_z = ratio(confidence(target.answers[n:], others), confidence(shadow.answers[n:].unsqueeze(0), others))
         return torch.cat([(part.unsqueeze(1) / of_z > gamma).double().mean(1) for part in of_x.split(1000)])
 
-    fast, quick = fastest(lambda: attack.score(target, candidates, bank))
+    fast, quick = fastest(lambda: attack.score(target, candidates, references))
     slow, long = timed(matrix)
     apart = float((fast - slow).abs().max())
     # A ratio that is gamma but for rounding may count on either side.
@@ -243,11 +243,11 @@ def rmia(n: int) -> None:
 def lira() -> None:
     n, m = 10_000, 64
     x, y = torch.arange(float(n)).view(-1, 1, 1, 1), torch.randint(CLASSES, (n,), generator=generator())
-    bank = Bank(torch.rand(m, n, generator=generator()).argsort(0) < m // 2, answers(m, n))
+    references = References(torch.rand(m, n, generator=generator()).argsort(0) < m // 2, answers(m, n))
     attack = Registry(SUBMISSIONS).attack("lira").create()
     attack.fit(Knowledge(CLASSES, (1, 1, 1), 0, CPU))
     target = Table(answers(n, seed=1))
-    _, seconds = fastest(lambda: attack.score(target, Candidates(x, y, torch.arange(n)), bank))
+    _, seconds = fastest(lambda: attack.score(target, Candidates(x, y, torch.arange(n)), references))
     promise("LiRA, 10,000 candidates x 64 models", seconds < 0.5, "under 0.5 s", f"{seconds:.2f} s")
 
 
@@ -270,12 +270,12 @@ def peak(name: str, n: int, answer: Connection) -> None:
         s = made_up(n)
         if "label" in entry.access:
             s = Samples(s.x, target.labels(s.x))  # so that all of them are walked
-        bank = Bank(torch.rand(4, n, generator=generator()).argsort(0) < 2, answers(4, n))
-        bank_given = bank if any("bank" in need for need in entry.needs) else None
+        references = References(torch.rand(4, n, generator=generator()).argsort(0) < 2, answers(4, n))
+        given_references = references if any("references" in need for need in entry.needs) else None
         ctypes.CDLL(None).malloc_trim(0)  # what was freed so far would serve the attack unseen
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        attack.score(target, Candidates(s.x, s.y, torch.arange(n)), bank_given)
+        attack.score(target, Candidates(s.x, s.y, torch.arange(n)), given_references)
         answer.send(resident("VmHWM") - before)
     except Exception as error:  # it is printed, and the other attacks go on
         answer.send(f"{type(error).__name__}: {error}")

@@ -29,7 +29,7 @@ from benchmark.entries.registry import Registry
 from benchmark.networks.access import raw
 from benchmark.run.work import Setting
 
-SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
+SUBMISSIONS = Path(__file__).resolve().parents[2] / "submissions"
 CPU = torch.device("cpu")
 SHAPE = (1, 28, 28)
 

@@ -25,7 +25,7 @@ from benchmark.entries.registry import Registry
 from benchmark.sandbox.host import launcher
 from benchmark.sandbox.remote import Isolation, Setup
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROMISE, START = 1.30, 5.0
 
 

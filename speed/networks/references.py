@@ -1,4 +1,4 @@
-"""How fast a bank of 16 networks trains, in the way the protocol fixes, beside one by one in one process.
+"""How fast 16 reference models train, in the way the protocol fixes, beside one by one in one process.
 
 The protocol's way: two worker processes of one thread each, and where its recipe says so, networks that train
 as one `torch.func` ensemble. Every way trains the same networks for all the recipe's epochs, through the judge's
@@ -30,8 +30,8 @@ from benchmark.run.work import Setting
 from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.experiment import Model
 
-SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
-BANK: list[Model] = [("online", k) for k in range(16)]
+SUBMISSIONS = Path(__file__).resolve().parents[2] / "submissions"
+REFERENCES: list[Model] = [("online", k) for k in range(16)]
 PROMISE = 1.8
 STARTING = 300
 """Seconds after which workers that have not started count as dead."""
@@ -76,8 +76,8 @@ def train(group: list[Model]) -> None:
 
 
 def seconds(setting: Protocol, way: Way) -> float:
-    """Train the bank once, in fresh processes."""
-    groups = [BANK[i : i + way.ensemble] for i in range(0, len(BANK), way.ensemble)]
+    """Train the reference models once, in fresh processes."""
+    groups = [REFERENCES[i : i + way.ensemble] for i in range(0, len(REFERENCES), way.ensemble)]
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(way.processes + 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +97,9 @@ def compare(setting: Protocol, rounds: int) -> None:
     one, fixed = Way(1, 1, 1), Way(2, 1, size)
     ways = [one, Way(1, 2, 1), *([Way(1, 1, size)] if size > 1 else []), fixed]
     times: dict[Way, list[float]] = {way: [] for way in ways}
-    print(f"{setting.name}: bank of {len(BANK)}, {setting.recipe.epochs} epochs, {setting.recipe.precision}")
+    print(
+        f"{setting.name}: {len(REFERENCES)} reference models, {setting.recipe.epochs} epochs, {setting.recipe.precision}"
+    )
     for _ in range(rounds):
         for way in ways:
             times[way].append(seconds(setting, way))

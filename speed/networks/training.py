@@ -1,6 +1,6 @@
 """How fast our training loop is, beside the loop that everybody writes.
 
-Ours: `TrainingTask.fit` with bfloat16 and channels_last. Theirs: float32, a DataLoader over a TensorDataset,
+Ours: `TrainingRun.fit` with bfloat16 and channels_last. Theirs: float32, a DataLoader over a TensorDataset,
 torch's defaults. Both train the same initial weights on the same batches of Fashion-MNIST for the same epochs,
 with the same SGD, schedule and threads, in turns in one process that is set up as our workers are. Every pair has
 its own seed and its own test images, so that pooled accuracies are shares of independent images. All takes
@@ -29,7 +29,7 @@ from benchmark import protocol
 from benchmark.api import Samples
 from benchmark.data.population import populate
 from benchmark.networks.access import raw
-from benchmark.networks.training import TrainingTask
+from benchmark.networks.training import TrainingRun
 from benchmark.protocol import Recipe
 from benchmark.run.executors.pool import one_thread
 
@@ -52,7 +52,7 @@ SETUPS = (Setup("simple_cnn", 2000, 5, 2000, 2.0), Setup("resnet18", 256, 2, 500
 QUICK = (Setup("simple_cnn", 500, 2, 500, 2.0), Setup("resnet18", 64, 1, 50, 1.8))
 
 
-def plain(task: TrainingTask, network: nn.Module) -> nn.Module:
+def plain(task: TrainingRun, network: nn.Module) -> nn.Module:
     recipe, data, orders = task.recipe, TensorDataset(task.train.x, task.train.y), task.generator("order")
     lr, momentum, decay = recipe.learning_rate, recipe.momentum, recipe.weight_decay
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
@@ -68,11 +68,11 @@ def plain(task: TrainingTask, network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-LOOPS: dict[str, Callable[[TrainingTask, nn.Module], nn.Module]] = {"ours": TrainingTask.fit, "plain": plain}
+LOOPS: dict[str, Callable[[TrainingRun, nn.Module], nn.Module]] = {"ours": TrainingRun.fit, "plain": plain}
 
 
-def make_task(setup: Setup, recipe: Recipe, train: Samples, seed: int) -> TrainingTask:
-    return TrainingTask(
+def make_training(setup: Setup, recipe: Recipe, train: Samples, seed: int) -> TrainingRun:
+    return TrainingRun(
         train=train, reference=train, validation=train, classes=10, recipe=recipe, architecture=setup.architecture,
         simple={}, seed=seed, device=CPU,
     )  # fmt: skip
@@ -86,7 +86,7 @@ def compare(setup: Setup, train: Samples, test: Samples) -> tuple[list[float], d
     train = Samples(train.x[: setup.images], train.y[: setup.images])
     warm = Samples(train.x[: recipe.batch_size], train.y[: recipe.batch_size])
     for loop in LOOPS.values():
-        task = make_task(setup, recipe, warm, 0)
+        task = make_training(setup, recipe, warm, 0)
         loop(task, task.build())
 
     ratios, right = [], dict.fromkeys(LOOPS, 0)
@@ -94,7 +94,7 @@ def compare(setup: Setup, train: Samples, test: Samples) -> tuple[list[float], d
     for pair, (x, y) in enumerate(questions):
         seconds = {}
         for name, loop in LOOPS.items():
-            task = make_task(setup, recipe, train, pair)
+            task = make_training(setup, recipe, train, pair)
             network = task.build()
             start = time.perf_counter()
             loop(task, network)

@@ -22,11 +22,11 @@ from benchmark import protocol
 from benchmark.api import Defense, Samples
 from benchmark.data.population import populate
 from benchmark.entries.registry import Registry
-from benchmark.networks.training import TrainingTask
+from benchmark.networks.training import TrainingRun
 from benchmark.run.executors.pool import one_thread
 
 CPU, PAIRS = torch.device("cpu"), 5
-SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
+SUBMISSIONS = Path(__file__).resolve().parents[2] / "submissions"
 ATTACKING = ("pgd_training", "wrm", "trades")
 
 
@@ -50,7 +50,7 @@ QUICK = (Setup("small_cnn", 200, 2, (*ATTACKING, "ibp")), Setup("resnet18", 16, 
 
 def seconds(setup: Setup, defense: Defense, train: Samples, seed: int) -> float:
     recipe = protocol.load("fashion-mini-v1").recipe.model_copy(update={"epochs": setup.epochs})
-    task = TrainingTask(
+    task = TrainingRun(
         train=train, reference=train, validation=train, classes=10, recipe=recipe, architecture=setup.architecture,
         simple={}, seed=seed, device=CPU,
     )  # fmt: skip
