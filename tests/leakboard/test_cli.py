@@ -56,7 +56,7 @@ def mistake(ended: Ended) -> str:
         (["run", "--protocol", "smok"], "unknown protocol 'smok'; did you mean 'smoke'?"),
         (["run", "--protocol", "none.yaml"], "'none.yaml': expected a protocol's YAML file, given none"),
         (["run", "--protocol", "smoke", "--seed", "9"], "--seed: expected one of [0], given 9"),
-        (["run", "--protocol", "smoke", "--device", "tpu"], "'--device': Value error, 'tpu' is not one of 'auto', 'cpu', 'cuda'"),
+        (["run", "--protocol", "smoke", "--device", "tpu"], "Value error, 'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         (["run", "--protocol", "smoke", "--workers", "0"], "--workers"),
         (["run", "--protocol", "smoke", "--workers", "many"], "--workers"),
         (["run", "--prot", "smoke"], "No such option: --prot"),
