@@ -1,7 +1,7 @@
 """What the papers claim, held against our records: each claim a paired comparison with a margin set beforehand.
 
-A claim compares two scores on the same seeds by a one-sided t-test of their difference. Claims are many, so
-the p-values are Holm's. A claim holds, fails, or stays unresolved, which with three seeds is no rare verdict.
+A claim compares two scores on the same seeds by a one-sided t-test of their difference. Claims are many, so the p-values
+are adjusted by Benjamini and Hochberg's method (1995). A claim holds, fails, or stays unresolved, which with three seeds is no rare verdict.
 Numbers of papers are never expected here: networks and data are smaller; only directions are.
 """
 
@@ -24,7 +24,7 @@ from leaderboard.comparison import Estimate, Floats, estimate, leave_one_out
 _Table = dict[tuple[str, str], dict[int, dict[str, float]]]
 
 LEVEL = 0.05
-"""The share of claims, at most, that get a wrong verdict by chance."""
+"""The share of wrong verdicts by chance, at most, among those that a claim holds, and among those that it fails."""
 Verdict = Literal["holds", "fails", "unresolved", "not scored"]
 
 
@@ -103,7 +103,7 @@ class Finding:
     missing: tuple[str, ...] = ()
     """Protocols that have to be run first."""
     p: float | None = None
-    """Holm's p-value of its opposite: below LEVEL the claim holds."""
+    """The adjusted p-value of its opposite: below LEVEL the claim holds."""
     alone: Verdict = "not scored"
     """The verdict if it were the only claim: without a correction for their number."""
 
@@ -119,7 +119,9 @@ def check(claims: Sequence[Claim], results: Callable[[str], Iterable[Result]]) -
     tables = {name: by_entry(results(name)) for name in {s.protocol for c in claims for s in c.scores}}
     pairs = {c.id: pair for c in claims if (pair := _paired(c, tables))}
     chances = np.array([c.chances(pairs[c.id][0] - pairs[c.id][1]) for c in claims if c.id in pairs]).reshape(-1, 2)
-    adjusted = dict(zip(pairs, zip(chances, np.stack([holm(p) for p in chances.T], 1), strict=True), strict=True))
+    adjusted = dict(
+        zip(pairs, zip(chances, np.stack([adjusted_for_many(p) for p in chances.T], 1), strict=True), strict=True)
+    )
     findings = []
     for claim in claims:
         if claim.id not in pairs:
@@ -146,13 +148,9 @@ def _paired(claim: Claim, tables: dict[str, _Table]) -> tuple[Floats, Floats] | 
     return (np.array([first[s] for s in seeds]), np.array([second[s] for s in seeds])) if seeds else None
 
 
-def holm(p: Floats) -> Floats:
-    """Holm's adjusted p-values (n,), as R's p.adjust gives them."""
-    order = np.argsort(p, kind="stable")
-    adjusted = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]).clip(max=1)
-    found = np.empty(len(p))
-    found[order] = adjusted
-    return found
+def adjusted_for_many(p: Floats) -> Floats:
+    """P-values (n,) adjusted for the false discovery rate (Benjamini and Hochberg 1995)."""
+    return np.asarray(stats.false_discovery_control(p, method="bh")) if len(p) else p
 
 
 def _above(values: Floats, least: float) -> float:

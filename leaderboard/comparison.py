@@ -1,4 +1,4 @@
-"""Estimates over seeds, paired differences, ranks with ties, and the choice of a worst case. Numpy and SciPy only."""
+"""Estimates over seeds, paired differences, ranks, and the choice of a worst case. Numpy and SciPy only."""
 
 from __future__ import annotations
 
@@ -45,31 +45,27 @@ def paired_difference(first: Floats, second: Floats) -> Estimate:
     return estimate(nanmean((both[0] - both[1]).reshape(-1, both.shape[-1]), axis=0))
 
 
-def rank(values: Floats, larger_is_better: bool) -> pd.DataFrame:
-    """Ranks, rank intervals and tie groups of n entries with values (n, targets, seeds).
+def rank(values: Floats, larger_is_better: bool, level: NDArray[np.bool_] | None = None) -> pd.DataFrame:
+    """Ranks and rank intervals of n entries with values (n, targets, seeds), and how many each is clearly better or worse than.
 
-    rank_low is 1 + the number of clearly better entries and rank_high n - the number of clearly worse
-    ones; "clearly" means that the 95 % t-interval of the seed-paired difference excludes 0 (each pair for
-    itself: no correction for the number of pairs). Entries share a tie letter with the best entry of
-    their group that they can't be told from. With one seed there are no intervals and all entries tie.
+    "Clearly" means that the 95 % t-interval of the seed-paired difference excludes 0 (each pair for itself: no correction
+    for the number of pairs). rank_low is 1 + worse_than, rank_high n - better_than. `level` (n,) marks entries among
+    which there is no order. With one seed there are no intervals.
     """
     values = -np.asarray(values, float) if larger_is_better else np.asarray(values, float)
     # Records hold 6 digits: what differs after the 9th is rounding of the arithmetic, not a difference.
     mean, half = interval(nanmean((values[:, None] - values[None]).round(9), axis=2))
+    if level is not None:
+        mean = np.where(level[:, None] & level, 0.0, mean)
     better = mean + half < 0  # better[i, j]: i is clearly better than j
-    n = len(values)
-    # By the same pairs as the intervals: two entries that met other targets are compared on those that both met.
-    place = 1 + (mean > 0).sum(1)
-    tie, head, letter = [""] * n, -1, 0
-    for i in np.argsort(place, kind="stable"):
-        if head < 0 or better[head, i]:
-            head, letter = i, letter + 1
-        tie[i] = _letters(letter)
+    n, worse_than, better_than = len(values), better.sum(0), better.sum(1)
     return pd.DataFrame({
-        "rank": place,
-        "rank_low": 1 + better.sum(0),
-        "rank_high": n - better.sum(1),
-        "tie": tie,
+        # By the same pairs as the intervals: two entries that met other targets are compared on those that both met.
+        "rank": 1 + (mean > 0).sum(1),
+        "rank_low": 1 + worse_than,
+        "rank_high": n - better_than,
+        "better_than": better_than,
+        "worse_than": worse_than,
     })  # fmt: skip
 
 
@@ -89,15 +85,6 @@ def either_sign(auc: Floats) -> Floats:
     What an attack finds below chance leaks as much as what it finds above.
     """
     return leave_one_out(np.stack([auc, 1 - auc], -2))[0]
-
-
-def _letters(number: int) -> str:
-    """1 -> a, 26 -> z, 27 -> aa."""
-    text = ""
-    while number:
-        number, rest = divmod(number - 1, 26)
-        text = chr(ord("a") + rest) + text
-    return text
 
 
 def leave_one_out(values: Floats) -> tuple[Floats, NDArray[np.intp]]:

@@ -1,8 +1,8 @@
 """Results -> ranked tables. Pure functions on numpy and pandas: no torch, no files, no clock.
 
-A defense is ranked by its worst case over a pool of membership attacks (smaller is better), an attack by
-its mean over the required defenses (larger is better), within its track. Seeds are shared by all entries,
-so that two entries are compared by their seed-paired differences. RULES 12, 14 to 21 and 26 bind here.
+A defense is ranked by its worst case over the membership attacks that the protocol requires (smaller is better), an
+attack by its mean over the required defenses (larger is better), within its track: no entry moves another's row. Seeds
+are shared by all entries, so that two entries are compared by their seed-paired differences. RULES 12, 14 to 21 and 26 bind here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FLAGS: tuple[Claim, ...] = ("alone",)
 PAIRINGS = 200
 """Ways in which permutations of one seed meet those of the others in a null worst case."""
 
-RANKS = ("rank", "rank_low", "rank_high", "tie")
+RANKS = ("rank", "rank_low", "rank_high", "better_than", "worse_than")
 
 TRUST: dict[Trust, str] = {
     "self-reported": "scored by whoever handed it in",
@@ -157,6 +157,7 @@ class _Grid:
         self._rows, self._places = frame[inside], tuple(found[:, inside])
         self._ok = (self._rows.status == "ok").to_numpy()
         self._shape = len(defenses), len(attacks), len(seeds)
+        self.attacks = attacks
 
     def values(self, column: str) -> Floats:
         """A column of the scenarios with status ok, (defenses, attacks, seeds); NaN where there is none."""
@@ -235,10 +236,11 @@ def defense_table(
 ) -> pd.DataFrame:
     """One row a defense, ranked ones first; `attrs` holds the ranking `metric` and the `pool` of attacks.
 
-    A defense is ranked if every required scenario is ok or skipped and it keeps its utility. The pool is
-    every membership attack, null rows apart, that is ok on each ranked defense and seed (RULES 12). Rows
-    that are trusted less than `least` count for nothing: not for a rank, the pool, the floor or the metric.
-    A variant that was skipped for being its default has the default's rows (`with_defaults`).
+    A defense is ranked if every required scenario is ok or skipped and it keeps its utility. The pool is the membership
+    attacks that the protocol requires, null rows apart; those that were skipped on a defense do not apply to it (RULES 12).
+    What other attacks find stands beside it as best known. Rows that are trusted less than `least` count for nothing: not
+    for a rank, the floor or the metric. A variant that was skipped for being its default has the default's rows
+    (`with_defaults`).
     """
     frame = with_defaults(results if isinstance(results, pd.DataFrame) else scenarios(results))
     counted = _counted(frame, least)
@@ -253,28 +255,37 @@ def defense_table(
     lookups = _looks_up(utility[utility.seed.isin(board.seeds)])
     for d, accuracy in zip(defenses, kept.test_accuracy, strict=True):
         reasons[d] = reasons[d] or lookups.get(d, "") or _collapsed(accuracy, floor, board.baseline)
+    scored = sorted(
+        membership.attack[~membership.null_row.astype(bool)].unique(), key=lambda a: (_default(a), a != _default(a))
+    )
+    pool = [a for a in scored if a in board.required_attacks]  # of equals the first decides: the default
     ranked = [d for d in defenses if not reasons[d]]
-    named = membership.attack[~membership.null_row.astype(bool)].unique()
-    attacks = sorted(named, key=lambda a: (_default(a), a != _default(a)))  # of equals the first decides: the default
-    ran = np.isfinite(_Grid(counted[counted.task == "membership"], ranked, attacks, board.seeds).values(AUC))
-    pool = [a for i, a in enumerate(attacks) if ranked and ran[:, i].all()]
-    if not pool:
-        reasons |= dict.fromkeys(ranked, "no attack ran on every ranked defense")
-        ranked = []
     grid = _Grid(membership, defenses, pool, board.seeds)
+    applies = np.asarray(np.isfinite(grid.values(AUC)).all(-1))  # (defenses, attacks)
+    for d in ranked:
+        reasons[d] = "" if applies[defenses.index(d)].any() else "no required membership attack applies to it"
+    ranked = [d for d in ranked if not reasons[d]]
+    more = [a for a in scored if a not in pool]
+    lacks = _lack(frame[frame.task == "membership"], least, "attack", more, board.required_defenses, board.seeds)
+    beyond = _Grid(counted[counted.task == "membership"], defenses, [a for a in more if not lacks[a]], board.seeds)
     rests = frame[frame.index.isin(counted.index) | ~frame.defense.isin(ranked)]
     table = pd.DataFrame({"defense": defenses, "reason": [reasons[d] for d in defenses]}, index=pd.Index(defenses))
     parts, by_seed = [table, _weakest(rests, "defense").reindex(defenses, fill_value="")], {}
     tracks = dict(zip(zip(membership.defense, membership.attack, strict=True), membership.track, strict=True))
     for m in WORST:
         columns, by_seed[m] = _worst_case(grid, m, defenses, pool, tracks)
+        columns |= _best_known(beyond, m, by_seed[m])
         parts.append(pd.DataFrame(columns, index=table.index))
     # By the attack that does best on the other seeds: a bound holds for an attack chosen beforehand (RULES 30). One
     # seed leaves none to choose it on. Of the seeds' bounds the least: each holds with 95 %, their mean with less.
-    lower = leave_one_out(grid.values("epsilon_lower"))[0].min(-1) * (1 if len(board.seeds) > 1 else np.nan)
+    lower = leave_one_out(_applicable(grid.values("epsilon_lower")))[0].min(-1)
+    lower = np.where(np.isfinite(lower) & (len(board.seeds) > 1), lower, np.nan)
     table = pd.concat([*parts, pd.Series(lower_bound(lower), table.index, name="epsilon_lower"), kept], axis=1)
-    values = by_seed[metric][[defenses.index(d) for d in ranked]].reshape(len(ranked), 1, len(board.seeds))
-    table = _with_ranks(table, rank(values, larger_is_better=False).set_index(pd.Index(ranked)))
+    at = [defenses.index(d) for d in ranked]
+    table["at_chance"] = table[f"worst_{metric}"] <= table[f"worst_{metric}_null_95"]
+    values = by_seed[metric][at].reshape(len(ranked), 1, len(board.seeds))
+    ranks = rank(values, larger_is_better=False, level=table.at_chance.to_numpy()[at])
+    table = _with_ranks(table, ranks.set_index(pd.Index(ranked)))
     table.attrs = {"metric": metric, "pool": pool}
     return table
 
@@ -371,10 +382,8 @@ def _worst_case(
     Reversing an attack's sign makes 1 - AUC of its AUC; its TPR is recorded.
     """
     values = grid.values(metric)
-    reverse = 1 - values if metric == AUC else grid.values(f"{metric}_reversed")
-    known = np.isfinite(reverse).all(-1, keepdims=True)
-    by_seed, chosen = leave_one_out(np.concatenate([values, np.where(known, reverse, -np.inf)], axis=1))
-    whole = np.asarray(np.isfinite(values).all((1, 2))) & bool(pool)
+    by_seed, chosen = _strongest(grid, metric)
+    whole = grid.done().all((1, 2)) & np.isfinite(by_seed).all(-1)
     by_seed[~whole] = np.nan
     names = [*pool, *(f"{a}, sign reversed" for a in pool)]
     deciding = [names[np.bincount(c).argmax()] if w else "" for c, w in zip(chosen, whole, strict=True)]
@@ -391,8 +400,44 @@ def _worst_case(
         f"mean_{metric}": np.where(whole, nanmean(nanmean(values, 1), -1), np.nan),
     }
     if metric == AUC:
-        columns["worst_auc_oracle"] = np.where(whole, values.max(1, initial=-np.inf).mean(-1), np.nan)
+        columns["worst_auc_oracle"] = np.where(whole, _applicable(values).max(1, initial=-np.inf).mean(-1), np.nan)
     return columns, by_seed
+
+
+def _applicable(values: Floats) -> Floats:
+    """Values (..., attacks, seeds), with -inf for an attack that lacks a seed: it does not apply, and decides nothing."""
+    return np.where(np.isfinite(values).all(-1, keepdims=True), values, -np.inf)
+
+
+def _strongest(grid: _Grid, metric: str) -> tuple[Floats, NDArray[np.intp]]:
+    """The worst case by seed (defenses, seeds), and the attack that gave it; of n attacks number n + i is i reversed.
+
+    -inf where none applies; NaN where there is none.
+    """
+    values = grid.values(metric)
+    reverse = 1 - values if metric == AUC else grid.values(f"{metric}_reversed")
+    return leave_one_out(np.concatenate([_applicable(values), _applicable(reverse)], axis=1))
+
+
+def _best_known(grid: _Grid, metric: str, worst: Floats) -> dict[str, object]:
+    """The columns of the strongest attack outside of the pool, where it finds more than the worst case (defenses, seeds).
+
+    `excess`: by how much, with a t-interval over seeds: what includes 0 may be chance.
+    """
+    by_seed, chosen = _strongest(grid, metric)
+    mean, half = interval(np.where(np.isfinite(by_seed), by_seed - worst, np.nan))
+    more = np.asarray(mean > 0)
+    names = [*grid.attacks, *(f"{a}, sign reversed" for a in grid.attacks)]
+    deciding = [names[np.bincount(c).argmax()] if m else "" for c, m in zip(chosen, more.tolist(), strict=True)]
+    name = f"best_known_{metric}"
+    with np.errstate(invalid="ignore"):
+        numbers = {
+            name: by_seed.mean(-1),
+            f"{name}_excess": mean,
+            f"{name}_excess_low": mean - half,
+            f"{name}_excess_high": mean + half,
+        }
+    return {f"{name}_attack": deciding} | {n: np.where(more, v, np.nan) for n, v in numbers.items()}
 
 
 def _null_worst_case(grid: _Grid, metric: str) -> Floats:
@@ -404,14 +449,16 @@ def _null_worst_case(grid: _Grid, metric: str) -> Floats:
     draws of these stand in.
     """
     draws, starts, lengths = grid.lists("null_auc" if metric == AUC else "null_tpr")
-    defenses, attacks, seeds = starts.shape
+    defenses, _, seeds = starts.shape
     found = np.full((defenses, 2), np.nan)
+    applies = np.asarray(np.isfinite(grid.values(metric)).all(-1))
     for d in range(defenses):
-        length = lengths[d].min(initial=2**31) if attacks else 0
+        mine = np.flatnonzero(applies[d])
+        length = lengths[d, mine].min(initial=2**31) if len(mine) else 0
         if not length:
             continue
         pairings = _pairings(int(length), seeds, 1 if metric == AUC else 2)
-        each = draws[starts[d][..., None] + pairings[:, None]]  # (1 or 2, attacks, seeds, pairings)
+        each = draws[starts[d, mine][..., None] + pairings[:, None]]  # (1 or 2, attacks, seeds, pairings)
         each = each.transpose(0, 3, 1, 2)
         reverse = 1 - each[0] if metric == AUC else each[1]
         highest = leave_one_out(np.concatenate([each[0], reverse], 1))[0].mean(-1)
@@ -481,14 +528,14 @@ def attack_table(
 def _with_ranks(table: pd.DataFrame, ranks: pd.DataFrame, *first: str) -> pd.DataFrame:
     """The table with its ranks in front; sorted by the columns `first`, rank and name."""
     name = table.columns[0]
-    ranks = ranks.reindex(table.index).astype(dict.fromkeys(RANKS[:3], "Int64"))
-    ranks["tie"] = ranks.tie.astype(object).fillna("").astype(str)
+    ranks = ranks.reindex(table.index).astype(dict.fromkeys(RANKS, "Int64"))
     table = pd.concat([ranks, table], axis=1).reset_index(drop=True)
     return table.sort_values([*first, "rank", name], na_position="last", ignore_index=True)
 
 
 def rank_interval(table: pd.DataFrame) -> pd.Series:
-    """Rank intervals as text, such as 2–4; "" for what is not ranked."""
-    pairs = zip(table.rank_low, table.rank_high, strict=True)
-    texts = ["" if pd.isna(a) else f"{a}" if a == b else f"{a}–{b}" for a, b in pairs]
+    """Rank intervals as text, such as 2–4; "chance" for what is not above it; "" for what is not ranked."""
+    chance = table.get("at_chance", pd.Series(False, table.index))
+    rows = zip(table.rank_low, table.rank_high, chance, strict=True)
+    texts = ["" if pd.isna(a) else "chance" if c else f"{a}" if a == b else f"{a}–{b}" for a, b, c in rows]
     return pd.Series(texts, index=table.index, dtype=str)

@@ -36,7 +36,7 @@ def print_tables(
 ) -> None:
     """Defenses, then the attacks of each task by track, each with what is not ranked and why; then logs of failures.
 
-    what: in words, which rows these are; it stands above the tables. ranked: whether ranks and ties are printed.
+    what: in words, which rows these are; it stands above the tables. ranked: whether ranks are printed.
     Texts of records are printed as they are: Rich reads no markup in a `Text`.
     """
     frame = scenarios(results)
@@ -44,7 +44,7 @@ def print_tables(
     if what:
         console.print(Text(f"Rows: {what}"))
     metric, pool = METRICS[defenses.attrs["metric"]].label, len(defenses.attrs["pool"])
-    over = f"the worst-case {metric} over {pool} attack{'' if pool == 1 else 's'}"
+    over = f"the worst-case {metric} over {pool} required attack{'' if pool == 1 else 's'}"
     _print_defenses(
         defenses, f"Defenses, {_by(over, ranked)} (smaller is better)" if pool else "Defenses", console, ranked
     )
@@ -76,7 +76,7 @@ def print_claims(findings: Sequence[Finding], console: Console) -> None:
     counts = Counter(f.verdict for f in findings)
     console.print(
         ", ".join(f"{n} {v}" for v, n in counts.items())
-        + "; p-values by Holm's method (alone: without it), margins set beforehand"
+        + "; p-values by Benjamini and Hochberg's method (alone: without it), margins set beforehand"
     )
 
 
@@ -90,7 +90,7 @@ def _print_defenses(table: pd.DataFrame, title: str, console: Console, ranked: b
         worst = (number(row, f"worst_{m}") for m in (TPR, AUC))
         more = (number(row, name) for name in ("test_accuracy", *shown))
         name = Text(row["defense"] + (" (tuned)" if row["tuned"] else ""))
-        out.add_row(row["interval"], row["tie"], name, *worst, Text(deciding), *more)
+        out.add_row(row["interval"], name, *worst, Text(deciding), *more)
     show(out, console, optional=len(shown))
     _print_rest(table, "defense", console)
 
@@ -102,17 +102,17 @@ def _print_attacks(table: pd.DataFrame, task: str, console: Console, ranked: boo
     table = _with_intervals(table, ranked)
     for track, entries in table[(table.reason == "") | table.null_row].groupby("track"):
         out.add_section()
-        out.add_row("", "", Text(str(track), style="bold"))
+        out.add_row("", Text(str(track), style="bold"))
         for row in entries.to_dict("records"):
             seconds = "" if pd.isna(row["seconds"]) else f"{row['seconds']:.1f}"
-            tie = "null" if row["null_row"] else row["tie"]
-            out.add_row(row["interval"], tie, Text(row["attack"]), *(number(row, m) for m in metrics), seconds)
+            place = "null" if row["null_row"] else row["interval"]
+            out.add_row(place, Text(row["attack"]), *(number(row, m) for m in metrics), seconds)
     show(out, console)
     _print_rest(table[~table.null_row], "attack", console)
 
 
 def _with_intervals(table: pd.DataFrame, ranked: bool) -> pd.DataFrame:
-    return table.assign(interval=rank_interval(table)) if ranked else table.assign(interval="", tie="")
+    return table.assign(interval=rank_interval(table)) if ranked else table.assign(interval="")
 
 
 def _print_rest(table: pd.DataFrame, name: str, console: Console) -> None:
@@ -140,7 +140,6 @@ def _print_logs(frame: pd.DataFrame, console: Console) -> None:
 def _table(title: str, name: str, *columns: str) -> Table:
     out = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     out.add_column("rank", justify="right", no_wrap=True)
-    out.add_column("tie", no_wrap=True)
     out.add_column(name)
     for column in columns:
         out.add_column(column, justify="left" if column == "decided by" else "right")

@@ -36,11 +36,13 @@ from benchmark.result import Result
 from leaderboard.comparison import estimate, leave_one_out, paired_difference, rank
 from leaderboard.ranking import (
     ISOLATION,
+    RANKS,
     TRUST,
     Board,
     attack_table,
     defense_table,
     epsilon_text,
+    rank_interval,
     scenarios,
     with_defaults,
 )
@@ -74,10 +76,10 @@ def test_defenses_of_the_toy_board(result: Make) -> None:
     assert {d: r.worst_auc_oracle for d, r in rows.items()} == pytest.approx({"p": 1.84 / 3, "q": 0.60, "r": 0.72})
     assert [r.worst_auc_attack for r in rows.values()] == ["a", "c, sign reversed", "a"]
     assert [r.worst_auc_track for r in rows.values()] == ["posterior/none"] * 3
-    assert [(r["rank"], r.rank_low, r.rank_high, r.tie) for r in rows.values()] == [
-        (1, 1, 1, "a"),
-        (2, 2, 3, "b"),
-        (3, 2, 3, "b"),
+    assert [(r["rank"], r.rank_low, r.rank_high, r.better_than, r.worse_than) for r in rows.values()] == [
+        (1, 1, 1, 2, 0),
+        (2, 2, 3, 0, 1),
+        (3, 2, 3, 0, 1),
     ]
     assert rows["p"].mean_auc == pytest.approx((0.61 + 1.82 / 3 + 0.5) / 3)
     # All ways to put a draw of each seed together (200 of them are drawn: 3 standard errors); the sign is that of the
@@ -147,11 +149,8 @@ def test_a_lower_bound_on_epsilon_is_the_least_of_an_attack_chosen_on_other_seed
 def test_attacks_of_the_toy_board(result: Make) -> None:
     rows = by(attack_table(*toy(result)), "attack")
     assert [rows[a].auc for a in "abc"] == pytest.approx([5.79 / 9, 4.97 / 9, 3.96 / 9])
-    assert [(rows[a]["rank"], rows[a].rank_low, rows[a].rank_high, rows[a].tie) for a in "abc"] == [
-        (1, 1, 1, "a"),
-        (2, 2, 2, "b"),
-        (3, 3, 3, "c"),
-    ]
+    assert [(rows[a]["rank"], rows[a].rank_low, rows[a].rank_high) for a in "abc"] == [(1, 1, 1), (2, 2, 2), (3, 3, 3)]
+    assert [(rows[a].better_than, rows[a].worse_than) for a in "abc"] == [(2, 0), (1, 1), (0, 2)]
     means = np.array([1.90, 1.92, 1.97]) / 3
     assert (rows["a"].auc_low, rows["a"].auc_high) == pytest.approx(
         stats.t.interval(0.95, 2, means.mean(), stats.sem(means))
@@ -195,9 +194,9 @@ def test_an_interval_ends_where_its_metric_does(result: Make) -> None:
         assert set(table[f"{lead}auc_low"].round(4)) == {0.947} and set(table[f"{lead}auc_high"]) == {1.0}
 
 
-def test_one_seed_ties_all_and_has_no_interval(result: Make) -> None:
+def test_one_seed_tells_nothing_apart_and_has_no_interval(result: Make) -> None:
     table = defense_table(*toy(result, seeds=(0,)))
-    assert set(table.tie) == {"a"}
+    assert set(table.better_than) == set(table.worse_than) == {0}
     assert set(table.rank_low) == {1}
     assert set(table.rank_high) == {3}
     assert table.worst_auc_low.isna().all()
@@ -241,9 +240,18 @@ def test_a_rank_lies_in_its_interval_whatever_is_missing() -> None:
         assert ((table.rank_low <= table["rank"]) & (table["rank"] <= table.rank_high)).all()
 
 
-def test_equal_entries_tie_despite_rounding() -> None:
+def test_equal_entries_are_equal_despite_rounding() -> None:
     values = np.array([[[0.1 + 0.2] * 3], [[0.3] * 3]])
-    assert list(rank(values, larger_is_better=False).tie) == ["a", "a"]
+    table = rank(values, larger_is_better=False)
+    assert list(table["rank"]) == [1, 1] and list(table.rank_high) == [2, 2]
+
+
+def test_among_level_entries_there_is_no_order() -> None:
+    values = np.array([[[0.1, 0.11, 0.1]], [[0.2, 0.21, 0.2]], [[0.3, 0.31, 0.3]]])
+    table = rank(values, larger_is_better=False, level=np.array([True, True, False]))
+    assert list(table["rank"]) == [1, 1, 3]
+    assert [*zip(table.rank_low, table.rank_high, strict=True)] == [(1, 2), (1, 2), (3, 3)]
+    assert list(table.better_than) == [1, 1, 0] and list(table.worse_than) == [0, 0, 2]
 
 
 def test_leave_one_out_does_not_flatter_the_maximum() -> None:
@@ -267,12 +275,12 @@ def test_a_missing_pair_unranks_only_its_entry(result: Make) -> None:
     assert rows["q"].reason == "c missing (seed 1)"
     assert pd.isna(rows["q"]["rank"])
     assert np.isnan(rows["q"].worst_auc)
-    assert table.attrs["pool"] == ["a", "b", "c"]  # q is no candidate, so it takes no attack from the others
+    assert table.attrs["pool"] == ["a", "b", "c"]
     assert list(table.defense) == ["p", "r", "q"]
     assert by(attack_table(results, board), "attack")["c"].reason == "q missing (seed 1)"
 
 
-def test_failed_counts_as_missing_and_skipped_leaves_the_pool(result: Make) -> None:
+def test_failed_counts_as_missing_and_skipped_as_not_applicable(result: Make) -> None:
     results, board = toy(result)
     failed = [
         r if (r.attack, r.defense) != ("c", "q") else r.model_copy(update={"status": "failed", "metrics": {}})
@@ -284,8 +292,11 @@ def test_failed_counts_as_missing_and_skipped_leaves_the_pool(result: Make) -> N
         for r in results
     ]
     table = defense_table(skipped, board)
-    assert table.attrs["pool"] == ["a", "b"]
+    assert table.attrs["pool"] == ["a", "b", "c"]
     assert set(table.reason) == {""}
+    whole = by(defense_table(results, board), "defense")
+    for d in "pr":
+        assert by(table, "defense")[d].drop(list(RANKS)).equals(whole[d].drop(list(RANKS)))
     assert by(table, "defense")["q"].worst_auc == pytest.approx(0.60)
     attack = by(attack_table(skipped, board), "attack")["c"]
     assert attack.targets == 6
@@ -338,9 +349,53 @@ def test_a_variant_that_is_its_default_counts_as_it(result: Make) -> None:
 def test_a_variant_has_no_number_where_its_default_has_none(result: Make, status: str) -> None:
     results, board = with_variant(result, status)
     table = defense_table(results, board)
-    assert "a[x=2,guards=target]" not in table.attrs["pool"] or status == "failed"
     assert by(table, "defense")["r"].reason == ("a[x=2] failed (seed 0, 1, 2)" if status == "failed" else "")
     assert by(attack_table(results, board), "attack")["a[x=2,guards=target]"].targets == 6
+
+
+def test_an_incomplete_entry_changes_no_other_row(result: Make) -> None:
+    """A defense that met one attack; an attack, however strong, that met one defense (RULES 12)."""
+    results, board = toy(result)
+    before = defense_table(results, board)
+    more = [result("membership", "a", "s", k, metrics={"auc": 0.51}, null_auc=(0.5, 0.4, 0.53)) for k in range(3)]
+    more += [result("utility", "", "s", k, metrics={"test_accuracy": 0.9}) for k in range(3)]
+    more += [result("membership", "z", "p", k, metrics={"auc": 0.99}, null_auc=(0.5, 0.4, 0.53)) for k in range(3)]
+    after = defense_table([*results, *more], board)
+    assert by(after, "defense")["s"].reason.startswith("b missing")
+    pd.testing.assert_frame_equal(after[after.defense != "s"], before)
+    attacks = [attack_table(rows, board) for rows in (results, [*results, *more])]
+    pd.testing.assert_frame_equal(attacks[1][attacks[1].attack != "z"].reset_index(drop=True), attacks[0])
+
+
+def test_a_stronger_attack_that_is_not_required_is_best_known_and_moves_no_rank(result: Make) -> None:
+    results, board = toy(result)
+    found = {"p": (0.66, 0.67, 0.665), "q": (0.5, 0.5, 0.5), "r": (0.9, 0.6, 0.75)}
+    more = [
+        result("membership", "z", d, s, metrics={"auc": v[s]}, null_auc=(0.5,))
+        for d, v in found.items()
+        for s in range(3)
+    ]
+    before, table = defense_table(results, board), defense_table([*results, *more], board)
+    assert table.attrs["pool"] == ["a", "b", "c"]
+    beside = [c for c in table if c.startswith("best_known")]
+    pd.testing.assert_frame_equal(table.drop(columns=beside), before.drop(columns=beside))
+    rows = by(table, "defense")
+    assert rows["p"].best_known_auc == pytest.approx(0.665) and rows["p"].best_known_auc_attack == "z"
+    assert rows["p"].best_known_auc_excess == pytest.approx(0.665 - 0.61) and rows["p"].best_known_auc_excess_low > 0
+    assert rows["q"].best_known_auc_attack == "" and np.isnan(rows["q"].best_known_auc)
+    assert rows["r"].best_known_auc_excess == pytest.approx(0.03) and rows["r"].best_known_auc_excess_low < 0
+
+
+def test_what_is_not_above_its_null_has_no_order(result: Make) -> None:
+    results, board = toy(result)
+    high = [
+        r.model_copy(update={"null_auc": (0.7, 0.9, 0.8)}) if r.defense in "pq" and r.attack else r for r in results
+    ]
+    table = defense_table(high, board)
+    rows = by(table, "defense")
+    assert (rows["p"].at_chance, rows["q"].at_chance, rows["r"].at_chance) == (True, True, False)
+    assert rows["p"]["rank"] == rows["q"]["rank"] == 1
+    assert dict(zip(table.defense, rank_interval(table), strict=True)) == {"p": "chance", "q": "chance", "r": "2–3"}
 
 
 def test_rows_of_a_table_without_variants_are_the_rows_themselves(result: Make) -> None:
@@ -490,12 +545,22 @@ def test_a_self_reported_row_moves_nothing_on_a_strict_board(result: Make) -> No
     alien = [
         result("membership", "alien", d, s, metrics={"auc": 0.99, "nonmembers": 20.0}) for d in AUCS for s in range(3)
     ]
-    columns = ["defense", "rank", "rank_low", "rank_high", "tie", "reason", "trust", "worst_auc", "worst_auc_attack"]
+    columns = [
+        "defense",
+        "rank",
+        "rank_low",
+        "rank_high",
+        "better_than",
+        "reason",
+        "trust",
+        "worst_auc",
+        "worst_auc_attack",
+    ]
     before = defense_table(clean, board, "reproduced")
     after = defense_table([*clean, *alien], board, "reproduced")
     pd.testing.assert_frame_equal(before[columns], after[columns])
     assert after.attrs == before.attrs
-    assert defense_table([*clean, *alien], board).worst_auc.min() > 0.9, "on one's own board it counts"
+    assert defense_table([*clean, *alien], board).best_known_auc.min() > 0.9, "on one's own board it is seen"
     other = [
         r.model_copy(update={"metrics": {"test_accuracy": 2.0}, "trust": "self-reported"})
         if (r.task, r.defense) == ("utility", "r") else r for r in clean
