@@ -22,9 +22,9 @@ from leaderboard.views import (
     interval,
     isolation,
     literal,
+    note_columns,
     number,
     ranked,
-    says,
 )
 
 column = st.column_config
@@ -42,7 +42,7 @@ CHIEF = {
 
 
 def defenses() -> None:
-    """The page of defenses."""
+    """Draw the page of defenses."""
     protocol, results = chosen()
     board, tables = ranked(protocol, results)
     whole = tables["defenses"]
@@ -59,7 +59,7 @@ def defenses() -> None:
 
 
 def attacks() -> None:
-    """The page of attacks."""
+    """Draw the page of attacks."""
     protocol, results = chosen()
     board, tables = ranked(protocol, results)
     st.title("Attacks", anchor=False)
@@ -81,9 +81,9 @@ def attacks() -> None:
 
 
 def _filtered(table: pd.DataFrame, name: str, track: str, whose: str) -> tuple[pd.DataFrame, Any]:
-    """The rows that search and filters leave, and the place for the CSV beside them.
+    """The rows that match the search and the filters, and the place for the CSV button.
 
-    track: the column that holds access/knowledge; whose: the adversary that it describes, in words.
+    name: the column with the entries' names. track: the column with "access/knowledge". whose: whose track that is.
     """
     first, csv = st.columns([6, 1], vertical_alignment="bottom")
     left, right = st.columns([2, 3])
@@ -108,10 +108,9 @@ def _filtered(table: pd.DataFrame, name: str, track: str, whose: str) -> tuple[p
 def _coverage(
     scored: pd.DataFrame, names: pd.Series, entry: str, other: str, wanted: Sequence[tuple[str, int]]
 ) -> list[str]:
-    """For each entry how many of its required scenarios were scored, such as 42/45.
+    """For each entry how many of its required scenarios were scored, such as 42/45; "0/0" if none is required.
 
-    scored: `ranking.scenarios`; wanted: counterparts, in the column `other`, and seeds. An entry of no required
-    scenario has "0/0".
+    scored: `ranking.scenarios`. wanted: the required counterparts, named in the column `other`, and seeds.
     """
     pairs = pd.MultiIndex.from_tuples(wanted, names=[other, "seed"]) if wanted else pd.MultiIndex.from_arrays([[], []])
     required = scored[pd.MultiIndex.from_frame(scored[[other, "seed"]]).isin(pairs)]
@@ -148,16 +147,16 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
         "mean_tpr_at_fpr_0.01": number(TPR, "Mean TPR at 1 % FPR", "Mean over the pool of attacks. "),
         "worst_auc_oracle": number(AUC, "Worst AUC, as in papers", "Best attack on the data it is reported on: too high. "),
     }  # fmt: skip
-    said = says(table)
-    config = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")} | columns | said
+    notes = note_columns(table)
+    config = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")} | columns | notes
     order = ["rank", "interval", "tie", "defense", f"worst_{metric}", f"worst_{metric}_ci"]
-    order += ["test_accuracy", "test_accuracy_ci", *said, "coverage", *TRUST_COLUMNS]
+    order += ["test_accuracy", "test_accuracy_ci", *notes, "coverage", *TRUST_COLUMNS]
     order += [c for c in columns if c not in order]
     _both(table.assign(interval=rank_interval(table), **intervals), order, config, "defense")
 
 
 def _worst_columns(metric: str, digits: int) -> dict[str, Any]:
-    """The columns of one worst case, in their order."""
+    """The columns of one metric's worst case, in their order."""
     worst = f"worst_{metric}"
     null = "95 % quantile of the worst case under permuted labels, chosen alike: below it these attacks can't tell from chance. "
     return {
@@ -187,12 +186,12 @@ def _attacks(table: pd.DataFrame, task: str, metric: str) -> None:
         shown[f"{m}_ci"] = interval(table, m, fine)
         config |= {m: number(m, digits=fine), f"{m}_ci": column.TextColumn("95 %", help="t-interval over seeds")}
         order += [m, f"{m}_ci"]
-    shown["reason"] = shown.reason.where(~shown.null_row, "")  # null rows stay beside what they are the scale of
+    shown["reason"] = shown.reason.where(~shown.null_row, "")  # null rows stay in the table, as its reference
     _both(shown, [*order, "coverage", *TRUST_COLUMNS, "seconds", "queries", "targets"], config, "attack")
 
 
 def _both(shown: pd.DataFrame, order: list[str], config: dict[str, Any], name: str) -> None:
-    """What is ranked; below it what is not, and why."""
+    """The table of ranked entries; below it the others with the reason."""
     shown = shown.assign(isolation=shown.isolation.map(isolation))
     _table(shown[shown.reason == ""], order, config, name)
     rest = shown[shown.reason != ""]
@@ -207,7 +206,7 @@ def _both(shown: pd.DataFrame, order: list[str], config: dict[str, Any], name: s
 
 
 def _table(shown: pd.DataFrame, order: list[str], config: dict[str, Any], key: str) -> None:
-    """A table; choosing a row opens the entry's page."""
+    """A table in which choosing a row opens the entry's page."""
     event = st.dataframe(
         shown, hide_index=True, width="stretch", height="content", column_order=order, column_config=config,
         on_select="rerun", selection_mode="single-row", key=key, placeholder="–",

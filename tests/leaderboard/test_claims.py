@@ -74,11 +74,11 @@ def test_a_verdict(values: dict[str, list[float]], relation: str, margin: float,
 def test_chances_are_those_of_the_t_test() -> None:
     d = np.array([0.02, 0.05, 0.03, 0.06])
     p = stats.ttest_1samp(d, 0.01, alternative="greater").pvalue
-    assert claim("above", 0.01).chances(d) == pytest.approx((p, 1 - p))
+    assert claim("above", 0.01).p_values(d) == pytest.approx((p, 1 - p))
     low, high = (stats.ttest_1samp(d, m, alternative=a).pvalue for m, a in ((-0.1, "greater"), (0.1, "less")))
-    assert claim("equal", 0.1).chances(d)[0] == pytest.approx(max(low, high)), "two one-sided tests"
+    assert claim("equal", 0.1).p_values(d)[0] == pytest.approx(max(low, high)), "two one-sided tests"
     p = stats.ttest_1samp(d, -0.01, alternative="greater").pvalue
-    assert claim("not below", 0.01).chances(d) == pytest.approx((p, 1 - p))
+    assert claim("not below", 0.01).p_values(d) == pytest.approx((p, 1 - p))
 
 
 def test_many_claims_at_once_are_harder_to_hold() -> None:
