@@ -1,9 +1,9 @@
-"""Every metric once: its name, direction, range, help text, and how it is computed.
+"""The registry of metrics (name, direction, range, help text), and the ROC curve and other functions that compute them.
 
 The names here are the names in records, MLflow, tables and the app; column help is `METRICS[name].help`.
 
-Scores are higher for members, n of them; `members` (n,) says who is one. Equal scores can't be told
-apart by any threshold, so they always move together.
+n scores, higher for members; `members` (n,) bool says which samples are members. No threshold separates equal scores,
+so they are always called members together.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Metric:
     """leaks "up": a larger value means more leakage; "down": less; "none": utility or neutral.
 
     A record with a value outside [low, high] is refused (`result.Result.from_json`). Where a metric has no largest value, `high`
-    is far beyond all that can be measured; `whole`: it counts. `table`: the kind of attack whose table has it as a column, in
-    the order of the registry; outside membership the first one ranks.
+    is far beyond all that can be measured. `main`: the app compares entries by it. `whole`: it is a whole number. `table`: the
+    kind of attack whose table has it as a column, in the order of the registry; outside membership the first one ranks.
     """
 
     name: str
@@ -138,10 +138,10 @@ TASK_METRICS = {
     task: tuple(m.name for m in METRICS.values() if m.table == task)
     for task in dict.fromkeys(m.table for m in METRICS.values() if m.table)
 }
-"""The columns of each kind of attack's table: one registry for the terminal, the app, CSV files and MLflow."""
+"""The metrics that are columns in the table of each kind of attack, by the kind's name."""
 
 COSTS = ("seconds", "queries", "peak_mb", "train_seconds", "ms_per_query", "ms_per_query_alone")
-"""What a record's `cost` may hold, and nothing else: tables take a cost where a record has no metric of that name."""
+"""The names that a record's `cost` may hold. Tables look for a column first in a record's metrics, then in its costs."""
 
 
 # --- The ROC curve, for one set of samples or many resampled ones -----------------------------------
@@ -149,7 +149,7 @@ COSTS = ("seconds", "queries", "peak_mb", "train_seconds", "ms_per_query", "ms_p
 
 @dataclass(frozen=True)
 class Curve:
-    """Members tp and non-members fp called members, (..., g + 1) counts, at each of g + 1 thresholds.
+    """The ROC curve as counts: true positives tp and false positives fp, (..., g + 1), at each of g + 1 thresholds.
 
     `values` (g,) are the distinct scores, falling. Corner 0 calls nobody a member; corner i calls those
     who score values[i - 1] or more. Leading dimensions are resamples of the same samples.
@@ -161,7 +161,7 @@ class Curve:
 
     @classmethod
     def of(cls, scores: ArrayLike, members: Floats | Bools, nonmembers: Floats | Bools) -> Curve:
-        """From scores (n,) and how often each sample counts as member and as non-member, (..., n).
+        """From scores (n,) and how often each sample counts as a member and as a non-member, (..., n): bools, or bootstrap counts.
 
         Raises ValueError where a score is NaN or a side is empty.
         """
@@ -169,12 +169,12 @@ class Curve:
         if np.isnan(scores).any():
             raise ValueError("a score is NaN")
         order = np.argsort(-scores, kind="stable")
-        falling = scores[order]
-        ends = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(scores) - 1)
+        sorted_scores = scores[order]
+        ends = np.append(np.flatnonzero(sorted_scores[1:] != sorted_scores[:-1]), len(scores) - 1)
         tp, fp = (_cumulative(counts, order, ends) for counts in (members, nonmembers))
         if not (tp[..., -1].all() and fp[..., -1].all()):
             raise ValueError("the ROC curve needs members and non-members")
-        return cls(falling[ends], tp, fp)
+        return cls(sorted_scores[ends], tp, fp)
 
     def negated(self) -> Curve:
         """The curve of the negated scores."""
@@ -203,7 +203,7 @@ class Curve:
         return (1 + self.tp / self.tp[..., -1:] - self.fp / self.fp[..., -1:]) / 2
 
     def decisions(self, threshold: float) -> dict[str, Floats]:
-        """What calling scores >= threshold members is worth; each (...).
+        """Metrics (...) of the rule that scores >= threshold are members.
 
         Precision is 0 where nobody is called a member.
         """
@@ -231,29 +231,29 @@ def _cumulative(counts: Floats | Bools, order: NDArray[np.intp], ends: NDArray[n
 
 
 def curve(scores: ArrayLike, members: ArrayLike) -> Curve:
-    """The curve of scores (n,) with labels members (n,) bool. Raises ValueError as `Curve.of` does."""
+    """The ROC curve of scores (n,) with membership labels members (n,) bool. Raises ValueError as `Curve.of` does."""
     members = np.asarray(members, bool)
     return Curve.of(scores, members, ~members)
 
 
 def resolves(samples: int, rate: float) -> bool:
-    """Whether `samples` are at least 1 / rate; below that, one sample is more than the whole rate."""
+    """Whether so many samples resolve a rate: with fewer than 1 / rate, a single one exceeds it (RULES 15)."""
     return samples * rate >= 1 - 1e-9
 
 
 def best_threshold(scores: ArrayLike, members: ArrayLike) -> float:
-    """The threshold of the best balanced accuracy when score >= threshold means member.
+    """The threshold with the best balanced accuracy of the rule that scores >= threshold are members (RULES 14).
 
     It lies midway between the lowest score called a member and the next one below; of equally good
     thresholds it is the highest. Where it is best to call everybody a member, it is the lowest score.
     """
-    c = curve(scores, members)
+    roc = curve(scores, members)
     # Counts over a common denominator are integers, so that equally good corners compare equal.
-    best = int(np.argmax((c.tp * c.fp[-1] - c.fp * c.tp[-1])[1:]))
-    value = float(c.values[best])
-    if best + 1 == len(c.values):
+    best = int(np.argmax((roc.tp * roc.fp[-1] - roc.fp * roc.tp[-1])[1:]))
+    value = float(roc.values[best])
+    if best + 1 == len(roc.values):
         return value
-    below = float(c.values[best + 1])
+    below = float(roc.values[best + 1])
     middle = value / 2 + below / 2
     return middle if middle > below and math.isfinite(middle) else value
 
@@ -275,37 +275,38 @@ def thin_roc(fpr: Floats, tpr: Floats, *, logarithmic: int = 61, linear: int = 3
 
 
 def upper_text(bound: float, digits: int = 3) -> str:
-    """A bound from above in `digits` significant digits, rounded up: what is printed still holds."""
+    """An upper bound in `digits` significant digits, rounded up, so that the printed bound holds, too."""
     if not math.isfinite(bound):
         return f"{bound:g}"
-    # Of the shortest text that stands for the number: 0.1 is printed as 0.1, not as what its last bit makes of it.
-    up = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(float(bound)))
-    return f"{float(up):.{digits}g}"
+    # Rounds the shortest decimal of the float: 0.1 stays 0.1, though its binary value is slightly larger.
+    rounded = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(float(bound)))
+    return f"{float(rounded):.{digits}g}"
 
 
-def epsilon_lacks(beside: Mapping[Any, Any], samples: int | None = None) -> list[str]:
-    """What an epsilon needs beside it (RULES 29) and does not have. Arguments as those of `epsilon_fault`."""
-    delta = beside.get("delta")
+def epsilon_lacks(claims: Mapping[Any, Any], samples: int | None = None) -> list[str]:
+    """The conditions of RULES 29 that the claims of an epsilon do not meet. Arguments as those of `epsilon_fault`."""
+    delta = claims.get("delta")
     bound = f"delta below 1/n = {1 / samples:.2g}" if samples else "delta"
-    held = {
+    conditions = {
         bound: delta not in (None, "") and (not samples or delta < 1 / samples),
-        "accountant": beside.get("accountant"),
-        "adjacency": beside.get("adjacency"),
-        'sampling="Poisson"': beside.get("sampling") == "Poisson",
+        "accountant": claims.get("accountant"),
+        "adjacency": claims.get("adjacency"),
+        'sampling="Poisson"': claims.get("sampling") == "Poisson",
     }
-    return [name for name, there in held.items() if not there]
+    return [name for name, met in conditions.items() if not met]
 
 
 def epsilon_fault(
-    epsilon: float, beside: Mapping[Any, Any], samples: int | None = None, *, alone: bool = True, tuned: bool = False
+    epsilon: float, claims: Mapping[Any, Any], samples: int | None = None, *, alone: bool = True, tuned: bool = False
 ) -> str:
     """Why an epsilon must not be printed (RULES 29); "" where it holds.
 
-    `beside`: its delta, accountant, adjacency and sampling. `samples`: n, where it is known. `alone`: no guard reads data.
+    `claims`: its delta, accountant, adjacency and sampling by name. `samples`: the size of the training set, where it is known.
+    `alone`: no guard reads training data. `tuned`: hyperparameters were selected on private data.
     """
     if tuned:
         return "not valid: hyperparameters were selected on private data"
-    if epsilon_lacks(beside, samples):
+    if epsilon_lacks(claims, samples):
         return "not valid: needs delta below 1/n, accountant, adjacency and Poisson sampling"
     if not alone:
         return "not valid for the cascade: a guard reads training data"
@@ -313,7 +314,7 @@ def epsilon_fault(
 
 
 def lower_bound(bound: ArrayLike, decimals: int = 3) -> Floats:
-    """Bounds from below (...) to `decimals`, rounded down."""
+    """Lower bounds (...) to `decimals` decimals, rounded down, so that the printed bounds hold, too."""
     scale = 10.0**decimals
     lower: Floats = np.floor(np.asarray(bound, np.float64) * scale + 1e-9) / scale  # 0.29 * 100 is below 29
     return lower
@@ -337,12 +338,12 @@ def ece(log_posteriors: ArrayLike, y: ArrayLike, bins: int = 10) -> float:
 
 
 def hypervolume(points: Sequence[tuple[float, float]]) -> float:
-    """The area that points (accuracy, leakage) in [0, 1] dominate, out of 1: all is worse than accuracy 1 at leakage 0.
+    """The share in [0, 1] of the unit square that points (accuracy, leakage) dominate: higher accuracy at lower leakage is better.
 
-    The reference is accuracy 0 at leakage 1, which every setting beats, so that fronts can be compared.
+    The reference point is accuracy 0 at leakage 1, the worst of all, so that all fronts can be compared.
     """
-    area, least = 0.0, 1.0
+    area, lowest = 0.0, 1.0
     for accuracy, leakage in sorted(points, key=lambda p: (-p[0], p[1])):
-        area += accuracy * max(0.0, least - leakage)
-        least = min(least, leakage)
+        area += accuracy * max(0.0, lowest - leakage)
+        lowest = min(lowest, leakage)
     return area

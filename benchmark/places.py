@@ -1,11 +1,11 @@
 """Where things lie: one rule for all commands, the app and the tests.
 
-A project is a folder with a user's own submissions and results. It is named (`--project`, or
-LEAKBOARD_PROJECT), or found as git finds a repository: the nearest folder, from the current one upwards, that
-holds one of MARKS (a folder that anybody may write to, such as /tmp, is passed over); where there is none, the current
-folder is one. What comes with the package (the baselines,
-the published boards) lies beside it, and is read where the project has nothing of its own; only the project is
-written to. In a checkout both are the same folder.
+A project is a folder with a user's own submissions and results. It is named (`--project`, or LEAKBOARD_PROJECT), or
+found as git finds a repository: the nearest folder, from the current one upwards, that holds one of MARKS. Parents that
+anybody may write to, such as /tmp, are passed over. Where there is no such folder, the current one is the project.
+
+Baselines and published boards also come with the package, and are read where the project has none of its own. Only the
+project is written to. In a checkout both are the same folder.
 
     submissions/            LEAKBOARD_SUBMISSIONS   attacks/ and defenses/
     mlruns/store            LEAKBOARD_STORE         what was computed
@@ -26,6 +26,7 @@ from benchmark.addresses import checked, sqlite_address, sqlite_file
 from benchmark.errors import UserError
 
 MARKS = ("submissions/attacks", "submissions/defenses", "mlruns/store")
+"""Folders that make the folder they lie in a project."""
 PACKAGED = Path(__file__).resolve().parent.parent
 """The folder that holds the package, its baselines and its boards: a checkout, or site-packages."""
 VARIABLE = "LEAKBOARD_PROJECT"
@@ -33,21 +34,21 @@ VARIABLE = "LEAKBOARD_PROJECT"
 
 @dataclass(frozen=True)
 class Project:
-    """`root` is absolute; `how` says in words why it is this one."""
+    """A project's absolute folder, and a phrase that says how it was found."""
 
     root: Path
     how: str
 
 
 def project() -> Project:
-    """The project that this process works in. Raises UserError where the one that is named is no folder."""
+    """The project that this process works in. Raises UserError where `--project` names no folder."""
     if named := os.environ.get(VARIABLE):
-        root = _expanded(named)
+        root = _expanduser(named)
         if not os.path.isdir(root):
             raise UserError(f"--project (or {VARIABLE}): expected a folder, given {str(root)!r}")
         return Project(root.resolve(), f"named by --project or {VARIABLE}")
-    here = _here()
-    for folder in (here, *(f for f in here.parents if not _anybodys(f))):
+    here = _current_folder()
+    for folder in (here, *(f for f in here.parents if not _world_writable(f))):
         if mark := next((m for m in MARKS if os.path.isdir(folder / m)), None):
             return Project(folder, f"the nearest folder from here upwards with {mark}/")
     return Project(here, "this folder: none from here upwards has " + " or ".join(f"{m}/" for m in MARKS))
@@ -61,16 +62,16 @@ def submissions() -> Path:
 def baselines() -> Path | None:
     """The submissions that come with the package, which stand beside the user's own.
 
-    None where they are the same folder, and where LEAKBOARD_SUBMISSIONS names one: that is then all there is.
+    None where they are the same folder, and where LEAKBOARD_SUBMISSIONS is set: that folder is then the only one.
     """
     packaged = PACKAGED / "submissions"
-    if os.environ.get("LEAKBOARD_SUBMISSIONS") or not packaged.is_dir() or _same(packaged, submissions()):
+    if os.environ.get("LEAKBOARD_SUBMISSIONS") or not packaged.is_dir() or _same_folder(packaged, submissions()):
         return None
     return packaged
 
 
 def store() -> Path:
-    """The folder of the store. Raises UserError for a file."""
+    """The folder of the store. Raises UserError where it is a file."""
     root = _folder("LEAKBOARD_STORE", "mlruns/store")
     if root.exists() and not root.is_dir():
         raise UserError(f"LEAKBOARD_STORE: expected a folder, given the file {root}")
@@ -88,9 +89,9 @@ def published() -> Path:
 
 
 def boards() -> list[Path]:
-    """The folders that published boards are read from: what the first has of a protocol takes the second's place."""
+    """The folders that published boards are read from; of a board that both have, the first one's is read."""
     own, packaged = published(), PACKAGED / "leaderboard" / "published"
-    return [own] if os.environ.get("LEAKBOARD_PUBLISHED") or _same(own, packaged) else [own, packaged]
+    return [own] if os.environ.get("LEAKBOARD_PUBLISHED") or _same_folder(own, packaged) else [own, packaged]
 
 
 def board(name: str) -> Path:
@@ -99,13 +100,15 @@ def board(name: str) -> Path:
 
 
 def own_board(name: str) -> Path:
-    """The folder that a protocol's board is written to: what comes with the package is copied there first.
+    """The folder that a protocol's board is written to; the package's board is copied there first, if the project has none.
 
     Raises OSError where it cannot be written.
     """
     own, source = published() / name, board(name)
     if source != own:
-        draft = published().with_name(f".{name}-{os.getpid()}")  # not among the boards: it is none yet
+        draft = published().with_name(
+            f".{name}-{os.getpid()}"
+        )  # beside the boards: a half-made copy is never read as one
         for path in sorted(p for p in source.rglob("*") if p.is_file()):
             copy = draft / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +134,10 @@ def optuna() -> str:
 
 
 def lasting(address: str) -> str:
-    """A name for the address that stays when the project is moved or copied, or a command begun in another folder."""
+    """The address with an SQLite file inside the project made relative to it.
+
+    It stays the same where the project is moved or copied, and whatever the current folder is.
+    """
     file, root = sqlite_file(address), project().root
     if file is None or not file.absolute().is_relative_to(root):
         return address
@@ -140,33 +146,33 @@ def lasting(address: str) -> str:
 
 def brief(path: Path) -> str:
     """A path as it is shown: relative to the current folder where it lies in it."""
-    here = _here()
+    here = _current_folder()
     return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)
 
 
-def _folder(variable: str, usual: str) -> Path:
+def _folder(variable: str, default: str) -> Path:
     named = os.environ.get(variable)
-    return _here() / _expanded(named) if named else project().root / usual
+    return _current_folder() / _expanduser(named) if named else project().root / default
 
 
-def _address(variable: str, usual: str) -> str:
-    if given := os.environ.get(variable):
-        return checked(variable, given)
-    return sqlite_address(mlruns() / usual)
+def _address(variable: str, default: str) -> str:
+    if address := os.environ.get(variable):
+        return checked(variable, address)
+    return sqlite_address(mlruns() / default)
 
 
-def _expanded(named: str) -> Path:
+def _expanduser(named: str) -> Path:
     return Path(os.path.expanduser(named))  # Path.expanduser raises where there is no such user
 
 
-def _here() -> Path:
+def _current_folder() -> Path:
     try:
         return Path.cwd()
     except OSError:
         raise UserError("expected a current folder, given one that is gone; change to another one") from None
 
 
-def _anybodys(folder: Path) -> bool:
+def _world_writable(folder: Path) -> bool:
     """Whether any user of the machine could have laid a project there."""
     try:
         return bool(folder.stat().st_mode & stat.S_IWOTH)
@@ -174,5 +180,5 @@ def _anybodys(folder: Path) -> bool:
         return False
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same_folder(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()

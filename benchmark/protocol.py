@@ -1,4 +1,4 @@
-"""A protocol: a versioned YAML file that lists the axes of a board and nothing else."""
+"""A protocol: a versioned YAML file that fixes data, splits, networks, training and scoring of a board."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 FOLDER = Path(__file__).parent / "protocols"
 SIZE = 1 << 16
-"""Bytes of a protocol at most: the longest needs 2,000, and PyYAML is slow."""
+"""Bytes of a protocol file at most. The longest has 2,000; PyYAML is slow, and takes longer for more."""
 
 
 class _Strict(BaseModel):
@@ -25,24 +25,24 @@ class _Strict(BaseModel):
 
 
 class Split(_Strict):
-    """How the data is divided, and the SHA-256 that each seed's indices must have."""
+    """How the data is divided, and the SHA-256 of each seed's indices (`splits.indices_digest`)."""
 
     scheme: Literal["six-way", "four-way"]
     size: Annotated[int, Field(ge=10, le=10**9)] | None = None
     known_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of target-train, and of target-test, that partial knowledge reserves; never scored (RULES 5)."""
+    """Share of target-train, and of target-test, that is reserved for partial knowledge and never scored (RULES 5)."""
     digests: dict[Seed, str]
 
 
-World = Literal["target", "shadow"]
-"""The defender's world, and the adversary's."""
+WorldName = Literal["target", "shadow"]
+"""Whose data, networks and secrets: the defender's (target), or the adversary's own (shadow)."""
 
 Augmentation = Literal["none", "simple", "randaug"]
-"""`simple` is a crop after padding and a flip, by data set; `randaug` is RandAugment with N = 2, M = 10."""
+"""`simple` is a random crop after padding and, for some data sets, a flip; `randaug` is RandAugment with N = 2, M = 10."""
 
 
 class Axes(_Strict):
-    """What of the recipe an entry may change; it combines with every training defense (RULES 11). None: as it is."""
+    """Fields of the recipe that an entry may change, with every training defense (RULES 11). None keeps the protocol's value."""
 
     augmentation: Augmentation | None = None
     early_stopping: bool | None = None
@@ -51,6 +51,7 @@ class Axes(_Strict):
 
     @property
     def chosen(self) -> dict[str, Any]:
+        """The fields that the entry changes, with their values."""
         return self.model_dump(exclude_none=True)
 
 
@@ -58,14 +59,15 @@ UNCHANGED = Axes()
 
 
 class AttackAxes(_Strict):
-    """What an entry may change of its adversary; it combines with every attack that is given models of its own."""
+    """What an entry may change of its adversary, with every attack that is given models of the adversary's own."""
 
-    guards: World = "shadow"
-    """In which world the guards before the adversary's own models are prepared; their noise key is always the shadow
+    guards: WorldName = "shadow"
+    """The world in which the guards of the adversary's own models are prepared. Their noise key is always the shadow
     world's (RULES 3)."""
 
     @property
     def chosen(self) -> dict[str, Any]:
+        """The fields that the entry changes, with their values."""
         return self.model_dump(exclude_defaults=True)
 
 
@@ -73,7 +75,7 @@ OWN_GUARDS = AttackAxes()
 
 
 class Recipe(_Strict):
-    """How every network of the protocol is trained (RULES 23, 24)."""
+    """How every network of the protocol is trained, unless a defense or an adversary changes it (RULES 23, 24)."""
 
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)]
@@ -87,9 +89,9 @@ class Recipe(_Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     ensemble: Annotated[int, Field(ge=1, le=4096)] = 1
-    """How many networks train as one `torch.func` ensemble; 1 trains them one by one."""
+    """How many reference models train together as one vectorised network (`torch.func`); 1 trains them one by one."""
     early_stopping: bool = False
-    """Keep the weights of the epoch that is best on validation data (of target-reference, RULES 6)."""
+    """Keep the weights of the epoch with the best accuracy on validation data, a part of target-reference (RULES 6)."""
 
     @model_validator(mode="after")
     def _milestones_step(self) -> Recipe:
@@ -99,22 +101,22 @@ class Recipe(_Strict):
 
 
 class ReferenceSizes(_Strict):
-    """How many reference models the population has and how many the shadow data; even numbers."""
+    """How many reference models are trained on the target's population (online) and on shadow data (offline); in pairs."""
 
     online: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
     offline: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
 
 
 class Canaries(_Strict):
-    """A worst-case track (Aerni et al. 2024): what is scored are mislabelled samples planted in the training set."""
+    """Scores mislabelled samples that are planted in the training set: leakage of the worst placed samples (Aerni et al. 2024)."""
 
     count: Annotated[int, Field(ge=20, le=10**9)]
-    """Samples from outside the split under a wrong label; each is in a training set with probability one half,
+    """How many samples from outside the split are canaries, with a wrong label. Each is in a training set with probability one half,
     independently (RULES 13)."""
 
 
 class Adversary(_Strict):
-    """Where the shadow world differs from the target's (MEMBERSHIP-DOCTOR, section 4.3); None is the target's own."""
+    """What differs in the shadow world from the target's (MEMBERSHIP-DOCTOR, section 4.3). None: the same as the target's."""
 
     dataset: str | None = None
     data_digest: str | None = None
@@ -131,19 +133,19 @@ class Adversary(_Strict):
 
 
 class Costly(_Strict):
-    """Fewer reference models for training defenses, by id, that cost several times the plain training."""
+    """Fewer reference models for training defenses that cost several times as much as plain training."""
 
     references: ReferenceSizes
     defenses: tuple[str, ...]
 
 
 class Limits(_Strict):
-    """What one submission may use, in one piece of work; more is a status of that scenario. It moves no number."""
+    """What a submission may use in one piece of work, such as one scenario. Whoever exceeds it gets a status, not a score."""
 
     seconds: Count = 3600
-    """For which the judge waits for it; also its processor time."""
+    """Wall-clock time, and processor time."""
     memory_mb: Annotated[int, Field(ge=1024, le=10**9)] = 6144
-    """Of all its processes together."""
+    """Memory of all its processes together."""
     processes: Count = 64
     files: Annotated[int, Field(ge=32, le=10**9)] = 256
     scratch_mb: Annotated[int, Field(ge=16, le=10**9)] = 512
@@ -152,10 +154,10 @@ class Limits(_Strict):
 
 
 class Protocol(_Strict):
-    """All axes. `measures` identifies the numbers; lists of entries only say what is required."""
+    """A whole protocol file. `measures` identifies its numbers; `attacks` and `defenses` only say what a ranked row must have met."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    """Also a folder, and an experiment of MLflow."""
+    """Also the name of a folder and of an experiment in MLflow."""
     about: str
     leaves_out: str
     dataset: str
@@ -164,15 +166,15 @@ class Protocol(_Strict):
     seeds: tuple[Seed, ...]
     architecture: str
     evaluator: str
-    """Architecture of inversion's evaluation classifier: another one, on other data (RULES 18)."""
+    """Architecture of the classifier that judges reconstructions of inversion: another one than the target's, on other data (RULES 18)."""
     recipe: Recipe
     references: ReferenceSizes
     costly: Costly | None = None
     canaries: Canaries | None = None
     adversary: Adversary | None = None
     label_only: Annotated[int, Field(ge=20, le=10**9, multiple_of=2)] | None = None
-    """Candidates, half of them members, on which attacks with label access are scored, and as many samples of the
-    shadow world for their thresholds; None: all."""
+    """How many candidates, half of them members, attacks with label access are scored on; as many samples of the shadow
+    world set their thresholds. None: all."""
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
     nulls: Annotated[int, Field(ge=1, le=10_000)] = 20
     attacks: tuple[str, ...]
@@ -184,14 +186,14 @@ class Protocol(_Strict):
 
     @property
     def measures(self) -> str:
-        """Digest of all that moves a number; results of two digests never meet in one table."""
-        apart = {"name", "about", "leaves_out", "attacks", "defenses", "utility_floor", "rank_by", "seeds", "limits"}
-        apart |= {name for name in ("canaries", "adversary", "label_only") if getattr(self, name) is None}
-        content = self.model_dump(mode="json", exclude=apart)
+        """Digest of all fields that numbers depend on. Results of different digests are never put into one table."""
+        excluded = {"name", "about", "leaves_out", "attacks", "defenses", "utility_floor", "rank_by", "seeds", "limits"}
+        excluded |= {name for name in ("canaries", "adversary", "label_only") if getattr(self, name) is None}
+        content = self.model_dump(mode="json", exclude=excluded)
         if not self.recipe.early_stopping:
             del content["recipe"]["early_stopping"]
-        for part in filter(None, (content, content["costly"])):
-            part["bank"] = part.pop("references")  # the name that it had when the first boards were pinned
+        for section in filter(None, (content, content["costly"])):
+            section["bank"] = section.pop("references")  # the name that the digests of the first boards were made with
         return digest(content)
 
     @model_validator(mode="after")
@@ -201,7 +203,7 @@ class Protocol(_Strict):
         return self
 
     def recipe_of(self, world: str, axes: Axes = UNCHANGED) -> Recipe:
-        """How networks of the world "target" or "shadow" are trained, with what an entry changes of it."""
+        """How networks of the world "target" or "shadow" are trained, where an entry changes `axes` of the recipe."""
         recipe = self.recipe.model_copy(update=axes.chosen)
         if world == "target" or self.adversary is None:
             return recipe
@@ -209,12 +211,12 @@ class Protocol(_Strict):
         return recipe.model_copy(update={n: v for n in names if (v := getattr(self.adversary, n)) is not None})
 
     def architecture_of(self, world: str) -> str:
-        """The network of the world "target" or "shadow"."""
+        """The architecture of networks of the world "target" or "shadow"."""
         other = self.adversary.architecture if self.adversary and world == "shadow" else None
         return other or self.architecture
 
     def board(self) -> dict[str, Any]:
-        """What ranking needs of a protocol."""
+        """The fields that ranking needs, by the names of `leaderboard.ranking.Board`."""
         return {
             "required_attacks": self.attacks,
             "required_defenses": self.defenses,
@@ -226,7 +228,7 @@ class Protocol(_Strict):
 
 
 def names() -> list[str]:
-    """The protocols that come with the package, without those (smoke-*) that serve the contract checks alone."""
+    """Names of the protocols that come with the package, but for those of the contract checks (smoke-*)."""
     return sorted(p.stem for p in FOLDER.glob("*.yaml") if not p.stem.startswith("smoke-"))
 
 
@@ -240,9 +242,9 @@ def load(name: str) -> Protocol:
             raise UserError(f"unknown protocol {name[:200]!r}{suggest(name[:200], names())}")
     except OSError as error:
         raise UserError(printable(f"{name[:200]!r}: expected a protocol that can be read: {error.strerror}")) from None
-    found = reading.content(path, SIZE, "a protocol")
+    data = reading.content(path, SIZE, "a protocol")
     try:
-        content = yaml.load(found.decode(), _Loader)
+        content = yaml.load(data.decode(), _Loader)
     except RecursionError:
         raise UserError(printable(f"{path}: not YAML: expected fewer levels of nesting")) from None
     except Exception as error:  # a value can be wrong in as many ways as Python has errors
@@ -258,7 +260,7 @@ def load(name: str) -> Protocol:
         if first["type"] == "missing":
             raise UserError(printable(f"{path}: {where}: expected a field of this name, given none")) from None
         if first["type"] == "extra_forbidden":
-            known = _fields(first["loc"])
+            known = _known_fields(first["loc"])
             hint = suggest(str(first["loc"][-1]), known) if known else ""
             raise UserError(
                 printable(f"{path}: {where}: unknown field, given {_shown(first['input'])}{hint}")
@@ -266,10 +268,10 @@ def load(name: str) -> Protocol:
         raise UserError(printable(f"{path}: {where}: {first['msg']}, given {_shown(first['input'])}")) from None
 
 
-def _fields(place: tuple[int | str, ...]) -> Iterable[str]:
-    """The fields that are known where an unknown one stands; () where that can't be said."""
+def _known_fields(location: tuple[int | str, ...]) -> Iterable[str]:
+    """Names of the fields that pydantic's error `location` could have had in its last place; () where that is unclear."""
     fields = Protocol.model_fields
-    for name in place[:-1]:
+    for name in location[:-1]:
         kinds = [fields[str(name)].annotation, *get_args(fields[str(name)].annotation)] if str(name) in fields else []
         models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
         if len(models) != 1:
@@ -286,10 +288,10 @@ def _shown(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Mappings, lists, texts, numbers, flags and nulls alone, each key once, and numbers of at most 64 bits.
+    """Reads mappings with unique keys, lists, texts, numbers of at most 64 bits, flags and nulls, and nothing else.
 
-    No aliases: a few lines of them stand for more values than memory holds. No other tags (timestamps, sets, binary):
-    no field takes them, and they are wrong in as many ways as Python has errors.
+    No aliases: a few lines of them can stand for more values than memory holds. No other tags (timestamps, sets, binary):
+    no field takes them, and their parsers raise errors of many kinds.
     """
 
     yaml_constructors = {
@@ -304,34 +306,34 @@ class _Loader(yaml.SafeLoader):
 
     def mapping(self, node: yaml.Node) -> Iterator[dict[Any, Any]]:
         if not isinstance(node, yaml.MappingNode):
-            raise _wrong(node, "expected a mapping")
-        found: dict[Any, Any] = {}
-        yield found
+            raise _yaml_error(node, "expected a mapping")
+        fields: dict[Any, Any] = {}
+        yield fields
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _wrong(key, "expected a name or a number as key")
+                raise _yaml_error(key, "expected a name or a number as key")
             name = self.construct_object(key)
-            if name in found:
-                raise _wrong(key, f"expected each field once, given {name!r} twice")
-            found[name] = self.construct_object(value, deep=True)
+            if name in fields:
+                raise _yaml_error(key, f"expected each field once, given {name!r} twice")
+            fields[name] = self.construct_object(value, deep=True)
 
     def whole(self, node: yaml.Node) -> int:
         text = self.construct_scalar(node)  # type: ignore[arg-type]
         if len(text) > 100 or ":" in text:
-            raise _wrong(node, "expected a whole number of at most 64 bits")
+            raise _yaml_error(node, "expected a whole number of at most 64 bits")
         value = int(self.construct_yaml_int(node))  # type: ignore[arg-type]
         if not -(2**63) <= value < 2**63:
-            raise _wrong(node, "expected a whole number of at most 64 bits")
+            raise _yaml_error(node, "expected a whole number of at most 64 bits")
         return value
 
     def text(self, node: yaml.Node) -> str:
         value = str(self.construct_scalar(node))  # type: ignore[arg-type]
         if not value.replace("\n", "").isprintable():
-            raise _wrong(node, f"expected printable text, given {value[:100]!r}")
+            raise _yaml_error(node, f"expected printable text, given {value[:100]!r}")
         return value
 
 
-def _wrong(node: yaml.Node, message: str) -> yaml.YAMLError:
+def _yaml_error(node: yaml.Node, message: str) -> yaml.YAMLError:
     return yaml.YAMLError(f"{message}, in line {node.start_mark.line + 1}")
 
 

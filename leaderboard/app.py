@@ -28,6 +28,7 @@ from leaderboard.views import (
 )
 
 REFRESH_SECONDS = 10
+"""How often an open page looks for new results."""
 # Path in the address, title, icon (Material symbols) and page; the first is the one that opens.
 PAGES: tuple[tuple[str, str, str, Callable[[], None]], ...] = (
     ("defenses", "Defenses", "shield", board.defenses),
@@ -45,7 +46,7 @@ PAGES: tuple[tuple[str, str, str, Callable[[], None]], ...] = (
 
 
 def main() -> None:
-    """All pages; what they share (protocol, edition and trust) is chosen above them."""
+    """Draw the chosen page below the selectors that all pages share: protocol, edition and trust."""
     st.set_page_config(page_title="Leakboard", page_icon="🔓", layout="wide")
     pages = {
         path: st.Page(show, title=title, icon=f":material/{icon}:", url_path=path, default=path == PAGES[0][0])
@@ -63,10 +64,12 @@ def main() -> None:
     names = _filtered(tables.protocols(), middle)
     name = left.selectbox("Protocol", names, key="protocol", bind="query-params", persist_state="session")
     if name:
-        found = list(editions(name))
-        if len(found) > 1:
+        names_of_editions = list(editions(name))
+        if len(names_of_editions) > 1:
             why = "Results of two versions or two splits never share a table."
-            middle.selectbox("Edition", found, key="edition", bind="query-params", persist_state="session", help=why)
+            middle.selectbox(
+                "Edition", names_of_editions, key="edition", bind="query-params", persist_state="session", help=why
+            )
         trust.segmented_control(
             "Rank what is at least", list(TRUST), default=tables.least_trust(), required=True, key="trust",
             bind="query-params", persist_state="session", help=f"The others are listed below, unranked. {TRUST_HELP}",
@@ -78,15 +81,15 @@ def main() -> None:
 
 
 def _filtered(names: list[str], place: DeltaGenerator) -> list[str]:
-    """The protocols of the data sets and networks that are picked; all where none is of both."""
+    """The protocols of the picked data sets and networks; all of them where none matches both."""
     left = names
     with place.popover("Data, network", icon=":material/filter_list:"):
         for i, (label, key) in enumerate((("Data set", "dataset"), ("Network", "network"))):
-            kinds = sorted({tables.fixed(n)[i] for n in names} - {""})
+            kinds = sorted({tables.data_and_network(n)[i] for n in names} - {""})
             picked = st.pills(
                 label, kinds, selection_mode="multi", key=key, bind="query-params", persist_state="session"
             )
-            left = [n for n in left if not picked or tables.fixed(n)[i] in picked]
+            left = [n for n in left if not picked or tables.data_and_network(n)[i] in picked]
         if not left:
             st.text("No protocol is of both: all are listed.")
     return left or names
@@ -94,9 +97,9 @@ def _filtered(names: list[str], place: DeltaGenerator) -> list[str]:
 
 @st.fragment(run_every=REFRESH_SECONDS)  # type: ignore[untyped-decorator]
 def _watch(name: str) -> None:
-    """Look for new results now and then; redraw the page only if there are any.
+    """Look for new results every REFRESH_SECONDS, and redraw the page only if there are any.
 
-    All visitors share the source: what one of them finds, the others see at their next look.
+    All visitors share the source of results: what one page loads, the others see when they look next.
     """
     source = tables.source(name)
     source.refresh()

@@ -1,10 +1,11 @@
-"""A Parquet file that others wrote, held to bounds before any of it is decompressed, and read a row group at a time.
+"""Reads a Parquet file that others wrote within limits: checked before any of it is decompressed, then a row group at a
+time.
 
-What a file takes when it is read stands in three places, and each may lie: in the footer (rows, row groups, columns,
-bytes), in the header of every page, and in the pages. Arrow believes a page's header, and a page that is larger than
-its header says is an error there; so footer and headers are read here first, and their sums are what is bounded. Arrow
-is asked nothing before: a footer that contradicts itself ends its process. Texts stay dictionaries until their lengths
-are known: a row that repeats a text costs nothing in the file.
+How much memory a file takes is written in three places, and each may lie: the footer (rows, row groups, columns,
+bytes), the header of every page, and the pages. Arrow trusts the page headers, and raises an error if a page is larger
+than its header says. So footer and page headers are parsed here first, and their sums are what is limited. Arrow is not
+called before, because a footer that contradicts itself crashes the process. Text columns stay dictionaries until their
+lengths are known: rows that repeat a text cost nothing in the file.
 """
 
 from __future__ import annotations
@@ -18,64 +19,65 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 LARGEST = 256 << 20
-"""Bytes of a file. A hundred thousand records of ours are about 50 MB."""
+"""Most bytes of a file. A hundred thousand records of ours take about 50 MB."""
 FOOTER = 1 << 20
-"""Bytes of its footer."""
+"""Most bytes of the footer."""
 GROUP = 64 << 20
-"""Bytes of a row group, decompressed. Ours hold 2,000 rows, 5 MB."""
+"""Most bytes of a decompressed row group. Ours hold 2,000 rows, 5 MB."""
 ITEMS = 1500
-"""Items of any list in the footer: nested columns would nest Arrow's calls."""
+"""Most items of any list in the footer. (A deeply nested schema would exhaust Arrow's call stack.)"""
 FREE, RATIO = 4 << 20, 40
-"""Bytes that any file may become, and how many more for each of its own: ours become six times as large."""
+"""Bytes that any file may decompress to, plus RATIO for each byte of the file: ours become six times as large."""
 FREE_ROWS, ROW = 1000, 20
-"""Rows that any file may have, and how many of its bytes each further one takes at least: the digest in its key."""
+"""Rows that any file may have, plus one for each ROW bytes of the file: a row has at least the digest in its key."""
 
-_NAMES = b"ARROW:schema"  # would let the file choose the types that Arrow reads it as, beyond what Parquet says
+_NAMES = b"ARROW:schema"  # metadata by which a file could choose other Arrow types than its Parquet types
 # Numbers of parquet.thrift: Type, CompressionCodec, PageType.
 _TYPES = {pa.bool_(): 0, pa.int64(): 2, pa.float64(): 5, pa.string(): 6}
 _CODECS = {0: "none", 1: "snappy", 6: "zstd"}
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2
 _ENCODINGS = (0, 2, 3, 8)
-"""parquet.thrift, Encoding: plain, dictionary; in pages of data also run lengths, of levels and truths, and dictionary by its newer name."""
+"""parquet.thrift, Encoding: plain and dictionary; in data pages also run lengths and dictionary by its newer number."""
 _RLE = 3
+"""Encoding of definition levels: run lengths."""
 
 
 def groups(
     data: bytes, columns: Mapping[str, pa.DataType], only: Sequence[str] | None = None
 ) -> Iterator[dict[str, list[Any]]]:
-    """Each row group as lists by column, all of one length; `only` these columns, those that are there.
+    """Yields each row group: a list of values by column, all of one length.
 
-    columns: the names that the file may have, each with one of string, int64, float64 and bool. Raises ValueError, in one line, for
-    anything else and for whatever is too large; also in the midst of reading.
+    columns: the columns that the file may have, each string, int64, float64 or bool. only: read these columns, if the
+    file has them. Raises ValueError, in one line, for any other file and for what is too large, also after some groups.
     """
     try:
         start, footer = _footer(data)
         names = _columns(footer, columns)
         sizes = _row_groups(footer, len(data))
-        left = FREE + RATIO * len(data)
+        bytes_left = FREE + RATIO * len(data)
         for group in footer[4]:
-            left -= _walk(data, group, names, columns, min(left, GROUP))
+            bytes_left -= _walk(data, group, names, columns, min(bytes_left, GROUP))
         texts = [name for name in names if columns[name] == pa.string()]
         file = pq.ParquetFile(
             pa.BufferReader(data[:start] + data[start:].replace(_NAMES, bytes(len(_NAMES)))), read_dictionary=texts, pre_buffer=False,
             arrow_extensions_enabled=False, thrift_string_size_limit=FOOTER, thrift_container_size_limit=ITEMS,
         )  # fmt: skip
-        left = FREE + RATIO * len(data)
+        bytes_left = FREE + RATIO * len(data)
         for i, size in enumerate(sizes):
             table = file.read_row_group(i, only, use_threads=False)
-            left -= sum(_length(c) for column in table.columns for c in column.chunks)
-            if left < 0:
+            bytes_left -= sum(_length(c) for column in table.columns for c in column.chunks)
+            if bytes_left < 0:
                 raise ValueError(f"its texts are longer than {RATIO} times the file: expected fewer")
-            found = {name: _values(column) for name, column in zip(table.column_names, table.columns, strict=True)}
-            if {*map(len, found.values())} != {size}:
+            lists = {name: _values(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+            if {*map(len, lists.values())} != {size}:
                 raise ValueError("its columns have not as many rows as it says")
-            yield found
+            yield lists
     except (pa.ArrowException, OSError, OverflowError, IndexError) as error:
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
 
 
 def _footer(data: bytes) -> tuple[int, dict[int, Any]]:
-    """Where the footer begins, and what it says by field (parquet.thrift: FileMetaData)."""
+    """Where the footer begins, and its fields by their numbers (parquet.thrift: FileMetaData)."""
     size = int.from_bytes(data[-8:-4], "little")
     if data[:4] != b"PAR1" or data[-4:] != b"PAR1":
         raise ValueError("expected a Parquet file, given something else")
@@ -92,11 +94,11 @@ def _footer(data: bytes) -> tuple[int, dict[int, Any]]:
 
 
 def _columns(footer: dict[int, Any], columns: Mapping[str, pa.DataType]) -> list[str]:
-    """The names of its columns, each known and of its type (parquet.thrift: SchemaElement)."""
+    """The names of the file's columns, all of which are known and of their type (parquet.thrift: SchemaElement)."""
     root, *elements = _structs(footer.get(2)) or [{}]
     if root.get(5) != len(elements) or 1 in root:
         raise ValueError("expected columns side by side, given nested ones")
-    found = []
+    names = []
     for element in elements:
         name = element[4].decode(errors="replace") if isinstance(element.get(4), bytes) else ""
         kind = columns.get(name)
@@ -106,14 +108,14 @@ def _columns(footer: dict[int, Any], columns: Mapping[str, pa.DataType]) -> list
         other = element.keys() - ({1, 3, 4, 6, 10} if kind == pa.string() else {1, 3, 4})
         if element.get(1) != _TYPES[kind] or element.get(3) not in (0, 1) or other or (kind == pa.string()) != text:
             raise ValueError(f"{name}: expected {kind}, given a column of another type")
-        found.append(name)
-    if len({*found}) < len(found):
+        names.append(name)
+    if len({*names}) < len(names):
         raise ValueError("a column is there twice")
-    return found
+    return names
 
 
 def _row_groups(footer: dict[int, Any], size: int) -> list[int]:
-    """How many rows each row group has; together no more than a file of this size may have."""
+    """The number of rows of each row group; together no more than a file of `size` bytes may have."""
     groups = _structs(footer.get(4))
     rows: list[Any] = [group.get(3) for group in groups]
     most = FREE_ROWS + size // ROW
@@ -123,7 +125,7 @@ def _row_groups(footer: dict[int, Any], size: int) -> list[int]:
 
 
 def _walk(data: bytes, group: dict[int, Any], names: list[str], columns: Mapping[str, pa.DataType], most: int) -> int:
-    """The bytes that a row group becomes, by the headers of its pages. Raises ValueError where they are more than `most`."""
+    """Decompressed bytes of a row group, by its page headers. Raises ValueError where they are more than `most`."""
     total, rows, chunks = 0, group[3], _structs(group.get(1))
     if len(chunks) != len(names):
         raise ValueError(f"expected {len(names)} columns in each row group, given {len(chunks)}")
@@ -152,7 +154,8 @@ def _walk(data: bytes, group: dict[int, Any], names: list[str], columns: Mapping
             total += page.size
             if total > most:
                 raise ValueError(f"a row group is larger than {most} bytes once it is decompressed: expected less")
-            # What has a dictionary begins with it, and a text takes 4 bytes at least: Arrow makes room for as many as it says.
+            # A dictionary page comes first. Its texts take at least 4 bytes each, and Arrow allocates as many as the
+            # header says.
             if not (page.held > 0 if page.is_data else at == first and page.held * 4 <= page.size):
                 raise ValueError(f"{name}: expected pages of data, given one of {page.held} values")
             if page.encoding not in (_ENCODINGS if page.is_data else _ENCODINGS[:2]) or page.levels not in (None, _RLE):
@@ -164,13 +167,15 @@ def _walk(data: bytes, group: dict[int, Any], names: list[str], columns: Mapping
     return total
 
 
-def _structs(found: object) -> list[dict[int, Any]]:
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+def _structs(value: object) -> list[dict[int, Any]]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise ValueError("expected a plain footer, given one of other types")
-    return found
+    return value
 
 
 class _Page(NamedTuple):
+    """A page header: bytes decompressed (`size`) and in the file (`packed`), values (`held`), where its data begins."""
+
     is_data: bool
     size: int
     packed: int
@@ -181,7 +186,7 @@ class _Page(NamedTuple):
 
 
 def _page(data: bytes, at: int, end: int) -> _Page:
-    """What the header of a page says (parquet.thrift: PageHeader), which lies before it."""
+    """The page header at this offset (parquet.thrift: PageHeader). Raises ValueError for a page that passes `end`."""
     header, begins = _struct(data, at, end, 3)
     kind = header.get(1)
     inner = header.get(5 if kind == _DATA_PAGE else 7)
@@ -195,27 +200,28 @@ def _page(data: bytes, at: int, end: int) -> _Page:
 
 
 def _struct(data: bytes, at: int, end: int, depth: int) -> tuple[dict[int, Any], int]:
-    """A struct of Thrift's compact protocol by field, and where it ends: truths, integers, bytes, lists and structs.
+    """The fields of a struct in Thrift's compact protocol by number, and where it ends.
 
-    Stricter than Arrow, which skips what it does not know: fields rise, and none is there twice.
+    Fields may be booleans, integers, bytes, lists and structs. Stricter than Arrow, which skips what it does not know:
+    numbers rise, so that none occurs twice. depth: levels of nesting that are still allowed.
     """
-    found: dict[int, Any] = {}
+    fields: dict[int, Any] = {}
     field = 0
     while True:
         if at >= end:
             raise ValueError("a footer or a header of a page has no end")
-        step, kind = data[at] >> 4, data[at] & 15
+        field_step, kind = data[at] >> 4, data[at] & 15
         at += 1
         if kind == 0:
-            return found, at
-        if not step:
+            return fields, at
+        if not field_step:
             raise ValueError("a footer or a header of a page has unknown fields")
-        field += step
-        found[field], at = (kind == 1, at) if kind in (1, 2) else _value(data, at, end, kind, depth)
+        field += field_step
+        fields[field], at = (kind == 1, at) if kind in (1, 2) else _value(data, at, end, kind, depth)
 
 
 def _value(data: bytes, at: int, end: int, kind: int, depth: int) -> tuple[Any, int]:
-    """One value of a kind of Thrift's compact protocol, and where it ends."""
+    """One value of a type (`kind`) of Thrift's compact protocol, and where it ends."""
     if kind in (4, 5, 6):  # i16, i32 and i64 are written alike
         number, at = _varint(data, at, end)
         return (number >> 1) ^ -(number & 1), at
@@ -236,7 +242,7 @@ def _value(data: bytes, at: int, end: int, kind: int, depth: int) -> tuple[Any, 
         return values, at
     if kind == 12 and depth:
         return _struct(data, at, end, depth - 1)
-    if kind in (1, 2) and at < end:  # in a list a truth takes a byte
+    if kind in (1, 2) and at < end:  # in a list a boolean takes a byte
         return data[at] == 1, at + 1
     raise ValueError("a footer or a header of a page has unknown fields")
 
@@ -254,7 +260,7 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _length(chunk: pa.Array) -> int:
-    """Bytes of a column's texts, each as often as rows have it."""
+    """Bytes of a column's texts, each counted for every row that has it; 8 a row for other columns."""
     if not isinstance(chunk, pa.DictionaryArray):
         return 8 * len(chunk)
     lengths = pc.fill_null(pc.binary_length(chunk.dictionary), 0).to_numpy(zero_copy_only=False)
@@ -263,11 +269,11 @@ def _length(chunk: pa.Array) -> int:
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    found: list[Any] = []
+    values: list[Any] = []
     for chunk in column.chunks:
         if isinstance(chunk, pa.DictionaryArray):
             texts = [*chunk.dictionary.to_pylist(), None]
-            found += [texts[i] for i in pc.fill_null(chunk.indices, len(texts) - 1).to_pylist()]
+            values += [texts[i] for i in pc.fill_null(chunk.indices, len(texts) - 1).to_pylist()]
         else:
-            found += chunk.to_pylist()
-    return found
+            values += chunk.to_pylist()
+    return values

@@ -1,7 +1,7 @@
-"""The local table: one Parquet file with all that was published of a protocol and all that MLflow has of it.
+"""The app's cache of a protocol: one Parquet file with all published rows and all rows in MLflow.
 
-It is a copy, made so that the app opens without asking anybody: it may be deleted at any time. A write replaces the
-file in one step, so a killed one changes nothing; pages carry checksums, so a damaged file is told from a whole one.
+It is a copy, from which the app opens without querying MLflow; it may be deleted at any time. A write replaces the file
+in one step, so a killed write changes nothing. Pages carry checksums, so damage is noticed.
 """
 
 from __future__ import annotations
@@ -28,36 +28,37 @@ from pydantic_core import to_json
 
 from benchmark.metrics import METRICS
 from benchmark.result import Result
-from leaderboard.records import FEW, SCHEMA, Records, columns, numbered
+from leaderboard.records import CATEGORIES, SCHEMA, Records, columns, numbered
 
 GROUP = 2000
-"""Rows that are read at once where one record is opened."""
+"""Rows of a row group: opening one record reads so many."""
 _NOTES = b"leakboard"
+"""Key of the file's metadata that holds the `Notes`."""
 _CHUNKS = 50
-"""A look that brings news adds a chunk; so many are made one, which copies them all."""
+"""Each update adds a chunk; at so many chunks they are copied into one."""
 _STALE_SECONDS = 3600
-"""What a killed write has left is removed after this time."""
+"""Age at which the temporary file of a killed write is removed."""
 
 
 @dataclass
 class Notes:
-    """What the table knows of where its rows come from."""
+    """Where the table's rows come from. Stored in the file's metadata under these names."""
 
     protocol: str
     tracking: str
-    """The MLflow that was asked."""
+    """Identifies the MLflow that the rows come from."""
     published: dict[str, list[int]] = field(default_factory=dict)
-    """What the files of each published folder looked like when they were read."""
+    """Times of change and sizes of the published files when they were read, by origin."""
     looked: float | None = None
-    """When MLflow was last asked, in seconds since 1970: all that ended before is here."""
+    """When MLflow was last queried, in seconds since 1970: all runs that ended before are in the table."""
     deleted: list[str] = field(default_factory=list)
-    """Runs that are here, but marked as deleted in MLflow: they may be restored."""
+    """Runs in the table that are marked as deleted in MLflow. Their rows stay, for a run may be restored."""
 
 
 class Table:
-    """Rows by where they come from ("" and "official": published; "mlflow"), in memory and in the file.
+    """Rows by origin ("" and "official": published; "mlflow"), in memory and in the file.
 
-    Only columns are kept in memory: a record stays JSON in the file until it is opened.
+    Only columns are in memory; the whole records stay in the file as JSON until they are opened.
     """
 
     def __init__(self, notes: Notes) -> None:
@@ -67,29 +68,29 @@ class Table:
 
     @property
     def rows(self) -> Records:
-        """All rows: published ones first, then those of MLflow in the order in which they came."""
+        """All rows: published ones first, then those of MLflow in the order of arrival."""
         texts = self._texts
         parts = [self.parts[name] for name in sorted(self.parts, key=lambda name: (name == "mlflow", name))]
         table = pa.concat_tables(parts or [_EMPTY]).unify_dictionaries()
-        return Records(table, lambda row: Result.model_validate_json(texts[row]))  # checked when it came
+        return Records(table, lambda row: Result.model_validate_json(texts[row]))  # validated when it was added
 
     def add(self, origin: str, results: Iterable[Result], replace: bool = False) -> int:
-        """Add rows; their number. `replace`: instead of those of this origin. What no table can hold is left out."""
-        found, left = [] if replace or origin not in self.parts else [self.parts[origin]], iter(results)
-        before = sum(int(part.num_rows) for part in found)
+        """Add rows of an origin, or `replace` them; returns how many. Rows with a seed beyond 64 bits are left out."""
+        tables, left = [] if replace or origin not in self.parts else [self.parts[origin]], iter(results)
+        before = sum(int(part.num_rows) for part in tables)
         while batch := list(islice(left, GROUP)):
             fits = [r for r in batch if -(2**63) <= r.seed < 2**63]
-            found.append(numbered(columns(fits), self._texts.add(to_json(r).decode() for r in fits)))
-        table = pa.concat_tables(found or [_EMPTY]).unify_dictionaries()
+            tables.append(numbered(columns(fits), self._texts.add(to_json(r).decode() for r in fits)))
+        table = pa.concat_tables(tables or [_EMPTY]).unify_dictionaries()
         self.parts[origin] = table if table["key"].num_chunks < _CHUNKS else table.combine_chunks()
-        return sum(int(part.num_rows) for part in found) - before
+        return sum(int(part.num_rows) for part in tables) - before
 
     def keep(self, origin: str, kept: NDArray[np.bool_]) -> None:
-        """Drop the rows of an origin that are not `kept`."""
+        """Drop the rows of an origin where `kept` (n,) is False."""
         self.parts[origin] = self.parts[origin].filter(pa.array(kept))
 
     def write(self, path: Path) -> None:
-        """Replace the file. Raises OSError where that can't be done; the table stays as it is."""
+        """Write the table to its file in one step. Raises OSError where that fails; the table is unchanged then."""
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{path.name}.*"):
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
@@ -104,7 +105,8 @@ class Table:
                         names = pa.array([origin] * piece.num_rows).dictionary_encode()
                         piece = piece.drop(["row"]).append_column("origin", names).append_column("record", texts)
                         writer.write_table(piece.cast(_FILE), GROUP)
-            texts = _Texts(pq.ParquetFile(pa.OSFile(str(temporary)), **_CHECKED))  # this file, whoever replaces it next
+            # Opened before the rename: another process may replace the file right after it.
+            texts = _Texts(pq.ParquetFile(pa.OSFile(str(temporary)), **_CHECKED))
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -120,29 +122,30 @@ class Table:
         notes = {_NOTES: f"{hashlib.sha256(text.encode()).hexdigest()} {text}"}
         return pq.ParquetWriter(
             file, _FILE.with_metadata(notes), compression="lz4", write_statistics=False,
-            use_dictionary=[*FEW, "claims", "experiment_id", "origin"], write_page_checksum=True,
+            use_dictionary=[*CATEGORIES, "claims", "experiment_id", "origin"], write_page_checksum=True,
         )  # fmt: skip
 
     @classmethod
     def read(cls, path: Path) -> Table | None:
-        """The table of a file; None where there is none, or it was written by another version of this program.
+        """The table in a file; None without a file, or with one that another version of this program wrote.
 
-        Raises ValueError, in one line, where the file is damaged, and FileExistsError where it is none of ours.
+        Raises ValueError, in one line, where the file is damaged, and FileExistsError for a Parquet file of another
+        program.
         """
         if not path.exists():
             return None
         try:
-            opened = pa.OSFile(str(path))  # once: another process may replace the file meanwhile
+            opened = pa.OSFile(str(path))  # opened once: another process may replace the file meanwhile
             file = pq.ParquetFile(opened, **_CHECKED)
-            said = (file.schema_arrow.metadata or {}).get(_NOTES, b"").decode()
+            stamp = (file.schema_arrow.metadata or {}).get(_NOTES, b"").decode()
         except Exception as error:  # damaged files raise many kinds
             raise ValueError(_line(path, error)) from None
-        if not said:
+        if not stamp:
             raise FileExistsError(
                 f"{path} is a Parquet file, but none of leakboard's: it is left alone, nothing is kept"
             )
         try:
-            digest, _, text = said.partition(" ")
+            digest, _, text = stamp.partition(" ")
             notes = json.loads(text)
             if digest != hashlib.sha256(text.encode()).hexdigest():
                 raise ValueError("its notes were changed")
@@ -152,7 +155,7 @@ class Table:
             table._texts = _Texts(file)
             with ThreadPoolExecutor(1) as beside:
                 checked = beside.submit(table._texts.check)
-                # A reader of its own: what it reads ahead stays as long as it does.
+                # A reader of its own, because buffers that are read ahead live as long as their reader.
                 ahead = pq.ParquetFile(opened, **_CHECKED, pre_buffer=True)
                 whole = ahead.read([*SCHEMA.names, "origin"]).unify_dictionaries().combine_chunks()
                 checked.result()
@@ -161,14 +164,14 @@ class Table:
         except Exception as error:
             raise ValueError(_line(path, error)) from None
         origins, whole = whole["origin"].combine_chunks(), numbered(whole.drop(["origin"]))
-        for i, origin in enumerate(origins.dictionary.to_pylist()):  # they lie one after another
+        for i, origin in enumerate(origins.dictionary.to_pylist()):  # the rows of an origin are adjacent
             mine = np.flatnonzero(origins.indices.to_numpy() == i)
             table.parts[origin] = whole.slice(mine[0], len(mine))
         return table
 
 
 class _Texts:
-    """Records as JSON by row: those of a file, then those that came since."""
+    """The records as JSON texts by row number: those in the file, then those added since."""
 
     def __init__(self, file: pq.ParquetFile | None) -> None:
         self._file, self._lock = file, threading.Lock()
@@ -192,13 +195,13 @@ class _Texts:
         return str(self._group(group)[row - self._starts[group]].as_py())
 
     def add(self, texts: Iterator[str]) -> int:
-        """The row of the first one."""
+        """Append texts; returns the row number of the first one."""
         first = len(self)
         self._more.extend(texts)
         return first
 
     def take(self, rows: NDArray[np.int64]) -> pa.Array:
-        """Those of rows in rising order."""
+        """The texts of these rows, whose numbers rise."""
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         pieces = []
         for group in np.unique(groups).tolist():
@@ -210,7 +213,7 @@ class _Texts:
         return pa.concat_arrays(pieces)
 
     def check(self) -> None:
-        """Raises what Arrow raises where a page is damaged."""
+        """Read all texts once. Raises Arrow's error where a page's checksum is wrong."""
         for group in range(len(self._starts) - 1):
             self._read(group)
 
@@ -224,5 +227,5 @@ _CHECKED = {"page_checksum_verification": True, "memory_map": False}
 _COLUMNS = pa.schema([*SCHEMA, pa.field("origin", pa.dictionary(pa.int32(), pa.string()))])
 _FILE = _COLUMNS.append(pa.field("record", pa.string()))
 _FORMAT = hashlib.sha256(f"{_FILE} {sorted(Result.model_fields)} {list(METRICS.values())}".encode()).hexdigest()[:16]
-"""Another program version may know other columns, other fields of a record, or other bounds of a metric."""
+"""Digest of columns, record fields and metrics: a file that another version wrote is read anew from its sources."""
 _EMPTY = numbered(columns([]))

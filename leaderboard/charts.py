@@ -1,4 +1,4 @@
-"""The figures of the app's main pages, as Altair charts. Colours are Okabe and Ito's: told apart by everybody."""
+"""The figures of the app's main pages, as Altair charts, in the colour-blind safe palette of Okabe and Ito."""
 
 from __future__ import annotations
 
@@ -19,41 +19,42 @@ BLUE, ORANGE, GREY, VERMILLION, DARK = "#3a8fcf", "#d98a00", "#8a8f98", "#d55e00
 STUDIES = ["#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a7a00"]
 RATES = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
 KINDS = {"ranked": BLUE, "not ranked": GREY, "claims differential privacy (reference)": VERMILLION}
-"""The points of the board on the privacy-utility chart. The last kind is what any other defense is held against."""
+"""Kinds of points on the privacy-utility chart with their colours. The last one is the reference for all defenses."""
 HEIGHT, FITTED_HEIGHT, NAME_HEIGHT = 460, 460, 13
-"""Pixels of the plots of the trade-off and of risks, and of a line of their names."""
+"""Heights in pixels: the plots of the trade-off and of the model risks, and a line of text in them."""
 AXIS_HEIGHT, LEGEND_HEIGHT = 81, 22
-"""Pixels of what stands below a plot, and of a line of its legend: Streamlit fits both into a figure's height."""
+"""Heights in pixels: axis and title below a plot, and a line of its legend. Streamlit's figure height includes both."""
 LONGEST = 36
-"""Characters of a name beside its point; a longer one has its hyperparameters' initials, else leaves them to the tooltip."""
+"""Most characters of a name in a plot. In a longer one hyperparameters become initials; then it is cut."""
 CHANCE = {AUC: 0.5, "balanced_accuracy": 0.5, "attribute_accuracy": 0.5, "attribute_balanced_accuracy": 0.5}
-"""What guessing reaches, for metrics that say so whatever the data: the middle of a diverging scale."""
+"""The value of a random guess, for metrics where it does not depend on the data: the middle of a diverging scale."""
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Names without their hyperparameters, where that leaves them different; what is too long by then with initials."""
+    """A short unique name for each: without hyperparameters if that is unique, else by `initials`, else in full."""
     short = {name: base_name(name) for name in names}
     taken = list(short.values())
-    found = {name: s if taken.count(s) == 1 else initials(name) for name, s in short.items()}
-    shown = list(found.values())  # two that became one would share a column
-    return {name: s if shown.count(s) == 1 else name for name, s in found.items()}
+    candidates = {name: s if taken.count(s) == 1 else initials(name) for name, s in short.items()}
+    shown = list(candidates.values())  # two entries with one name would share a column
+    return {name: s if shown.count(s) == 1 else name for name, s in candidates.items()}
 
 
 def initials(name: str) -> str:
     """A name that is longer than LONGEST with its hyperparameters' initials: a[batch_size=5,...] -> a[bs=5,...]."""
     if len(name) <= LONGEST:
         return name
-    found = re.sub(r"([a-z_0-9]+)=", lambda m: "".join(word[0] for word in m[1].split("_") if word) + "=", name)
-    return found if len(found) <= LONGEST else f"{found[: LONGEST - 1]}…"
+    short = re.sub(r"([a-z_0-9]+)=", lambda m: "".join(word[0] for word in m[1].split("_") if word) + "=", name)
+    return short if len(short) <= LONGEST else f"{short[: LONGEST - 1]}…"
 
 
 def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, float]) -> alt.LayerChart:
     """Leakage over test accuracy with 95 % intervals, the Pareto front, and the curves of Optuna's studies.
 
-    points: `views.tradeoff.points`: one row a defense of the board or trial of a study's front, with columns defense, kind
-    (one of KINDS, or a study's name), curve (points that share one are joined, in the order of `place`; "" for none), front
-    (bool), accuracy, accuracy_low, accuracy_high, leakage, leakage_low, leakage_high, decided, reason.
-    lines: names of reference lines and their leakage ("floor": the utility floor's accuracy).
+    points: `views.tradeoff.points`, one row a defense of the board or a trial on a study's front. Columns: defense,
+    kind (of KINDS, or a study's name), curve (points of the same curve are joined in the order of `place`; "": none),
+    front (bool), accuracy, accuracy_low, accuracy_high, leakage, leakage_low, leakage_high, decided (the deciding
+    attack), reason (why not ranked). label, metric: of the leakage. lines: leakage of reference lines by name, and
+    under "floor" the accuracy of the utility floor.
     """
     own = points.kind.isin(list(KINDS))
     lowest = min(0.46, float(points.leakage.min()) - 0.02) if metric == AUC else 0.004
@@ -92,7 +93,7 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
         if np.isfinite(value)
     ]
     layers += [
-        # What is on sale at an accuracy is the cheapest point to the right of it: steps, not slopes.
+        # At a wanted accuracy the best choice is the least leaking point at least as accurate: steps, not slopes.
         alt.Chart(front).mark_line(color=GREY, strokeWidth=2, interpolate="step-before").encode(x=x, y=y),
         alt.Chart(data[data.curve != ""]).mark_line(strokeWidth=1.5, strokeDash=[5, 3])
         .encode(x=x, y=y, detail="curve:N", color=colour, order="place:Q"),
@@ -101,37 +102,37 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
         alt.Chart(data[own]).mark_point(size=95, filled=True, opacity=1)
         .encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
     ]  # fmt: skip
-    if studies:  # a layer of no point would be a picture without a name to assistive technologies
+    if studies:  # to assistive technologies an empty layer would be a picture without a name
         layers.append(
             alt.Chart(data[~own]).mark_point(size=55, filled=False, opacity=1)
             .encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip)
         )  # fmt: skip
-    # Names stand outside the crowd: left of the less accurate half, right of the other; and none on another.
+    # Names stand left of the less accurate half of the points and right of the others, and never overlap.
     side = data[own].accuracy > data[own].accuracy.median()
     there, back = (np.positive, np.positive) if metric == AUC else (np.log, np.exp)
     low, high = there(limits)
     heights = (there(data.leakage[own].to_numpy(float)) - low) / (high - low) * HEIGHT
-    data.loc[own, "named"] = back(low + apart(heights, NAME_HEIGHT) / HEIGHT * (high - low))
+    data.loc[own, "named"] = back(low + spread(heights, NAME_HEIGHT) / HEIGHT * (high - low))
     for right, align, dx in ((True, "left", 9), (False, "right", -9)):
         words = alt.Chart(data[own][side == right]).mark_text(align=align, dx=dx, dy=-9, fontSize=12, limit=220)
         layers.append(words.encode(x=x, y=alt.Y("named:Q", scale=scale, title=label), text="name:N", color=colour))
     return alt.layer(*layers).properties(height=HEIGHT + AXIS_HEIGHT + LEGEND_HEIGHT * len(domain))
 
 
-def apart(heights: NDArray[np.float64], least: float) -> NDArray[np.float64]:
-    """Heights (n,) moved as little as it takes, in sum of squares, to lie `least` apart in their order.
+def spread(heights: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """The heights (n,) that are at least `least` apart in the same order and closest to these in squared distance.
 
-    Pool-adjacent-violators: heights that crowd form a block around their mean.
+    By isotonic regression (pool-adjacent-violators): crowded heights form a block around their mean.
     """
     order = np.argsort(heights, kind="stable")
     steps = least * np.arange(len(heights))
-    found = np.empty(len(heights))
-    found[order] = isotonic_regression(heights[order] - steps).x + steps if len(heights) else []
-    return found
+    moved = np.empty(len(heights))
+    moved[order] = isotonic_regression(heights[order] - steps).x + steps if len(heights) else []
+    return moved
 
 
 def _reference(name: str, axis: str, value: float, scale: alt.Scale) -> alt.LayerChart:
-    """A line across the chart with its name."""
+    """A line across the chart at this value, with its name; axis "x" draws it vertically."""
     text = f"utility floor {value:.2f}" if axis == "x" else f"{name} {value:.3f}"
     base = alt.Chart(pd.DataFrame({"value": [value], "text": [text]}))
     line = base.mark_rule(color=ORANGE, strokeDash=[2, 3] if axis == "x" else [6, 4], strokeWidth=1.5)
@@ -145,10 +146,10 @@ def _reference(name: str, axis: str, value: float, scale: alt.Scale) -> alt.Laye
 
 
 def heat_map(cells: pd.DataFrame, label: str, metric: str, falling: bool) -> alt.LayerChart:
-    """Attacks down, defenses across; each cell carries its number, and a click on it is the selection "cell".
+    """Attacks in rows, defenses in columns; each cell shows its number, and a click on it sets the selection "cell".
 
     cells: one row a cell with columns attack, defense, row, column (their short names), value (NaN without a
-    score), text, note, opened (bool: has a frame). falling: smaller values leak more.
+    score), text, note, opened (bool: drawn with a frame). falling: smaller values mean more leakage.
     """
     values, middle = cells.value.dropna(), CHANCE.get(metric)
     if middle is not None:
@@ -188,8 +189,8 @@ def heat_map(cells: pd.DataFrame, label: str, metric: str, falling: bool) -> alt
 def roc(results: Sequence[Result]) -> alt.LayerChart:
     """The ROC curve on two logarithmic axes, from the smallest rate that the samples resolve; chance is dashed.
 
-    Of several seeds, the mean TPR at each FPR and the band from the lowest seed to the highest; of one, the curve
-    with the record's bootstrap intervals of its TPRs.
+    Several seeds: the mean TPR at each FPR, and a band from the lowest seed to the highest. One seed: its curve with
+    the record's bootstrap intervals of TPRs. Raises ValueError where no result has a curve.
     """
     curves = [(np.array(r.roc[0]), np.array(r.roc[1])) for r in results if r.roc is not None]
     if not curves:
@@ -197,7 +198,7 @@ def roc(results: Sequence[Result]) -> alt.LayerChart:
     smallest = 1 / max(min(r.metrics.get("nonmembers", 1000.0) for r in results), 10.0)
     rates = np.unique(np.concatenate([*(fpr for fpr, _ in curves), [smallest]]))
     rates = rates[rates >= smallest * (1 - 1e-9)]
-    # Corners only, no interpolation: at a rate counts the last corner that does not exceed it.
+    # No interpolation: the TPR at a rate is that of the last corner whose FPR does not exceed it (RULES 15).
     tprs = np.array([tpr[np.searchsorted(fpr, rates + 1e-9, side="right") - 1] for fpr, tpr in curves])
     drawn = pd.DataFrame({"FPR": rates, "TPR": tprs.mean(0), "low": tprs.min(0), "high": tprs.max(0)})
     drawn = drawn.clip(lower=smallest)
@@ -220,17 +221,17 @@ def roc(results: Sequence[Result]) -> alt.LayerChart:
 
 
 def _tpr_intervals(result: Result, smallest: float) -> pd.DataFrame | None:
-    """The record's bootstrap intervals of TPRs, at their FPR; None where it has none."""
+    """The record's bootstrap intervals of TPRs, columns FPR, low and high; None without any."""
     rows = [
-        {"FPR": float(found[1]), "low": max(low, smallest), "high": max(high, smallest)}
+        {"FPR": float(match[1]), "low": max(low, smallest), "high": max(high, smallest)}
         for name, (low, high) in result.intervals.items()
-        if (found := re.fullmatch(r"tpr_at_fpr_([\d.]+)", name)) and float(found[1]) >= smallest
+        if (match := re.fullmatch(r"tpr_at_fpr_([\d.]+)", name)) and float(match[1]) >= smallest
     ]
     return pd.DataFrame(rows) if rows else None
 
 
 def histogram(edges: Sequence[float], members: Sequence[float], nonmembers: Sequence[float]) -> alt.Chart:
-    """How the scores of members and non-members lie: k + 1 edges, and k counts of each drawn as shares."""
+    """Histograms of the scores of members and non-members: edges (k + 1) and counts (k), drawn as shares."""
     parts = [
         pd.DataFrame({"left": edges[:-1], "right": edges[1:], "share": np.array(c) / max(1.0, sum(c)), "who": who})
         for who, c in (("members", members), ("non-members", nonmembers))
@@ -260,8 +261,8 @@ def fitted(
 ) -> alt.LayerChart:
     """Attack success over a measure of risk, one point a defense and seed, with straight lines.
 
-    points: columns defense, seed, risk, success. lines: names, each with slope and intercept; the first is the fit,
-    the others are dashed references.
+    points: columns defense, seed, risk, success. lines: slope and intercept by name; the first is the fit, the others
+    are dashed references. chance: the success of a random guess.
     """
     ends = np.array([min(0.0, float(points.risk.min())), float(points.risk.max()) * 1.05 or 0.01])
     drawn = pd.concat(
@@ -280,9 +281,9 @@ def fitted(
     y = alt.Y("success:Q", title=y_label, scale=scale)
     middle = points.groupby("defense", as_index=False)[["risk", "success"]].mean()
     middle["name"] = middle.defense.map(short_names(middle.defense))
-    # Names stand left of the less risky half and right of the other; and none on another.
-    heights = apart((middle.success.to_numpy(float) - low) / (high - low) * FITTED_HEIGHT, NAME_HEIGHT)
-    heights -= max(0.0, heights.max(initial=0.0) - FITTED_HEIGHT)  # a crowd at the top stays in the plot
+    # Names stand left of the less risky half of the points and right of the others, and never overlap.
+    heights = spread((middle.success.to_numpy(float) - low) / (high - low) * FITTED_HEIGHT, NAME_HEIGHT)
+    heights -= max(0.0, heights.max(initial=0.0) - FITTED_HEIGHT)  # names that crowd at the top stay inside the plot
     middle["named"] = low + heights / FITTED_HEIGHT * (high - low)
     right = middle.risk > middle.risk.median()
     words = [(middle[right], "left", 9), (middle[~right], "right", -9)]
@@ -306,9 +307,9 @@ def fitted(
 
 
 def budget(table: pd.DataFrame) -> alt.LayerChart | None:
-    """What an attack makes of more queries: its mean AUC over queries to a target; None without two budgets of one.
+    """Mean AUC of attacks over their number of queries to a target; None where no attack ran with two budgets.
 
-    table: `ranking.attack_table`. Variants of an attack that differ in their budget alone share a curve.
+    table: `ranking.attack_table`. Variants of an attack that differ only in their budget share a curve.
     """
     rows = table[table[AUC].notna() & (table.queries > 0)]
     rows = rows.assign(curve=rows.attack.map(without_budget))
@@ -330,7 +331,7 @@ def budget(table: pd.DataFrame) -> alt.LayerChart | None:
 
 
 def without_budget(name: str) -> str:
-    """An attack's name without the hyperparameters that say how much it asks: a[norm=linf,queries=9] -> a[norm=linf]."""
+    """An attack's name without hyperparameters that set how much it asks: a[norm=linf,queries=9] -> a[norm=linf]."""
     id, given = name_parts(name)[0]
     kept = [p for p in given if p.partition("=")[0] not in ("queries", "copies")]
     return f"{id}[{','.join(kept)}]" if kept else id

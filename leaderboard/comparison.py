@@ -1,4 +1,4 @@
-"""Estimates over seeds, paired differences, ranks, and the choice of a worst case. Numpy and SciPy only."""
+"""Estimates over seeds, paired differences, ranks, and the choice of a worst case (RULES 16, 17, 21)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Floats) -> Estimate:
-    """Mean and 95 % t-interval of one value a seed (s,); NaNs (seeds without a value) don't count."""
+    """Mean and 95 % t-interval of values (s,), one a seed; NaNs (seeds without a value) don't count."""
     mean, half = interval(np.asarray(values, float))
     return Estimate(float(mean), float(mean - half), float(mean + half))
 
@@ -37,9 +37,9 @@ def interval(values: Floats) -> tuple[Floats, Floats]:
 
 
 def paired_difference(first: Floats, second: Floats) -> Estimate:
-    """The seed-paired difference first - second of two entries, each (targets, seeds) or (seeds,).
+    """The mean difference first - second over seeds with its 95 % t-interval; values (targets, seeds) or (seeds,).
 
-    A target that one of them lacks (NaN) counts for neither.
+    For each seed, differences are averaged over the targets that both entries have (NaN: missing).
     """
     both = np.stack([np.asarray(first, float), np.asarray(second, float)])
     return estimate(nanmean((both[0] - both[1]).reshape(-1, both.shape[-1]), axis=0))
@@ -53,14 +53,14 @@ def rank(values: Floats, larger_is_better: bool, level: NDArray[np.bool_] | None
     which there is no order. With one seed there are no intervals.
     """
     values = -np.asarray(values, float) if larger_is_better else np.asarray(values, float)
-    # Records hold 6 digits: what differs after the 9th is rounding of the arithmetic, not a difference.
+    # Records hold 6 digits: a difference beyond the 9th decimal is rounding of the arithmetic.
     mean, half = interval(nanmean((values[:, None] - values[None]).round(9), axis=2))
     if level is not None:
         mean = np.where(level[:, None] & level, 0.0, mean)
     better = mean + half < 0  # better[i, j]: i is clearly better than j
     n, worse_than, better_than = len(values), better.sum(0), better.sum(1)
     return pd.DataFrame({
-        # By the same pairs as the intervals: two entries that met other targets are compared on those that both met.
+        # By the same pairwise differences as the intervals, on the targets that both entries met.
         "rank": 1 + (mean > 0).sum(1),
         "rank_low": 1 + worse_than,
         "rank_high": n - better_than,
@@ -80,19 +80,19 @@ def nanmean(values: Floats, axis: int) -> Floats:
 
 
 def either_sign(auc: Floats) -> Floats:
-    """AUCs (..., seeds) of attacks, each with the sign that does better on the other seeds (RULES 16, 17).
+    """AUCs (..., seeds), each replaced by 1 - AUC where that is larger on the other seeds (RULES 16, 17).
 
-    What an attack finds below chance leaks as much as what it finds above.
+    An AUC below 1/2 is leakage as well: the attacker reverses the score's sign.
     """
     return leave_one_out(np.stack([auc, 1 - auc], -2))[0]
 
 
 def leave_one_out(values: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """The worst case on each seed, and which candidate gave it (RULES 17); values (..., candidates, seeds).
+    """The worst case on each seed and the index of its candidate (RULES 17), both (..., seeds).
 
-    For a seed the candidate with the largest mean over the *other* seeds is chosen and its value on this
-    seed reported, so that picking a maximum does not flatter it. One seed leaves nothing to choose on:
-    then it is the maximum itself. Both are (..., seeds); NaN where there is no candidate.
+    values (..., candidates, seeds): larger is worse. For each seed the candidate with the largest mean over the *other*
+    seeds is chosen and its value on this seed reported, so that choosing a maximum does not bias it upwards. With one
+    seed it is the maximum itself. NaN where there is no candidate.
     """
     *more, candidates, seeds = values.shape
     if not candidates:
@@ -100,7 +100,7 @@ def leave_one_out(values: Floats) -> tuple[Floats, NDArray[np.intp]]:
     if seeds == 1:
         chosen = values.argmax(-2)
     else:
-        rows = np.ascontiguousarray(np.moveaxis(values, -1, 0))  # (seeds, ..., candidates): whole rows are added
+        rows = np.ascontiguousarray(np.moveaxis(values, -1, 0))  # (seeds, ..., candidates): sums over whole rows
         others = (np.add.reduce([rows[o] for o in range(seeds) if o != s]) for s in range(seeds))
         chosen = np.stack([total.argmax(-1) for total in others], -1)
     return np.take_along_axis(values, chosen[..., None, :], -2)[..., 0, :], chosen

@@ -1,4 +1,4 @@
-"""Figures of paired differences and of reconstructed images."""
+"""Figures for paired differences (a forest plot) and for reconstructed images."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 FIRST, SECOND, NEUTRAL = "#d55e00", "#3a8fcf", "#8a8f98"
-"""Vermilion, blue and grey of Okabe and Ito's palette, each at least 3 to 1 against a white and a dark page."""
+"""Vermilion, blue and grey of Okabe and Ito's palette; contrast of at least 3 to 1 on white and dark pages."""
 
 GAP = (58, 143, 207)
 """The colour between images."""
 
 ROW = 34
-"""Pixels that one row of a forest plot takes: its name stands above its interval, so that narrow pages hold it."""
+"""Height of a row of a forest plot in pixels. The name stands above the interval, which fits narrow pages."""
 
 
 def forest(rows: pd.DataFrame, title: str) -> alt.LayerChart:
-    """One row a comparison: a point and its 95 % interval; the line marks no difference.
+    """A forest plot: a point and its 95 % interval for each comparison; the dashed line is no difference.
 
     rows: `name`, `difference`, `low`, `high`, `side` ("first", "second" or "neither": which one the interval favours)
     and `verdict`; drawn from top to bottom as they come.
@@ -26,7 +26,7 @@ def forest(rows: pd.DataFrame, title: str) -> alt.LayerChart:
     data = rows[["name", "difference", "low", "high", "side", "verdict"]]
     sides = alt.Scale(domain=["first", "second", "neither"], range=[FIRST, SECOND, NEUTRAL])
     color = alt.Color("side:N", scale=sides, legend=None)
-    # Names are axis labels, whose colour follows the theme; they stand inside the plot, above what they name.
+    # Names are axis labels, whose colour follows the theme, placed inside the plot above their interval.
     names = alt.Axis(
         title=None, domain=False, ticks=False, labelAlign="left", labelBaseline="bottom", labelOffset=-6, labelPadding=0,
         labelLimit=340, labelFontSize=12,
@@ -49,9 +49,9 @@ def forest(rows: pd.DataFrame, title: str) -> alt.LayerChart:
 
 
 def strip(images: NDArray[np.uint8], across: int = 10, least: int = 96) -> NDArray[np.uint8]:
-    """Images (n, h, w, c) side by side, `across` in a row, each pixel enlarged until an image is `least` wide; (H, W, 3).
+    """Images (n, h, w, c) as one image (H, W, 3), `across` in a row, enlarged to at least `least` pixels of width each.
 
-    Gaps are blue, which no grey image holds.
+    Gaps are blue, which no grey image contains.
     """
     n, h, w, c = images.shape
     scale, gap = max(1, -(-least // w)), 6

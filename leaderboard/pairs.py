@@ -32,73 +32,78 @@ def differences(
 ) -> pd.DataFrame:
     """One row a metric and opponent that both entries met: both means, first - second and its 95 % t-interval.
 
-    frame: `ranking.scenarios`; pool: the opponents that count for the summaries, which come first. Two defenses have
-    their worst cases over it compared, each found as the ranking finds it, and their means; two attacks their means.
-    Of a defense an AUC counts with the better of its signs (RULES 16).
+    frame: `ranking.scenarios`. pool: the opponents of the summary rows, which come first: for two defenses their worst
+    cases, chosen as in the ranking, and their means; for two attacks their means. For defenses an AUC has the sign that
+    does better on the other seeds (RULES 16).
     """
     other = "attack" if side == "defense" else "defense"
     frame = with_defaults(frame)
     known = frame[(frame.status == "ok") & frame.seed.isin(seeds)]
-    mine, yours = (known[known[side] == name] for name in (first, second))
+    first_rows, second_rows = (known[known[side] == name] for name in (first, second))
     rows: list[dict[str, object]] = []
     compared = ({"utility": UTILITY} if side == "defense" else {}) | TASK_METRICS
     for task, metrics in compared.items():
-        a, b = (entry[entry.task == task] for entry in (mine, yours))
+        a, b = (entry[entry.task == task] for entry in (first_rows, second_rows))
         names = sorted(set(a[other]) & set(b[other]))
         common = [n for n in names if n in pool]
         for metric in metrics:
             if side == "defense" and task == "membership" and metric in WORST:
-                whole = _whole(a, b, metric, common, seeds)
-                worst = [worst_by_seed(entry, metric, whole, seeds) for entry in (a, b)]
-                rows.append(_row(task, metric, f"{WORST_CASE} of {len(whole)}", *worst))
-            each = [cube(entry, other, metric, names, seeds) for entry in (a, b)]
+                pool_attacks = _complete_attacks(a, b, metric, common, seeds)
+                worst = [worst_by_seed(entry, metric, pool_attacks, seeds) for entry in (a, b)]
+                rows.append(_row(task, metric, f"{WORST_CASE} of {len(pool_attacks)}", *worst))
+            both_values = [values_by_seed(entry, other, metric, names, seeds) for entry in (a, b)]
             if side == "defense" and metric == AUC:
-                each = [either_sign(values) for values in each]
+                both_values = [either_sign(values) for values in both_values]
             if len(common) > 1:
                 chosen = [names.index(n) for n in common]
-                rows.append(_row(task, metric, f"{MEAN} of {len(common)}", *(values[chosen] for values in each)))
-            rows += [_row(task, metric, n, x, y) for n, x, y in zip(names, *each, strict=True)]
+                rows.append(_row(task, metric, f"{MEAN} of {len(common)}", *(values[chosen] for values in both_values)))
+            rows += [_row(task, metric, n, x, y) for n, x, y in zip(names, *both_values, strict=True)]
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table[table.difference.notna()].reset_index(drop=True)
 
 
 def worst_by_seed(mine: pd.DataFrame, metric: str, attacks: Sequence[str], seeds: Sequence[int]) -> Floats:
-    """A defense's worst case on each seed (s,) over attacks that it met on all of them, as `ranking` has it.
+    """A defense's worst case on each seed (s,) over attacks that ran on every seed, as in `ranking`.
 
     The attack and its sign are chosen on the other seeds (RULES 16, 17); mine: its membership scenarios with status ok.
     """
-    values = cube(mine, "attack", metric, attacks, seeds)
-    reverse = 1 - values if metric == AUC else cube(mine, "attack", f"{TPR}_reversed", attacks, seeds)
+    values = values_by_seed(mine, "attack", metric, attacks, seeds)
+    reverse = 1 - values if metric == AUC else values_by_seed(mine, "attack", f"{TPR}_reversed", attacks, seeds)
     return leave_one_out(np.concatenate([values, reverse[np.isfinite(reverse).all(1)]]))[0]
 
 
-def _whole(a: pd.DataFrame, b: pd.DataFrame, metric: str, attacks: Sequence[str], seeds: Sequence[int]) -> list[str]:
+def _complete_attacks(
+    a: pd.DataFrame, b: pd.DataFrame, metric: str, attacks: Sequence[str], seeds: Sequence[int]
+) -> list[str]:
     """The attacks that have the metric for both defenses on every seed."""
-    found = np.array([cube(entry, "attack", metric, attacks, seeds) for entry in (a, b)])
-    return [n for n, whole in zip(attacks, np.isfinite(found).all((0, 2)).tolist(), strict=True) if whole]
+    values = np.array([values_by_seed(entry, "attack", metric, attacks, seeds) for entry in (a, b)])
+    return [n for n, whole in zip(attacks, np.isfinite(values).all((0, 2)).tolist(), strict=True) if whole]
 
 
-def cube(mine: pd.DataFrame, other: str, metric: str, names: Sequence[str], seeds: Sequence[int]) -> Floats:
-    """Values (names, seeds) of one entry and task; NaN where there is none."""
+def values_by_seed(mine: pd.DataFrame, other: str, metric: str, names: Sequence[str], seeds: Sequence[int]) -> Floats:
+    """A metric's values (names, seeds) of one entry in one task; NaN where there is none.
+
+    mine: the entry's scenarios; other: the column that holds the opponents' `names`.
+    """
     wide = mine.pivot(index=other, columns="seed", values=metric)
     values: Floats = wide.reindex(index=list(names), columns=list(seeds)).to_numpy(float)
     return values
 
 
 def _row(task: str, metric: str, against: str, first: Floats, second: Floats) -> dict[str, object]:
-    """One comparison of values (targets, seeds) or (seeds,); a target or seed that one of them lacks counts for neither."""
+    """A row for values (targets, seeds) or (seeds,); what one of the two lacks (NaN) counts for neither."""
     a, b = np.atleast_2d(first), np.atleast_2d(second)
     both = np.isfinite(a) & np.isfinite(b)
     a, b = np.where(both, a, np.nan), np.where(both, b, np.nan)
     means = [estimate(nanmean(values, axis=0)).mean for values in (a, b)]
-    # Records hold 6 digits: what differs after the 9th is rounding of the arithmetic, not a difference.
-    found = [round(number, 9) for number in paired_difference(a, b)]
-    row = [task, metric, against, *means, *found, int(both.any(0).sum()), verdict(metric, *found)]
+    # Records hold 6 digits: a difference beyond the 9th decimal is rounding of the arithmetic.
+    numbers = [round(number, 9) for number in paired_difference(a, b)]
+    row = [task, metric, against, *means, *numbers, int(both.any(0).sum()), verdict(metric, *numbers)]
     return dict(zip(COLUMNS, row, strict=True))
 
 
 def verdict(metric: str, difference: float, low: float, high: float) -> str:
-    """What an interval of first - second says, in words."""
+    """In words, what the 95 % interval (low, high) of first - second shows."""
     if not np.isfinite(low):
         return "one seed: no interval"
     if low == high == 0:

@@ -1,4 +1,4 @@
-"""The papers' numbers beside ours. Pure functions: the numbers lie in `papers.yaml`, and code here names no entry."""
+"""The papers' numbers beside ours. Numbers and names of entries are in `papers.yaml`; the code names no entry."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from leaderboard.claims import Score, by_seed
 from leaderboard.comparison import Estimate, estimate
 
 UNITS = {"percent": (0.01, " %"), "fraction": (1.0, ""), "ms": (1.0, " ms"), "hours": (3600.0, " h")}
-"""What a printed number is multiplied by to be in the units of our records, and what stands behind it."""
+"""The factor from a printed number to the units of our records, and the unit's sign as it is printed."""
 COSTS = {"train_seconds": "Seconds to train"}
-"""Labels of what records hold as costs, not as metrics."""
+"""Labels of costs in records, which have no entry in METRICS."""
 COLUMNS = [
     "table", "row", "metric", "printed", "paper", "ours", "low", "high", "defense", "attack", "protocol", "differs",
     "dataset", "network", "size",
@@ -31,30 +31,30 @@ class _Strict(BaseModel):
 
 
 class Number(_Strict):
-    """One number of a table."""
+    """One number of a paper's table, and what of ours stands beside it."""
 
     row: str
-    """Where it stands, in the paper's words."""
+    """Its row, in the paper's words."""
     value: Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")]
-    """As it is printed."""
+    """The number as it is printed."""
     defense: str = ""
     attacks: tuple[str, ...] = ()
-    """Ours that stand beside it, the best of them; "" stands for a target's utility."""
+    """Our attacks, of which the best is taken; "" is a target's utility."""
     metric: str = ""
     setting: str = ""
-    """What differs besides data, network and size."""
+    """In what the paper's setting differs from ours besides data, network and size."""
 
 
 class Table(_Strict):
-    """A table, or one data set of it."""
+    """A table of a paper, or its part for one data set."""
 
     table: str
     about: str
     dataset: str
-    """Ours by our name, any other by the paper's."""
+    """Our name for a data set that we have, else the paper's."""
     network: str
     size: str
-    """Samples a part."""
+    """Samples of each part of the split, as text."""
     unit: Literal["percent", "fraction", "ms", "hours"]
     protocols: Annotated[tuple[str, ...], Field(min_length=1)]
     numbers: tuple[Number, ...]
@@ -77,7 +77,7 @@ class Table(_Strict):
 
 
 class Paper(_Strict):
-    """A paper: `id` also begins the names of its claims."""
+    """A paper. `id` is the letter with which the names of its claims begin."""
 
     id: Annotated[str, Field(pattern="^[A-Z]$")]
     name: str
@@ -86,7 +86,7 @@ class Paper(_Strict):
 
 
 def load() -> tuple[Paper, ...]:
-    """The papers of `papers.yaml`."""
+    """The papers of `papers.yaml`. Raises ValidationError."""
     content = yaml.safe_load(Path(__file__).with_name("papers.yaml").read_text("utf-8"))
     return TypeAdapter(tuple[Paper, ...]).validate_python(content)
 
@@ -97,32 +97,35 @@ def label(metric: str) -> str:
 
 
 def is_share(metric: str) -> bool:
-    """Whether it lies in [0, 1], as most do: what counts time has another axis."""
+    """Whether the metric lies in [0, 1]; costs and times do not."""
     return metric in METRICS and METRICS[metric].high <= 1
 
 
-def beside(paper: Paper, results: Callable[[str], Iterable[Result]], sizes: Mapping[str, int | None]) -> pd.DataFrame:
-    """One row a number: as printed, in our units, and ours (`_estimate`; NaN: not scored).
+def side_by_side(
+    paper: Paper, results: Callable[[str], Iterable[Result]], sizes: Mapping[str, int | None]
+) -> pd.DataFrame:
+    """A table with one row for each number of a paper: as printed, in our units, and ours with its interval.
 
-    results(protocol): records of one edition; sizes: samples a part of a protocol, None where that is not known.
+    results(protocol): records of one edition. sizes: samples of a part by protocol, None where unknown. Ours is NaN
+    where it is not scored. Columns: COLUMNS.
     """
-    found: dict[str, _Scored] = {}
+    scores: dict[str, _Scored] = {}
     rows = []
     for table in paper.tables:
         scale, mark = UNITS[table.unit]
         for name in table.protocols:
-            if name not in found:
-                found[name] = _Scored(name, list(results(name)))
-        scored = {p: [found[p].values(n) for n in table.numbers] for p in table.protocols}
-        # Numbers of one table are compared with each other: they come from the protocol that has most of them with an
-        # interval (of equals the nearest), and only what it lacks from another.
-        order = sorted(table.protocols, key=lambda p: -sum(len(values) > 1 for _, values in scored[p]))
+            if name not in scores:
+                scores[name] = _Scored(name, list(results(name)))
+        values_of = {p: [scores[p].values(n) for n in table.numbers] for p in table.protocols}
+        # Numbers of one table are compared with each other, so they come from one protocol: the one that has most of
+        # them with an interval, of equals the first listed. What it lacks comes from another.
+        order = sorted(table.protocols, key=lambda p: -sum(len(values) > 1 for _, values in values_of[p]))
         for i, number in enumerate(table.numbers):
             row: dict[str, object] = {"table": table.table, "row": number.row, "metric": label(number.metric)}
             row |= {"printed": f"{number.value}{mark}", "paper": float(number.value) * scale, "defense": number.defense}
             row |= {"dataset": table.dataset, "network": table.network, "size": table.size}
-            name = max(order, key=lambda p: min(len(scored[p][i][1]), 2))
-            ours, (attacks, values) = found[name], scored[name][i]
+            name = max(order, key=lambda p: min(len(values_of[p][i][1]), 2))
+            ours, (attacks, values) = scores[name], values_of[name][i]
             own = _estimate(number.metric, values)
             row |= {
                 "ours": own.mean,
@@ -137,7 +140,7 @@ def beside(paper: Paper, results: Callable[[str], Iterable[Result]], sizes: Mapp
 
 
 class _Scored:
-    """The scores of one protocol."""
+    """Our scores under one protocol."""
 
     def __init__(self, protocol: str, results: list[Result]) -> None:
         self.protocol = protocol
@@ -148,7 +151,7 @@ class _Scored:
                 self.table.setdefault((r.attack, r.defense), {})[r.seed] = r.cost | r.metrics
 
     def values(self, number: Number) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.float64]]]:
-        """The attacks that were scored of those that stand beside a number, and the best of them by seed (s,)."""
+        """Which of a number's attacks are scored, and the value of the best of them by seed (s,)."""
         there = tuple(a for a in number.attacks if (a, number.defense) in self.table)
         if not there:
             return (), np.empty(0)
@@ -156,7 +159,7 @@ class _Scored:
         return there, np.array(list(by_seed(self.table, score).values()), float)
 
     def differs(self, table: Table, number: Number, sizes: Mapping[str, int | None]) -> str:
-        """In what the paper's scale is another one, in words."""
+        """In words, in what the paper's setting differs from ours."""
         assert self.first is not None
         size = sizes.get(self.protocol)
         pairs = {
@@ -169,7 +172,7 @@ class _Scored:
 
 
 def _estimate(metric: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> Estimate:
-    """The mean over seeds, its interval cut to what the metric can be; of times the median, as on the board, and no interval."""
+    """The mean over seeds (s,), its interval cut to the metric's range; for times the median, without an interval."""
     if metric in COSTS or metric.startswith("ms_"):
         return Estimate(float(np.median(values)) if len(values) else np.nan, np.nan, np.nan)
     mean, low, high = estimate(values)

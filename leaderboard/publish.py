@@ -1,14 +1,15 @@
 """The published folder of a protocol: every scenario in one Parquet file, the tables, and their provenance.
 
-    scenarios.parquet   one row a result; nested fields as JSON text
+    scenarios.parquet   one row a result; nested fields are JSON texts
     defenses.csv        `ranking.defense_table`
     attacks.csv         `ranking.attack_table` of every task
     provenance.json     counts, protocol, board, machines, hours, versions, SHA-256 of scenarios.parquet
     studies.json        Optuna's studies of the protocol, where there are any
     official/           the same files of the rows on a secret split, without studies
 
-A row of the public split is published as self-reported, marked `reproduced` once a second scoring of it has given
-the same numbers (`mark`), and keeps the mark as long as its numbers stay as they are. The tables are computed from the records as they are stored, so anybody can recompute them.
+A row of the public split is published as self-reported. It is marked `reproduced` once a second scoring has given the
+same numbers (`mark`), and keeps the mark as long as its numbers do not change. The tables are computed from the stored
+records, so anybody can recompute them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from pydantic import TypeAdapter, ValidationError
 from benchmark.metrics import TASK_METRICS
 from benchmark.result import LONGEST, Result
 from benchmark.run import studies
-from benchmark.text import contents, given, parsed, plain
+from benchmark.text import contents, parse_json, plain, short_repr
 from leaderboard import bounded
 from leaderboard.ranking import Board, attack_table, defense_table, scenarios, split_of
 
@@ -52,29 +53,30 @@ NESTED = (
     "cost",
     "provenance",
 )
+"""Fields of a record that are JSON texts in the Parquet file."""
 SCENARIOS, PROVENANCE = "scenarios.parquet", "provenance.json"
 SCHEMA = pa.schema([(name, pa.string()) for name in sorted(Result.model_fields)])
 for _name, _kind in {"seed": pa.int64(), "null_row": pa.bool_(), "finished": pa.float64()}.items():
     SCHEMA = SCHEMA.set(SCHEMA.get_field_index(_name), pa.field(_name, _kind))
 LARGEST_NOTE = 1 << 20
-"""Bytes of a provenance.json."""
+"""Most bytes of a provenance.json that is read."""
 SCENARIOS_REQUIRED = 2_000
-"""Opponents times seeds, at most, that a published board asks of an entry."""
+"""Most scenarios (opponents times seeds) that a published board may require of an entry."""
 ROWS = 2000
-"""In a row group: what is read at once."""
+"""Rows in a row group, which is read at once."""
 OFFICIAL = "official"
-"""The folder, inside a protocol's, of the edition on a secret split: no edition takes the other's place."""
+"""The subfolder of a protocol's folder for rows on a secret split (RULES 26)."""
 
 
 def publish(results: Sequence[Result], board: Board, folder: Path) -> list[Result]:
-    """Write the folder and return what it holds, marks of the rows before it included.
+    """Write the folder and return the rows that it holds, with the marks `reproduced` that unchanged rows had there.
 
-    Each file replaces its predecessor in one step; the provenance comes last. Raises ValueError without
-    results, or where they don't belong in one table (`ranking.scenarios`).
+    Each file is replaced in one step, the provenance last. Raises ValueError without results, or where they cannot
+    share a table (`ranking.scenarios`), and OSError.
     """
     if not results:
         raise ValueError("there is nothing to publish: no results")
-    with contextlib.suppress(ValueError):  # a damaged folder has no marks to keep; publishing is what mends it
+    with contextlib.suppress(ValueError):  # a damaged folder has no marks to keep, and is overwritten
         results = _keep_marks(results, load(folder))
     records = [json.loads(r.to_json()) for r in sorted(results, key=lambda r: (r.task, r.attack, r.defense, r.seed))]
     frame = scenarios(map(Result.from_fields, records))
@@ -83,7 +85,7 @@ def publish(results: Sequence[Result], board: Board, folder: Path) -> list[Resul
         record |= {field: json.dumps(record[field], separators=(",", ":")) for field in NESTED}
     buffer = io.BytesIO()
     table = pa.Table.from_pylist(records, SCHEMA)
-    # Nothing that the file says of itself is used: not Arrow's schema, nor statistics.
+    # Readers trust neither Arrow's schema nor statistics, so the file has none.
     pq.write_table(table, buffer, ROWS, compression="zstd", store_schema=False, write_statistics=False)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / SCENARIOS, buffer.getvalue())
@@ -98,10 +100,10 @@ def publish(results: Sequence[Result], board: Board, folder: Path) -> list[Resul
 
 
 def merge(results: Sequence[Result], before: Sequence[Result]) -> list[Result]:
-    """The results, and the rows of the same protocol version and split that were there and that they lack.
+    """The results, followed by published rows (`before`) of the same protocol version and split that they lack.
 
-    Whoever scored one attack publishes that attack: nobody else's rows go. A defense that was tuned stays so (RULES 27),
-    whoever scores it again.
+    So publishing one attack removes nobody else's rows. A defense that was published as tuned stays marked as tuned
+    (RULES 27), whoever scores it again.
     """
     have, editions = {_scenario(r) for r in results}, {_edition(r) for r in results}
     stay = [r for r in before if _edition(r) in editions]
@@ -110,8 +112,8 @@ def merge(results: Sequence[Result], before: Sequence[Result]) -> list[Result]:
     return [*mine, *(r for r in stay if _scenario(r) not in have)]
 
 
-def strangers(results: Sequence[Result], before: Sequence[Result]) -> int:
-    """How many rows that were there can share no table with the results: another protocol version, or split."""
+def count_other_editions(results: Sequence[Result], before: Sequence[Result]) -> int:
+    """How many published rows (`before`) are of another protocol version or split than the results."""
     editions = {_edition(r) for r in results}
     return sum(_edition(r) not in editions for r in before)
 
@@ -124,12 +126,12 @@ def _edition(result: Result) -> tuple[str, str, str]:
     return result.protocol, result.protocol_digest, split_of(result)
 
 
-def publish_studies(found: Sequence[studies.Study], folder: Path, protocol: str) -> int:
-    """Write a protocol's studies and trials beside those of other machines, and return how many studies are there then.
+def publish_studies(own: Sequence[studies.Study], folder: Path, protocol: str) -> int:
+    """Add one's own tuning studies of a protocol to the published ones; returns how many are published then.
 
-    Raises ValueError, in one line, where the file that is there can't be read: nothing is overwritten.
+    Raises ValueError, in one line, where the published file can't be read; it is not overwritten then.
     """
-    all_of_them = studies.together((*studies.published(folder, protocol), *found))
+    all_of_them = studies.together((*studies.published(folder, protocol), *own))
     if all_of_them:
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / studies.PUBLISHED, studies.as_file(all_of_them))
@@ -137,47 +139,48 @@ def publish_studies(found: Sequence[studies.Study], folder: Path, protocol: str)
 
 
 def several_versions(results: Sequence[Result]) -> list[str]:
-    """Entries whose rows were scored with more than one version of their code, by name: their means mix them."""
+    """Names of entries whose rows were scored with several versions of their code, which their means then mix."""
     return sorted(name for name, sources in _versions(results).items() if len(sources) > 1)
 
 
 def _versions(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
-    """The rows of each entry by the version of its code that they were scored with."""
-    found: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    """By entry, then by the digest of its code: the rows that were scored with it."""
+    versions: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for r in results:
         for name, source in ((r.attack, "attack_source"), (r.defense, "defense_source")):
             if name and source in r.provenance:
-                found[name][r.provenance[source]].append(r)
-    return found
+                versions[name][r.provenance[source]].append(r)
+    return versions
 
 
-def left_behind(written: Sequence[Result], before: Sequence[Result]) -> dict[str, list[Result]]:
-    """Entries of which this publication brings another version of their code, and their rows of other versions.
+def rows_of_older_code(written: Sequence[Result], before: Sequence[Result]) -> dict[str, list[Result]]:
+    """Entries for which this publication brings a new version of their code, each with its rows of other versions.
 
-    written: what `publish` returned; before: what was there. What was mixed before and got no new version is left out.
+    written: what `publish` returned; before: the rows published before. Entries that mixed versions before and got no
+    new one are left out.
     """
     old = {r.key: r for r in before}
     fresh, stay = (
         _versions([r for r in written if old.get(r.key) != r]),
         _versions([r for r in written if old.get(r.key) == r]),
     )
-    every, found = _versions(written), {}
+    versions, behind = _versions(written), {}
     for name in sorted(fresh):
-        if brought := fresh[name].keys() - stay.get(name, {}).keys():
-            newest = max(brought, key=lambda source: max(r.finished for r in fresh[name][source]))
-            found[name] = [r for source, rows in every[name].items() if source != newest for r in rows]
-    return {name: rows for name, rows in found.items() if rows}
+        if new_versions := fresh[name].keys() - stay.get(name, {}).keys():
+            newest = max(new_versions, key=lambda source: max(r.finished for r in fresh[name][source]))
+            behind[name] = [r for source, rows in versions[name].items() if source != newest for r in rows]
+    return {name: rows for name, rows in behind.items() if rows}
 
 
-def again(name: str, rows: Sequence[Result], protocol: str) -> str:
-    """The command that scores these rows of an entry again, which takes their places and drops nothing."""
+def rescoring_command(name: str, rows: Sequence[Result], protocol: str) -> str:
+    """The command that scores these rows of an entry again; publishing the results then replaces the rows."""
     others = list(dict.fromkeys(r.defense if r.attack == name else r.attack for r in rows))
     named = [name, *others] if len(others) <= 5 and all(others) else [name]
     return shlex.join(["leakboard", "run", *named, "--protocol", protocol])
 
 
 def edition_folder(results: Sequence[Result], folder: Path) -> Path:
-    """Where in a protocol's folder these results are published."""
+    """The folder, inside a protocol's `folder`, in which these results are published: its own or `official`."""
     return folder / OFFICIAL if any(split_of(r) == "official" for r in results) else folder
 
 
@@ -190,8 +193,8 @@ def load(folder: Path) -> list[Result]:
 
 
 def stream(folder: Path) -> Iterator[Result]:
-    """`load`, a batch of rows at a time: a hundred thousand records at once fill a memory."""
-    row, read = 0, functools.lru_cache(1000)(parsed)  # many rows share their claims and their provenance
+    """As `load`, but one record at a time, with a row group in memory: a hundred thousand records would not fit."""
+    row, read = 0, functools.lru_cache(1000)(parse_json)  # many rows have the same claims and provenance
     try:
         for group in _groups(folder):
             for values in zip(*group.values(), strict=True):
@@ -203,7 +206,7 @@ def stream(folder: Path) -> Iterator[Result]:
 
 
 def columns_of(folder: Path, only: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """These columns of a published folder, row by row, as they are: nothing of them is checked but their sizes and types.
+    """These columns of a published folder, row by row; only their sizes and types are checked.
 
     Raises ValueError as `load`.
     """
@@ -216,23 +219,23 @@ def columns_of(folder: Path, only: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def settings(folder: Path) -> Board:
-    """The board's settings that were published with a protocol. Raises ValueError, in one line, where they are none."""
+    """The board's settings that were published with a protocol. Raises ValueError, in one line, if they are invalid."""
     where = f"{folder / PROVENANCE} holds no settings of a board"
     try:
-        found = TypeAdapter(Board).validate_python(provenance(folder).get("board"))
+        board = TypeAdapter(Board).validate_python(provenance(folder).get("board"))
     except ValidationError as problem:
         first = problem.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{where}: {plain(': '.join([*map(str, first['loc']), first['msg']]), 200)}") from None
-    most = max(len(found.required_attacks), len(found.required_defenses)) * len(found.seeds)
-    if not (most <= SCENARIOS_REQUIRED and 0 <= found.utility_floor <= 1):
+    most = max(len(board.required_attacks), len(board.required_defenses)) * len(board.seeds)
+    if not (most <= SCENARIOS_REQUIRED and 0 <= board.utility_floor <= 1):
         raise ValueError(
             f"{where}: expected at most {SCENARIOS_REQUIRED} required scenarios of an entry and a floor in [0, 1]"
         )
-    return found
+    return board
 
 
 def _groups(folder: Path, only: Sequence[str] | None = None) -> Iterator[dict[str, list[Any]]]:
-    """The row groups of the file that the provenance names; none without a file."""
+    """The row groups of the Parquet file, if there is one. Raises ValueError unless its SHA-256 is the provenance's."""
     try:
         data = contents(folder / SCENARIOS, bounded.LARGEST)
     except FileNotFoundError:
@@ -243,12 +246,12 @@ def _groups(folder: Path, only: Sequence[str] | None = None) -> Iterator[dict[st
 
 
 def _record(fields: dict[str, Any], read: Callable[[str], Any]) -> Result:
-    """One row as a record. Its nested fields are JSON texts, each read for itself: none can say anything of another."""
+    """One row as a record. Nested fields are parsed one by one, so that the text of one cannot set another."""
     for name in NESTED:
-        if name in fields:  # older files know fewer
+        if name in fields:  # older files have fewer fields
             text = fields[name]
             if type(text) is not str or len(text) > LONGEST:
-                raise ValueError(f"{name}: expected JSON of at most {LONGEST} characters, given {given(text)}")
+                raise ValueError(f"{name}: expected JSON of at most {LONGEST} characters, given {short_repr(text)}")
             try:
                 fields[name] = read(text)
             except ValueError as error:
@@ -257,28 +260,26 @@ def _record(fields: dict[str, Any], read: Callable[[str], Any]) -> Result:
 
 
 def provenance(folder: Path) -> dict[str, object]:
-    """What `publish` wrote about itself; {} where it is missing or no JSON object of at most a megabyte."""
+    """The content of provenance.json; {} where it is missing, or no JSON object of at most LARGEST_NOTE bytes."""
     try:
-        found = parsed(contents(folder / PROVENANCE, LARGEST_NOTE))
+        content = parse_json(contents(folder / PROVENANCE, LARGEST_NOTE))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+"""Characters with which a spreadsheet begins a formula."""
 
 
 def as_csv(table: pd.DataFrame) -> str:
-    """A table as CSV that a spreadsheet computes nothing of: a text that would be a formula there begins with '.
-
-    Numbers stay numbers, also in texts.
-    """
+    """A table as CSV. A text that a spreadsheet would take for a formula gets a ' in front; numbers in texts do not."""
 
     def safe(value: Any) -> Any:
         if not isinstance(value, str):
             return value
         if not value.startswith(FORMULA):
-            return value.replace("\r", " ")  # pandas does not quote it, and a line would begin behind it
+            return value.replace("\r", " ")  # pandas does not quote \r, and readers would begin a new line there
         try:
             float(value)
         except ValueError:
@@ -296,83 +297,84 @@ def as_csv(table: pd.DataFrame) -> str:
 # --- Marks ------------------------------------------------------------------------------------------
 
 TOLERANCE = 1e-5
-"""Records hold 6 digits."""
+"""Largest difference between equal numbers: records hold 6 digits."""
 
 FACTS = ("protocol", "protocol_digest", "task", "attack", "defense", "dataset", "architecture", "seed", "status",
          "access", "knowledge", "null_row")  # fmt: skip
-"""What two scorings of one scenario have in common to the letter, because its key covers all that makes it; and so the
-claims, but for `tuned`: that is known where the trials were."""
+"""Fields that are identical in two scorings of one scenario, because its key covers all that they depend on. So are the
+claims, but for `tuned`, which is known only where the trials were run."""
 
-
-_SHAPES = ("intervals", "null_auc", "null_tpr", "roc")
-SHAPE = 0.05
-"""How far these may be apart: labels are permuted by the same seed, but another device changes a rank here and there."""
+_DISTRIBUTIONS = ("intervals", "null_auc", "null_tpr", "roc")
+"""Fields that are compared by `_differ`: intervals, draws under the null, and curves."""
+DISTANCE = 0.05
+"""How far _DISTRIBUTIONS of two scorings may differ: labels are permuted by the same seed, but another device changes
+some ranks."""
 
 
 class Compared(NamedTuple):
-    """One number of a record beside that of a second scoring."""
+    """One metric of a record beside that of a second scoring."""
 
     name: str
     before: float
     interval: tuple[float, float] | None
     now: float
     verdict: str
-    """"inside" or "OUTSIDE" the interval; without one "equal" (to 1e-5) or "different"."""
+    """Whether `now` is "inside" or "OUTSIDE" the interval; without one "equal" (to TOLERANCE) or "different"."""
 
 
 def compare(old: Result, new: Result) -> list[Compared]:
-    """Each metric of `old` beside that of `new`, NaN where `new` lacks it."""
-    found = []
+    """Each metric of `old` beside that of `new`; `now` is NaN where `new` lacks it."""
+    compared = []
     for name, before in old.metrics.items():
         interval, now = old.intervals.get(name), new.metrics.get(name, float("nan"))
         low, high = interval or (before, before)
         same = low - TOLERANCE <= now <= high + TOLERANCE
         verdict = ("inside" if same else "OUTSIDE") if interval else ("equal" if same else "different")
-        found.append(Compared(name, before, interval, now, verdict))
-    return found
+        compared.append(Compared(name, before, interval, now, verdict))
+    return compared
 
 
 @dataclass
 class Marking:
-    """What a comparison of published rows with one's own scorings found; every row is in exactly one count."""
+    """Published rows compared with one's own results. Each row is one of: agreed, differing, same, alone."""
 
     results: list[Result] = field(default_factory=list)
-    """All the rows; those that agreed are at least `reproduced`."""
+    """All published rows; those that agreed are marked `reproduced` if they were self-reported."""
     agreed: int = 0
     marked: int = 0
-    """How many of those that agreed were self-reported before."""
+    """How many of those that agreed are newly marked."""
     differing: list[tuple[Result, str]] = field(default_factory=list)
-    """What did not agree, and how."""
+    """Rows that did not agree, and in what."""
     same: int = 0
-    """The one's own scoring is the published one: it finished at the very same time."""
+    """Rows that were published from this very result: both finished at the same time."""
     alone: int = 0
-    """Nothing of the same key is there to compare with."""
+    """Rows without a result of the same key to compare with."""
 
 
 def mark(published: Sequence[Result], own: Mapping[str, Result]) -> Marking:
-    """Compare published rows with one's own results, by key, and mark as `reproduced` those that agree."""
-    found = Marking()
+    """Compare published rows with one's own results (by key), and mark as `reproduced` those that agree."""
+    marking = Marking()
     for row in published:
         mine = own.get(row.key)
         if mine is None:
-            found.alone += 1
+            marking.alone += 1
         elif mine.finished == row.finished:
-            found.same += 1
+            marking.same += 1
         elif difference := _difference(row, mine):
-            found.differing.append((row, difference))
+            marking.differing.append((row, difference))
         else:
-            found.agreed += 1
+            marking.agreed += 1
             if row.trust == "self-reported":
-                found.marked += 1
+                marking.marked += 1
                 row = row.model_copy(update={"trust": "reproduced"})
-        found.results.append(row)
-    return found
+        marking.results.append(row)
+    return marking
 
 
 def _difference(published: Result, mine: Result) -> str:
     """In what two scorings of one scenario differ, in words; "" where they agree.
 
-    Both ways, for a published interval may be as wide as its publisher likes, and a metric be left out.
+    Numbers are held against the intervals of both, for a published interval may be too wide, and a metric left out.
     """
     parts = [
         f"{n} {getattr(published, n)}, here {getattr(mine, n)}"
@@ -381,45 +383,48 @@ def _difference(published: Result, mine: Result) -> str:
     ]
     claimed, here = ({k: v for k, v in r.claims.items() if k != "tuned"} for r in (published, mine))
     parts += [f"claims {claimed}, here {here}"] * (claimed != here)
-    bad = [c for c in compare(published, mine) if c.verdict in ("OUTSIDE", "different")]
-    parts += [f"{c.name} {_figure(c.before, c.interval)}, here {c.now:.6g}" for c in bad]
-    seen = {c.name for c in bad}
-    back = [c for c in compare(mine, published) if c.verdict in ("OUTSIDE", "different") and c.name not in seen]
-    parts += [f"{c.name} {c.now:.6g}, here {_figure(c.before, c.interval)}" for c in back]
-    parts += [f"another {name}" for name in _SHAPES if _apart(getattr(published, name), getattr(mine, name))]
+    outside = [c for c in compare(published, mine) if c.verdict in ("OUTSIDE", "different")]
+    parts += [f"{c.name} {_number_text(c.before, c.interval)}, here {c.now:.6g}" for c in outside]
+    seen = {c.name for c in outside}
+    outside_reversed = [
+        c for c in compare(mine, published) if c.verdict in ("OUTSIDE", "different") and c.name not in seen
+    ]
+    parts += [f"{c.name} {c.now:.6g}, here {_number_text(c.before, c.interval)}" for c in outside_reversed]
+    parts += [f"another {name}" for name in _DISTRIBUTIONS if _differ(getattr(published, name), getattr(mine, name))]
     return "; ".join(parts)
 
 
-def _apart(first: Any, second: Any) -> bool:
-    """Whether two sets of intervals, draws of a null or ROC curves are not about the same.
+def _differ(first: Any, second: Any) -> bool:
+    """Whether two sets of intervals, draws under the null or ROC curves differ by more than DISTANCE.
 
-    Of draws mean and 95 % quantile count, of curves the mean distance: one rank more or less moves a single corner far.
+    Draws are compared by mean and 95 % quantile, curves by their mean distance in TPR: one changed rank may move a
+    single corner far.
     """
     if isinstance(first, dict) and isinstance(second, dict):
         both = first.keys() & second.keys()
-        return any(abs(a - b) > SHAPE for n in both for a, b in zip(first[n], second[n], strict=True))
+        return any(abs(a - b) > DISTANCE for n in both for a, b in zip(first[n], second[n], strict=True))
     if not first or not second:
         return bool(first) != bool(second)
     if isinstance(first[0], tuple):
         a, b = (np.interp(np.linspace(0, 1, 1001), *curve) for curve in (first, second))
-        return bool(np.abs(a - b).mean() > SHAPE)
+        return bool(np.abs(a - b).mean() > DISTANCE)
     a, b = (np.array([np.mean(draws), np.quantile(draws, 0.95)]) for draws in (first, second))
-    return bool(np.abs(a - b).max() > SHAPE)
+    return bool(np.abs(a - b).max() > DISTANCE)
 
 
-def _figure(value: float, interval: tuple[float, float] | None) -> str:
+def _number_text(value: float, interval: tuple[float, float] | None) -> str:
     return f"{value:.6g}" + (f" ({interval[0]:.6g} to {interval[1]:.6g})" if interval else "")
 
 
 def _keep_marks(results: Sequence[Result], before: Sequence[Result]) -> list[Result]:
-    """The results, those that stand there unchanged and reproduced marked as before."""
-    marked = {r.key: _numbers(r) for r in before if r.trust == "reproduced"}
-    again = {r.key for r in results if r.trust == "self-reported" and marked.get(r.key) == _numbers(r)}
-    return [r.model_copy(update={"trust": "reproduced"}) if r.key in again else r for r in results]
+    """The results; those that were published before as reproduced and have not changed are marked again."""
+    marked = {r.key: _vouched(r) for r in before if r.trust == "reproduced"}
+    unchanged = {r.key for r in results if r.trust == "self-reported" and marked.get(r.key) == _vouched(r)}
+    return [r.model_copy(update={"trust": "reproduced"}) if r.key in unchanged else r for r in results]
 
 
-def _numbers(result: Result) -> dict[str, Any]:
-    """What a mark vouches for, as it is stored: all but when, where and at what cost it was scored."""
+def _vouched(result: Result) -> dict[str, Any]:
+    """The fields that the mark `reproduced` covers, as stored: all but when, where and at what cost it was scored."""
     record: dict[str, Any] = json.loads(result.to_json())
     record["claims"].pop("tuned", None)
     return {k: v for k, v in record.items() if k not in ("trust", "finished", "cost", "provenance", "isolation", "log")}
@@ -429,13 +434,13 @@ def _numbers(result: Result) -> dict[str, Any]:
 
 
 def all_attacks(frame: pd.DataFrame, board: Board) -> pd.DataFrame:
-    """The attacks of every task in one table."""
+    """`ranking.attack_table` of every task, in one table."""
     tables = [attack_table(frame, board, task) for task in TASK_METRICS]
     return pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
 
 
 def _provenance(results: Sequence[Result]) -> dict[str, object]:
-    """What the results say of where they come from; several machines or versions are all listed."""
+    """Counts, times and origin of the results; all their machines and versions are listed."""
     first = results[0]
 
     def seen(name: str) -> list[str]:
@@ -454,7 +459,7 @@ def _provenance(results: Sequence[Result]) -> dict[str, object]:
         "hours": round(sum(r.cost.get("train_seconds", r.cost.get("seconds", 0)) for r in results) / 3600, 3),
         "first_finished": min(r.finished for r in results),
         "last_finished": max(r.finished for r in results),
-        # What differs from one result to the next says nothing of the whole.
+        # Only fields with few values: one that differs from result to result does not describe the whole.
         "seen": {n: seen(n) for n in sorted({n for r in results for n in r.provenance}) if 0 < len(seen(n)) <= 8},
     }
 

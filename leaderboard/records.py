@@ -1,4 +1,4 @@
-"""Results in columns: tables are computed from these; a record is opened only where somebody looks at it."""
+"""Results as columns, from which tables are computed. A whole record is read only where a field needs it."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from pydantic_core import from_json, to_json
 from benchmark.metrics import METRICS
 from benchmark.result import Result
 
-FEW = ("protocol", "protocol_digest", "task", "attack", "defense", "dataset", "architecture", "status", "reason",
+CATEGORIES = ("protocol", "protocol_digest", "task", "attack", "defense", "dataset", "architecture", "status", "reason",
        "access", "knowledge", "track", "trust", "isolation", "split")  # fmt: skip
-"""Texts with few different values."""
+"""Texts with few different values, kept as dictionaries."""
 NUMBERS = tuple(dict.fromkeys(("seconds", "queries", "train_seconds", "members", "nonmembers", *METRICS)))
 """Costs and metrics that tables show; NaN where a record has none."""
 NULLS = ("null_auc", "null_tpr")
-WHERE = ("run_id", "experiment_id")
-"""Where MLflow keeps it, from the record's provenance; "" where it doesn't."""
+"""Lists: a metric under permuted labels."""
+RUN_FIELDS = ("run_id", "experiment_id")
+"""Fields of the provenance that name the record's run in MLflow; "" without a run."""
 
 Floats = NDArray[np.float64]
 _text = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [("key", pa.string()), ("seed", pa.int64()), ("null_row", pa.bool_()), ("finished", pa.float64())]
-    + [(name, _text) for name in FEW]
+    + [(name, _text) for name in CATEGORIES]
     + [(name, pa.float64()) for name in NUMBERS]
     + [(name, pa.list_(pa.float64())) for name in NULLS]
     + [("claims", _text), ("numbers", pa.string())]  # JSON; a digest of all metrics
     + [("run_id", pa.string()), ("experiment_id", _text)]
 )
-_PLAIN = {"key", "seed", "null_row", "finished", *FEW} - {"split"}
-"""The fields of a `Result` that are columns as they are."""
+_PLAIN = {"key", "seed", "null_row", "finished", *CATEGORIES} - {"split"}
+"""The fields of a `Result` that are columns unchanged."""
 
 
 def split_of(result: Result) -> str:
@@ -47,18 +48,18 @@ def split_of(result: Result) -> str:
 
 
 def columns(results: Sequence[Result]) -> pa.Table:
-    """The columns of these results, one row each. Their texts are taken as they are (`ranking.readable`)."""
-    found: dict[str, list[Any]] = {name: [getattr(r, name) for r in results] for name in _PLAIN}
-    found["split"] = [split_of(r) for r in results]
+    """The columns (SCHEMA) of these results, one row each. Texts should be readable already (`ranking.readable`)."""
+    values: dict[str, list[Any]] = {name: [getattr(r, name) for r in results] for name in _PLAIN}
+    values["split"] = [split_of(r) for r in results]
     for name in NUMBERS:
-        found[name] = [r.metrics.get(name, r.cost.get(name)) for r in results]
+        values[name] = [r.metrics.get(name, r.cost.get(name)) for r in results]
     for name in NULLS:
-        found[name] = [getattr(r, name) for r in results]
-    found["claims"] = [to_json(r.claims).decode() for r in results]
-    found["numbers"] = [hashlib.sha256(to_json(sorted(r.metrics.items()))).hexdigest()[:16] for r in results]
-    for name in WHERE:
-        found[name] = [r.provenance.get(name, "") for r in results]
-    return pa.table({f.name: pa.array(found[f.name], _plain_type(f.type)) for f in SCHEMA}).cast(SCHEMA)
+        values[name] = [getattr(r, name) for r in results]
+    values["claims"] = [to_json(r.claims).decode() for r in results]
+    values["numbers"] = [hashlib.sha256(to_json(sorted(r.metrics.items()))).hexdigest()[:16] for r in results]
+    for name in RUN_FIELDS:
+        values[name] = [r.provenance.get(name, "") for r in results]
+    return pa.table({f.name: pa.array(values[f.name], _plain_type(f.type)) for f in SCHEMA}).cast(SCHEMA)
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
@@ -66,7 +67,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 class Row:
-    """One result of `Records`: it has the fields of a `Result`. What no column holds opens the record."""
+    """One result of `Records`, with the fields of a `Result`. A field that is no column reads the whole record."""
 
     __slots__ = ("_opened", "_place", "_records")
 
@@ -79,7 +80,7 @@ class Row:
             return self._records.values(name)[self._place]
         if name == "claims":
             return from_json(self._records.values(name)[self._place])
-        if name.startswith("__"):  # numpy and others ask what a thing can do: no reason to open it
+        if name.startswith("__"):  # numpy and others look for special methods; that need not read the record
             raise AttributeError(name)
         if self._opened is None:
             self._opened = self._records.open(self._place)
@@ -92,9 +93,9 @@ class Row:
 
 
 class Records(Sequence[Result]):
-    """Results of which each is made an object only where it is asked for.
+    """A sequence of results in columns; objects are made only for those that are accessed.
 
-    table: `SCHEMA`; `read(i)` gives the whole record of the row whose column `row` is i.
+    table: SCHEMA and the column `row`. read(i): the whole record of the row with number i in that column.
     """
 
     def __init__(self, table: pa.Table, read: Callable[[int], Result]) -> None:
@@ -104,12 +105,12 @@ class Records(Sequence[Result]):
 
     @classmethod
     def of(cls, results: Iterable[Result]) -> Records:
-        """The columns of results at hand."""
-        found = list(results)
-        return cls(numbered(columns(found)), found.__getitem__)
+        """Records of results in memory."""
+        rows = list(results)
+        return cls(numbered(columns(rows)), rows.__getitem__)
 
     def take(self, places: NDArray[np.intp]) -> Records:
-        """Those at these places, in this order."""
+        """The results at these positions, in this order."""
         return Records(self.table.take(pa.array(places)), self.read)
 
     def values(self, name: str) -> list[Any]:
@@ -124,56 +125,57 @@ class Records(Sequence[Result]):
         return self._values[name]
 
     def lists(self, name: str) -> tuple[Floats, NDArray[np.int64]]:
-        """A column of lists: all their values in a row, and where each list begins; the last one's end comes last."""
+        """A column of n lists: all values one after another (v,), and where each starts, then the last end (n + 1,)."""
         column = self.table[name].combine_chunks()
         return column.values.to_numpy(), np.asarray(column.offsets.to_numpy(), np.int64)
 
     def open(self, place: int) -> Result:
-        """The whole record at this place.
+        """The whole record at this position.
 
-        Of the same scoring, published and in MLflow, each has what the other lacks: pictures, and where the run is.
+        Where one scoring is there twice (column `twin`), the published record adds pictures and MLflow's record the
+        run.
         """
         result = self.read(self.values("row")[place])
         if "twin" not in self.table.column_names or (twin := self.values("twin")[place]) is None:
             return result
         other = self.read(twin)
-        where = {name: other.provenance[name] for name in WHERE if name in other.provenance}
+        where = {name: other.provenance[name] for name in RUN_FIELDS if name in other.provenance}
         more: dict[str, object] = {"provenance": where | result.provenance}
         return result.model_copy(update=more | ({} if result.pictures else {"pictures": other.pictures}))
 
     def distinct(self, *names: str) -> set[tuple[Any, ...]]:
-        """The different values of these columns."""
-        found = self.table.select(names).group_by(list(names)).aggregate([])
-        return set(zip(*(found[name].to_pylist() for name in names), strict=True))
+        """The distinct combinations of values of these columns."""
+        table = self.table.select(names).group_by(list(names)).aggregate([])
+        return set(zip(*(table[name].to_pylist() for name in names), strict=True))
 
     def groups(self, *names: str) -> dict[tuple[Any, ...], Records]:
-        """Those that share the values of these columns, by the values."""
+        """The results grouped by the values of these columns."""
         if names not in self._groups:
             frame = self.table.select(names).to_pandas()
-            found = frame.groupby(list(names), observed=True).indices.items()
-            self._groups[names] = {tuple(k): self if len(found) == 1 else self.take(places) for k, places in found}
+            groups = frame.groupby(list(names), observed=True).indices.items()
+            self._groups[names] = {tuple(k): self if len(groups) == 1 else self.take(places) for k, places in groups}
         return self._groups[names]
 
     @functools.cached_property
     def version(self) -> str:
-        """Another text for other results, and for another mark, claim or place of isolation on the same."""
-        found = hashlib.sha256()
+        """A digest that changes with the results, and with the trust, claims and isolation of any."""
+        digest = hashlib.sha256()
         for name in ("key", "finished", "trust", "isolation", "claims"):
             series = self.table[name].combine_chunks().to_pandas()
-            found.update(pd.util.hash_pandas_object(series, index=False).to_numpy().tobytes())
-        return found.hexdigest()
+            digest.update(pd.util.hash_pandas_object(series, index=False).to_numpy().tobytes())
+        return digest.hexdigest()
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
-        """The columns that tables are computed from, and the rows themselves in `result`.
+        """The columns that tables are computed from, and in the column `result` the rows themselves.
 
-        Lists are not among them (`null_lists`): as objects they would be half of all memory.
+        Lists are left out (see `null_lists`): as objects they would take half of all memory.
         """
         names = ["task", "attack", "defense", "seed", "status", "reason", "track", "null_row", "trust", "isolation"]
         names += [*NUMBERS, "claims"]
         frame: pd.DataFrame = self.table.select(names).to_pandas()
         collects = gc.isenabled()
-        gc.disable()  # so many new objects would set it off again and again, and it goes through all that there are
+        gc.disable()  # each collection would visit all objects, and so many new ones would start it again and again
         try:
             return frame.assign(result=np.fromiter(iter(self), object, len(self)))
         finally:
@@ -199,7 +201,7 @@ class Records(Sequence[Result]):
 
 
 def null_lists(rows: pd.Series[Any], name: str) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """A column of lists of these rows, all of one `Records` (`frame.result`): values in a row, starts and lengths (n,)."""
+    """A column of lists of n rows of one `Records` (`frame.result`): all values (v,), starts (n,) and lengths (n,)."""
     if rows.empty:
         return np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
     values, starts = rows.iloc[0]._records.lists(name)
@@ -207,8 +209,8 @@ def null_lists(rows: pd.Series[Any], name: str) -> tuple[Floats, NDArray[np.int6
     return values, starts[at], starts[at + 1] - starts[at]
 
 
-def places(column: pd.Series[Any], names: Iterable[Any]) -> NDArray[np.intp]:
-    """Where each value lies among the names; -1 for what is none of them."""
+def positions(column: pd.Series[Any], names: Iterable[Any]) -> NDArray[np.intp]:
+    """The index of each value (n,) among the names; -1 for a value that is none of them."""
     index = pd.Index(list(names))
     if isinstance(column.dtype, pd.CategoricalDtype):
         return np.asarray(np.append(index.get_indexer(column.cat.categories), -1)[column.cat.codes], np.intp)
@@ -216,5 +218,5 @@ def places(column: pd.Series[Any], names: Iterable[Any]) -> NDArray[np.intp]:
 
 
 def numbered(table: pa.Table, first: int = 0) -> pa.Table:
-    """The table with its rows counted in the column `row`."""
+    """The table with row numbers, from `first` on, in the column `row`."""
     return table.append_column("row", pa.array(np.arange(first, first + table.num_rows)))

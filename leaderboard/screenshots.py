@@ -1,8 +1,8 @@
-"""Pictures of the app: `python -m leaderboard.screenshots OUT [PROTOCOL]` writes every page, wide and narrow, light and dark.
+"""Screenshots of the app: `python -m leaderboard.screenshots OUT [PROTOCOL]`, each page wide and narrow, light and
+dark.
 
-It starts the app on a free port and opens it in Chromium (CHROMIUM, or the one on the path). The pages are those of
-the app's own navigation. Anything that the browser's console reports as an error, and any traceback on a page, is an
-error here.
+It starts the app on a free port and opens it in Chromium (named in CHROMIUM, or on the PATH), then goes through the
+app's navigation. An error in the browser's console, or a traceback on a page, is an error here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE, NARROW = 1280, 400
-"""Pixels across: a laptop and a telephone."""
+"""Widths in pixels: a laptop and a phone."""
 Scheme = Literal["light", "dark"]
 OFFLINE = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -71,15 +71,15 @@ def screenshots(
 
 
 def pages(page: Any, address: str) -> Iterator[str]:
-    """Open the app in a browser's page and go through its navigation; yields each page's name once it is drawn.
+    """Open the app and go through its navigation; yields each page's name once the page is drawn.
 
-    It clicks, for a link from outside makes Streamlit ask for files that aren't there.
+    By clicks: opened by their addresses, pages make Streamlit request files that do not exist.
     """
     page.goto(address)
     page.get_by_test_id("stHeading").first.wait_for(timeout=60_000)
     links = page.get_by_test_id("stTopNavLink")
     for i in range(links.count()):
-        page.set_viewport_size({"width": WIDE, "height": 1000})  # narrow pages hide the navigation
+        page.set_viewport_size({"width": WIDE, "height": 1000})  # a narrow window hides the navigation
         links.nth(i).wait_for(timeout=60_000)
         path = urlsplit(str(links.nth(i).get_attribute("href"))).path.strip("/")
         title = links.nth(i).inner_text().splitlines()[-1]  # an icon's name may stand before it
@@ -89,14 +89,14 @@ def pages(page: Any, address: str) -> Iterator[str]:
 
 
 def settle(page: Any) -> None:
-    """Wait until a page is drawn: charts and tables are, after the script has ended."""
+    """Wait until a page is drawn; charts and tables appear only after the script has ended."""
     page.wait_for_timeout(500)
     page.wait_for_selector('[data-test-script-state="notRunning"]', timeout=60_000)
     page.wait_for_timeout(1000)
 
 
 def _picture(page: Any, width: int, path: Path) -> None:
-    """Streamlit scrolls inside the page: a whole picture needs a window as high as what it holds."""
+    """Write a picture of the whole page. Streamlit scrolls inside it, so the window is made as high as its content."""
     page.set_viewport_size({"width": width, "height": 1000})
     page.wait_for_timeout(500)
     height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
@@ -107,7 +107,7 @@ def _picture(page: Any, width: int, path: Path) -> None:
 
 @contextmanager
 def app() -> Iterator[str]:
-    """The running app's address, on a free port of this machine."""
+    """Run the app on a free port of this machine; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

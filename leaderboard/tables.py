@@ -1,4 +1,4 @@
-"""What the app shows: the published results of a protocol and what MLflow has since."""
+"""The results that the app shows: the published ones of a protocol, and those logged in MLflow since."""
 
 from __future__ import annotations
 
@@ -27,36 +27,35 @@ from benchmark.text import NAME, plain
 from leaderboard.cache import Notes, Table
 from leaderboard.publish import OFFICIAL, PROVENANCE, SCENARIOS, settings, stream
 from leaderboard.ranking import TRUST, Board, readable
-from leaderboard.records import Records
-from leaderboard.records import places as indices
+from leaderboard.records import Records, positions
 
 Fetch = Callable[[str, "int | None"], Iterable[Result]]
-"""fetch(protocol, since in ms since 1970 or None) -> the results that the tracking server has since."""
+"""fetch(protocol, since) -> results that MLflow has of it; since: in ms since 1970, or None for all."""
 Gone = Callable[[str, "set[str]"], "tuple[set[str], set[str]]"]
-"""gone(protocol, some runs) -> all runs that are marked as deleted, and those of `some` that are there no longer."""
+"""gone(protocol, runs) -> all runs that are marked as deleted, and those of `runs` that no longer exist."""
 
 OVERLAP_SECONDS, NEAR_SECONDS = 300, 30
-"""A run may appear in the store after a run that finished later; clocks of machines differ. Runs cost 3 ms each: most
-looks go back but a little."""
+"""How far before its last query MLflow is queried again, now and then, and usually. A run may appear in the store after
+one that finished later, and clocks differ. Reading a run takes 3 ms, so most queries go back only a little."""
 LOOK_SECONDS, CHECK_SECONDS = 8, 60
-"""How often MLflow is asked for new runs; and for late and deleted ones."""
+"""Seconds between queries to MLflow for new runs; and for late and deleted ones."""
 PAGE, CHECKED = 1000, 200
-"""Runs that are taken in at once, and that are looked up by their id in one check."""
+"""Runs that are added to the table at once; runs whose existence one check verifies."""
 
 
 def published() -> list[Path]:
     """The folders of all published protocols, by name: the project's own, and those that come with the package."""
-    found = {
+    names = {
         path.relative_to(root).parts[0]
         for root in places.boards()
         for pattern in ("*", f"*/{OFFICIAL}")
         for path in root.glob(f"{pattern}/{SCENARIOS}")
     }
-    return [places.board(name) for name in sorted(found)]
+    return [places.board(name) for name in sorted(names)]
 
 
 def least_trust() -> Trust:
-    """The weakest trust that is ranked unless somebody chooses otherwise: LEAKBOARD_PUBLIC makes the board strict."""
+    """The weakest trust that is ranked by default: "reproduced" where LEAKBOARD_PUBLIC is set."""
     return "reproduced" if os.environ.get("LEAKBOARD_PUBLIC", "0") not in ("", "0") else "self-reported"
 
 
@@ -67,17 +66,17 @@ def protocols() -> list[str]:
 
 
 @functools.cache
-def fixed(protocol: str) -> tuple[str, str]:
-    """The data set and the network that a protocol fixes; "" for each where it is not defined here."""
+def data_and_network(protocol: str) -> tuple[str, str]:
+    """The data set and the network of a protocol; ("", "") where the protocol is not defined here."""
     try:
-        found = definitions.load(protocol)
+        definition = definitions.load(protocol)
     except (errors.UserError, ValueError):
         return "", ""
-    return found.dataset, found.architecture
+    return definition.dataset, definition.architecture
 
 
 def board_of(protocol: str) -> Board:
-    """The board's settings, from the protocol or else from what was published with it.
+    """The board's settings, from the protocol's definition, else from its published provenance.
 
     Raises ValueError where neither has them.
     """
@@ -91,21 +90,21 @@ def board_of(protocol: str) -> Board:
 
 
 def cards() -> dict[str, list[Any]]:
-    """The registry's entries by id; an attack and a defense may share one."""
+    """The registry's entries by id; an attack and a defense may have the same id."""
     from benchmark.entries.registry import Registry
 
-    found: dict[str, list[Any]] = {}
+    entries: dict[str, list[Any]] = {}
     for entry in Registry(places.submissions(), places.baselines()).entries.values():
-        found.setdefault(entry.id, []).append(entry)
-    return found
+        entries.setdefault(entry.id, []).append(entry)
+    return entries
 
 
 def newest(records: Records, least: Trust = "self-reported") -> Records:
-    """One result a scenario, the last to finish; versions of the protocol and splits stay apart.
+    """One result for each scenario, protocol version and split: the last to finish.
 
-    Rows that are trusted less than `least` give way to those that are not. A row that was reproduced keeps
-    its mark when the same scenario (the same key) gives the same numbers once more. Where the same scoring is
-    there twice, published and from MLflow, the column `twin` has the other's row.
+    Rows with less trust than `least` are taken only where there are no others. A reproduced row stays where a later
+    row of the same key has the same numbers. Where one scoring is there twice, published and from MLflow, the column
+    `twin` has the number of the other row.
     """
     names = [
         "protocol_digest",
@@ -121,7 +120,7 @@ def newest(records: Records, least: Trust = "self-reported") -> Records:
         "row",
     ]
     frame = records.table.select(names).to_pandas()
-    level = indices(frame.trust, TRUST)
+    level = positions(frame.trust, TRUST)
     scenario = frame.groupby(names[:6], observed=True, sort=False).ngroup().to_numpy()
     order = np.lexsort((frame.finished, level >= list(TRUST).index(least), scenario))
     ends = np.flatnonzero(np.append(np.diff(scenario[order]), 1)) + 1 if len(order) else order
@@ -134,13 +133,13 @@ def newest(records: Records, least: Trust = "self-reported") -> Records:
             best = best if same and level[best] > level[row] else row
         chosen[i] = best
     chosen = np.sort(chosen)
-    found = records if len(chosen) == len(records) else records.take(chosen)
-    return Records(found.table.append_column("twin", pa.array(_twins(frame, scenario)[chosen])), found.read)
+    chosen_rows = records if len(chosen) == len(records) else records.take(chosen)
+    return Records(chosen_rows.table.append_column("twin", pa.array(_twins(frame, scenario)[chosen])), chosen_rows.read)
 
 
 def _twins(frame: pd.DataFrame, scenario: NDArray[np.int64]) -> NDArray[np.object_]:
-    """The column `row` of another row of the same scenario, key and time; None where there is none."""
-    found = np.full(len(frame), None, object)
+    """The number (column `row`) of another row of the same scenario, key and time of finish; None without one."""
+    twins = np.full(len(frame), None, object)
     same = pd.DataFrame({"scenario": scenario, "key": frame.key, "finished": frame.finished})
     several = same[same.duplicated(keep=False)].sort_values(["scenario", "key", "finished"], kind="stable")
     group, rows = (
@@ -148,41 +147,43 @@ def _twins(frame: pd.DataFrame, scenario: NDArray[np.int64]) -> NDArray[np.objec
         frame.row.to_numpy()[several.index],
     )
     first = np.append(True, np.diff(group) != 0) if len(group) else np.empty(0, bool)
-    found[several.index] = np.where(first, np.roll(rows, -1), np.roll(rows, 1))
-    return found
+    twins[several.index] = np.where(first, np.roll(rows, -1), np.roll(rows, 1))
+    return twins
 
 
 def editions(results: Iterable[Result]) -> dict[str, Records]:
-    """Results that may share a table, under a name each, the one with the newest result first."""
+    """Results by edition (split and protocol version), which share a table; that with the newest result first."""
     records = results if isinstance(results, Records) else Records.of(results)
-    found: dict[str, Records] = {}
+    by_name: dict[str, Records] = {}
     groups = records.groups("split", "protocol_digest")
     for (split, digest), rows in sorted(groups.items(), key=lambda pair: -max(pair[1].values("finished"))):
         name = f"{split} split, version {digest[:8]}"
-        found[f"{split} split, version {digest}" if name in found else name] = rows
-    return found
+        by_name[f"{split} split, version {digest}" if name in by_name else name] = rows
+    return by_name
 
 
 # --- The source of a protocol's results -------------------------------------------------------------
 
 
 class Source:
-    """The results of one protocol: a table kept in a file, brought up to date by increments."""
+    """The results of one protocol: a table that is cached in a file and updated in increments."""
 
     def __init__(
         self, protocol: str, folder: Path | None, fetch: Fetch, gone: Gone | None = None, path: Path | None = None,
         tracking: str = "", every: float = 0,
     ) -> None:  # fmt: skip
-        """folder: of all published protocols; None: wherever the board lies (`places.board`). path: of the table's file, which says which MLflow (`tracking`) it is of.
+        """Load what the file holds; `refresh` looks for more.
 
-        every: seconds that pass, at least, before MLflow is asked again. What is in the file is there at once.
+        folder: of all published protocols; None: where `places.board` finds the board. path: of the table's file, or
+        None to keep none. tracking: identifies the MLflow; a file of another one is not used. every: least seconds
+        between two queries to MLflow.
         """
         self.protocol = protocol
         self._folder, self._fetch, self._gone, self._path, self._every = folder, fetch, gone, path, every
         self._lock, self._messages = threading.Lock(), dict[str, str]()
         self._table = Table(Notes(protocol, tracking))
         self._look_at = self._check_at = self._looked_back = self._written = -math.inf
-        """When MLflow is asked again for new runs, and for deleted ones; when it was asked for late ones; the last write."""
+        """Monotonic times: next query for new runs, next for deleted ones, last query for late ones, last write."""
         self._held: set[int] | None = None
         self._failed: dict[str, tuple[list[int], str]] = {}
         self._unwritten, self._turn, self._opened = 0, 0, time.monotonic()
@@ -193,11 +194,11 @@ class Source:
 
     @property
     def message(self) -> str:
-        """What went wrong in the last look, in one line; "" where all is well."""
+        """What went wrong in the last refresh, in one line; "" if nothing did."""
         return "; ".join(self._messages.values())
 
     def refresh(self) -> bool:
-        """Look for news; whether there were any. What goes wrong is told in `message`."""
+        """Look for new results; returns whether there were any. Errors do not raise: they are in `message`."""
         with self._lock:
             before, known = self.results.version, self._unwritten
             folder = self._folder / self.protocol if self._folder else places.board(self.protocol)
@@ -213,7 +214,7 @@ class Source:
                 except (ValueError, ConnectionError) as error:
                     self._messages[name] = str(error).splitlines()[0] if str(error) else type(error).__name__
                     if name == "mlflow":
-                        break  # who does not answer is not asked again
+                        break  # if MLflow does not answer, it is not queried for deleted runs either
             self._compare_versions(folder)
             if self._unwritten != known:
                 self._choose()
@@ -243,7 +244,7 @@ class Source:
         self._at = {}
 
     def at(self, least: Trust) -> Records:
-        """`results` for a visitor who ranks what is trusted so much: a newer row that is not hides none that is."""
+        """As `results`, for this least trust: a newer row with less trust does not hide an older one with enough."""
         if least == least_trust():
             return self.results
         if least not in self._at:
@@ -251,7 +252,7 @@ class Source:
         return self._at[least]
 
     def _write(self) -> None:
-        """Keep the table in its file: at once if much has come, else now and then."""
+        """Write the table to its file: at once after large changes, else at most once in CHECK_SECONDS."""
         if time.monotonic() > self._opened + CHECK_SECONDS:
             self._messages.pop("file", None)
         much = self._unwritten * 100 >= len(self.results)
@@ -264,11 +265,11 @@ class Source:
             self._messages["file"] = f"{self._path}: the table can't be kept there: {error.strerror or error}"
             return
         if self._unwritten * 10 >= len(self.results):
-            self._choose()  # what was at hand lies in the file now, and need not be held
+            self._choose()  # the records are in the file now, and need not stay in memory
         self._unwritten = 0
 
     def _read(self, origin: str, folder: Path) -> None:
-        """The published rows, if their files have changed."""
+        """Read the published rows, if their files have changed. Raises ValueError, each time, for damaged files."""
         stamps = [n for name in (SCENARIOS, PROVENANCE) for n in _stamp(folder / name)]
         if stamps == self._table.notes.published.get(origin, [0] * 4):
             return
@@ -290,7 +291,7 @@ class Source:
             yield readable(r)
 
     def _compare_versions(self, folder: Path) -> None:
-        """Say so where what is published was scored under another version of the protocol."""
+        """Set or clear the message that the published rows are of another version of the protocol."""
         rows = self._table.parts.get("")
         version = self._version() if rows else ""
         others = [d for d in rows["protocol_digest"].unique().to_pylist() if d != version] if rows and version else []
@@ -303,20 +304,20 @@ class Source:
             self._messages.pop("version", None)
 
     def _version(self) -> str:
-        """What the protocol measures, as a digest; "" where it is not defined here."""
+        """The digest of what the protocol measures; "" where it is not defined here."""
         try:
             return definitions.load(self.protocol).measures
         except errors.UserError:
             return ""
 
     def _look(self) -> None:
-        """Take in what ended in MLflow since the last look."""
+        """Add the runs that ended in MLflow since the last query. Raises ConnectionError."""
         now, notes = time.monotonic(), self._table.notes
         self._look_at = now + self._every
         held = self._runs()
         since, started = None, time.time()
         if held and notes.looked is not None:
-            # A clock that once ran ahead must not hide what came after it was set back.
+            # At most now: if the clock ran ahead and was set back, later runs must not be missed.
             late = now > self._looked_back + CHECK_SECONDS
             since = int((min(notes.looked, started) - (OVERLAP_SECONDS if late else NEAR_SECONDS)) * 1000)
             self._looked_back = now if late else self._looked_back
@@ -324,13 +325,13 @@ class Source:
         while page := list(islice(left, PAGE)):
             news = [readable(r) for r in page if r.protocol == self.protocol and hash(_run(r)) not in held]
             if runs := {run for run, *_ in map(_run, news) if run}:
-                self._drop(runs)  # those that were here, and have changed
+                self._drop(runs)  # runs that were here and have changed
             self._unwritten += self._table.add("mlflow", news)
             held.update(hash(_run(r)) for r in news)
         notes.looked = started
 
     def _runs(self) -> set[int]:
-        """Hashes of the run, key and time of each row of MLflow's."""
+        """Hashes of run, key and time of finish of all rows from MLflow."""
         if self._held is None:
             rows = self._table.parts.get("mlflow")
             columns = [rows[n].to_pylist() for n in ("run_id", "key", "finished")] if rows else [[], [], []]
@@ -347,7 +348,7 @@ class Source:
             self._table.keep("mlflow", ~gone)
 
     def _check(self) -> None:
-        """Reconcile what was deleted in MLflow: all that is marked so, and, a few at a time, what is gone for good."""
+        """Find runs deleted in MLflow: all that are marked as deleted, and, among some at each check, those erased."""
         rows, notes, started = self._table.parts.get("mlflow"), self._table.notes, time.monotonic()
         self._check_at = started + CHECK_SECONDS
         if self._gone is None or not rows:
@@ -359,7 +360,7 @@ class Source:
         asked = ({*runs.take(pa.array(some)).to_pylist()} | {*notes.deleted}) - {""}
         deleted, lost = self._gone(self.protocol, asked)
         self._check_at = time.monotonic() + max(CHECK_SECONDS, 50 * (time.monotonic() - started))
-        if asked and lost == asked:  # another database, or none
+        if asked and lost == asked:  # none of the runs exists: it is another database, or an empty one
             self._unwritten += len(order)
             self._table.keep("mlflow", np.zeros(len(order), bool))
             self._held, notes.deleted, notes.looked = None, [], None
@@ -382,30 +383,31 @@ def _run(r: Result) -> tuple[str, str, float]:
 
 
 def _stamp(path: Path) -> list[int]:
-    """When a file was changed and its size; zeros where there is none."""
+    """Time of change in ns and size of a file; zeros without a file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return [0, 0]
-    return [found.st_mtime_ns, found.st_size]
+    return [status.st_mtime_ns, status.st_size]
 
 
 def tracking_uri() -> str:
-    """The MLflow of this process, as `benchmark.run.tracking.uri` has it."""
+    """The address of MLflow for this process, as in `benchmark.run.tracking.uri`."""
     return places.tracking()
 
 
 def tracking_id() -> str:
-    """What stands in a table's file for the MLflow that it is of, whose address may hold a password.
+    """A digest that identifies MLflow in a table's file, because its address may hold a password.
 
-    It stays when the project is moved, with its tables; a folder of tables elsewhere may hold those of many projects.
+    It stays the same when the project is moved together with its tables. Where LEAKBOARD_TABLES names a folder, that
+    may serve many projects, so the whole address counts.
     """
     named = tracking_uri() if os.environ.get("LEAKBOARD_TABLES") else places.lasting(tracking_uri())
     return hashlib.sha256(named.encode()).hexdigest()
 
 
 def table_path(protocol: str) -> Path:
-    """The file of a protocol's table: beside a local database, else in mlruns/; LEAKBOARD_TABLES names a folder."""
+    """The file of a protocol's table: in LEAKBOARD_TABLES, else tables/ beside a local database or in mlruns/."""
     database = sqlite_file(tracking_uri())
     local = database.parent if database else places.mlruns()
     folder = Path(os.environ.get("LEAKBOARD_TABLES") or local / "tables")
@@ -414,10 +416,10 @@ def table_path(protocol: str) -> Path:
 
 @functools.cache
 def source(protocol: str) -> Source:
-    """The one source of a protocol in this process, read when it is first asked for."""
-    found = Source(protocol, None, _fetch, _gone, table_path(protocol), tracking_id(), LOOK_SECONDS)
-    found.refresh()
-    return found
+    """The `Source` of a protocol, one for this process; read at the first call."""
+    new_source = Source(protocol, None, _fetch, _gone, table_path(protocol), tracking_id(), LOOK_SECONDS)
+    new_source.refresh()
+    return new_source
 
 
 def _fetch(protocol: str, since_ms: int | None) -> Iterable[Result]:

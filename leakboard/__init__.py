@@ -36,17 +36,18 @@ class Leaderboard:
     """A published board: its results, and the tables that are ranked from them."""
 
     settings: Board
-    """What the protocol asks of an entry before it is ranked."""
+    """What the protocol requires of an entry before it is ranked, and what it ranks by."""
     results: list[Result]
     scenarios: pd.DataFrame
-    """One row a result, one column a metric or a cost."""
+    """One row a result, with a column for each metric and cost (`leaderboard.ranking.scenarios`)."""
     defenses: pd.DataFrame
+    """One row a defense, ranked ones first (`leaderboard.ranking.defense_table`)."""
     attacks: dict[str, pd.DataFrame]
-    """By kind of attack: membership, inversion, attribute, stealing."""
+    """One table for each kind of attack: membership, inversion, attribute, stealing. Each has one row an attack."""
 
 
 def load_board(protocol: str) -> Leaderboard:
-    """The published board of a protocol. Raises UserError where nothing is published, or not what it says it is."""
+    """The published board of a protocol. Raises UserError where nothing is published or the files were changed."""
     from benchmark import places
     from benchmark.metrics import TASK_METRICS
     from leaderboard import publish, ranking
@@ -73,9 +74,12 @@ def run(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     trust: bool = False,
 ) -> list[Result]:
-    """Score entries (all of the protocol, where none is named) on the seeds (all); what is stored is not computed again.
+    """Score entries and return their results, stored ones included: what is stored is not computed again.
 
-    trust: run code that nobody has reviewed in this process instead of a sandbox. Raises UserError.
+    entries: names, such as "lira" or "dp_sgd[noise_multiplier=1.1]"; by default all that the protocol requires.
+    seeds: some of the protocol's; by default all. workers: processes; by default one a core, at most 8, or 1 on a GPU.
+    trust: run code that nobody has reviewed in this process instead of a sandbox. Raises UserError for what is given
+    wrongly, such as an unknown entry.
     """
     from benchmark import places
     from leakboard import score
@@ -89,7 +93,10 @@ def run(
 
 
 def check(file: str | Path, *, trust: bool = False) -> Iterator[Check]:
-    """Hold a submission to the contract; each rule's outcome as it is known. Raises UserError."""
+    """Check a submission against the contract; yields the outcome of each rule as soon as it is known.
+
+    trust: as in `run`. Raises UserError where the file cannot be checked at all.
+    """
     from benchmark import places
     from benchmark.run import checks
 

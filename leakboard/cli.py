@@ -29,7 +29,7 @@ from benchmark import __version__, places
 from benchmark.addresses import checked, shown
 from benchmark.errors import UserError, printable
 from leakboard import console
-from leakboard.console import again, answer, err, out, say, tell_next, track, wants_json
+from leakboard.console import answer, command_line, err, out, say, tell_next, track, wants_json
 
 if TYPE_CHECKING:
     from benchmark.entries.registry import Entry, Registry
@@ -47,7 +47,7 @@ app = typer.Typer(
 
 
 def _entry_names(incomplete: str) -> list[str]:
-    """Submissions by their file names: a shell that completes a word must not wait for PyTorch."""
+    """Completions of an entry's name, from file names alone: a shell must not wait for PyTorch."""
     *before, last = incomplete.split("+")
     folders = [f for f in (places.submissions(), places.baselines()) if f]
     names = {p.stem for f in folders for p in f.glob("*/*.py") if p.parent.name in ("attacks", "defenses")}
@@ -123,12 +123,12 @@ def list_entries(as_json: AsJson = False) -> None:
     """Every submission, with what it needs; broken ones with their error."""
     from benchmark import protocol
 
-    found = places.project()
+    project = places.project()
     with console.working("reading submissions"):
         entries = list(registry().entries.values())
     if as_json:
         answer({
-            "project": {"folder": found.root, "why": found.how}, "protocols": protocol.names(),
+            "project": {"folder": project.root, "why": project.how}, "protocols": protocol.names(),
             "entries": [_entry_record(e) for e in entries],
         })  # fmt: skip
         return
@@ -150,12 +150,12 @@ def list_entries(as_json: AsJson = False) -> None:
         if entry.error:
             out.print(f"[red]broken[/red]  {escape(entry.error)}", soft_wrap=True)
     say(f"protocols: {', '.join(protocol.names())}", out)
-    say(f"project: {found.root} ({found.how})")
-    tell_next(again("run", "--protocol", "digits-v1"))
+    say(f"project: {project.root} ({project.how})")
+    tell_next(command_line("run", "--protocol", "digits-v1"))
 
 
 def _is_baseline(entry: Entry) -> bool:
-    """Whether it comes with the package, as it is."""
+    """Whether the entry comes with the package, unchanged."""
     packaged = places.baselines()
     return entry.reviewed or bool(packaged and packaged in entry.path.parents)
 
@@ -193,7 +193,7 @@ def new(
             f"{path}: expected a folder {path.parent}/ that can be written, given {error.strerror}; "
             "name another folder in LEAKBOARD_SUBMISSIONS"
         ) from None
-    step = again("check", places.brief(path))
+    step = command_line("check", places.brief(path))
     if as_json:
         answer({"path": path, "next": step})
         return
@@ -215,32 +215,32 @@ def check(
     from benchmark.run import checks
     from benchmark.text import plain
 
-    torch.set_num_threads(1)  # as in workers and sandboxes: the last digits depend on it
+    torch.set_num_threads(1)  # as in workers and sandboxes: the last digits of sums depend on the number of threads
     mode: Mode = "never" if trust else "auto"
-    found = []
+    outcomes = []
     for path in files:
         results = []
         for result in checks.check_file(path, submissions(), places.store() / "check", mode, places.baselines()):
             results.append(result)
-            if as_json or result.after:  # what was not tried is told in one line below
+            if as_json or result.after:  # rules that were not tried are listed in one line below
                 continue
             detail = f": {result.detail}" if result.detail else ""
             out.print(f"{_MARKS[result.state]}  {escape(f'{path.stem}: {result.name}{detail}')}", soft_wrap=True)
             for line in result.log.splitlines()[-12:]:
                 out.print(Text(f"          | {plain(line, 400)}", style="dim"), soft_wrap=True)
-        found += [(path, result) for result in results]
+        outcomes += [(path, result) for result in results]
         if not as_json:
             for line in checks.not_tried(results):
                 say(f"          {path.stem}: {line}", out)
-    untried = sum(bool(result.after) for _, result in found)
-    failed = sum(not result.ok for _, result in found) - untried
-    steps = [] if failed else [step for path in files for step in _into_submissions(path)]
-    names = [_free_name(path) for path in files]
+    untried = sum(bool(result.after) for _, result in outcomes)
+    failed = sum(not result.ok for _, result in outcomes) - untried
+    steps = [] if failed else [step for path in files for step in _copy_commands(path)]
+    names = [_unused_name(path) for path in files]
     trusted = ["--trust"] if trust else []
-    step = " && ".join([*steps, again("run", *names, "--protocol", "digits-v1", *trusted)])
+    step = " && ".join([*steps, command_line("run", *names, "--protocol", "digits-v1", *trusted)])
     if as_json:
         answer({
-            "checks": [{"file": path, "state": result.state, **asdict(result)} for path, result in found], "failed": failed,
+            "checks": [{"file": path, "state": result.state, **asdict(result)} for path, result in outcomes], "failed": failed,
             "next": "" if failed else step,
         })  # fmt: skip
     if failed:
@@ -252,8 +252,8 @@ def check(
 _MARKS = {"ok": "[green]ok      [/green]", "failed": "[red]failed  [/red]", "left out": "left out"}
 
 
-def _free_name(path: Path) -> str:
-    """The name that a file has among the submissions: its own, or where another file has that, one like it."""
+def _unused_name(path: Path) -> str:
+    """The name under which a file can be a submission: its own; if another file has it, with a number behind it."""
     folders = [
         f / f"{kind}s" for f in (places.submissions(), places.baselines()) if f for kind in ("attack", "defense")
     ]
@@ -263,8 +263,8 @@ def _free_name(path: Path) -> str:
     return next(n for n in names if not any((f / f"{n}.py").exists() for f in folders))
 
 
-def _into_submissions(path: Path) -> list[str]:
-    """The commands that bring a file among the submissions; none where it is there."""
+def _copy_commands(path: Path) -> list[str]:
+    """The shell commands that copy a file into the folder of submissions; none where it lies there already."""
     from benchmark.run.checks import is_defense
 
     roots = [f for f in (places.submissions(), places.baselines()) if f]
@@ -272,7 +272,7 @@ def _into_submissions(path: Path) -> list[str]:
         return []
     folder = places.submissions() / ("defenses" if is_defense(path, places.submissions()) else "attacks")
     target = (
-        f"{places.brief(folder)}/" if _free_name(path) == path.stem else f"{places.brief(folder / _free_name(path))}.py"
+        f"{places.brief(folder)}/" if (name := _unused_name(path)) == path.stem else f"{places.brief(folder / name)}.py"
     )
     made = [] if folder.is_dir() else [shlex.join(["mkdir", "-p", places.brief(folder)])]
     return [*made, shlex.join(["cp", str(path), target])]
@@ -309,9 +309,9 @@ def run(
             kinds[planned.kind] += 1
         seeds = itertools.chain(*(("--seed", str(s)) for s in seed or ()))
         others = [*(["--isolation", isolation] if isolation != "auto" else []), *(["--trust"] if trust else [])]
-        step = again("run", *(entries or []), "--protocol", protocol, *seeds, *others)
+        step = command_line("run", *(entries or []), "--protocol", protocol, *seeds, *others)
         if not plan.jobs:
-            step = again("publish", "--protocol", protocol)
+            step = command_line("publish", "--protocol", protocol)
         if as_json:
             answer({
                 "protocol": protocol, "scenarios": plan.scenarios(), "scenarios_stored": len(plan.done),
@@ -326,7 +326,7 @@ def run(
         answer([json.loads(r.to_json()) for r in outcome.results])
     else:
         with console.working("reading the board"):
-            rows = score.joined(job, outcome, places.board(job.artifacts.protocol.name))
+            rows = score.with_published(job, outcome, places.board(job.artifacts.protocol.name))
         score.print_board(job, outcome, *rows)
     failed = [r for r in outcome.results if r.status not in ("ok", "skipped")]
     for result in failed[:10]:
@@ -342,7 +342,7 @@ _JOBS = {
     "networks": ("group of networks", "groups of networks"), "guard": ("guard", "guards"),
     "answers": ("set of answers", "sets of answers"), "scenario": ("scenario", "scenarios"),
 }  # fmt: skip
-"""What the jobs of each kind make: networks of one group train together."""
+"""What the jobs of each kind make, singular and plural. The networks of one group train together."""
 
 
 @app.command()
@@ -391,7 +391,7 @@ def tune(
         )
     figure = study.finish(places.mlruns() / "tuning")
     volume = study.hypervolumes()[-1]
-    step = again("run", *(p.defense for p in best), "--protocol", protocol)
+    step = command_line("run", *(p.defense for p in best), "--protocol", protocol)
     if as_json:
         answer({
             "study": study.name, "trials": len(study.finished()), "leakage": leakage, "attacks": study.attacks,
@@ -404,7 +404,7 @@ def tune(
         table.add_row(f"{point.accuracy:.3f}", f"{point.leakage:.3f}", escape(point.decides), escape(point.defense))
     console.show(table)
     say(f"hypervolume of the front: {volume:.4f} (accuracy 0, leakage 1 as the reference)", out)
-    say(f"figure: {places.brief(figure)}; study: {shown(address)}; MLflow: experiment {study.protocol}.tuning ({again('ui')})")  # fmt: skip
+    say(f"figure: {places.brief(figure)}; study: {shown(address)}; MLflow: experiment {study.protocol}.tuning ({command_line('ui')})")  # fmt: skip
     say("these are tuning splits; the board takes what is scored on its own:")
     tell_next(step)
 
@@ -415,13 +415,13 @@ def review(files: list[Path]) -> None:
     from benchmark.entries.registry import REVIEWED, Registry
     from benchmark.entries.registry import review as list_as_reviewed
 
-    found = Registry(submissions(), places.baselines()).entries.values()
-    chosen = [e for e in found if e.path.resolve() in {f.resolve() for f in files} and not e.error]
+    entries = Registry(submissions(), places.baselines()).entries.values()
+    chosen = [e for e in entries if e.path.resolve() in {f.resolve() for f in files} and not e.error]
     if len(chosen) != len(files):
         raise UserError(f"expected files of {submissions()}/ that can be read, given {', '.join(map(str, files))}")
     list_as_reviewed(chosen)
     say(f"listed in {REVIEWED}: {', '.join(e.id for e in chosen)}", out)
-    tell_next(again("list"))
+    tell_next(command_line("list"))
 
 
 @app.command()
@@ -440,49 +440,49 @@ def publish(
     with console.working("reading the store"):
         results = score.stored_results(protocol, submissions(), places.store(), places.baselines(), entries)
     if not results:
-        raise UserError(f"{protocol}: nothing is scored yet; run: {again('run', '--protocol', protocol)}")
+        raise UserError(f"{protocol}: nothing is scored yet; run: {command_line('run', '--protocol', protocol)}")
     folder = publishing.edition_folder(results, places.board(loaded.name))
     before: list[Result] | None = None
-    with contextlib.suppress(ValueError), console.working("reading what is published"):  # damaged: publishing mends it
+    with contextlib.suppress(ValueError), console.working("reading what is published"):  # damaged files are replaced
         before = publishing.load(folder)
-    strange = publishing.strangers(results, before or [])
-    if strange and not replace:
+    dropped = publishing.count_other_editions(results, before or [])
+    if dropped and not replace:
         raise UserError(
-            f"{folder}: expected rows of this version of {loaded.name}, given {strange} published ones of another, which share "
+            f"{folder}: expected rows of this version of {loaded.name}, given {dropped} published ones of another, which share "
             "no table with yours: give your protocol a name of its own, or drop them with --replace"
         )
     try:
         tuned = studies.read(places.optuna(), loaded.name) if folder == places.board(loaded.name) else []
-        # The first board of one's own takes the place of the package's: it begins as a copy of it.
+        # The first time, the project has no board of its own: `own_board` copies the package's.
         folder = publishing.edition_folder(results, places.own_board(loaded.name))
         curves = publishing.publish_studies(tuned, folder, loaded.name) if tuned else 0
         rows = results if replace else publishing.merge(results, before or [])
         with console.working("writing the tables"):
             written = publishing.publish(rows, score.board_of(loaded, entries), folder)
-    except (ValueError, OSError) as problem:  # an unreadable database of studies is one, too
+    except (ValueError, OSError) as problem:  # ValueError also where the database of studies cannot be read
         raise UserError(f"{folder}: {problem}") from None
     levels = Counter(r.trust for r in written)
-    older = publishing.left_behind(written, before or [])
+    behind_by_entry = publishing.rows_of_older_code(written, before or [])
     old = {r.key: r for r in before or []}
-    stayed = sum(old.get(r.key) == r for r in written)
+    unchanged = sum(old.get(r.key) == r for r in written)
     if as_json:
         answer({
-            "folder": folder, "published": len(written), "changed": len(written) - stayed, "stayed": stayed, "gone": strange,
-            "trust": levels, "studies": curves, "several_versions": {name: len(rows) for name, rows in older.items()}, "next": again("board"),
+            "folder": folder, "published": len(written), "changed": len(written) - unchanged, "stayed": unchanged, "gone": dropped,
+            "trust": levels, "studies": curves, "several_versions": {name: len(rows) for name, rows in behind_by_entry.items()}, "next": command_line("board"),
         })  # fmt: skip
         return
     if before is None:
         say(f"{folder}: what was there could not be read, so none of it stays; git may have it still")
-    if strange:
-        say(f"{strange} rows that were there are gone: they are of another version of the protocol and share no table with yours")  # fmt: skip
+    if dropped:
+        say(f"{dropped} rows that were there are gone: they are of another version of the protocol and share no table with yours")  # fmt: skip
     trust = ", ".join(f"{n} {level}" for level, n in sorted(levels.items()))
     also = f" and {curves} of Optuna's studies" if curves else ""
-    say(f"published {len(written)} results{also} in {places.brief(folder)}/ ({trust}): {len(written) - stayed} new or changed, {stayed} that were there", out)  # fmt: skip
-    for name, behind in older.items():
-        say(f"{name}: {len(behind)} of its rows are of another version of its code than yours; to score them again, then publish: {publishing.again(name, behind, protocol)}")  # fmt: skip
+    say(f"published {len(written)} results{also} in {places.brief(folder)}/ ({trust}): {len(written) - unchanged} new or changed, {unchanged} that were there", out)  # fmt: skip
+    for name, behind in behind_by_entry.items():
+        say(f"{name}: {len(behind)} of its rows are of another version of its code than yours; to score them again, then publish: {publishing.rescoring_command(name, behind, protocol)}")  # fmt: skip
     if where := console.elsewhere():
         say(where)
-    tell_next(again("board"))
+    tell_next(command_line("board"))
 
 
 @app.command()
@@ -496,24 +496,24 @@ def claims(as_json: AsJson = False) -> None:
     from leakboard.tables import print_claims
 
     with console.working("reading submissions"):
-        entries, known = registry(), load()
-    names = sorted({s.protocol for c in known for s in c.scores})
+        entries, all_claims = registry(), load()
+    names = sorted({s.protocol for c in all_claims for s in c.scores})
 
     def rows(protocol: str) -> Iterator[Result]:
-        """One's own rows take the place of published ones; official ones lie on another split, and none is paired (RULES 26)."""
+        """Published rows of this version, then one's own, which replace them. Official rows are left out (RULES 26)."""
         version = protocols.load(protocol).measures
         yield from (r for r in publishing.load(places.board(protocol)) if r.protocol_digest == version)
         own = score.stored_results(protocol, submissions(), places.store(), places.baselines(), entries)
         yield from (r for r in own if split_of(r) == "public")
 
     try:
-        found = {name: list(rows(name)) for name in track(names, "protocols", len(names))}
+        results = {name: list(rows(name)) for name in track(names, "protocols", len(names))}
     except ValueError as problem:
         raise UserError(str(problem)) from None
     with console.working("testing the claims"):
-        findings = check(known, found.__getitem__)
+        findings = check(all_claims, results.__getitem__)
     missing = dict.fromkeys(p for f in findings for p in f.missing)
-    steps = [again("run", "--protocol", p) for p in missing] or [again("board")]
+    steps = [command_line("run", "--protocol", p) for p in missing] or [command_line("board")]
     if as_json:
         answer({"claims": [_finding_record(f) for f in findings], "next": steps})
         return
@@ -541,7 +541,7 @@ def board(
     import leaderboard
     from benchmark.data import secret
 
-    secret.take()  # out of the environment: what shows the board must not hold it
+    secret.take()  # removes the secret from the environment, which the app inherits
     os.environ["LEAKBOARD_PUBLIC"] = "1" if public else "0"
     address = _address(host, port)
     os.environ[places.VARIABLE] = str(places.project().root)
@@ -567,7 +567,7 @@ def ui(port: Port = 5000, host: Host = "127.0.0.1") -> None:
     from benchmark.data import secret
     from benchmark.run import tracking
 
-    secret.take()  # it must not stay in the environment of what is started here
+    secret.take()  # removes the secret from the environment, which MLflow inherits
     store = tracking.uri()
     if store.startswith("http"):
         say(f"MLflow runs at {shown(store)}", out)
@@ -575,7 +575,7 @@ def ui(port: Port = 5000, host: Host = "127.0.0.1") -> None:
     try:
         pages = tracking.pages()
     except Exception as problem:  # MLflow and its stores raise many kinds
-        text = printable(tracking.said(problem), 300)
+        text = printable(tracking.redacted_line(problem), 300)
         raise UserError(
             f"MLFLOW_TRACKING_URI: expected a database or a server of MLflow, given {shown(store)}: {text}"
         ) from None
@@ -583,13 +583,13 @@ def ui(port: Port = 5000, host: Host = "127.0.0.1") -> None:
     say(f"MLflow on {shown(store)}: {address} (Ctrl-C ends it)", out)
     for name, page in pages.items():
         say(f"  {printable(name, 100)}: {address}/#{page}", out)
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = store  # the command line, which everybody can read, has no password
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = store  # it may hold a password, and all users see the command line
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
     os.execv(sys.executable, command)
 
 
 def _address(host: str, port: int) -> str:
-    """Where a browser finds what listens there. Raises UserError where nothing can: the port is taken, or it is no address here."""
+    """The URL of a server on this host and port. Raises UserError for a taken port or an address that is not local."""
     try:
         family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -650,13 +650,13 @@ def _reproduce_run(run_id: str, protocol: str, workers: int | None, device: str)
     if fresh.status != "ok":
         raise UserError(f"the new run ended as {fresh.status}: {plain(fresh.reason)}")
     compared = compare(old, fresh)
-    # Another device gives other last digits: a number without an interval is shown, and decides nothing here.
+    # Another device gives other last digits, so a number without an interval is shown but decides nothing.
     outside = sum(c.verdict == "OUTSIDE" for c in compared)
     names = ("attack_source", "defense_source", "libraries", "pretrained", "torch", "device")
     both = {n: [plain(str(r.provenance.get(n))) for r in (old, fresh)] for n in names}
     differs = {name: pair for name, pair in both.items() if pair[0] != pair[1]}
     named = ("--protocol", protocol or old.protocol)
-    step = again("ui") if outside else f"{again('run', *named)} && {again('reproduce', *named)}"
+    step = command_line("ui") if outside else f"{command_line('run', *named)} && {command_line('reproduce', *named)}"
     if wants_json():
         answer({
             "run": run_id, "scenario": title, "numbers": [c._asdict() for c in compared], "differs": differs,
@@ -679,7 +679,7 @@ def _reproduce_run(run_id: str, protocol: str, workers: int | None, device: str)
 
 
 def _reproduce_board(name: str) -> None:
-    """Mark the published rows that agree with a scoring of the same key in one's own store."""
+    """Mark published rows as reproduced where a result with the same key in one's own store agrees."""
     import re
 
     from benchmark import protocol as protocols
@@ -698,82 +698,82 @@ def _reproduce_board(name: str) -> None:
         raise UserError(str(problem)) from None
     if not rows:
         raise UserError(
-            f"{folder}: expected a published board, given none; run: {again('publish', '--protocol', name)}"
+            f"{folder}: expected a published board, given none; run: {command_line('publish', '--protocol', name)}"
         )
-    # A key is part of a path in the store, and these come from a file that anybody may have written.
+    # A key becomes part of a path in the store, and these come from a file that anybody may have written.
     keys = [r.key for r in rows if re.fullmatch(r"[0-9a-f]{40}", r.key)]
     own = {k: mine for k in track(keys, "rows", len(keys)) if (mine := store.result(k)) is not None and mine.key == k}
-    found = publishing.mark(rows, own)
-    compared = found.agreed + len(found.differing)
-    if found.marked:
+    marking = publishing.mark(rows, own)
+    count_compared = marking.agreed + len(marking.differing)
+    if marking.marked:
         try:
             with console.working("writing the tables"):
                 folder = places.own_board(loaded.name)
-                publishing.publish(found.results, score.board_of(loaded, registry()), folder)
+                publishing.publish(marking.results, score.board_of(loaded, registry()), folder)
         except (ValueError, OSError) as problem:
             raise UserError(f"{folder}: {problem}") from None
-    other = "LEAKBOARD_STORE=another/folder " if found.same else ""
+    other = "LEAKBOARD_STORE=another/folder " if marking.same else ""
     named = ("--protocol", name)
     step = (
-        again("board", "--public")
-        if compared
-        else f"{other}{again('run', *named)} && {other}{again('reproduce', *named)}"
+        command_line("board", "--public")
+        if count_compared
+        else f"{other}{command_line('run', *named)} && {other}{command_line('reproduce', *named)}"
     )
     differing = [
         {"scenario": plain(f"{r.attack or 'utility'} on {r.defense}, seed {r.seed}"), "difference": plain(text)}
-        for r, text in found.differing
+        for r, text in marking.differing
     ]
     if wants_json():
         answer({
-            "protocol": loaded.name, "folder": folder, "rows": len(rows), "compared": compared, "agree": found.agreed,
-            "differ": differing, "same_scoring": found.same, "alone": found.alone, "marked": found.marked, "next": step,
+            "protocol": loaded.name, "folder": folder, "rows": len(rows), "compared": count_compared, "agree": marking.agreed,
+            "differ": differing, "same_scoring": marking.same, "alone": marking.alone, "marked": marking.marked, "next": step,
         })  # fmt: skip
     else:
         _print_marking(
-            f"{loaded.name}: {compared} of {len(rows)} published rows compared with {places.brief(root)}", found
+            f"{loaded.name}: {count_compared} of {len(rows)} published rows compared with {places.brief(root)}", marking
         )
         for each in differing[:20]:
             say(f"  differs: {each['scenario']}: {each['difference']}", out)
         if len(differing) > 20:
             say(f"  and {len(differing) - 20} more", out)
-        say(f"{found.marked} rows newly marked as reproduced in {places.brief(folder)}/", out)
+        say(f"{marking.marked} rows newly marked as reproduced in {places.brief(folder)}/", out)
     tell_next(step)
-    if found.differing:
+    if marking.differing:
         raise typer.Exit(1)
 
 
-def _print_marking(title: str, found: Marking) -> None:
-    say(f"{title}: {found.agreed} agree, {len(found.differing)} differ", out)
-    if found.same:
-        say(f"  {found.same} rows were published from this very scoring: they finished at the same time, so it is no second one", out)  # fmt: skip
-    if found.alone:
-        say(f"  {found.alone} rows have no counterpart of the same code, data, seeds and torch here; they stay as they are", out)  # fmt: skip
+def _print_marking(title: str, marking: Marking) -> None:
+    say(f"{title}: {marking.agreed} agree, {len(marking.differing)} differ", out)
+    if marking.same:
+        say(f"  {marking.same} rows were published from this very scoring: they finished at the same time, so it is no second one", out)  # fmt: skip
+    if marking.alone:
+        say(f"  {marking.alone} rows have no counterpart of the same code, data, seeds and torch here; they stay as they are", out)  # fmt: skip
 
 
 # --- The process ------------------------------------------------------------------------------------
 
 
 def main() -> NoReturn:
-    """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
-    _in_utf8()
+    """The entry point. A user's mistake ends in one line and exit code 2, never in a traceback."""
+    _restart_in_utf8()
     console.be_tolerant()
-    arguments = _in_front(sys.argv[1:])
+    arguments = _global_options_first(sys.argv[1:])
     with console.json_alone("--json" in arguments):
         code = _run(arguments)
     sys.exit(code)
 
 
-def _in_utf8() -> None:
-    """Begin anew in UTF-8 mode where the locale has another encoding: libraries take the names of files for UTF-8."""
+def _restart_in_utf8() -> None:
+    """Restart Python in UTF-8 mode where the locale has another encoding: libraries assume UTF-8 file names."""
     if sys.getfilesystemencoding().lower() == "utf-8":
         return
     os.environ["PYTHONUTF8"] = "1"
-    os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:replace")  # the terminal is what it was
+    os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:replace")  # the terminal keeps its own
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _in_front(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the options of the command as a whole in front: they may stand anywhere."""
+def _global_options_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the global options (--project, --quiet, --debug) in front: users may put them anywhere."""
     front, rest, left = [], [], iter(arguments)
     for argument in left:
         if argument == "--":
@@ -788,7 +788,7 @@ def _in_front(arguments: Sequence[str]) -> list[str]:
 
 
 def _run(arguments: list[str]) -> int:
-    """Its exit code; what went wrong is said."""
+    """Run the command and return its exit code; errors are printed, and are in the JSON with `--json`."""
     try:
         # Typer returns the code of an Exit, and 130 after Ctrl-C.
         code = int(app(arguments, prog_name="leakboard", standalone_mode=False) or 0)
@@ -797,7 +797,7 @@ def _run(arguments: list[str]) -> int:
         return _failed(2, f"{error}{f' [{where}]' if where else ''}")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except BrokenPipeError:  # whoever read stdout has enough
+    except BrokenPipeError:  # the reader of stdout has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except Exception as error:
@@ -805,7 +805,7 @@ def _run(arguments: list[str]) -> int:
             return _failed(2, error.format_message())
         if "--debug" in arguments:
             raise
-        return _failed(1, _crash(error))
+        return _failed(1, _crash_message(error))
     if code == 130:
         err.print("interrupted; run the same command again to go on")
         if wants_json():
@@ -821,8 +821,8 @@ def _failed(code: int, message: str) -> int:
     return code
 
 
-def _crash(error: Exception) -> str:
-    """Leakboard itself failed: one line, and a file with the traceback."""
+def _crash_message(error: Exception) -> str:
+    """The message where Leakboard itself failed: one line, and the path of a file with the traceback."""
     with tempfile.NamedTemporaryFile("w", prefix="leakboard-", suffix=".log", delete=False, encoding="utf-8") as file:
         file.write(shown("".join(traceback.format_exception(error))))
     what = shown(f"{type(error).__name__}: {error}")

@@ -1,8 +1,8 @@
-"""What the command prints: results to stdout, what is said beside them, progress and errors.
+"""What the command prints: results and remarks to stdout, progress and errors to stderr.
 
-`--quiet` leaves results and errors; `--json` leaves one JSON document on stdout, and all else goes to stderr. Progress is
-for people: a line that is drawn again where stderr is a terminal, a line now and then where it is not. Where neither
-a terminal nor COLUMNS says how wide a line may be, it is as wide as it needs.
+`--quiet` leaves results and errors; `--json` leaves one JSON document on stdout, and all else goes to stderr. Progress
+is one line that is redrawn where stderr is a terminal, and a line every few seconds where it is not. Where neither a
+terminal nor COLUMNS limits the width, lines are as long as they need to be.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from benchmark.errors import UserError
 T = TypeVar("T")
 
 UNBOUNDED = 10_000
-"""The width of what is no terminal."""
+"""Columns of an output that is no terminal."""
 EVERY = 10
 """Seconds between two lines of progress where stderr is no terminal."""
 _PLAINER = str.maketrans({"–": "-", "—": "-", "−": "-", "±": "~", "…": ".", "’": "'", "≥": ">", "≤": "<", "×": "x"})
-"""What stands, at the same width, for signs that a terminal cannot show."""
+"""Replacements, of the same width, for characters that a terminal cannot show."""
 
 
 class Screen(Console):
-    """Rich's console, but for the width of what is no terminal."""
+    """Rich's console, with lines of any length where the output is no terminal."""
 
     @property
     def size(self) -> ConsoleDimensions:
-        found, columns = super().size, os.environ.get("COLUMNS", "")
-        if columns.isdigit() and int(columns):  # as it is now: Rich keeps what it was when the console was made
-            return ConsoleDimensions(int(columns), found.height)
-        return found if self.is_terminal else ConsoleDimensions(UNBOUNDED, found.height)
+        size, columns = super().size, os.environ.get("COLUMNS", "")
+        if columns.isdigit() and int(columns):  # read now: Rich keeps the value of when the console was made
+            return ConsoleDimensions(int(columns), size.height)
+        return size if self.is_terminal else ConsoleDimensions(UNBOUNDED, size.height)
 
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:
@@ -54,54 +54,54 @@ class Screen(Console):
 
 
 out, notes, err, progress = Screen(), Screen(), Screen(stderr=True), Screen(stderr=True)
-"""Results, what is said beside them, errors, and progress."""
+"""Consoles for results, remarks, errors and progress; `--quiet` silences remarks and progress."""
 _given: list[str] = []
-"""The folder of `--project`; empty without."""
+"""The folder that `--project` named; empty without the option."""
 _answer: list[TextIO] = []
 """Where the JSON of this command goes; empty without `--json`, and after it was written."""
 
 
 def say(line: str, console: Console = notes) -> None:
-    """A line as it is: Rich would take `[power=2]` for markup, and break a command where the terminal ends."""
+    """Print a line unchanged: Rich would read `[power=2]` as markup and wrap a command at the edge of the terminal."""
     console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def tell_next(*steps: str) -> None:
-    """The next commands, the last line of a command that went well."""
+    """Print the commands to run next, which end the output of a command that succeeded."""
     say("next: " + "\n      ".join(steps))
 
 
 def use_project(folder: Path) -> None:
-    """Work on the project in this folder, whatever the current one is. Raises UserError where it is no folder."""
+    """Work on the project in this folder instead of the current one. Raises UserError where it is no folder."""
     os.environ[places.VARIABLE] = str(folder.expanduser())
     os.environ[places.VARIABLE] = str(places.project().root)
     _given[:] = [str(folder)]
 
 
-def again(*arguments: str) -> str:
-    """A command of `leakboard` that can be copied as it is: it works on the same project."""
+def command_line(*arguments: str) -> str:
+    """A `leakboard` command, quoted for the shell, that works on the same project (it repeats `--project`)."""
     return shlex.join(["leakboard", *(["--project", *_given] if _given else []), *arguments])
 
 
 def elsewhere() -> str:
     """Which project was found and why, where it is not the current folder; else ""."""
     try:
-        found = places.project()
-    except UserError:  # the one that is named is none: that is said already
+        project = places.project()
+    except UserError:  # the named project does not exist, which is reported elsewhere
         return ""
-    return "" if found.root.resolve() == Path.cwd().resolve() else f"project {found.root}, {found.how}"
+    return "" if project.root.resolve() == Path.cwd().resolve() else f"project {project.root}, {project.how}"
 
 
 def be_quiet() -> None:
-    """Results and errors alone from here on."""
+    """Print only results and errors from now on."""
     notes.quiet = progress.quiet = True
 
 
 def show(table: Table, console: Console = out, optional: int = 0) -> None:
-    """Print a table in the width there is: lines are broken between words and between the parts of an entry's name.
+    """Print a table in the available width: lines break between words and between the parts of an entry's name.
 
-    No word is broken or cut: where the longest ones do not fit side by side, up to `optional` of the last columns are left
-    out, and what is still too wide is wider than the terminal.
+    No word is broken or cut. Where the longest words do not fit side by side, up to `optional` of the last columns are
+    left out; a table that is still too wide exceeds the terminal.
     """
     for column in table.columns:
         column._cells = [Text.from_markup(c) if isinstance(c, str) else c for c in column._cells]
@@ -115,14 +115,14 @@ def show(table: Table, console: Console = out, optional: int = 0) -> None:
         left_out.insert(0, str(table.columns.pop().header))
     room, widths = console.width - gap * len(ranges), [high for _, high in ranges]
     while sum(widths) > room and any(w > low for w, (low, _) in zip(widths, ranges, strict=True)):
-        # The widest of those that can give way.
+        # The widest column that can still shrink.
         i = max(range(len(widths)), key=lambda i: widths[i] if widths[i] > ranges[i][0] else 0)
         widths[i] -= 1
     for column, width in zip(table.columns, widths, strict=True):
         column.width = width
         column._cells = [broken(c, width) if isinstance(c, Text) else c for c in column._cells]
     table.width = sum(widths) + gap * len(widths) if sum(widths) > room else None
-    if table.title:  # Rich breaks it where the table ends
+    if table.title:  # Rich would wrap it at the width of the table
         console.print(table.title, style="italic", highlight=False)
         table.title = None
     console.print(table, crop=False)
@@ -131,7 +131,7 @@ def show(table: Table, console: Console = out, optional: int = 0) -> None:
 
 
 def _range(column: Column) -> tuple[int, int]:
-    """The width of the longest part that is not broken, and of the longest line."""
+    """The least and the greatest width of a column: its longest unbreakable part, and its longest line."""
     cells = [column.header, *column._cells]
     lines = [line for c in cells for line in (c.plain if isinstance(c, Text) else str(c)).splitlines()]
     high = max(map(cell_len, lines), default=0)
@@ -140,12 +140,12 @@ def _range(column: Column) -> tuple[int, int]:
 
 
 def _parts(word: str) -> list[str]:
-    """An entry's name such as `a[b=1,c=2]+d` in parts; any other word is one."""
+    """The parts between which a word may break: those of a name such as `a[b=1,c=2]+d`; else the word itself."""
     return re.split(r"(?<=[,=\[+])(?=\w)", word) if word[:1].isalpha() else [word]
 
 
 def broken(cell: Text, width: int) -> Text:
-    """The cell with line breaks between the parts of words that are too long."""
+    """The cell with line breaks inside words that are longer than `width`, between their parts."""
     words = []
     for word in cell.plain.split(" "):
         if cell_len(word) > width:
@@ -162,7 +162,11 @@ def broken(cell: Text, width: int) -> Text:
 
 @contextlib.contextmanager
 def json_alone(wanted: bool) -> Iterator[None]:
-    """With `--json`: stdout is for one JSON document; what anybody else prints there, workers included, goes to stderr."""
+    """While this lasts, stdout holds nothing but the JSON document; what others print, workers included, goes to
+    stderr.
+
+    wanted: whether `--json` was given; without it nothing changes.
+    """
     if not wanted:
         yield
         return
@@ -172,7 +176,7 @@ def json_alone(wanted: bool) -> Iterator[None]:
         kept = os.dup(1)
         os.dup2(2, 1)
         _answer.append(os.fdopen(os.dup(kept), "w", encoding="utf-8"))
-    else:  # somebody has put another stream in its place
+    else:  # sys.stdout was replaced, by a test for instance
         _answer.append(sys.stdout)
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -190,7 +194,7 @@ def wants_json() -> bool:
 
 
 def answer(value: object) -> None:
-    """The command's JSON: ASCII, without NaN and infinities, which JSON does not know (null stands for them)."""
+    """Write the command's JSON: ASCII, with null in place of NaN and infinities, which JSON does not have."""
     stream = _answer.pop()
     print(json.dumps(_finite(value), allow_nan=False, default=str), file=stream, flush=True)
 
@@ -209,7 +213,7 @@ def _finite(value: Any) -> Any:
 
 
 def be_tolerant() -> None:
-    """What a terminal's encoding does not have is replaced: no output ends a command."""
+    """Replace characters that the terminal's encoding lacks, so that no output raises UnicodeEncodeError."""
     codecs.register_error("leakboard", _replaced)
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
@@ -219,15 +223,15 @@ def be_tolerant() -> None:
 def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    found = error.object[error.start : error.end].translate(_PLAINER)
-    return "".join(c if c.isascii() else "?" for c in found), error.end
+    text = error.object[error.start : error.end].translate(_PLAINER)
+    return "".join(c if c.isascii() else "?" for c in text), error.end
 
 
 # --- Progress ---------------------------------------------------------------------------------------
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds: 2:07."""
+    """Seconds as minutes and seconds, such as 2:07."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
@@ -249,7 +253,7 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
-    """Say on a terminal that something goes on of which nobody knows how long it takes."""
+    """Show on a terminal that something of unknown duration is running."""
     if progress.is_terminal and not progress.quiet:
         with progress.status(f"{what} ...", spinner="line"):
             yield
@@ -258,8 +262,10 @@ def working(what: str) -> Iterator[None]:
 
 
 def redraw(line: str, *, last: bool = False) -> None:
-    """One line of progress, which the next one takes the place of where stderr is a terminal."""
-    again = progress.is_terminal and not last
+    """Print one line of progress; on a terminal the next one overwrites it, unless it is the last."""
+    keep_line = progress.is_terminal and not last
     if progress.is_terminal:
         line = line.ljust(progress.width - 1)
-    progress.print(line, end="\r" if again else "\n", markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
+    progress.print(
+        line, end="\r" if keep_line else "\n", markup=False, highlight=False, no_wrap=True, overflow="ellipsis"
+    )

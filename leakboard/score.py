@@ -1,4 +1,4 @@
-"""A run of `leakboard run`: from the names on the command line to results, logged and summed up."""
+"""What `leakboard run` does: names become a plan, the plan becomes results, results are logged and printed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """What is to be done, and with what."""
+    """The work of one `leakboard run`, before any of it is done."""
 
     artifacts: Artifacts
     plan: Plan
@@ -53,7 +53,10 @@ class Run:
 
 @dataclass
 class Outcome:
-    """What a run gave. `seconds` by kind of work, over all workers; attacks apart from their judging."""
+    """What a run yielded: results, how many of them are new, networks trained, and times in seconds.
+
+    `seconds`: by kind of work, summed over workers; an attack's without what the judge spends on it. `wall`: elapsed.
+    """
 
     tracker: Tracker
     results: list[Result] = field(default_factory=list)
@@ -73,9 +76,10 @@ def prepare(
     isolation: Mode = "auto",
     baselines: Path | None = None,
 ) -> Run:
-    """Resolve every name, and find a way to isolate, before any work starts. Raises UserError.
+    """Resolve every name, plan the missing work and find a way to isolate it. Nothing is computed yet.
 
-    baselines: a folder of submissions that stand beside those of `submissions`.
+    name: of a protocol, or its file. seeds: None: all of the protocol. baselines: a second folder of submissions.
+    Raises UserError for an unknown name, device or seed, and where code has to be isolated and nothing can do it.
     """
     loaded = protocols.load(name)
     setting = Setting(
@@ -130,7 +134,7 @@ def _entries(loaded: Protocol, registry: Registry, entries: list[str]) -> tuple[
 def _pairs(
     loaded: Protocol, registry: Registry, entries: list[str], attacks: list[Part], chains: list[Chain]
 ) -> list[tuple[list[Part], list[Chain]]]:
-    """All with all; or, for entries that were named, each with every required opponent."""
+    """Which attacks meet which chains: all meet all; where entries were named, each meets every required opponent."""
     if not entries:
         return [(attacks, chains)]
     named = {e if registry.kind_of(e) == "attack" else "" for e in entries}
@@ -162,11 +166,12 @@ def _check_architectures(loaded: Protocol) -> None:
 
 
 def default_workers(device: str) -> int:
+    """Worker processes: one a core, at most 8; one on a GPU."""
     return 1 if device == "cuda" else min(os.cpu_count() or 1, 8)
 
 
 def run(job: Run, workers: int) -> Outcome:
-    """Do what is missing; log every result as it comes. Ctrl-C loses the work in hand, no more."""
+    """Do the missing work and log every result as it comes. Ctrl-C loses only the jobs that are running."""
     outcome = Outcome(tracker=Tracker(job.setting.store / "logged"))
     store = job.artifacts.store
     start = time.perf_counter()
@@ -185,17 +190,17 @@ def run(job: Run, workers: int) -> Outcome:
             what = f"{done_job.kind} of {done_job.defense}"
             console.redraw(f"{progress.done}/{progress.total} jobs, {left} left, {what}", last=last)
 
-    stored = [marked(r, job.artifacts) for key in job.plan.done if (r := store.result(key)) is not None]
+    stored = [with_tuned_claim(r, job.artifacts) for key in job.plan.done if (r := store.result(key)) is not None]
     outcome.results += stored
     for result in stored:
         outcome.tracker.log(result)
     if job.plan.jobs:
         store.check_writable()
         for result in execute(job.plan, job.setting, on_this_machine(job.setting, workers), report, _times(stored)):
-            result = marked(result, job.artifacts)
+            result = with_tuned_claim(result, job.artifacts)
             outcome.results.append(result)
             outcome.fresh += 1
-            # The judge's own work (bootstrap, storing) is not the attack's.
+            # The cost is the attack's own; what the judge spends on bootstrap and storing is not in it.
             kind = "attacks" if result.task == "membership" else "other attacks"
             outcome.seconds[kind] += result.cost.get("seconds", 0.0)
             outcome.tracker.log(result)
@@ -206,7 +211,7 @@ def run(job: Run, workers: int) -> Outcome:
 
 
 def _summarise(job: Run, outcome: Outcome) -> None:
-    """Have MLflow's parent runs say what all that is scored says of the defenses that something was logged of."""
+    """Update the parent runs in MLflow of all defenses with newly logged results, from everything that is scored."""
     artifacts = job.artifacts
     if stale := outcome.tracker.stale(artifacts.protocol.name, [r.defense for r in outcome.results]):
         rows = {r.key: r for r in board_results(job.artifacts)} | {r.key: r for r in outcome.results}
@@ -215,7 +220,7 @@ def _summarise(job: Run, outcome: Outcome) -> None:
 
 
 def _times(results: list[Result]) -> Iterator[tuple[Sort, float, float]]:
-    """What earlier runs took, for `Progress`."""
+    """Kind of work, units and seconds of stored results, from which `Progress` estimates the time left."""
     for r in results:
         if "train_seconds" in r.cost:
             yield sort_of("networks", r.defense), 1.0, r.cost["train_seconds"]
@@ -224,36 +229,36 @@ def _times(results: list[Result]) -> Iterator[tuple[Sort, float, float]]:
 
 
 def board_results(artifacts: Artifacts) -> list[Result]:
-    """Everything that is stored of this protocol under today's code, whatever its hyperparameters: the key decides."""
+    """All stored results of this protocol whose key is that of the current code, with any hyperparameters."""
     registry, seeds = artifacts.registry, artifacts.protocol.seeds
     attack_of, chain_of = cache(registry.attack), cache(artifacts.chain)
 
-    def of_today(r: Result) -> bool:
-        with contextlib.suppress(UserError):  # an entry, a hyperparameter or a model that is there no longer
+    def is_current(r: Result) -> bool:
+        with contextlib.suppress(UserError):  # its entry, hyperparameter or model no longer exists
             attack = attack_of(r.attack) if r.attack else None
             return r.seed in seeds and scenario_key(artifacts, attack, chain_of(r.defense), r.seed) == r.key
         return False
 
-    return [marked(r, artifacts) for r in artifacts.store.results(artifacts.measures) if of_today(r)]
+    return [with_tuned_claim(r, artifacts) for r in artifacts.store.results(artifacts.measures) if is_current(r)]
 
 
-def marked(result: Result, artifacts: Artifacts) -> Result:
-    """The result, saying so where its defense or a part of the cascade was tuned here, before it was scored or after."""
+def with_tuned_claim(result: Result, artifacts: Artifacts) -> Result:
+    """The result, with the claim `tuned` if its defense or a part of the cascade was ever tuned in this store."""
     names = [p.name for p in artifacts.registry.chain(result.defense, artifacts.protocol.baseline).parts]
-    found = []
+    tunings = []
     for i, j in combinations(range(len(names) + 1), 2):
         if (how := artifacts.store.how_tuned(artifacts.protocol.name, "+".join(names[i:j]))) is not None:
-            found.append(how)
-    said = {"tuned": "; ".join(dict.fromkeys(found))} if found else {}
-    return result.model_copy(update={"claims": result.claims | said})
+            tunings.append(how)
+    claims = {"tuned": "; ".join(dict.fromkeys(tunings))} if tunings else {}
+    return result.model_copy(update={"claims": result.claims | claims})
 
 
 def stored_results(
     name: str, submissions: Path, store: Path, baselines: Path | None = None, registry: Registry | None = None
 ) -> list[Result]:
-    """All results of a protocol that the store holds (`board_results`); with a split secret the official ones.
+    """All results of a protocol that the store holds (`board_results`): with a split secret the official ones.
 
-    registry: of `submissions` and `baselines`, where it was read already.
+    registry: that of `submissions` and `baselines`, if it was read before.
     """
     loaded, hidden = protocols.load(name), secret.take()
     registry = registry or Registry(submissions, baselines)
@@ -262,7 +267,7 @@ def stored_results(
 
 
 def board_of(loaded: Protocol, registry: Registry) -> Board:
-    """What a protocol asks of an entry, by the names that results have: a YAML may write them another way."""
+    """What a protocol requires of an entry, with names as results have them: the YAML may write them otherwise."""
     from leaderboard.ranking import Board
 
     canonical = {
@@ -273,20 +278,24 @@ def board_of(loaded: Protocol, registry: Registry) -> Board:
 
 
 def print_board(job: Run, outcome: Outcome, rows: list[Result], what: str) -> None:
-    """The tables of all that is scored, ranked as the board ranks it: among the rows that are published (`joined`)."""
+    """Print the tables of `rows`, ranked as on the board, or without ranks and with the reason.
+
+    rows, what: from `with_published`. There are no ranks where seeds or rows of required entries are missing.
+    """
     from leakboard.tables import print_tables
 
     board = board_of(job.artifacts.protocol, job.artifacts.registry)
-    have = {(r.attack, r.defense, r.seed) for r in rows}
-    short = [s for s in board.seeds if not all((r.attack, r.defense, s) in have for r in outcome.results)]
+    scored = {(r.attack, r.defense, r.seed) for r in rows}
+    incomplete_seeds = [s for s in board.seeds if not all((r.attack, r.defense, s) in scored for r in outcome.results)]
     ranked = True
-    if short:
+    if incomplete_seeds:
         ranked, seeds = False, ", ".join(map(str, job.seeds))
         board = replace(board, seeds=job.seeds)
-        what = f"seed {seeds} alone; no ranks: they need the protocol's other seeds too"
+        plural = "s" if len(job.seeds) > 1 else ""
+        what += f"; seed{plural} {seeds} alone, no ranks: they need the protocol's other seeds too"
         rows = [r for r in rows if r.seed in job.seeds]
     elif lacking := sorted(
-        {*board.required_attacks, *board.required_defenses} - {n for a, d, _ in have for n in (a, d)}
+        {*board.required_attacks, *board.required_defenses} - {n for a, d, _ in scored for n in (a, d)}
     ):
         ranked = False
         some = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
@@ -295,31 +304,33 @@ def print_board(job: Run, outcome: Outcome, rows: list[Result], what: str) -> No
     console.notes.print(f"left out: {' '.join(job.artifacts.protocol.leaves_out.split())}", style="dim", markup=False)
 
 
-def joined(job: Run, outcome: Outcome, published: Path) -> tuple[list[Result], str]:
-    """The rows of the store and of this run, and the published ones of the same version and split that they lack.
+def with_published(job: Run, outcome: Outcome, published: Path) -> tuple[list[Result], str]:
+    """The rows that `leakboard publish` would write, and in words where they come from.
 
-    What `leakboard publish` would write; and in words what they were joined with. published: the folder that the
-    protocol's board is read from.
+    They are those of the store and of this run, and published rows of the same version and split that these lack.
+    published: the folder of the protocol's published board.
     """
     from leaderboard import publish
 
     own = list(({r.key: r for r in board_results(job.artifacts)} | {r.key: r for r in outcome.results}).values())
     folder = publish.edition_folder(own, published)
     try:
-        before = publish.load(folder)
+        published_rows = publish.load(folder)
     except ValueError as problem:
         return own, f"your rows alone: {printable(str(problem), 200)}"
-    rows = publish.merge(own, before)
+    rows = publish.merge(own, published_rows)
     if more := len(rows) - len(own):
         return rows, f"your {len(own)} rows and {more} published ones ({places.brief(folder)})"
     others = (
-        f", and {len(before)} of another version in {places.brief(folder)}" if publish.strangers(own, before) else ""
+        f", and {len(published_rows)} of another version in {places.brief(folder)}"
+        if publish.count_other_editions(own, published_rows)
+        else ""
     )
     return own, f"your {len(own)} rows; nothing published is to be added{others}"
 
 
 def print_summary(job: Run, outcome: Outcome) -> None:
-    """What was made, where it is, what it cost, and the next command."""
+    """Print what was computed, where it is stored, what it cost, and the next command."""
     say = console.say
     reused = job.plan.networks - outcome.trained
     say(f"{outcome.trained} trained, {max(reused, 0)} reused; {count(outcome.fresh, 'scenario')} scored, {len(job.plan.done)} reused; {outcome.wall:.0f} s")  # fmt: skip
@@ -341,11 +352,11 @@ def print_summary(job: Run, outcome: Outcome) -> None:
         say(f"store: {places.brief(job.setting.store)}; MLflow: {address} (leakboard ui)")
     if where := console.elsewhere():
         say(where)
-    console.tell_next(f"{console.again('publish', '--protocol', job.given)} && {console.again('board')}")
+    console.tell_next(f"{console.command_line('publish', '--protocol', job.given)} && {console.command_line('board')}")
 
 
 def count(n: int, one: str, many: str = "") -> str:
-    """1 network, 2 networks."""
+    """A number with its noun: 1 network, 2 networks."""
     return f"{n} {one if n == 1 else many or one + 's'}"
 
 
@@ -358,7 +369,10 @@ def reproduce(
     workers: int | None,
     baselines: Path | None = None,
 ) -> Result:
-    """Score one logged scenario again in an empty store. protocol: its name, or the file that it is from."""
+    """Score one logged scenario again in an empty store. protocol: its name, or its file.
+
+    Raises UserError where the protocol is of another version than the logged run's.
+    """
     loaded = protocols.load(protocol)
     if loaded.measures != old.protocol_digest:
         raise UserError(

@@ -28,16 +28,16 @@ from leaderboard.ranking import (
 from leakboard.console import broken, show
 
 FAILED, LOG_LINES, LOG_WIDTH = 10, 8, 400
-"""Of how many failed scenarios the log is printed, how much of it, and how much of a line."""
+"""Failed scenarios whose log is printed, its last lines, and characters of a line, at most."""
 
 
 def print_tables(
     results: Iterable[Result], board: Board, console: Console, what: str = "", *, ranked: bool = True
 ) -> None:
-    """Defenses, then the attacks of each task by track, each with what is not ranked and why; then logs of failures.
+    """Print the defenses, then the attacks of each task by track, what is not ranked and why, and logs of failures.
 
-    what: in words, which rows these are; it stands above the tables. ranked: whether ranks are printed.
-    Texts of records are printed as they are: Rich reads no markup in a `Text`.
+    what: printed above the tables: which rows these are. ranked: whether ranks are printed. Texts of records are wrapped
+    in `Text`, so that Rich reads no markup in them.
     """
     frame = scenarios(results)
     defenses = defense_table(frame, board)
@@ -60,7 +60,7 @@ def _by(metric: str, ranked: bool) -> str:
 
 
 def print_claims(findings: Sequence[Finding], console: Console) -> None:
-    """One row a claim: its difference with a 95 % interval, what it had to be, and the verdicts; then what was compared."""
+    """Print one row a claim: both scores, their difference with its 95 % interval, what it should be, the verdicts."""
     columns = ("", "claim", "first", "second", "difference", "should be", "alone", "verdict")
     out = Table(*columns, box=None, title="Claims of the papers", title_justify="left", header_style="bold")
     for f in findings:
@@ -116,7 +116,7 @@ def _with_intervals(table: pd.DataFrame, ranked: bool) -> pd.DataFrame:
 
 
 def _print_rest(table: pd.DataFrame, name: str, console: Console) -> None:
-    """Below a table: what is not ranked, and how far each entry can be trusted."""
+    """Print below a table what is not ranked and why, and the trust and isolation of the entries."""
     unranked = table[table.reason != ""].groupby("reason", sort=False)[name]
     lines = [f"not ranked: {', '.join(entries)}: {reason}" for reason, entries in unranked]
     for (trust, isolation), rows in table.groupby(["trust", "isolation"]):
@@ -147,9 +147,9 @@ def _table(title: str, name: str, *columns: str) -> Table:
 
 
 def number(row: dict[Any, Any], column: str) -> str:
-    """A value with the half-width of its interval: 0.656 ±0.011; – where there is none."""
+    """A value with the half-width of its 95 % interval, such as 0.656 ±0.011; "–" without a value."""
     value, low, high = (float(row.get(f"{column}{end}", float("nan"))) for end in ("", "_low", "_high"))
     if pd.isna(value):
         return "–"
-    # An end may be cut to what the metric can be.
+    # One end may be cut off at the metric's range, so the wider half is shown.
     return f"{value:.3f}" if pd.isna(low) else f"{value:.3f} ±{max(value - low, high - value):.3f}"

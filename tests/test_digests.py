@@ -131,6 +131,8 @@ def test_what_cannot_be_followed_is_an_error(house: Path) -> None:
     for old, new in (
         ("from benchmark import networks\n", "import benchmark.networks\nfrom benchmark import networks\n"),
         ("networks.build(", "networks.bild("),
+        ("from benchmark import networks\n", "from .. import networks\n"),
+        ("from benchmark import networks\n", "from benchmark.networks import *\nfrom benchmark import networks\n"),
     ):
         before = (house / "benchmark/networks/training.py").read_text("utf-8")
         edit(house, "networks/training.py", old, new)

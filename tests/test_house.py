@@ -83,19 +83,19 @@ from typing import Any
 
 import torch
 
-from benchmark.judge.scenario import Outcome, Scenario, expect
+from benchmark.judge.scenario import Measurements, Scenario, expect
 
 
 class Kind(Scenario):
     """Shares of classes against those of target-train."""
 
-    def judge(self, attack: Any) -> Outcome:
+    def judge(self, attack: Any) -> Measurements:
         classes = self.population.data.classes
         attack.fit(self._knowledge())
         guess = attack.answer(self.target, list(range(classes)))
         expect(guess, (classes,), "shares")
         true = self.population.part("target-train").y.bincount(minlength=classes).double()
-        return Outcome({"share_error": float((guess - true / true.sum()).abs().sum() / 2)}, {}, {"seconds": 0.0})
+        return Measurements({"share_error": float((guess - true / true.sum()).abs().sum() / 2)}, {}, {"seconds": 0.0})
 '''
 KIND_METRIC = '        Metric("share_error", "Error of shares", "down", 0, 1, "Total variation.", table="property"),\n'
 SUBMISSION = '''"""Shares as the shadow world has them."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmark.result import Picture
+from benchmark.result import Picture, Result
 
 
 def test_a_picture_is_what_was_drawn() -> None:
@@ -26,3 +27,13 @@ def test_a_picture_is_what_was_drawn() -> None:
 def test_a_picture_that_is_none_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected pixels"):
         Picture(**given)
+
+
+@pytest.mark.parametrize("field", ["null_auc", "null_tpr"])
+@pytest.mark.parametrize("values", [[math.nan], [0.5, math.nan, 0.6], [0.5, math.inf], [0.5, -0.1], [True], ["0.5"]])
+def test_a_list_holds_numbers_within_bounds(field: str, values: list[Any]) -> None:
+    record = {"key": "k", "protocol": "p", "protocol_digest": "d", "task": "membership", "attack": "a", "defense": "b"}
+    record |= {"dataset": "digits", "architecture": "small_cnn", "seed": 0, "status": "ok"}
+    assert Result.from_fields(record | {field: [0.5, 0.6]})
+    with pytest.raises(ValueError, match=f"{field}: expected numbers from 0 to 1"):
+        Result.from_fields(record | {field: values})

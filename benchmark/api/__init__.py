@@ -1,11 +1,13 @@
 """The contract: everything that a submission may import, and nothing else.
 
 An attack or a defense is one class in one file of `submissions/`. It declares a literal `card`, its hyperparameters
-(`Params`) and what it needs; the judge reads these without importing the file, and gives it what it declared alone.
+(`Params`) and what it needs. The judge reads these without importing the file, and gives the class what it declared and
+nothing else.
 
 Shapes: n samples, k classes, c x h x w pixels, d embedding width, m reference models, s attack seeds. Images are float32 in
-[0, 1]; labels int64 in [0, k); log-posteriors float64 (n, k), natural logarithm. Log-posteriors are the one currency,
-because posteriors saturate and leakage lives in their last digits. Normalisation belongs to the network, not the data.
+[0, 1]; labels int64 in [0, k); log-posteriors float64 (n, k), natural logarithm. Everything is computed from log-posteriors,
+because posteriors saturate at 0 and 1, and what tells members lies in their last digits. Normalisation is part of the
+network: images are never normalised beforehand.
 """
 
 from __future__ import annotations
@@ -32,29 +34,34 @@ __all__ = [
 ]  # fmt: skip
 
 Access = Literal["label", "posterior", "white-box"]
-"""What a target answers: the predicted label; also its posteriors; also its network."""
+"""What a target gives: predicted labels; also posteriors; also its network. Each level includes the ones before it."""
 
 Need = Literal["shadow", "partial", "references-online", "references-offline", "certificate"]
-"""Auxiliary knowledge: a shadow world, known members and non-members, reference models that were trained on halves of the
-population that the candidates come from, reference models trained on shadow data alone, the radius that the target is certified
-for (where there is none, the attack does not apply)."""
+"""Auxiliary knowledge that an attack asks for.
+
+shadow: a shadow world, or what of it the kind of attack learns from (`from_shadow`). partial: known members and
+non-members of the target. references-online: reference models trained on halves of the population that the candidates come from.
+references-offline: reference models trained on shadow data alone. certificate: the radius that the target is certified
+for; where there is none, the attack does not apply.
+"""
 
 ShadowField = Literal["shadow", "embeddings", "auxiliary"]
-"""A field of `Knowledge`: the shadow model with its members and non-members, embeddings of its training data, or this data."""
+"""The field of `Knowledge` that the need "shadow" fills: the shadow world, embeddings of its training data, or that data."""
 
 Calibrate = Literal["shadow", "own", "none"]
-"""The decision threshold: found by the judge on the shadow world, or the attack's own, 0, or none (no accuracy then)."""
+"""The decision threshold: set by the judge on the shadow world; the attack's own rule, score > 0; or none, and no accuracy then."""
 
 Stage = Literal["training", "pre-inference", "post-inference"]
+"""Where a defense acts: on training, on queries before inference, on answers after it. The last two are guards."""
 
 Extra = Literal["reference", "validation"]
-"""Data that a defense reads besides the training set (RULES 6)."""
+"""Data of the reference part that a defense reads besides the training set (RULES 6)."""
 
 Predict = Callable[[Tensor], Tensor]
 """Images (n, c, h, w) float32 in [0, 1] -> log-posteriors (n, k) float64."""
 
 
-# --- What a file says about itself ------------------------------------------------------------------
+# --- What a file declares ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,12 @@ class Card:
     reference: str
     year: int | None
     null: bool = False
-    """A null row: it shows what a score is worth that uses nothing of the target."""
+    """Whether this is a null row: a score that uses nothing of the target, to compare others with (RULES 18)."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """The closed range that tuning searches, and the paper's own grid; they lie inside the valid range of `Field`."""
+    """The closed range that tuning searches (`log`: on a logarithmic scale), and the paper's own grid. Both lie in the range of `Field`."""
 
     low: float
     high: float
@@ -81,9 +88,10 @@ class Search:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Marks a hyperparameter that names a diffusion model of the user's, for `training.pretrained`; None names none.
+    """Marks a hyperparameter that names a diffusion model of the user's (or None), for `training.pretrained`.
 
-    The judge reads the model before any work starts. The hyperparameters `instead_of` stay at their defaults with it.
+    The judge reads the model before any work starts. The model replaces what the hyperparameters `instead_of` set: they must
+    stay at their defaults with it.
     """
 
     instead_of: tuple[str, ...] = ()
@@ -110,18 +118,18 @@ class Samples:
 
 
 class Target:
-    """A trained model behind an access level; more than the attack declared raises `PermissionError`."""
+    """A trained model, served at the access level that the attack declared; asking for more raises `PermissionError`."""
 
     def labels(self, x: Tensor) -> Tensor:
         """Predicted labels (n,) int64 of images (n, c, h, w)."""
         raise NotImplementedError
 
     def log_posteriors(self, x: Tensor) -> Tensor:
-        """Log-posteriors (n, k) float64 of images (n, c, h, w), through every guard."""
+        """Log-posteriors (n, k) float64 of images (n, c, h, w), as all guards leave them."""
         raise NotImplementedError
 
     def white_box(self) -> nn.Module:
-        """A copy of the raw network (eval mode, float32): images -> logits (n, k) float32.
+        """A copy of the network without guards (eval mode, float32): images -> logits (n, k) float32.
 
         Besides `forward` it has `embed(x)` (n, d), the input of its last linear layer `head`.
         """
@@ -130,7 +138,7 @@ class Target:
 
 @dataclass(frozen=True)
 class World:
-    """A model together with samples that are known to be, and not to be, in its training set."""
+    """A trained model with samples that are known to be in its training set, and others that are known not to be."""
 
     target: Target
     members: Samples
@@ -139,7 +147,7 @@ class World:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings x (n, d) float32 with class labels y (n,) and the attribute (n,), 0 or 1."""
+    """Embeddings x (n, d) float32 of samples, their class labels y (n,) int64, and their attribute (n,) int64, 0 or 1."""
 
     x: Tensor
     y: Tensor
@@ -148,7 +156,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is to be judged, in the judge's shuffle: x (n, c, h, w), y (n,) and meaningless ids (n,)."""
+    """Members and non-members to tell apart, shuffled: x (n, c, h, w), y (n,), and ids (n,) int64 that are drawn at random."""
 
     x: Tensor
     y: Tensor
@@ -158,29 +166,29 @@ class Candidates:
         return len(self.y)
 
 
-def _no_more(x: Tensor) -> Tensor:
+def _candidates_only(x: Tensor) -> Tensor:
     raise PermissionError("these reference models answer for the candidates alone")
 
 
 @dataclass(frozen=True)
 class References:
-    """Models trained like the target on other halves of the data, queried on the candidates.
+    """Models trained like the target on other data (RULES 4), and their answers to the candidates.
 
-    members (m, n) bool: whether candidate j was in the training set of model i (all False offline).
-    log_posteriors (m, n, k) float64, through the target's own kind of guards.
+    members (m, n) bool: whether candidate j was in the training set of model i; all False for offline models.
+    log_posteriors (m, n, k) float64, through guards of the same kind as the target's.
     """
 
     members: Tensor
     log_posteriors: Tensor
-    ask: Predict = field(default=_no_more, repr=False)
-    """What all models say of other images, such as views of the candidates: (n, c, h, w) -> (m, n, k)."""
+    ask: Predict = field(default=_candidates_only, repr=False)
+    """The models' log-posteriors (m, n, k) of other images (n, c, h, w), such as views of the candidates."""
     whole: int | None = None
-    """How many there were in all. Where one of them is the target, it and its pair are left out of m; `whole` stays."""
+    """How many models were trained. Where one of them serves as the target, m is smaller: it and its pair are left out (RULES 21)."""
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """All that an attack may learn from before it sees the candidates. Absent kinds are None."""
+    """All that an attack may learn from before it sees the candidates. What `needs` does not name is None."""
 
     classes: int
     shape: tuple[int, int, int]
@@ -192,18 +200,18 @@ class Knowledge:
     partial: World | None = None
     embeddings: Embeddings | None = None
     auxiliary: Samples | None = None
-    """Inversion and stealing: the shadow world's training data, where `needs` names "shadow"."""
+    """For inversion and stealing, the shadow world's training data, where `needs` names "shadow"."""
     certificate: float | None = None
-    """Radius of the L-infinity ball, in pixels of [0, 1], for which the target is certified."""
+    """Radius of the L-infinity ball, on the scale of pixels in [0, 1], that the target is certified for."""
 
     def generator(self, name: str) -> torch.Generator:
-        """A generator on the CPU that depends on this scenario's seed and on `name` alone."""
+        """A fresh generator on the CPU, seeded by this scenario's seed and `name` alone."""
         return _generator(self.seed, name)
 
     def views(self, x: Tensor, count: int) -> Tensor:
-        """`count` simply augmented views (count, n, c, h, w) of images, drawn for each from its own pixels.
+        """`count` views (count, n, c, h, w) of images under the data set's simple augmentation.
 
-        A sample has the same views wherever and whenever it is asked about.
+        The draw is a function of each image's pixels, so that a sample always has the same views.
         """
         return views(x, self.simple, count)
 
@@ -212,14 +220,14 @@ class Knowledge:
 
 
 class AnyAttack:
-    """What all kinds of attack share. A kind is a subclass with one method of its own, which the judge asks."""
+    """What all kinds of attack share. A kind is a subclass with one method of its own, which the judge calls."""
 
     task: ClassVar[str]
-    """The kind's name; on the judge's side `judge/kinds/` has a module of this name."""
+    """The kind's name, and that of the module in `judge/kinds/` that scores it."""
     answer: ClassVar[str]
-    """The name of its one method."""
+    """The name of that method."""
     from_shadow: ClassVar[ShadowField]
-    """What the need "shadow" gives to attacks of this kind."""
+    """Which field of `Knowledge` the need "shadow" fills for attacks of this kind."""
 
     card: ClassVar[Card]
     access: ClassVar[Access]
@@ -232,7 +240,7 @@ class AnyAttack:
         self.params = params
 
     def fit(self, knowledge: Knowledge) -> None:
-        """Learn from auxiliary knowledge. Called once, before anything is scored."""
+        """Learn from auxiliary knowledge. Called once, before the method that `answer` names."""
 
 
 class Attack(AnyAttack):
@@ -246,7 +254,7 @@ class Attack(AnyAttack):
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Scores (n,) float64, higher for members; or (s, n), one row for each of s attack seeds.
 
-        A score must not depend on the order or the number of candidates: pool over data in `fit`.
+        A score must not depend on the order or the number of candidates: statistics over data belong in `fit` (RULES 14).
         """
         raise NotImplementedError
 
@@ -264,7 +272,7 @@ class InversionAttack(AnyAttack):
 
 
 class AttributeAttack(AnyAttack):
-    """Infer an attribute of a sample from its embedding; the image is never seen."""
+    """Infer an attribute of a sample from its embedding, without its image (RULES 7)."""
 
     task: ClassVar[str] = "attribute"
     answer: ClassVar[str] = "predict"
@@ -288,7 +296,7 @@ class StealingAttack(AnyAttack):
     from_shadow: ClassVar[ShadowField] = "auxiliary"
 
     def steal(self, target: Target, queries: Samples, build: Callable[[], nn.Module]) -> nn.Module:
-        """A network, images -> logits (n, k). `build` makes a fresh one of the target's architecture."""
+        """The copy, a network: images -> logits (n, k). `build` makes a fresh network of the target's architecture."""
         raise NotImplementedError
 
 
@@ -296,7 +304,7 @@ class StealingAttack(AnyAttack):
 
 
 class Training:
-    """What a training defense works with. A checkpoint may be chosen on `validation` alone.
+    """What a training defense works with: data, recipe and tools. Checkpoints may be chosen on `validation` alone.
 
     `reference` and `validation` raise `PermissionError` unless the defense's `uses` names them.
     """
@@ -312,7 +320,7 @@ class Training:
     device: torch.device
 
     def build(self, architecture: str | None = None) -> nn.Module:
-        """A fresh network of the protocol's architecture, or of a named one; its weights are drawn from the seed."""
+        """A fresh network of the protocol's architecture, or of a named one, with weights drawn from the training's seed."""
         raise NotImplementedError
 
     def fit(
@@ -326,24 +334,26 @@ class Training:
     ) -> nn.Module:
         """Train by the protocol's recipe and return the network in eval mode.
 
-        loss(logits (n, k), y) -> (n,) float32; or, for what is more than that, cost(network, x, y, epoch) -> the
-        scalar to descend, epochs counted from 0. `targets` (len(train), ...) take the labels' place as y.
+        loss(logits (n, k), y) -> (n,) float32, of which the mean over the batch is minimised. Where that is not enough,
+        cost(network, x, y, epoch) -> the scalar to minimise on a batch; epochs count from 0. `targets` (len(train), ...)
+        replace the labels as y. Raises ValueError for both loss and cost, and for targets of another length.
         """
         raise NotImplementedError
 
     def fit_each(
         self, rows: Sequence[Tensor], name: str, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> list[nn.Module]:
-        """Fresh networks, number i trained by the recipe on the samples rows[i] (int64) of `train`, seeded by `name`.
+        """Fresh networks in eval mode, number i trained by the recipe on the samples rows[i] (int64) of `train`.
 
-        They train together where the recipe trains ensembles; sizes may differ by one then.
+        Their seeds come from `name` and i. Where the recipe trains ensembles, they train together, and the numbers of samples may
+        differ by one at most.
         """
         raise NotImplementedError
 
     def epochs(self, network: nn.Module) -> Iterator[int]:
-        """The recipe's epochs, for a training loop of one's own: 0, 1, ...
+        """The recipe's epochs, 0, 1, ..., for a training loop of one's own.
 
-        With early stopping, the network has the weights of its best epoch on `validation` when they end.
+        With early stopping, the network gets the weights of its best epoch on `validation` after the last one.
         """
         raise NotImplementedError
 
@@ -356,18 +366,21 @@ class Training:
         raise NotImplementedError
 
     def generator(self, name: str) -> torch.Generator:
-        """A generator on the CPU that depends on this training's seed and on `name` alone."""
+        """A fresh generator on the CPU, seeded by this training's seed and `name` alone."""
         return _generator(self.seed, name)
 
     def artifact(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Tensors of this world's data and seed and of no network, made once; `name` holds all hyperparameters read."""
+        """Tensors that `make` computes from this world's data and seed, but from no network; computed once and stored.
+
+        `name` identifies them: it must hold all hyperparameters that `make` reads.
+        """
         raise NotImplementedError
 
     def pretrained(self, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """A model that a hyperparameter marked `Pretrained` names: its configuration and its float32 weights.
+        """The model that a hyperparameter marked `Pretrained` names: its configuration and its float32 weights.
 
-        The configuration is that of a diffusers `UNet2DModel` for images of this shape, which predicts the noise, under
-        "unet", and that of its 1000 steps under "scheduler" ({}: those of Ho et al. 2020). Any other name raises
+        The configuration has two parts: "unet", of a diffusers `UNet2DModel` that predicts the noise of images of this
+        shape; and "scheduler", of its 1000 noise levels ({}: those of Ho et al. 2020). Any other name raises
         `PermissionError`.
         """
         raise NotImplementedError
@@ -375,7 +388,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Claims:
-    """What a defense says of itself. Epsilon needs delta, accountant, adjacency and sampling."""
+    """Guarantees that a defense claims. An epsilon needs delta, accountant, adjacency and sampling (RULES 29)."""
 
     epsilon: float | None = None
     delta: float | None = None
@@ -383,56 +396,60 @@ class Claims:
     adjacency: str | None = None
     sampling: str | None = None
     robust: float | None = None
-    """Radius of the L-infinity ball, in pixels of [0, 1], that training aimed at: robust accuracy is measured there."""
+    """Radius of the L-infinity ball, on the scale of pixels in [0, 1], that training aimed at: robust accuracy is measured there."""
     certificate: float | None = None
-    """Radius for which interval bounds on the network prove something: certified accuracy is measured there."""
+    """Radius within which interval bounds can prove that a prediction stays: certified accuracy is measured there."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a guard may use while it answers. `key` is a secret of the target's world."""
+    """What a guard may use while it answers. `key` is a secret of the world of the model that it guards (RULES 3)."""
 
     key: bytes = field(repr=False)
     device: torch.device
     remember: Callable[[str, Tensor, Callable[[], Tensor]], Tensor] = field(repr=False)
-    """remember(name, x, make): make() once for each name, guard state, key and x, and store it.
+    """remember(name, x, make): the tensor that make() returns, computed once for each name, guard state, key and x, and stored.
 
     For what depends on the query but on no network, such as DIFFENCE's reconstructions. Tensors of the state whose
-    names begin with "_" don't count as state here: `make` must not read them, and chains that differ in them share.
+    names begin with "_" are not part of that key: `make` must not read them, and cascades that differ in them alone share.
     """
 
     def uniform(self, name: str, x: Tensor, width: int) -> Tensor:
-        """Uniform numbers (n, width) float64 in (0, 1), a pure function of key, name and 8-bit query.
+        """Uniform numbers (n, width) float64 in (0, 1), a pure function of key, name and the query rounded to 8 bits.
 
-        Asking the same query twice, alone or in any batch, gives the same numbers (RULES 8).
+        The same query gets the same numbers, alone or in any batch (RULES 8).
         """
         pixels = (x.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8).flatten(1).numpy()
         salt = hashlib.blake2b(name.encode(), digest_size=16).digest()
         stream = b"".join(
-            hashlib.shake_256(hashlib.blake2b(p.tobytes(), key=self.key, salt=salt).digest()).digest(4 * width)
-            for p in pixels
+            hashlib.shake_256(hashlib.blake2b(image.tobytes(), key=self.key, salt=salt).digest()).digest(4 * width)
+            for image in pixels
         )
         words = torch.frombuffer(bytearray(stream), dtype=torch.int32).view(len(x), width)
         return (words.to(torch.float64) + (2.0**31 + 0.5)) / 2.0**32
 
     def normal(self, name: str, x: Tensor) -> Tensor:
-        """Standard normal numbers of the shape of x, float32, drawn as `uniform` draws."""
+        """Standard normal numbers of the shape and type of x, a pure function as `uniform` is."""
         return torch.special.ndtri(self.uniform(name, x, x[0].numel())).view(x.shape).to(x)  # type: ignore[no-any-return]
 
 
 class Defense:
-    """A change to training, to queries before inference, to answers after it, or to several of these."""
+    """A change to training, to queries before inference, to answers after it, or to several of these.
+
+    The part that acts around inference is called a guard. The judge trains the network by `train`, calls `prepare` for each
+    world, and serves the network through `guard`.
+    """
 
     card: ClassVar[Card]
     stages: ClassVar[tuple[Stage, ...]]
     data_independent: ClassVar[bool] = False
-    """A guard that reads no training data; any other voids a claimed epsilon (RULES 29)."""
+    """Whether the guard reads no training data. A guard that reads some voids the epsilon of its cascade (RULES 29)."""
     uses: ClassVar[frozenset[Extra] | Mapping[Extra, Mapping[str, Collection[Any]]]] = frozenset()
-    """In a mapping, an extra is read where one of these hyperparameters has one of these values."""
+    """Extra data that it reads. In a mapping: only where one of these hyperparameters has one of these values."""
     keeps_labels: ClassVar[bool | Mapping[str, Collection[Any]]] = False
-    """No answer has another label than without this guard (a mapping: where hyperparameters have these values)."""
+    """A promise that the guard changes no predicted label. A mapping: only where all these hyperparameters have one of these values."""
     adaptive_attack: ClassVar[str] = ""
-    """What is known to be made against this defense, where no entry is: its rows say "standard attacks only"."""
+    """A published attack on this defense that no entry implements: the rows say "standard attacks only" (RULES 13)."""
 
     class Params(Hyper):
         """No hyperparameters."""
@@ -441,27 +458,27 @@ class Defense:
         self.params = params
 
     def network(self, training: Training) -> nn.Module:
-        """The network to train; structure only, for its trained weights are stored and loaded into it."""
+        """The network to train. It must be built the same way every time: stored weights are loaded into a new one."""
         return training.build()
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Losses (n,) of logits (n, k). Where only this differs, reference models can train as one ensemble."""
+        """Losses (n,) of logits (n, k) with labels y (n,). A defense that changes this alone trains reference models as one ensemble."""
         return nn.functional.cross_entropy(logits, y, reduction="none")
 
     def train(self, training: Training) -> nn.Module:
-        """Train and return the network. Only its `state_dict` is kept."""
+        """Train and return the network. Of it only the `state_dict` is kept."""
         return training.fit(self.network(training), loss=self.loss)
 
     def prepare(self, predict: Predict, training: Training) -> dict[str, Tensor]:
-        """What the guard needs, made once a world and stored. `predict` is the stage before it."""
+        """The guard's state, computed once for each world and stored. `predict` is the model with the stages before this guard."""
         return {}
 
     def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
-        """The guarded predictor. Pure, and it must not train."""
+        """The predictor with this guard on it. Answers must be a pure function of the query; nothing is trained here."""
         return predict
 
     def claims(self, training: Training) -> Claims:
-        """What may be printed beside the row."""
+        """The guarantees of this training, which are printed beside the row."""
         return Claims()
 
 

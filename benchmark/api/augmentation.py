@@ -1,7 +1,7 @@
 """Augmentation: simple (a crop after zero padding, and a flip where the data set allows one) and RandAugment.
 
-Training draws it from a generator; an attack that looks at augmented views draws it from the image
-itself, so that a sample's views depend on nothing but the sample.
+Training draws from a generator. For an attack that looks at augmented views the draw is a hash of the image, so that a
+sample's views depend on nothing but the sample.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def augment(x: Tensor, kind: str, simple: Mapping[str, Any], generator: torch.Ge
 
 
 def crop_and_flip(x: Tensor, simple: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-    """He et al.'s simple augmentation of a batch (n, c, h, w): every sample gets its own crop and flip.
+    """The simple augmentation of He et al. 2022 on a batch (n, c, h, w): every sample gets its own crop and flip.
 
     `simple` is the data set's {"pad": pixels, "flip": bool}.
     """
@@ -35,20 +35,20 @@ def crop_and_flip(x: Tensor, simple: Mapping[str, Any], generator: torch.Generat
 
 
 def views(x: Tensor, simple: Mapping[str, Any], count: int) -> Tensor:
-    """`count` simply augmented views (count, n, c, h, w) of images (n, c, h, w), a pure function of each image."""
+    """`count` views (count, n, c, h, w) of images (n, c, h, w) under simple augmentation, a pure function of each image."""
     pad = simple["pad"]
     pixels = (x.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8).flatten(1).numpy()
     stream = b"".join(hashlib.shake_128(p.tobytes()).digest(12 * count) for p in pixels)
     words = torch.from_numpy(np.frombuffer(stream, "<u4").astype(np.int64)).view(len(x), count, 3)
-    made = []
+    cropped = []
     for word in words.unbind(1):
         flipped = word[:, 2] % 2 == 1 if simple["flip"] else torch.zeros(len(x), dtype=torch.bool)
-        made.append(_crop(x, pad, word[:, 0] % (2 * pad + 1), word[:, 1] % (2 * pad + 1), flipped))
-    return torch.stack(made) if made else x.new_zeros(0, *x.shape)
+        cropped.append(_crop(x, pad, word[:, 0] % (2 * pad + 1), word[:, 1] % (2 * pad + 1), flipped))
+    return torch.stack(cropped) if cropped else x.new_zeros(0, *x.shape)
 
 
 def _crop(x: Tensor, pad: int, dy: Tensor, dx: Tensor, flipped: Tensor) -> Tensor:
-    """Sample i of x (n, c, h, w), flipped where it says so, from row dy[i] and column dx[i] of its padded image."""
+    """Sample i of x (n, c, h, w), mirrored where flipped[i], cropped at row dy[i] and column dx[i] of the padded image."""
     n, _, h, w = x.shape
     columns = torch.arange(w).expand(n, w)
     columns = torch.where(flipped.unsqueeze(1), columns.flip(1), columns) + dx.unsqueeze(1)
@@ -63,16 +63,16 @@ def _crop(x: Tensor, pad: int, dy: Tensor, dx: Tensor, flipped: Tensor) -> Tenso
 
 _OPERATIONS = 14
 _SIGNED = 9
-"""Operations 0 to 8 take a sign."""
+"""The first operations, whose magnitude has a random sign."""
 _STRENGTH = 10 / 30
-"""M = 10 of torchvision's 31 bins, as a share of the largest magnitude."""
+"""M = 10 on torchvision's scale of 0 to 30, as a share of the largest magnitude."""
 
 
 def randaug(x: Tensor, generator: torch.Generator, operations: int = 2) -> Tensor:
     """RandAugment (Cubuk et al. 2020) with M = 10 on images (n, c, h, w) in [0, 1]: torchvision's operations, a batch at once.
 
-    Every image takes `operations` drawn ones in turn, each with a sign of its own; images that drew the same are
-    changed together. Pixels go through 8 bits, as torchvision's do.
+    Every image draws `operations` operations and their signs; images that drew the same are changed together. Pixels are
+    rounded to 8 bits, as torchvision's are.
     """
     pixels = (x * 255).round().clamp(0, 255).to(torch.uint8)
     for _ in range(operations):
@@ -88,11 +88,11 @@ def randaug(x: Tensor, generator: torch.Generator, operations: int = 2) -> Tenso
 
 
 def _operate(x: Tensor, number: int, sign: int) -> Tensor:
-    """One operation at its fixed magnitude on 8-bit images (n, c, h, w)."""
+    """Operation `number` of torchvision's list, at its fixed magnitude, on 8-bit images (n, c, h, w)."""
     from torchvision.transforms import functional as vision  # slow to import, and most recipes don't need it
 
     height, width = x.shape[-2:]
-    m = sign * _STRENGTH
+    magnitude = sign * _STRENGTH
 
     def sheared(degrees_x: float, degrees_y: float) -> Any:
         return vision.affine(x, angle=0.0, translate=[0, 0], scale=1.0, shear=[degrees_x, degrees_y], center=[0, 0])
@@ -100,41 +100,41 @@ def _operate(x: Tensor, number: int, sign: int) -> Tensor:
     def moved(right: int, down: int) -> Any:
         return vision.affine(x, angle=0.0, translate=[right, down], scale=1.0, shear=[0.0, 0.0])
 
-    made: Tensor
+    changed: Tensor
     match number:
         case 0:
-            made = sheared(math.degrees(math.atan(0.3 * m)), 0.0)
+            changed = sheared(math.degrees(math.atan(0.3 * magnitude)), 0.0)
         case 1:
-            made = sheared(0.0, math.degrees(math.atan(0.3 * m)))
+            changed = sheared(0.0, math.degrees(math.atan(0.3 * magnitude)))
         case 2:
-            made = moved(int(150 / 331 * width * m), 0)
+            changed = moved(int(150 / 331 * width * magnitude), 0)
         case 3:
-            made = moved(0, int(150 / 331 * height * m))
+            changed = moved(0, int(150 / 331 * height * magnitude))
         case 4:
-            made = vision.rotate(x, 30 * m)
+            changed = vision.rotate(x, 30 * magnitude)
         case 5:
-            made = vision.adjust_brightness(x, 1 + 0.9 * m)
+            changed = vision.adjust_brightness(x, 1 + 0.9 * magnitude)
         case 6:
-            made = vision.adjust_saturation(x, 1 + 0.9 * m)
+            changed = vision.adjust_saturation(x, 1 + 0.9 * magnitude)
         case 7:
-            made = vision.adjust_contrast(x, 1 + 0.9 * m)
+            changed = vision.adjust_contrast(x, 1 + 0.9 * magnitude)
         case 8:
-            made = vision.adjust_sharpness(x, 1 + 0.9 * m)
+            changed = vision.adjust_sharpness(x, 1 + 0.9 * magnitude)
         case 9:
-            made = vision.posterize(x, 8 - round(_STRENGTH * 4))
+            changed = vision.posterize(x, 8 - round(_STRENGTH * 4))
         case 10:
-            made = vision.solarize(x, 255 * (1 - _STRENGTH))
+            changed = vision.solarize(x, 255 * (1 - _STRENGTH))
         case 11:
-            made = vision.autocontrast(x)
+            changed = vision.autocontrast(x)
         case 12:
-            made = equalize(x)
+            changed = equalize(x)
         case _:
-            made = x
-    return made
+            changed = x
+    return changed
 
 
 def equalize(x: Tensor) -> Tensor:
-    """torchvision's `equalize` of 8-bit images (n, c, h, w), all channels of all images by one table each."""
+    """torchvision's `equalize` on 8-bit images (n, c, h, w), each channel of each image by a table of its own, all at once."""
     n, c, h, w = x.shape
     pixels = x.reshape(n * c, h * w).long()
     counts = torch.zeros(n * c, 256, dtype=torch.int64, device=x.device).scatter_add_(
@@ -143,6 +143,6 @@ def equalize(x: Tensor) -> Tensor:
     brightest = counts.gather(1, pixels.amax(1, keepdim=True))
     step = (h * w - brightest) // 255
     safe = step.clamp_min(1)
-    before = counts.cumsum(1) - counts  # pixels that are darker than each level
-    table = torch.where(step > 0, ((before + safe // 2) // safe).clamp_max(255), torch.arange(256, device=x.device))
-    return table.gather(1, pixels).to(torch.uint8).view(n, c, h, w)
+    darker = counts.cumsum(1) - counts  # how many pixels are darker than each level
+    levels = torch.where(step > 0, ((darker + safe // 2) // safe).clamp_max(255), torch.arange(256, device=x.device))
+    return levels.gather(1, pixels).to(torch.uint8).view(n, c, h, w)

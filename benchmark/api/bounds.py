@@ -1,8 +1,8 @@
-"""Interval bounds: how far the logits can move when every pixel moves within bounds of its own.
+"""Interval bounds on logits, where every pixel may move within bounds of its own.
 
-Source: Gowal et al. 2018, On the Effectiveness of Interval Bound Propagation, section 3: a box goes through the
-network layer by layer. An affine layer maps the box's middle as it does any input and its half-width by the absolute
-weights (equation 6); a layer that is monotone and works on elements, or on maxima and means of them, maps the ends.
+Source: Gowal et al. 2018, On the Effectiveness of Interval Bound Propagation, section 3. A box goes through the network
+layer by layer. An affine layer maps the middle of the box like any input, and its half-width by the absolute weights
+(equation 6). A layer that is monotone in each element maps the lower and the upper end.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ _MONOTONE = (
 def interval_bounds(network: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds (n, k) of the network's eval-mode logits on all images between low and high (n, c, h, w), low <= high.
 
-    Differentiable, in the network's own precision: the bounds hold up to its rounding. BatchNorm counts by its running
-    statistics, whatever mode the network is in. Raises ValueError that names a layer which cannot be bounded.
+    Differentiable. Computed in the network's own precision, so that the bounds hold up to its rounding. BatchNorm uses its
+    running statistics, whatever mode the network is in. Raises ValueError for low and high of different shapes, and for a
+    layer that cannot be bounded.
     """
     if low.shape != high.shape:
         raise ValueError(f"interval bounds: expected low and high of one shape, given {_shapes(low, high)}")
-    return _through(network, low, high)
+    return _bounds_after(network, low, high)
 
 
-def _through(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    # A class of its own may do anything in `forward`, so only the very types count, no subclasses.
+def _bounds_after(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    # Exact types: a subclass may do anything in `forward`.
     kind = type(layer)
     if kind is Network:
         assert isinstance(layer, Network)
-        return _through(layer.head, *_through(layer.features, layer.normalise(low), layer.normalise(high)))
+        return _bounds_after(layer.head, *_bounds_after(layer.features, layer.normalise(low), layer.normalise(high)))
     if kind is nn.Sequential:
         for part in layer.children():
-            low, high = _through(part, low, high)
+            low, high = _bounds_after(part, low, high)
         return low, high
-    if kind is nn.ReLU:  # which may work in place, on what is the caller's
+    if kind is nn.ReLU:  # the module may work in place, on the caller's tensor
         return low.relu(), high.relu()
     if kind in _MONOTONE:
         return layer(low), layer(high)
     if kind.__module__.startswith("timm."):
-        return _through_timm(layer, low, high)
+        return _bounds_after_timm(layer, low, high)
     middle, half = (low + high) / 2, (high - low) / 2
     if isinstance(layer, nn.Linear) and kind is nn.Linear:
         middle, half = layer(middle), functional.linear(half, layer.weight.abs())
@@ -63,9 +64,9 @@ def _through(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tenso
     return middle - half, middle + half
 
 
-def _through_timm(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """timm's ResNet, whose layers follow each other, and its plain block, whose ends are sums of two ways."""
-    from timm.layers import SelectAdaptivePool2d  # loaded already, for one of its layers is here
+def _bounds_after_timm(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_bounds_after`, for timm's ResNet and its basic block, which adds the bounds of its two branches."""
+    from timm.layers import SelectAdaptivePool2d  # imported already: `layer` is one of its classes
     from timm.models.resnet import BasicBlock, ResNet
 
     kind = type(layer)
@@ -73,17 +74,17 @@ def _through_timm(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, 
         return layer(low), layer(high)
     if isinstance(layer, ResNet) and kind is ResNet:
         names = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4", "global_pool", "fc")
-        return _in_turn(layer, names, low, high)
+        return _bounds_after_each(layer, names, low, high)
     if isinstance(layer, BasicBlock) and kind is BasicBlock and layer.se is None:
-        short = (low, high) if layer.downsample is None else _through(layer.downsample, low, high)
-        long = _in_turn(layer, ("conv1", "bn1", "drop_block", "act1", "aa", "conv2", "bn2"), low, high)
-        return _through(layer.act2, long[0] + short[0], long[1] + short[1])
+        skip = (low, high) if layer.downsample is None else _bounds_after(layer.downsample, low, high)
+        residual = _bounds_after_each(layer, ("conv1", "bn1", "drop_block", "act1", "aa", "conv2", "bn2"), low, high)
+        return _bounds_after(layer.act2, residual[0] + skip[0], residual[1] + skip[1])
     raise _unknown(layer)
 
 
-def _in_turn(layer: nn.Module, names: tuple[str, ...], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def _bounds_after_each(layer: nn.Module, names: tuple[str, ...], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     for name in names:
-        low, high = _through(getattr(layer, name), low, high)
+        low, high = _bounds_after(getattr(layer, name), low, high)
     return low, high
 
 

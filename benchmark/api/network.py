@@ -1,4 +1,4 @@
-"""The one shape that all networks share: normalise, embed, classify."""
+"""The structure that all networks share: normalise, embed, classify."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class Network(nn.Module):
     """Images (n, c, h, w) in [0, 1] -> logits (n, k), by `head(embed(x))`.
 
-    The normalisation to [-1, 1] is part of the network, so that everyone else handles plain images.
+    The normalisation to [-1, 1] is part of the network: everything else handles images in [0, 1]. `width`: d.
     """
 
     def __init__(self, features: nn.Module, width: int, classes: int):

@@ -1,8 +1,7 @@
 """Small ReLU perceptrons for neural attacks, trained for several seeds at once.
 
-Neural attacks run with three attack seeds, so that their spread shows (Miae, CCS 2025: attacks of
-equal AUC flag different members from seed to seed). The seeds are one batch dimension here, which
-costs little more than one of them.
+Neural attacks run with three attack seeds, so that their spread shows (Miae, CCS 2025: attacks of equal AUC flag
+different members from seed to seed). All seeds train in one batched computation, at little more than the cost of one.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from torch import Tensor
 
 
 class Perceptron:
-    """s independent perceptrons d -> hidden... -> outputs on the same data, each with its own shuffle.
+    """s independent perceptrons, inputs -> hidden... -> outputs, on the same data, each with its own shuffle.
 
-    He et al. 2022 train attack networks by SGD, momentum 0.9, weight decay 5e-4, a cosine schedule,
-    100 epochs and batches of 128 (MEMBERSHIP-DOCTOR, section 4.1): these are the defaults.
+    `seeds` is s; `generator` (CPU) draws weights and shuffles. The defaults are how He et al. 2022 train attack networks: SGD,
+    momentum 0.9, weight decay 5e-4, a cosine schedule, 100 epochs, batches of 128 (MEMBERSHIP-DOCTOR, section 4.1).
     """
 
     def __init__(
@@ -31,9 +30,9 @@ class Perceptron:
         self.mean = torch.zeros(inputs)
         self.scale = torch.ones(inputs)
         self.weights: list[Tensor] = []
-        for before, after in itertools.pairwise(widths):
-            bound = 1 / math.sqrt(before)  # PyTorch's own initialisation of a linear layer
-            for shape in ((seeds, before, after), (seeds, 1, after)):
+        for fan_in, fan_out in itertools.pairwise(widths):
+            bound = 1 / math.sqrt(fan_in)  # PyTorch's own initialisation of a linear layer
+            for shape in ((seeds, fan_in, fan_out), (seeds, 1, fan_out)):
                 self.weights.append(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
     def fit(
@@ -47,23 +46,26 @@ class Perceptron:
         optimizer: Literal["sgd", "adam"] = "sgd",
         weight_decay: float = 5e-4,
     ) -> Perceptron:
-        """Train on x (n, d) and labels y (n,) int64; inputs are standardised by this data's moments."""
+        """Train on x (n, inputs) and labels y (n,) int64, with cross-entropy; returns itself.
+
+        Inputs are standardised by the mean and standard deviation of this data, later ones too.
+        """
         x = x.detach().to("cpu", torch.float32)
         y = y.detach().cpu()
         self.mean, self.scale = x.mean(0), x.std(0).clamp_min(1e-6)
         x = (x - self.mean) / self.scale
         for w in self.weights:
             w.requires_grad_()
-        kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+        optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
         extra = {"momentum": 0.9} if optimizer == "sgd" else {}
-        update = kinds[optimizer](self.weights, lr=learning_rate, weight_decay=weight_decay, fused=True, **extra)
+        update = optimizers[optimizer](self.weights, lr=learning_rate, weight_decay=weight_decay, fused=True, **extra)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(update, epochs)
         seed_rows = torch.arange(self.seeds).unsqueeze(1)
         for _ in range(epochs):
             order = torch.rand(self.seeds, len(x), generator=self.generator).argsort(1)
-            for part in order.split(batch_size, dim=1):
-                logits = self._forward(x[part])
-                loss = logits.logsumexp(2).sub(logits[seed_rows, torch.arange(part.shape[1]), y[part]]).mean(1).sum()
+            for batch in order.split(batch_size, dim=1):
+                logits = self._forward(x[batch])
+                loss = logits.logsumexp(2).sub(logits[seed_rows, torch.arange(batch.shape[1]), y[batch]]).mean(1).sum()
                 update.zero_grad(set_to_none=True)
                 loss.backward()
                 update.step()
@@ -73,7 +75,7 @@ class Perceptron:
         return self
 
     def log_posteriors(self, x: Tensor) -> Tensor:
-        """(s, n, outputs) float64 of x (n, d)."""
+        """Log-posteriors (s, n, outputs) float64 of x (n, inputs), on the CPU."""
         x = (x.detach().to("cpu", torch.float32) - self.mean) / self.scale
         return self._forward(x.expand(self.seeds, -1, -1)).double().log_softmax(2)
 

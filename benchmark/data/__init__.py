@@ -1,6 +1,6 @@
-"""Data sets: a module a source, in `sources/`. `load` gives all of a source's samples; `splits` cuts them into parts.
+"""Data sets: one module for each source, in `sources/`. `load` gives all samples; `splits` divides them into parts.
 
-A source's module has `SOURCES`: functions () -> `Data` by name. A new file there is a new source.
+A source's module has `SOURCES`: functions () -> `Data`, by the name of the data set. A new file there is a new source.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ __all__ = ["NAMES", "SYNTHETIC", "Data", "DataError", "load"]
 
 _SOURCES: dict[str, Callable[[], Data]] = {
     name: read
-    for found in iter_modules(sources.__path__)
-    for name, read in import_module(f"{sources.__name__}.{found.name}").SOURCES.items()
+    for module in iter_modules(sources.__path__)
+    for name, read in import_module(f"{sources.__name__}.{module.name}").SOURCES.items()
 }
-_MADE_UP = {
+_SYNTHETIC = {
     "synthetic-2x1": partial(synthetic, "synthetic-2x1", classes=2, channels=1, each=180),
     "synthetic-100x3": partial(synthetic, "synthetic-100x3", classes=100, channels=3, each=55),
     "synthetic-noise": partial(synthetic, "synthetic-noise", classes=10, channels=1, each=72, learnable=False),
 }
 NAMES = tuple(_SOURCES)
-SYNTHETIC = tuple(_MADE_UP)
-"""For the contract checks alone; not offered to users."""
+SYNTHETIC = tuple(_SYNTHETIC)
+"""Synthetic data sets, for the contract checks alone: messages do not offer them."""
 
 
 @cache
 def load(name: str) -> Data:
-    """All samples of the data set `name`, duplicates dropped; loaded once a process.
+    """All samples of the data set `name`, without duplicates; loaded once a process.
 
-    Raises DataError for an unknown name, and for data that can't be had or is damaged.
+    Raises DataError for an unknown name, and for data that can't be found or is damaged.
     """
-    known = _SOURCES | _MADE_UP
+    known = _SOURCES | _SYNTHETIC
     if name not in known:
         raise DataError(f"unknown data set {name!r}{suggest(name, NAMES)}")
     return known[name]()

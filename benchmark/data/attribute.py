@@ -1,7 +1,7 @@
-"""The attribute that attribute inference asks for: is the shape thicker than its class's median?
+"""The attribute that attribute inference infers: is the shape in the image thicker than the median of its class?
 
-It is defined within each class, so that neither the majority nor the class label helps a guess: both
-are right half of the time (RULES 7).
+It is defined within each class, so that neither the majority nor the class label helps a guess: both are right half of
+the time (RULES 7).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 def thickness(x: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Mean thickness in pixels (n,) of the shapes in grey images x (n, c, h, w): 2 * area / perimeter.
 
-    Area is the sum of the grey values and perimeter their total variation, the absolute differences of
-    horizontal and vertical neighbours, outside being 0: the mean of both over all grey levels taken as
-    thresholds. A bar of width w and length l >> w has area w * l and perimeter 2 * l: thickness w. An
-    empty image has thickness 0. Integers up to one division: the same on every machine.
+    Area is the sum of the grey values. Perimeter is their total variation: the absolute differences of horizontal and
+    vertical neighbours, pixels outside being 0. Both are means over the shapes that all grey levels give as thresholds. A
+    bar of width w and length l >> w has area w * l and perimeter 2 * l: thickness w. An empty image has thickness 0. All but
+    the last division is in integers, so that the result is the same on every machine.
     """
     area = x.sum((1, 2, 3), dtype=np.int64)
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1))).astype(np.int16)

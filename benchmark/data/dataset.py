@@ -1,4 +1,4 @@
-"""What every source returns: deduplicated 8-bit images with labels, an attribute and a digest."""
+"""`Data`, which every source returns: 8-bit images without duplicates, their labels and attribute, and a digest."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from benchmark.errors import UserError
 
 
 class DataError(UserError):
-    """A data set can't be had or is damaged; the one-line message names the ways to get it."""
+    """A data set is missing or damaged; the one-line message names the ways to get it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
     """x (n, c, h, w) uint8, y (n,) int64 in [0, classes), attribute (n,) int64, 0 or 1; on the CPU.
 
-    `simple` says what the augmentation "simple" does to this data: {"pad": pixels, "flip": bool}.
-    `duplicates` counts the images that were dropped, because an equal one comes earlier.
+    `simple` has the parameters of the augmentation "simple" for this data: {"pad": pixels, "flip": bool}.
+    `duplicates` counts the images that were dropped because they equal an earlier one.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Data:
         return digest.hexdigest()
 
     def followed_by(self, other: Data) -> Data:
-        """These samples and, after them, another data set's, scaled to this one's size and channels."""
+        """These samples, then those of another data set, resized and with channels averaged as this one's shape asks."""
         c, h, w = self.shape
         x = other.x.float()
         if other.shape[0] != c:
@@ -64,12 +64,12 @@ class Data:
         if x.shape[2:] != (h, w):
             x = nn.functional.interpolate(x, (h, w), mode="bilinear", antialias=True)
         x = torch.cat([self.x, x.round().clamp(0, 255).to(torch.uint8)])
-        y, attribute = (torch.cat([getattr(d, n) for d in (self, other)]) for n in ("y", "attribute"))
+        y, attribute = (torch.cat([getattr(data, name) for data in (self, other)]) for name in ("y", "attribute"))
         return replace(self, x=x, y=y, attribute=attribute)
 
 
 def make(name: str, x: NDArray[np.uint8], y: NDArray[np.int64], simple: Mapping[str, Any]) -> Data:
-    """Drop exact duplicates, add the attribute, wrap as `Data`; x (n, c, h, w), y (n,)."""
+    """`Data` of images x (n, c, h, w) and labels y (n,): drops exact duplicates, then computes the attribute."""
     kept = first_occurrences(x)
     duplicates = len(x) - len(kept)
     x, y = x[kept], y[kept]
@@ -81,9 +81,9 @@ def make(name: str, x: NDArray[np.uint8], y: NDArray[np.int64], simple: Mapping[
 def first_occurrences(x: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Ascending indices of the images (n, c, h, w) that equal no earlier one.
 
-    Two equal images on both sides of a split would make a non-member a member (RULES 1). Equal images
-    with different labels count as equal: the first one's label stays.
+    An image on both sides of a split would be a non-member that was trained on (RULES 1). Equal images with different
+    labels count as equal: the first one's label stays.
     """
     rows = np.ascontiguousarray(x).reshape(len(x), -1)
-    whole = rows.view(np.dtype((np.void, rows.shape[1]))).ravel()
-    return np.sort(np.unique(whole, return_index=True)[1])
+    images = rows.view(np.dtype((np.void, rows.shape[1]))).ravel()
+    return np.sort(np.unique(images, return_index=True)[1])

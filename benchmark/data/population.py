@@ -1,6 +1,6 @@
-"""Who is where: the parts, the candidates, what is known beforehand, and the reference models of one seed.
+"""Which samples are what for one seed: parts of the split, candidates, known members, training sets of all networks.
 
-Members and non-members always come from one pool. Candidates come shuffled, in balanced numbers, under
+Members and non-members always come from one pool. Candidates are shuffled, half of them members (but for canaries), with
 ids that mean nothing. Everything here is drawn from the protocol's seed.
 """
 
@@ -27,100 +27,107 @@ Indices = NDArray[np.int64]
 
 
 def seed_of(*parts: object, secret: bytes | None = None) -> int:
-    """63 bits from names and numbers: one independent stream for every purpose; with a secret, unforeseeable."""
+    """A seed of 63 bits hashed from names and numbers, so that each purpose has a stream of its own.
+
+    With a secret, nobody can compute it from the names (official scoring).
+    """
     text = "/".join(map(str, parts)).encode()
-    found = hashlib.sha256(text).digest() if secret is None else hmac.digest(secret, text, "sha256")
-    return int.from_bytes(found[:8], "little") >> 1
+    hashed = hashlib.sha256(text).digest() if secret is None else hmac.digest(secret, text, "sha256")
+    return int.from_bytes(hashed[:8], "little") >> 1
 
 
 def digest_of(indices: Indices) -> str:
+    """Digest of sample indices in their order, for keys of the store."""
     return hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()[:40]
 
 
 @dataclass(frozen=True)
 class Population:
-    """The draws of one (protocol, seed); indices point into `data`."""
+    """Everything that is drawn for one (protocol, seed). Indices are positions in `data`."""
 
     protocol: Protocol
     seed: int
     data: Data
     parts: dict[str, Indices]
-    own: int
-    """How many samples of `data` are the target's; those after them are another data set's, for the shadow world."""
+    target_samples: int
+    """The first so many samples of `data` are of the target's data set; the shadow world's, if it differs, follows them."""
     secret: bytes | None = field(default=None, repr=False)
 
     def _rng(self, name: str) -> np.random.Generator:
-        """The mirror of a seed has the seed's own streams."""
+        """The stream of this name. Seed -s, the mirror of s, has the streams of s."""
         seed = seed_of(self.protocol.dataset, abs(self.seed), name, secret=self.secret)
         return np.random.Generator(np.random.PCG64(seed))
 
     @cached_property
     def _shuffled(self) -> dict[str, Indices]:
+        """target-train and target-test in the order in which the first samples are reserved."""
         shuffled = {}
         for part in ("target-train", "target-test"):
-            stream = mirrored(part) if self.seed < 0 else part  # the same samples are reserved on both sides
+            stream = mirrored(part) if self.seed < 0 else part  # seed and mirror reserve the same samples
             shuffled[part] = self.parts[part][self._rng(f"known/{stream}").permutation(len(self.parts[part]))]
         return shuffled
 
     @property
     def _reserved(self) -> int:
-        """How many samples of either part partial knowledge reserves."""
+        """How many samples of each of the two parts partial knowledge reserves (RULES 5)."""
         return round(self.protocol.split.known_fraction * len(self.parts["target-train"]))
 
     @property
     def known_members(self) -> Indices:
-        """Members that partial knowledge reserves: the same for all entries, never scored."""
+        """Members that are reserved for partial knowledge: the same for all entries, never scored (RULES 5)."""
         return self._shuffled["target-train"][: self._reserved]
 
     @property
     def known_nonmembers(self) -> Indices:
+        """Non-members that are reserved for partial knowledge, as many."""
         return self._shuffled["target-test"][: self._reserved]
 
     @cached_property
     def candidates(self) -> Indices:
-        """What is scored: the rest of target-train and of target-test, shuffled; or the canaries."""
+        """The samples that attacks score: what is not reserved of target-train and target-test, shuffled; or the canaries."""
         if self.protocol.canaries:
             return self.canaries
         sides = [self._shuffled[part][self._reserved :] for part in ("target-train", "target-test")]
-        pool = np.concatenate(sides[::-1] if self.seed < 0 else sides)  # a mirror has its seed's candidates, in order
+        pool = np.concatenate(sides[::-1] if self.seed < 0 else sides)  # a mirror keeps the candidates in their order
         return pool[self._rng("candidates").permutation(len(pool))]
 
     @cached_property
     def members(self) -> NDArray[np.bool_]:
-        """Membership of the candidates. It stays with the judge."""
+        """The membership labels of the candidates. Only the judge sees them."""
         return np.isin(self.candidates, self.indices("target", 0))
 
     def scored(self, access: str) -> NDArray[np.int64]:
         """Positions among the candidates that an attack of this access is scored on, in the order in which it gets them.
 
-        All of them, as they are; for label access the protocol may take as many members as non-members, the first ones
-        (RULES 15). What was chosen by membership is shuffled anew: in their old order the last ones would be of one side.
+        All, in order. For label access the protocol may take fewer: the first members and as many non-members (RULES 15).
+        These are shuffled again. In the old order, the last ones would all be members, or all be non-members, and give their
+        membership away.
         """
         n = len(self.candidates)
         if self.protocol.label_only is None or access != "label":
             return np.arange(n)
         half = self.protocol.label_only // 2
-        chosen = np.sort(np.concatenate([np.flatnonzero(self.members == side)[:half] for side in (True, False)]))
-        return chosen[self._rng("scored by label").permutation(len(chosen))]
+        positions = np.sort(np.concatenate([np.flatnonzero(self.members == side)[:half] for side in (True, False)]))
+        return positions[self._rng("scored by label").permutation(len(positions))]
 
     def ids(self, n: int) -> Tensor:
-        """Names (n,) int64 of what an attack is to score: numbers below n, by a draw of their own."""
+        """Ids (n,) int64 for what an attack scores: a permutation of the numbers below n, with a stream of its own."""
         return torch.from_numpy(self._rng("ids").permutation(n))
 
     def presented(self, access: str) -> Candidates:
-        """What an attack of this access is to score, as it gets it: but for the image nothing tells of membership."""
+        """The candidates as an attack of this access gets them: nothing but the images can tell members."""
         samples = self.samples(self.candidates[self.scored(access)])
         return Candidates(samples.x, samples.y, self.ids(len(samples)))
 
     @cached_property
     def canaries(self) -> Indices:
-        """Samples of no part, shuffled: planted mislabelled in the training sets of the target and the online reference models."""
+        """Samples that are in no part, shuffled. Mislabelled, they are planted in the target and the online reference models."""
         assert self.protocol.canaries is not None
         return self.outside[self._rng("canaries").permutation(len(self.outside))][: self.protocol.canaries.count]
 
     @cached_property
     def labels(self) -> Tensor:
-        """Labels of all data (n,), the canaries' wrong ones among them."""
+        """Labels (n,) int64 of all data; those of the canaries are wrong."""
         y = self.data.y.clone()
         if self.protocol.canaries:
             rows = torch.from_numpy(self.canaries)
@@ -131,23 +138,24 @@ class Population:
     @property
     def outside(self) -> Indices:
         """Samples of the target's data that are in no part, ascending."""
-        return np.setdiff1d(np.arange(self.own), np.concatenate(list(self.parts.values())))
+        return np.setdiff1d(np.arange(self.target_samples), np.concatenate(list(self.parts.values())))
 
-    def apart(self, i: int, m: int) -> NDArray[np.bool_]:
-        """(m,): which of m online models tell nothing of who is in model i but by what they learnt.
+    def independent_of(self, i: int, m: int) -> NDArray[np.bool_]:
+        """(m,) bool: the online models of m whose training sets were drawn independently of model i's.
 
-        Pairs are complementary, so the other half goes with its model; canaries are planted independently.
+        The two models of a pair have complementary training sets, so i's partner is left out with i. With canaries, every
+        model is drawn independently, and i alone is left out.
         """
         models: Indices = np.arange(m)
         size = 1 if self.protocol.canaries else 2
         return np.not_equal(models // size, i // size)
 
     def indices(self, role: str, k: int) -> Indices:
-        """The training set of a network: role target, shadow, online, offline or evaluator.
+        """The training set of network k of a role: target, shadow, online, offline or evaluator.
 
         With canaries, the target and the online reference models share target-train, and each draws canaries of its own.
-        Otherwise reference models come in pairs, a random half of the pool and the other half: each is as large as the
-        target's training set, and every sample is in exactly half of them.
+        Otherwise reference models come in pairs: models 2j and 2j + 1 have a random half of the pool and the other half. Each
+        training set is as large as the target's, and every sample is in exactly half of them.
         """
         if self.protocol.canaries and role in ("target", "online"):
             planted = (self._rng(f"planted/{role}/{k}").random(len(self.canaries)) < 0.5) ^ (self.seed < 0)
@@ -165,31 +173,37 @@ class Population:
         return order[:half] if k % 2 == 0 else order[half : 2 * half]
 
     def reference_members(self, role: str, m: int) -> NDArray[np.bool_]:
-        """(m, candidates): who was in the training set of which reference model."""
+        """(m, candidates) bool: which candidates are in the training sets of the first m reference models of a role."""
         return np.stack([np.isin(self.candidates, self.indices(role, k)) for k in range(m)])
 
     def reference(self, world: str) -> tuple[Indices, Indices]:
-        """The reference part of a world, and the fifth of it that is for choosing checkpoints."""
+        """The reference part of a world in two: four fifths as reference data, one fifth as validation data (RULES 6)."""
         part = self.parts.get(f"{world}-reference", np.zeros(0, np.int64))
         cut = len(part) - len(part) // 5
         return part[:cut], part[cut:]
 
     def rows(self, part: str) -> Indices:
-        """A part of the split, or the candidates, in the fixed order in which answers are stored."""
+        """Indices of a part of the split, or of "candidates", in the order in which answers to them are stored."""
         return self.candidates if part == "candidates" else self.parts[part]
 
     def part(self, name: str) -> Samples:
+        """The samples of a part of the split, or of "candidates"."""
         return self.samples(self.rows(name))
 
     def samples(self, indices: Indices) -> Samples:
+        """Images in [0, 1], and labels, of indices."""
         rows = torch.from_numpy(indices)
         return Samples(self.data.x[rows].float() / 255, self.labels[rows])
 
 
 def populate(protocol: Protocol, seed: int, secret: bytes | None = None) -> Population:
-    """Load, split, and hold both to the digests that the protocol pins; a secret split has a digest of its own."""
+    """The population of a protocol and a seed: loads and splits the data, and checks both against the pinned digests.
+
+    A secret split is checked against none. Raises UserError for a seed without digest, for other data or another split than the
+    pinned ones, and for sizes that do not fit; DataError for data that can't be loaded.
+    """
     data = datasets.load(protocol.dataset)
-    _pinned(protocol.name, "data_digest", protocol.data_digest, data.digest)
+    _check_digest(protocol.name, "data_digest", protocol.data_digest, data.digest)
     if seed not in protocol.split.digests:
         raise UserError(f"{protocol.name}: seed: expected one of {sorted(protocol.split.digests)}, given {seed}")
     try:
@@ -197,39 +211,39 @@ def populate(protocol: Protocol, seed: int, secret: bytes | None = None) -> Popu
     except ValueError as error:
         raise UserError(f"{protocol.name}: split: {error}") from None
     if secret is None:
-        _pinned(protocol.name, f"split.digests.{seed}", protocol.split.digests[seed], indices_digest(parts))
-    own = len(data)
+        _check_digest(protocol.name, f"split.digests.{seed}", protocol.split.digests[seed], indices_digest(parts))
+    target_samples = len(data)
     if protocol.adversary and protocol.adversary.dataset:
         data, parts = _with_other_shadow(protocol, seed, data, parts, secret)
-    found = Population(protocol, seed, data, parts, own, secret)
-    if protocol.canaries and len(found.outside) < protocol.canaries.count:
+    population = Population(protocol, seed, data, parts, target_samples, secret)
+    if protocol.canaries and len(population.outside) < protocol.canaries.count:
         raise UserError(
-            f"{protocol.name}: canaries.count: expected at most {len(found.outside)}, the samples that are in no part, "
+            f"{protocol.name}: canaries.count: expected at most {len(population.outside)}, the samples that are in no part, "
             f"given {protocol.canaries.count}"
         )
-    return found
+    return population
 
 
 def _with_other_shadow(
     protocol: Protocol, seed: int, data: Data, parts: dict[str, Indices], secret: bytes | None
 ) -> tuple[Data, dict[str, Indices]]:
-    """The target's data with the adversary's after it, from which the shadow world's parts now come."""
+    """The target's data with the adversary's data set appended, and the parts with those of the shadow world taken from it."""
     assert protocol.adversary and protocol.adversary.dataset and protocol.adversary.data_digest
     other = datasets.load(protocol.adversary.dataset)
-    _pinned(protocol.name, "adversary.data_digest", protocol.adversary.data_digest, other.digest)
+    _check_digest(protocol.name, "adversary.data_digest", protocol.adversary.data_digest, other.digest)
     if other.classes > data.classes:
         raise UserError(
             f"{protocol.name}: adversary.dataset: expected at most {data.classes} classes, given {other.classes}"
         )
-    theirs = split(protocol.split.scheme, len(other), seed, None, secret)
-    size = min(len(parts["shadow-train"]), len(theirs["shadow-train"]))
-    shadow = {name: rows[:size] + len(data) for name, rows in theirs.items() if name.startswith("shadow")}
+    other_parts = split(protocol.split.scheme, len(other), seed, None, secret)
+    size = min(len(parts["shadow-train"]), len(other_parts["shadow-train"]))
+    shadow = {name: rows[:size] + len(data) for name, rows in other_parts.items() if name.startswith("shadow")}
     return data.followed_by(other), parts | shadow
 
 
-def _pinned(protocol: str, field: str, pinned: str, found: str) -> None:
-    if pinned != found:
+def _check_digest(protocol: str, field: str, pinned: str, computed: str) -> None:
+    if pinned != computed:
         raise UserError(
-            f"{protocol}: {field}: expected {pinned[:16]}…, given data with {found[:16]}…; "
+            f"{protocol}: {field}: expected {pinned[:16]}…, given data with {computed[:16]}…; "
             "this is not the data that the protocol was pinned on"
         )

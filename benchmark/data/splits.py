@@ -1,4 +1,4 @@
-"""Cut a data set into equal, disjoint parts, by one permutation that a seed decides."""
+"""Divides a data set into disjoint parts of equal size, by a permutation drawn from a seed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _MIRROR = {"train": "test", "test": "train"}
 
 
 def split(scheme: str, n: int, seed: int, size: int | None = None, secret: bytes | None = None) -> Split:
-    """The parts of n samples by name, each an int64 array of `size` indices (default: as many as go).
+    """The parts of n samples by name, each an int64 array of `size` indices (default: the largest size).
 
-    With a secret, the split can't be foreseen from the seed (official scoring). A smaller size takes the
-    first samples of the same parts. Seed -s is the mirror of seed s: train and test of each world change places, so
-    that in the mean of both nothing but membership tells members from non-members. Raises ValueError for an unknown
-    scheme or a size that doesn't fit.
+    A smaller size takes the first samples of the same parts. With a secret, the seed does not reveal the split (official
+    scoring). Seed -s mirrors seed s: train and test of each world change places, so that samples which are easy for every
+    model favour neither members nor non-members in the mean of both. Raises ValueError for an unknown scheme or a size that
+    doesn't fit.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"unknown split {scheme!r}; there are {', '.join(SCHEMES)}")
@@ -45,13 +45,13 @@ def split(scheme: str, n: int, seed: int, size: int | None = None, secret: bytes
 
 
 def mirrored(part: str) -> str:
-    """The part of the same world that a mirrored split has in the place of this one."""
+    """The part that changes places with this one in a mirrored split: target-train -> target-test; reference parts stay."""
     world, side = part.split("-")
     return f"{world}-{_MIRROR.get(side, side)}"
 
 
 def indices_digest(parts: Mapping[str, NDArray[np.int64]]) -> str:
-    """SHA-256 (hex) of a split's names and indices, independent of the order of the names."""
+    """SHA-256 (hex) of a split's part names and indices, which a protocol pins; the order of the parts does not count."""
     digest = hashlib.sha256()
     for name in sorted(parts):
         digest.update(f"{name}/{len(parts[name])}/".encode())

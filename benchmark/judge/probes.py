@@ -5,19 +5,19 @@ give each member an answer that it gives to nothing else. Such an answer does no
 of the query. So the judge takes members and non-members and walks away from each in steps of one pixel by
 one grey level of 255: from the original to a near-duplicate, and on to a second one.
 
-A network moves by next to nothing in either step. A guard that draws keyed noise must draw anew for a
-near-duplicate, so it moves, and by as much as its noise is worth there, which need not be the same at
-members as at non-members. But it moves as far in the second step as in the first: to an honest target the
-original is one near-duplicate among others. What is measured is therefore how much farther the answer
-moves in the first step than in the second (`gap`), and at how many images each first step is longer than each
-second one (`order`), however small they are: by whatever an attack may read (the likelihood of the answered
-label, the posteriors, the least of them), and by how much longer. For a network and for keyed noise both are the
-same at members as at non-members; what a table hides stands out from it, at members alone.
+The answer of a network moves by next to nothing in either step. A guard that draws keyed noise draws anew for a
+near-duplicate, so its answer moves by as much as its noise, which need not be the same at members as at non-members.
+But it moves as far in the second step as in the first: to an honest target the original is one near-duplicate among
+others. Two things are measured: how much farther the answer moves in the first step than in the second (`gap`), and at
+how many images every first step is longer than every second one (`order`), however small both are. For `order` an
+answer is measured in all ways in which an attack may read it (the likelihood of the answered label, the posteriors, the
+log-posteriors) and with several factors. For a network and for keyed noise, gap and order are the same at members as at
+non-members. A table makes them larger, at members alone.
 
-The walk begins at what attacks are given: the stored answer. The queries of a walk go out as attacks' do,
+The walk begins at the stored answer, which is what attacks get. The queries of a walk are sent like those of attacks,
 in calls of many sizes that mix originals and near-duplicates, and no call holds two versions of one image.
-A defense may take them for what it likes: if it answers originals otherwise than it did when answers were
-stored, that is a fault of its own (`judge`); if it does not, its near-duplicates give it away.
+So a defense cannot tell a walk from an attack. If it answers originals differently from the stored answers, the
+judge refuses it (`utility._same_again`); if it does not, its near-duplicates give it away.
 
 Not caught: a table that gives everything near a stored image (within some distance, or by features)
 that image's answer. Its near-duplicates agree with the original, as a smooth network's do;
@@ -43,33 +43,35 @@ WALKS = 2
 """Walks from each image."""
 
 IMAGES = 350
-"""Most images a side. The target answers 2 * IMAGES * (1 + 2 * WALKS) queries: 3,500. Images tell more than walks do: a
-table of one member in seventeen stands out."""
+"""Members, and non-members, to walk from at most. The target answers 2 * IMAGES * (1 + 2 * WALKS) = 3,500 queries. More
+images add more power than more walks: with so many, a table of one member in seventeen is found."""
 
 THRESHOLD = 0.02
-"""The gap that is let pass: one posterior in fifty moved. The baselines on digits-v1 stay within 0.011."""
+"""The largest gap that is allowed: a total variation of 0.02. The baselines on digits-v1 stay within 0.011."""
 
 CHANCE = 1e-6
-"""How likely chance must be, by Fisher's exact test, to find as many more members whose order stands out."""
+"""The significance level of `order`: the p-value of Fisher's exact test below which a defense looks members up."""
 
 LONGER = (1.0, 3.0, 10.0)
-"""By how much each first step must exceed each second one: what moves anyway hides less of a larger excess."""
+"""Factors by which every first step must exceed every second one. A larger one sees a table through noise that moves
+all answers."""
 
 DEVIATIONS = 4
-"""Standard errors by which a gap must exceed the threshold: 3e-5 is the chance of a false alarm at it."""
+"""Standard errors by which a gap must exceed the threshold. At a true gap of the threshold a false alarm has
+probability 3e-5."""
 
-_LEAST = -50.0
-"""Log-posteriors below this one are alike: guards may answer an exact zero."""
+_LOG_FLOOR = -50.0
+"""Log-posteriors are cut off below this value, for a guard may answer with a posterior of exactly 0."""
 
 
 @dataclass(frozen=True)
 class LookupGap:
     """Means over images of total variations between posteriors, each 0 to 1.
 
-    `members` and `nonmembers`: how far the answer moves from an original to its near-duplicate. `gap`:
-    what this first step exceeds the second one by, at members less at non-members, in [-2, 2]; `error` is
-    its standard error. `order`: the share of images at which every first step is longer than every second one, of members
-    less of non-members, in [-1, 1], in the way of measuring that tells most; `chance` is that of finding as much (one-sided).
+    `members` and `nonmembers`: how far the answer moves from an original to its near-duplicate. `gap`: by how much this
+    first step exceeds the second one, at members minus at non-members, in [-2, 2]; `error` is its standard error.
+    `order`: the share of images at which every first step is longer than every second one, among members minus among
+    non-members, in [-1, 1], for the measure and factor with the least p-value; `chance` is this p-value (one-sided).
     """
 
     gap: float
@@ -81,12 +83,12 @@ class LookupGap:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %, by the normal law of a difference of two means."""
+        """The 95 % interval of the gap, by the normal approximation."""
         return self.gap - 1.96 * self.error, self.gap + 1.96 * self.error
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Under the names of `METRICS`; `interval` is that of the gap."""
+        """By the names of `METRICS`."""
         return {
             "near_duplicate_gap": self.gap,
             "near_duplicate_order": self.order,
@@ -96,7 +98,7 @@ class LookupGap:
 
     @property
     def looks_up(self) -> bool:
-        """Whether members get answers that their near-duplicates don't get."""
+        """Whether members get answers that their near-duplicates don't get, by gap or by order."""
         return self.gap - DEVIATIONS * self.error > THRESHOLD or self.chance < CHANCE
 
     def __str__(self) -> str:
@@ -104,9 +106,9 @@ class LookupGap:
 
 
 def near_duplicates(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (n, c, h, w) float32 in [0, 1], each 1/255 away from x in one value of one pixel.
+    """Images (n, c, h, w) float32 in [0, 1], each 1/255 away from x in one channel of one pixel.
 
-    It is the least change that makes another image of 8 bits: up or down by chance, inwards at 0 and at 1.
+    It is the least change that gives another 8-bit image: up or down at random, inwards at 0 and at 1.
     """
     flat = x.flatten(1)
     where = torch.randint(flat.shape[1], (len(x), 1), generator=generator)
@@ -119,8 +121,9 @@ def near_duplicates(x: Tensor, generator: torch.Generator) -> Tensor:
 def walk(predict: Predict, x: Tensor, rng: np.random.Generator) -> Tensor:
     """Answers (1 + 2 WALKS, n, k) to images (n, c, h, w) in [0, 1], their near-duplicates, and those of these in turn.
 
-    Version 0 is the original, versions 1 to WALKS are one step away, the others two. All go out in as many rounds as
-    there are versions, each with one version of every image, drawn for each apart.
+    Version 0 is the original, versions 1 to WALKS are one step away, the others two. The queries go out in as many
+    rounds as there are versions. A round holds one version of every image, in an order that is drawn for each image
+    separately.
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     first = [near_duplicates(x, generator) for _ in range(WALKS)]
@@ -132,46 +135,52 @@ def walk(predict: Predict, x: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.stack(answers)[torch.from_numpy(rounds.argsort(0)), torch.from_numpy(images)]
 
 
-def lookup_gap(answers: Tensor, inside: int) -> LookupGap:
-    """Compare the steps of a walk's answers (1 + 2 WALKS, n, k), of which the first `inside` images are members.
+def lookup_gap(answers: Tensor, n_members: int) -> LookupGap:
+    """Compare the steps of a walk at members, the first `n_members` images, with those at the others.
 
-    Raises ValueError with fewer than two images a side.
+    answers: log-posteriors (1 + 2 WALKS, n, k) as `walk` gives them. Raises ValueError with fewer than
+    two members or two non-members.
     """
-    outside = answers.shape[1] - inside
-    if min(inside, outside) < 2:
-        raise ValueError(f"lookup_gap: expected 2 members and 2 non-members or more, given {inside} and {outside}")
-    moved, again = _steps(answers.exp())
-    moved, again = moved.abs().sum(2) / 2, again.abs().sum(2) / 2
-    gap, error = _difference((moved - again).mean(0), inside)
-    steps = moved.mean(0)
-    order, chance = _order(answers.clamp_min(_LEAST), inside)
-    return LookupGap(gap, error, float(steps[:inside].mean()), float(steps[inside:].mean()), order, chance)
+    n_nonmembers = answers.shape[1] - n_members
+    if min(n_members, n_nonmembers) < 2:
+        raise ValueError(
+            f"lookup_gap: expected 2 members and 2 non-members or more, given {n_members} and {n_nonmembers}"
+        )
+    first_steps, second_steps = _steps(answers.exp())
+    first_steps, second_steps = first_steps.abs().sum(2) / 2, second_steps.abs().sum(2) / 2
+    gap, error = _difference((first_steps - second_steps).mean(0), n_members)
+    mean_steps = first_steps.mean(0)
+    order, chance = _order(answers.clamp_min(_LOG_FLOOR), n_members)
+    return LookupGap(
+        gap, error, float(mean_steps[:n_members].mean()), float(mean_steps[n_members:].mean()), order, chance
+    )
 
 
-def _order(answers: Tensor, inside: int) -> tuple[float, float]:
-    """The difference of shares that chance explains least, over ways to measure a step and factors, and that chance."""
+def _order(answers: Tensor, n_members: int) -> tuple[float, float]:
+    """`order` and `chance` of `LookupGap`: of all measures of a step and all factors, those with the least p-value."""
     label = answers[0].argmax(1)
     likelihood = logit_margin(answers, label).unsqueeze(2)
-    found = []
+    comparisons = []
     for values in (answers, answers.exp(), likelihood):
         first, second = (step.abs().amax(2) for step in _steps(values))
         for factor in LONGER:
             stands_out = first.amin(0) > factor * second.amax(0)
-            members, both = int(stands_out[:inside].sum()), int(stands_out.sum())
-            chance = hypergeom.sf(members - 1, len(label), both, inside)
-            share = members / inside - (both - members) / (len(label) - inside)
-            found.append((float(chance), share))
-    chance, share = min(found, key=lambda each: each[0])
-    return share, chance
+            among_members, in_all = int(stands_out[:n_members].sum()), int(stands_out.sum())
+            chance = hypergeom.sf(among_members - 1, len(label), in_all, n_members)
+            difference = among_members / n_members - (in_all - among_members) / (len(label) - n_members)
+            comparisons.append((float(chance), difference))
+    chance, difference = min(comparisons, key=lambda pair: pair[0])
+    return difference, chance
 
 
 def _steps(values: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second steps (WALKS, n, ...) of the versions (1 + 2 WALKS, n, ...)."""
+    """First and second steps, each (WALKS, n, ...), between values (1 + 2 WALKS, n, ...) of the versions of a walk."""
     start, near, far = values.split([1, WALKS, WALKS])
     return near - start, far - near
 
 
-def _difference(values: Tensor, inside: int) -> tuple[float, float]:
-    """The mean of the first `inside` values (n,) less that of the others, and its standard error."""
-    first, others = values[:inside], values[inside:]
-    return float(first.mean() - others.mean()), math.sqrt(float(first.var() / inside + others.var() / len(others)))
+def _difference(values: Tensor, n_members: int) -> tuple[float, float]:
+    """Mean of values (n,) over members, the first `n_members`, minus mean over the others; and its standard error."""
+    members, nonmembers = values[:n_members], values[n_members:]
+    error = math.sqrt(float(members.var() / n_members + nonmembers.var() / len(nonmembers)))
+    return float(members.mean() - nonmembers.mean()), error

@@ -1,4 +1,4 @@
-"""Metrics of the tasks other than membership, with 95 % bootstrap intervals over samples."""
+"""Metrics of the tasks other than membership, with 95 % bootstrap intervals over samples; and faults of guards."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from benchmark.metrics import ece
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Report = tuple[dict[str, float], dict[str, tuple[float, float]]]
+Estimates = tuple[dict[str, float], dict[str, tuple[float, float]]]
+"""Values by metric, and 95 % intervals by metric."""
 
 
 def inversion_metrics(images: torch.Tensor, means: torch.Tensor) -> dict[str, float]:
-    """MSE and SSIM of reconstructions (k, c, h, w) in [0, 1] to their class's mean image, averaged over classes."""
+    """MSE and SSIM of reconstructions (k, c, h, w) in [0, 1] to the mean image of each class, means over classes."""
     from torchmetrics.functional.image import structural_similarity_index_measure  # costs seconds to import
 
     side = min(images.shape[-2:])
@@ -31,46 +32,46 @@ def inversion_metrics(images: torch.Tensor, means: torch.Tensor) -> dict[str, fl
     }
 
 
-def attribute_metrics(guess: Ints, truth: Ints, rng: np.random.Generator, resamples: int = 1000) -> Report:
-    """Accuracy, balanced accuracy and the majority guess of attribute labels (n,), 0 or 1."""
-    right = (guess == truth).astype(np.float64)
-    each = [right[truth == v] for v in (0, 1) if (truth == v).any()]
-    found = {
-        "attribute_accuracy": float(right.mean()),
-        "attribute_balanced_accuracy": float(np.mean([e.mean() for e in each])),
+def attribute_metrics(guess: Ints, truth: Ints, rng: np.random.Generator, resamples: int = 1000) -> Estimates:
+    """Accuracy and balanced accuracy of guessed attributes (n,), 0 or 1, and the accuracy of the majority guess."""
+    correct = (guess == truth).astype(np.float64)
+    by_label = [correct[truth == v] for v in (0, 1) if (truth == v).any()]
+    metrics = {
+        "attribute_accuracy": float(correct.mean()),
+        "attribute_balanced_accuracy": float(np.mean([values.mean() for values in by_label])),
         "attribute_majority": float(max(truth.mean(), 1 - truth.mean())),
     }
-    draws = np.mean([_means(e, rng, resamples) for e in each], axis=0)
+    balanced_draws = np.mean([_means(values, rng, resamples) for values in by_label], axis=0)
     intervals = {
-        "attribute_accuracy": _interval(_means(right, rng, resamples)),
-        "attribute_balanced_accuracy": _interval(draws),
+        "attribute_accuracy": _interval(_means(correct, rng, resamples)),
+        "attribute_balanced_accuracy": _interval(balanced_draws),
     }
-    return found, intervals
+    return metrics, intervals
 
 
-def stealing_metrics(copy: Ints, target: Ints, y: Ints, rng: np.random.Generator, resamples: int = 1000) -> Report:
-    """Agreement of the copy's labels with the target's, and the copy's accuracy; all (n,)."""
+def stealing_metrics(copy: Ints, target: Ints, y: Ints, rng: np.random.Generator, resamples: int = 1000) -> Estimates:
+    """Agreement of the copy's labels with the target's, and the copy's accuracy, from labels (n,)."""
     rows = {"agreement": (copy == target).astype(float), "stolen_accuracy": (copy == y).astype(float)}
     return shares(rows, rng, resamples)
 
 
 def utility_metrics(
     train: Floats, train_y: Ints, test: Floats, test_y: Ints, rng: np.random.Generator, resamples: int = 1000
-) -> Report:
-    """Accuracy on members and on target-test, and ECE on target-test, of log-posteriors (n, k)."""
+) -> Estimates:
+    """Accuracy on members and on target-test, and ECE on target-test (no interval), of log-posteriors (n, k)."""
     rows = {
         "train_accuracy": (train.argmax(1) == train_y).astype(float),
         "test_accuracy": (test.argmax(1) == test_y).astype(float),
     }
-    found, intervals = shares(rows, rng, resamples)
-    return found | {"ece": float(ece(test, test_y))}, intervals
+    metrics, intervals = shares(rows, rng, resamples)
+    return metrics | {"ece": float(ece(test, test_y))}, intervals
 
 
-def shares(rows: dict[str, Floats], rng: np.random.Generator, resamples: int = 1000) -> Report:
-    """The shares of ones among 0/1 values (n,), each under its name."""
+def shares(rows: dict[str, Floats], rng: np.random.Generator, resamples: int = 1000) -> Estimates:
+    """The share of ones among 0/1 values (n,), by name; intervals contain the exact binomial ones."""
     return (
         {name: float(v.mean()) for name, v in rows.items()},
-        # Where nearly all are right, resampling finds nearly no other share.
+        # Near 0 or 1 the bootstrap alone gives intervals that are too narrow.
         {
             name: at_least_binomial(_interval(_means(v, rng, resamples)), float(v.mean()), len(v))
             for name, v in rows.items()
@@ -78,53 +79,61 @@ def shares(rows: dict[str, Floats], rng: np.random.Generator, resamples: int = 1
     )
 
 
-_MOVED, _EACH = 1e-3, 20
-"""By what a posterior is moved, to count; and how many answers share a bin."""
-UNEVEN, _WORSE, DEVIATIONS = 0.05, 0.0, 4
-"""By what share of equally sure answers guards may treat members and non-members apart, beyond so many standard errors."""
+_MOVED_BY, _PER_BIN = 1e-3, 20
+"""The change of a posterior from which an answer counts as moved; and the answers in a bin of confidence."""
+UNEVEN, _WORSE_BY, DEVIATIONS = 0.05, 0.0, 4
+"""By how much members and non-members may differ, beyond DEVIATIONS standard errors: in the rate at which guards change
+equally confident answers (UNEVEN), and in accuracy, where members have the lower one (_WORSE_BY)."""
 
 
 def moved_answers(
     members: Floats, members_bare: Floats, nonmembers: Floats, nonmembers_bare: Floats
 ) -> tuple[dict[str, float], str]:
-    """How often guards leave an answer as the network gave it, and what is uneven in that; "" where nothing is.
+    """Shares of answers that guards leave unchanged, and faults: by what they treat members differently; "" for none.
 
-    Each (n, k) log-posteriors, with the guards and bare. A guard that reads nothing but the answer leaves alone, or moves,
-    equally sure answers alike, whoever is a member; so rates are compared within bins of the bare answer's margin
-    (Mantel and Haenszel's difference of rates).
+    Log-posteriors (n, k) of members and of non-members, behind the guards and of the network alone (`_bare`). A guard
+    that reads nothing but the answer changes equally confident answers equally often, whether of a member or not. So
+    the rates are compared within bins of the network's confidence (the difference of rates by Mantel and Haenszel).
     """
     sides = (members, members_bare), (nonmembers, nonmembers_bare)
-    alone = [(served == bare).all(1) for served, bare in sides]
-    moved = [np.abs(np.exp(served) - np.exp(bare)).max(1) > _MOVED for served, bare in sides]
-    sure = [_sureness(bare) for _, bare in sides]
-    pooled = np.sort(np.concatenate(sure))
-    edges = np.unique(pooled[_EACH::_EACH])
-    strata = [np.searchsorted(edges, values, side="right") for values in sure]
-    found = []
-    for words, events in (("left alone", alone), (f"moved by more than {_MOVED:g}", moved)):
-        apart, error = rate_difference(*events, *strata)
-        if abs(apart) - DEVIATIONS * error > UNEVEN:
-            found.append(f"{events[0].mean():.1%} of members' answers are {words}, {events[1].mean():.1%} of others'")
-    rates = {f"left_alone_{name}": float(e.mean()) for name, e in zip(("members", "nonmembers"), alone, strict=True)}
-    return rates, "; ".join(found)
+    unchanged = [(served == bare).all(1) for served, bare in sides]
+    moved = [np.abs(np.exp(served) - np.exp(bare)).max(1) > _MOVED_BY for served, bare in sides]
+    confidences = [_confidence(bare) for _, bare in sides]
+    pooled = np.sort(np.concatenate(confidences))
+    edges = np.unique(pooled[_PER_BIN::_PER_BIN])
+    bins = [np.searchsorted(edges, values, side="right") for values in confidences]
+    faults = []
+    for description, events in (("left alone", unchanged), (f"moved by more than {_MOVED_BY:g}", moved)):
+        difference, error = rate_difference(*events, *bins)
+        if abs(difference) - DEVIATIONS * error > UNEVEN:
+            faults.append(
+                f"{events[0].mean():.1%} of members' answers are {description}, {events[1].mean():.1%} of others'"
+            )
+    rates = {
+        f"left_alone_{name}": float(rows.mean())
+        for name, rows in zip(("members", "nonmembers"), unchanged, strict=True)
+    }
+    return rates, "; ".join(faults)
 
 
 def worse_at_members(train: Floats, train_y: Ints, test: Floats, test_y: Ints) -> str:
-    """What is to be said of answers (n, k) that are right less often for members than for others; "" where they aren't.
+    """The fault of log-posteriors (n, k) that are correct less often for members than for others; "" for none.
 
-    Training makes members likelier: what answers them worse hides them. The bound is that of `moved_answers`.
+    Training makes answers to members better. A defense that makes them worse treats members differently. A
+    difference counts beyond DEVIATIONS standard errors.
     """
-    members, others = (train.argmax(1) == train_y), (test.argmax(1) == test_y)
-    error = np.sqrt(members.var() / len(members) + others.var() / len(others))
-    if others.mean() - members.mean() - DEVIATIONS * error <= _WORSE:
+    members_correct, others_correct = (train.argmax(1) == train_y), (test.argmax(1) == test_y)
+    error = np.sqrt(members_correct.var() / len(members_correct) + others_correct.var() / len(others_correct))
+    accuracy, other_accuracy = members_correct.mean(), others_correct.mean()
+    if other_accuracy - accuracy - DEVIATIONS * error <= _WORSE_BY:
         return ""
-    return f"members are answered right less often than others, {members.mean():.1%} against {others.mean():.1%}"
+    return f"members are answered right less often than others, {accuracy:.1%} against {other_accuracy:.1%}"
 
 
 def rate_difference(first: Bools, second: Bools, first_bin: Ints, second_bin: Ints) -> tuple[float, float]:
-    """The difference of two rates within bins, weighted as Mantel and Haenszel do, and its standard error.
+    """The difference of two rates within bins, by the weights of Mantel and Haenszel, and its standard error.
 
-    Events (n,) and (m,) with the bins that they lie in; 0 and 0 where no bin holds both.
+    Events (n,) and (m,) bool with the bins (n,) and (m,) int64 that they lie in. (0, 0) where no bin holds both.
     """
     k = int(max(first_bin.max(), second_bin.max())) + 1
     n, m = np.bincount(first_bin, minlength=k), np.bincount(second_bin, minlength=k)
@@ -139,18 +148,19 @@ def rate_difference(first: Bools, second: Bools, first_bin: Ints, second_bin: In
     return float((weight * (p - q)).sum() / weight.sum()), float(np.sqrt(variance))
 
 
-def _sureness(log_posteriors: Floats) -> Floats:
-    """Log-odds of the answered label (n,)."""
+def _confidence(log_posteriors: Floats) -> Floats:
+    """Log-odds (n,) of the answered label, of log-posteriors (n, k)."""
     ranked = np.sort(np.maximum(log_posteriors, -1e3), axis=1)
-    sure: Floats = ranked[:, -1] - logsumexp(ranked[:, :-1], axis=1)
-    return sure
+    log_odds: Floats = ranked[:, -1] - logsumexp(ranked[:, :-1], axis=1)
+    return log_odds
 
 
 def _means(values: Floats, rng: np.random.Generator, resamples: int) -> Floats:
-    """Bootstrap means of 0/1 values (n,): a binomial count, which is what resampling them gives."""
+    """Bootstrap means (resamples,) of 0/1 values (n,). Their sum is binomial, so that it is drawn directly."""
     return rng.binomial(len(values), values.mean(), size=resamples) / len(values)
 
 
 def _interval(draws: Floats) -> tuple[float, float]:
+    """The central 95 % of bootstrap draws."""
     low, high = np.quantile(draws, (0.025, 0.975))
     return float(low), float(high)

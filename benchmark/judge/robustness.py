@@ -1,8 +1,8 @@
-"""How much accuracy a network keeps when every pixel may move: under attack, and as interval bounds prove it.
+"""Accuracy when every pixel may move by up to a radius: under a PGD attack, and certified by interval bounds.
 
 The attack is PGD in the L-infinity ball (Madry et al. 2018, section 2.1): 20 sign steps of an eighth of the radius from
-a random start, so that a step can cross the ball and come back. A sample counts as robust where the network is right
-on the image itself and on what the attack makes of it: an upper bound, as with every attack.
+a random start, so that steps can cross the ball and come back. A sample counts as robust where the network is correct
+on the image and on the attacked image. With every attack this is an upper bound on the robust accuracy.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from benchmark.api import interval_bounds
 from benchmark.networks.access import CHUNK
 
 STEPS, REACH = 20, 2.5
-"""PGD's steps, and the way that they can go in all, in radii: 2.5 radius / 20 a step, as Madry et al. evaluate."""
+"""PGD's number of steps, and the sum of their lengths in radii: 2.5 radius / 20 a step, as Madry et al. evaluate."""
 
 
 def pgd(
     network: nn.Module, x: Tensor, y: Tensor, radius: float, generator: torch.Generator, steps: int = STEPS
 ) -> Tensor:
-    """Images (n, c, h, w) in [0, 1], at most `radius` from x in every pixel, on which y (n,) is less likely.
+    """Images (n, c, h, w) in [0, 1], at most `radius` from x in every pixel, that make the labels y (n,) less likely.
 
     The network is in eval mode; the generator is on the CPU.
     """
@@ -35,30 +35,31 @@ def pgd(
 
 
 def _margin(logits: Tensor, y: Tensor) -> Tensor:
-    """z_y - log-sum-exp of the other logits, (n,): the cross-entropy has the same sign steps, or none.
+    """Log-odds (n,) of label y: z_y - log-sum-exp of the other logits.
 
-    Its gradient is 0 where p_y rounds to 1, as the margin's never is: sure or scaled logits hide nothing.
+    Sign steps down the margin are those up the cross-entropy. But where p_y rounds to 1 the gradient of the
+    cross-entropy is 0, and the margin's is not, so that large logits cannot mask it.
     """
     index = y.unsqueeze(1)
     return logits.gather(1, index).squeeze(1) - logits.scatter(1, index, float("-inf")).logsumexp(1)
 
 
 def robust(network: nn.Module, x: Tensor, y: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """Which samples x (n, c, h, w), y (n,) stay right under `pgd`, which attacks 500 at a time: (n,) bool."""
-    right = []
+    """Whether each sample x (n, c, h, w), y (n,) is correct, and stays so under `pgd`: (n,) bool."""
+    correct = []
     for xb, yb in _chunks(network, x, y):
         attacked = pgd(network, xb, yb, radius, generator)
         with torch.no_grad():
-            answers = torch.stack([network(images).argmax(1) for images in (xb, attacked)])
-        right.append((answers == yb).all(0).cpu())
-    return torch.cat(right)
+            labels = torch.stack([network(images).argmax(1) for images in (xb, attacked)])
+        correct.append((labels == yb).all(0).cpu())
+    return torch.cat(correct)
 
 
 @torch.no_grad()
 def certified(network: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
-    """Which samples keep their label y (n,) on every image of the ball within [0, 1], provably: (n,) bool.
+    """Whether each sample provably has its label y (n,) on every image of the ball within [0, 1]: (n,) bool.
 
-    Those where the lower bound of y's logit is above the upper bounds of all others. Raises ValueError where
+    It has where the lower bound of y's logit is above the upper bounds of all others. Raises ValueError where
     interval bounds do not know a layer of the network.
     """
     proven = []
@@ -70,6 +71,6 @@ def certified(network: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor
 
 
 def _chunks(network: nn.Module, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Batches where the network's weights lie."""
+    """Batches of CHUNK samples, on the network's device."""
     device = next(network.parameters()).device
     return [(xb.to(device), yb.to(device)) for xb, yb in zip(x.split(CHUNK), y.split(CHUNK), strict=True)]

@@ -1,7 +1,7 @@
 """Scores one scenario: runs the attack on the target, then holds its scores against the labels.
 
 The attack sees a target behind its access level, the knowledge that it declared, and shuffled
-candidates. Labels, thresholds and metrics stay here.
+candidates. Membership labels, thresholds and metrics stay here.
 """
 
 from __future__ import annotations
@@ -27,22 +27,25 @@ NO_STATE = "not applicable: no guard here holds anything of the target's world, 
 
 
 MOVED = 1e-3
-"""By what a posterior may move when a sample is asked again."""
+"""The largest change of a posterior that is allowed when a sample is queried again."""
 
 ATTACK_SEEDS = 100
-"""Rows of scores: the judge resamples each of them."""
+"""The most attack seeds, which are rows of scores: the judge resamples each of them."""
 
-_NOISE = 0.1
-"""Standard deviation of pixels in the noisy views on which labels are compared."""
+_VIEW_NOISE = 0.1
+"""Standard deviation of the pixel noise in the noisy views on which labels are compared."""
 
 
 class Skip(Exception):
-    """The scenario does not apply; the message says why."""
+    """The scenario does not apply; the message is the reason."""
 
 
 @dataclass
-class Outcome:
-    """What a scenario gave: metrics, intervals, curves and cost, as the record wants them."""
+class Measurements:
+    """What was measured in a scenario.
+
+    Each field becomes the field of this name in the `Result`; None leaves it out.
+    """
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
@@ -54,19 +57,22 @@ class Outcome:
     claims: dict[Claim, str] | None = None
     pictures: dict[str, Picture] | None = None
     null: bool | None = None
-    """True where this run of an attack used nothing of the target."""
+    """True where this run of an attack used nothing of the target: its row is a null row (`Result.null_row`)."""
 
 
 @dataclass
 class Scenario:
-    """One attack, one target. A kind of attack is a subclass, in a module of `kinds/`."""
+    """One attack on one target, with one seed. A kind of attack is a subclass, in a module of `kinds/`.
+
+    `full_chain` is the whole defense, `chain` the defense as the attack meets it (`Chain.facing`).
+    """
 
     behind_guards: ClassVar[bool] = True
-    """Whether it asks the target as it is served; else it reads the raw network, and a guard is outside its model."""
+    """Whether it queries the target behind guards; else it reads the bare network, outside their threat model."""
     asks: ClassVar[tuple[str, ...]] = ()
-    """Parts that it asks the target about, besides the target's own."""
+    """Parts of the data on which it queries the target, besides target-train and target-test."""
     evaluator: ClassVar[bool] = False
-    """Whether the judge needs a classifier of its own, trained on other data."""
+    """Whether the judge needs an evaluation classifier of its own, trained on other data."""
 
     artifacts: Artifacts
     attack: Part
@@ -74,18 +80,21 @@ class Scenario:
     seed: int
 
     def __post_init__(self) -> None:
-        self.served = self.chain
+        self.full_chain = self.chain
         self.chain = self.chain.facing(self.attack)
 
-    def score(self) -> Outcome:
-        """Run and judge. Raises Skip; whatever the submission raises passes through."""
+    def score(self) -> Measurements:
+        """Run the attack and judge it.
+
+        Raises Skip where it does not apply; what the submission raises passes through.
+        """
         entry = self.attack.entry
         if self.chain.guards and (entry.access == "white-box" or not self.behind_guards):
             raise Skip(OUT_OF_MODEL)
         if self.attack.adversary.guards == "target" and not any(guard.state() for guard in self._model().guards):
             raise Skip(NO_STATE)
-        if self.chain.guards != self.served.guards:
-            same_labels(self.artifacts.served(self.served, self.seed), self.served)
+        if self.chain.guards != self.full_chain.guards:
+            same_labels(self.artifacts.served(self.full_chain, self.seed), self.full_chain)
         self._open()
         if entry.access == "white-box":
             self._network()
@@ -99,81 +108,90 @@ class Scenario:
         outcome.cost["queries"] = float(self.target.queries)
         return outcome
 
-    def judge(self, attack: Any) -> Outcome:
-        """Run the attack, and hold what it returns against what it does not see."""
+    def judge(self, attack: Any) -> Measurements:
+        """Run a new instance of the attack, and score what it returns against what it does not see."""
         raise NotImplementedError
 
     # --- What the attack is given ---
 
     def _open(self) -> None:
+        """Set `population` and `target`, which the attack is going to query."""
         self.population = self.artifacts.population(self.seed)
         canaries = ["candidates"] if self.artifacts.protocol.canaries else []
         self.target = self._target("target", *self.asks, *canaries)
 
     def _model(self, role: str = "target", number: int = 0) -> ServedModel:
+        """The model of this role behind the guards of `chain`."""
         return self.artifacts.served(self.chain, self.seed, role, number)
 
     def _target(self, role: str, *asked: str) -> GuardedTarget:
+        """The model of this role behind the attack's access level, with stored answers on its parts and on `asked`."""
         model, access = self._model(role), self.attack.entry.access
         known = model.known(*model.parts, *asked)
         return GuardedTarget(access, lambda x: model.predictor()(x), known, lambda: self._network(role))  # type: ignore[arg-type]
 
     def _network(self, role: str = "target") -> nn.Module:
-        """The bare network in the judge's architecture. Raises Skip where it does not fit."""
-        network = self._model(role).network.judges()
+        """The network without guards, in the judge's architecture. Raises Skip where its weights don't fit."""
+        network = self._model(role).network.judge_copy()
         if network is None:
             raise Skip("only the defense's own code can build this network")
         return network.to(self.artifacts.device)
 
     def _shadow(self) -> World:
+        """The shadow model with its members and non-members."""
         return World(self._target("shadow"), *map(self.population.part, self._model("shadow").parts))
 
     def _knowledge(self, **more: Any) -> Knowledge:
+        """The knowledge that the attack declared, and nothing else."""
         entry = self.attack.entry
         samples, data = self.population.samples, self.population.data
-        known = World(self.target, samples(self.population.known_members), samples(self.population.known_nonmembers))
+        partial = World(self.target, samples(self.population.known_members), samples(self.population.known_nonmembers))
         return Knowledge(
             classes=data.classes,
             shape=data.shape,
-            # Both variants of RULES 3 draw alike: what they differ by is what the target's guards tell.
+            # Both variants of RULES 3 draw alike, so that they differ by nothing but the states of the guards.
             seed=seed_of("attack", self.seed, replace(self.attack, adversary=OWN_GUARDS).name, self.chain.name),
             device=self.artifacts.device,
             simple=data.simple,
-            shadow=self._shadow() if entry.given("shadow") else None,
-            partial=known if entry.given("partial") else None,
-            auxiliary=self.population.part("shadow-train") if entry.given("auxiliary") else None,
-            certificate=self._model().network.claims().certificate if entry.given("certificate") else None,
+            shadow=self._shadow() if entry.receives("shadow") else None,
+            partial=partial if entry.receives("partial") else None,
+            auxiliary=self.population.part("shadow-train") if entry.receives("auxiliary") else None,
+            certificate=self._model().network.claims().certificate if entry.receives("certificate") else None,
             **more,
         )
 
 
 def same_labels(target: ServedModel, chain: Chain, predict: Predict | None = None, x: Tensor | None = None) -> None:
-    """Guards that promise to keep labels must: attacks by labels ask without them. Raises ValueError.
+    """Raises ValueError where guards that promise to keep labels (`keeps_labels`) change some.
 
-    Held to it are all answers on target-train and target-test and, for a predictor, those on noisy views of x.
+    Label-only attacks query the target without these guards. Compared are the labels on target-train and target-test
+    and, with `predict` and images x (n, c, h, w), those on noisy views of x.
     """
-    before = chain.by_label()
-    if before is chain:
+    by_label = chain.by_label()
+    if by_label is chain:
         return
-    plain = target.behind(len(before.guards))
-    both = {part: [model.answers(part) for model in (target, plain)] for part in target.parts}
+    plain = target.behind(len(by_label.guards))
+    answers_by_part = {part: [model.answers(part) for model in (target, plain)] for part in target.parts}
     if predict is not None and x is not None:
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed_of("noisy views", target.seed)))
-        views = (x + _NOISE * noise).clamp(0, 1)
-        both["noisy views"] = [predict(views), plain.predictor(stored=False)(views)]
-    for where, (answer, bare) in both.items():
-        first, second = bare.exp().topk(2).values.unbind(1)
-        # Where two classes are level, the batch decides: float32 sums depend on it.
-        moved = int(((answer.argmax(1) != bare.argmax(1)) & (first - second > MOVED)).sum())
-        if moved:
+        views = (x + _VIEW_NOISE * noise).clamp(0, 1)
+        answers_by_part["noisy views"] = [predict(views), plain.predictor(stored=False)(views)]
+    for part, (answer, bare) in answers_by_part.items():
+        highest, second_highest = bare.exp().topk(2).values.unbind(1)
+        # Where two classes are nearly equal, the label may depend on the batch, for float32 sums do.
+        changed = int(((answer.argmax(1) != bare.argmax(1)) & (highest - second_highest > MOVED)).sum())
+        if changed:
             raise ValueError(
-                f"keeps_labels: expected the labels of {before.name}, given {moved} others of {len(bare)} in {where}; "
+                f"keeps_labels: expected the labels of {by_label.name}, given {changed} others of {len(bare)} in {part}; "
                 "a guard that changes labels must not promise to keep them"
             )
 
 
 def checked_scores(scores: Any, n: int) -> Floats:
-    """Hold scores to the contract: (n,) or (s, n), float64, finite. Returns (s, n)."""
+    """Scores as an array (s, n).
+
+    Raises ValueError unless they are finite float64, (n,) or (s, n) with s up to ATTACK_SEEDS.
+    """
     if not isinstance(scores, Tensor):
         raise ValueError(f"expected scores as a tensor, given {type(scores).__name__}")
     if scores.dtype != torch.float64:
@@ -183,14 +201,15 @@ def checked_scores(scores: Any, n: int) -> Floats:
     if scores.ndim == 2 and len(scores) > ATTACK_SEEDS:
         raise ValueError(f"expected scores of at most {ATTACK_SEEDS} attack seeds, given {len(scores)}")
     if not torch.isfinite(scores).all():
-        bad = int((~torch.isfinite(scores)).sum())
-        raise ValueError(f"expected finite scores, given {bad} that are NaN or infinite")
+        not_finite = int((~torch.isfinite(scores)).sum())
+        raise ValueError(f"expected finite scores, given {not_finite} that are NaN or infinite")
     return scores.detach().cpu().reshape(-1, n).numpy()
 
 
 def expect(value: Any, shape: tuple[int, ...], what: str) -> None:
+    """Raises ValueError, which names the value `what`, unless it is a finite tensor of this shape."""
     if not isinstance(value, Tensor) or tuple(value.shape) != shape:
-        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"expected {what} of shape {shape}, given {given}")
+        actual = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"expected {what} of shape {shape}, given {actual}")
     if not torch.isfinite(value.double()).all():
         raise ValueError(f"expected finite {what}, given NaN or infinite values")

@@ -1,4 +1,4 @@
-"""What a served target is worth and costs, and what its answers say without any attack."""
+"""Utility and cost of a target as it is served, and what is measured of its leakage without an attack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmark.entries.registry import Chain
 from benchmark.judge import reports, robustness
 from benchmark.judge.probes import IMAGES, LookupGap, lookup_gap, near_duplicates, walk
 from benchmark.judge.risk import js_risk
-from benchmark.judge.scenario import MOVED, Outcome, same_labels
+from benchmark.judge.scenario import MOVED, Measurements, same_labels
 from benchmark.networks.access import exact_float32
 from benchmark.result import Claim
 from benchmark.targets.artifacts import Artifacts
@@ -23,70 +23,76 @@ from benchmark.targets.network import Network
 from benchmark.targets.served import ServedModel
 
 PUBLIC_NOISE = "holds on a secret split: here anybody can draw the noise again"
-"""Said beside an epsilon on a public split."""
+"""Printed beside an epsilon on a public split."""
 
-_TIMED = 256
-"""Queries in the call that is timed."""
+_TIMED_IMAGES = 256
+"""Images in the call that is timed."""
 
-_WAVER = 0.05
-"""The share of samples whose answer may move by more than `MOVED` when they are asked again."""
+_MAX_MOVED_SHARE = 0.05
+"""The largest share of samples whose posteriors may move by more than `MOVED` when they are queried again."""
 
-_ALONE = 5
-"""Queries of one image that are timed; the median counts."""
+_TIMED_SINGLES = 5
+"""Calls with one image that are timed; the median counts."""
 
 _ATTACKED = 1000
-"""Samples of a part on which robust accuracy is measured; a larger part is drawn from."""
+"""The most samples of a part on which robust accuracy is measured; from a larger part as many are drawn."""
 
 
-def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Outcome:
-    """What the served target is worth, on all of target-train and target-test, and what it costs."""
+def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Measurements:
+    """Accuracy, risk, robustness, cost and claims of a defense, on all of target-train and target-test.
+
+    Raises ValueError where the target breaks the contract: other answers to the same query, labels that are not kept.
+    """
     target = artifacts.served(chain, seed)
     parts, population = target.parts, target.population
-    members, others = ((target.answers(part).numpy(), population.part(part).y.numpy()) for part in parts)
-    found, intervals = reports.utility_metrics(*members, *others, np.random.default_rng(seed_of("bootstrap", seed)))
-    uneven = reports.worse_at_members(*members, *others)
+    members, nonmembers = ((target.answers(part).numpy(), population.part(part).y.numpy()) for part in parts)
+    values, intervals = reports.utility_metrics(
+        *members, *nonmembers, np.random.default_rng(seed_of("bootstrap", seed))
+    )
+    faults = reports.worse_at_members(*members, *nonmembers)
     if chain.guards:
-        bare = target.behind(0)
-        rates, moved = reports.moved_answers(*(m.answers(part).numpy() for part in parts for m in (target, bare)))
-        found |= rates
-        uneven = "; ".join(filter(None, (uneven, moved)))
-    found |= js_risk(*members, *others, np.random.default_rng(seed_of("js", seed)))
-    # From here on the target is asked as attacks ask it: by the same way, in calls of the same sizes.
+        stages = target, target.behind(0)
+        rates, guard_faults = reports.moved_answers(*(m.answers(part).numpy() for part in parts for m in stages))
+        values |= rates
+        faults = "; ".join(filter(None, (faults, guard_faults)))
+    values |= js_risk(*members, *nonmembers, np.random.default_rng(seed_of("js", seed)))
+    # From here on the target is queried like attacks query it, in calls of the same sizes, so that it can't tell.
     predict = target.predictor(kept=False)
-    near = _lookup(target, predict)
+    lookup = _lookup(target, predict)
     rng = np.random.default_rng(seed_of("again", seed, secret=artifacts.secret))
     x = torch.cat([population.part(part).x for part in parts])
-    fresh = near_duplicates(x[torch.from_numpy(rng.permutation(len(x))[:_TIMED])], _generator(rng))
+    fresh = near_duplicates(x[torch.from_numpy(rng.permutation(len(x))[:_TIMED_IMAGES])], _generator(rng))
     same_labels(target, chain, predict, fresh)
     cost = {"train_seconds": target.network.seconds(), "ms_per_query": _milliseconds(predict, fresh)}
-    alone = near_duplicates(fresh[:_ALONE], _generator(rng)).split(1)
-    cost["ms_per_query_alone"] = float(np.median([_milliseconds(predict, image) for image in alone]))
-    said = target.network.claims()
-    claims = _claims(target.network, chain, said)
-    shares, bounds = _robustness(target.network, said)
-    found |= shares
-    intervals |= bounds
-    found |= near.metrics
-    intervals["near_duplicate_gap"] = near.interval
-    if near.looks_up:
-        claims["lookup"] = f"members get answers that their near-duplicates don't get ({near})"
-    if uneven:
-        claims["alone"] = uneven
-    return Outcome(found, intervals, cost, claims=claims)
+    singles = near_duplicates(fresh[:_TIMED_SINGLES], _generator(rng)).split(1)
+    cost["ms_per_query_alone"] = float(np.median([_milliseconds(predict, image) for image in singles]))
+    claims = target.network.claims()
+    printed = _claims(target.network, chain, claims)
+    robust_values, robust_intervals = _robustness(target.network, claims)
+    values |= robust_values
+    intervals |= robust_intervals
+    values |= lookup.metrics
+    intervals["near_duplicate_gap"] = lookup.interval
+    if lookup.looks_up:
+        printed["lookup"] = f"members get answers that their near-duplicates don't get ({lookup})"
+    if faults:
+        printed["alone"] = faults
+    return Measurements(values, intervals, cost, claims=printed)
 
 
 def _milliseconds(predict: Predict, x: Tensor) -> float:
-    """What a query takes when these images (n, c, h, w) come in one call. They are new: nothing of them is stored."""
+    """Milliseconds per image of one call with images (n, c, h, w); new ones, for known answers are stored."""
     start = time.perf_counter()
     predict(x)
     return (time.perf_counter() - start) * 1000 / len(x)
 
 
 def _same_again(stored: Tensor, again: Tensor) -> None:
-    """A target must not answer by what it was asked before, or how often. Raises ValueError."""
+    """Raises ValueError where answers (n, k) to the same images differ: they must not depend on earlier queries."""
     moved = (stored.exp() - again.exp()).abs().amax(1)
-    # A guard that picks one of its own reconstructions may waver on a rare sample, for float32 sums depend on the batch.
-    if float((moved > MOVED).double().mean()) > _WAVER:
+    # A guard that picks one of its own reconstructions may pick another one on a rare sample: float32 sums depend on
+    # the batch.
+    if float((moved > MOVED).double().mean()) > _MAX_MOVED_SHARE:
         raise ValueError(
             f"expected the same answer to the same query, given posteriors that move by {float(moved.max()):.3g} "
             "when samples are asked again in another order; a guard must not depend on what it was asked before"
@@ -94,9 +100,10 @@ def _same_again(stored: Tensor, again: Tensor) -> None:
 
 
 def _lookup(target: ServedModel, predict: Predict) -> LookupGap:
-    """Walk from members and non-members, drawn from all: a defense knows the order of its training set.
+    """The lookup gap of walks from random members and non-members: not the first ones, whose order a defense may know.
 
-    Originals must be answered as they are in the store, which is what attacks are given, and the walk begins there.
+    Raises ValueError where originals are answered differently from the stored answers, which attacks get. The walks
+    begin at the stored answers.
     """
     rng = np.random.default_rng(seed_of("lookup", target.seed, secret=target.experiment.secret))
     images, stored = [], []
@@ -115,31 +122,34 @@ def _generator(rng: np.random.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(int(rng.integers(2**63)))
 
 
-def _robustness(bare: Network, claims: Claims) -> reports.Report:
-    """Robust and certified accuracy of the bare network, where its defense names a radius and the judge can build it."""
+def _robustness(bare: Network, claims: Claims) -> reports.Estimates:
+    """Robust and certified accuracy of the network without guards, by the radii that its defense claims.
+
+    Nothing where it claims none, or where the judge cannot build the network.
+    """
     radius, certificate = claims.robust, claims.certificate
-    network = bare.judges() if radius is not None or certificate is not None else None
+    network = bare.judge_copy() if radius is not None or certificate is not None else None
     if network is None:
         return {}, {}
     network = network.to(bare.experiment.device)
-    right: dict[str, Tensor] = {}
-    own = seed_of("robustness", bare.seed, secret=bare.experiment.secret)
+    correct: dict[str, Tensor] = {}
+    seed = seed_of("robustness", bare.seed, secret=bare.experiment.secret)
     with exact_float32():
         if radius is not None:
-            rng, starts = np.random.default_rng(own), torch.Generator().manual_seed(own)
+            rng, start_rng = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
             for name, part in (("robust_accuracy", "target-test"), ("robust_train_accuracy", "target-train")):
                 samples = bare.population.part(part)
                 rows = torch.from_numpy(rng.permutation(len(samples))[:_ATTACKED])
-                right[name] = robustness.robust(network, samples.x[rows], samples.y[rows], radius, starts)
+                correct[name] = robustness.robust(network, samples.x[rows], samples.y[rows], radius, start_rng)
         if certificate is not None:
             test = bare.population.part("target-test")
-            right["certified_accuracy"] = robustness.certified(network, test.x, test.y, certificate)
+            correct["certified_accuracy"] = robustness.certified(network, test.x, test.y, certificate)
     rng = np.random.default_rng(seed_of("bootstrap", bare.seed))
-    return reports.shares({name: each.double().numpy() for name, each in right.items()}, rng)
+    return reports.shares({name: rows.double().numpy() for name, rows in correct.items()}, rng)
 
 
 def _extra_data(network: Network, chain: Chain) -> str:
-    """What the defense reads besides the training set, such as "320 reference images, external model NAME"; "" for nothing."""
+    """Data that a defense reads besides its training set, "320 reference images, external model NAME"; "" for none."""
     reference, validation = network.population.reference("target")
     sizes = {"reference": len(reference), "validation": len(validation)}
     used = {name for part in chain.parts for name in part.uses}
@@ -151,22 +161,23 @@ def _extra_data(network: Network, chain: Chain) -> str:
 
 
 def _claims(network: Network, chain: Chain, claims: Claims) -> dict[Claim, str]:
-    """What may be printed: epsilon (RULES 29), radii, the data that it reads besides the training set (RULES 6), and
-    that no attack is made for it where one is known (RULES 13)."""
+    """What the row says in words: epsilon, or why none is valid (RULES 29), radii, extra data (RULES 6), and the
+    adaptive attack that is known against the defense and is not here (RULES 13)."""
     printed: dict[Claim, str] = {}
-    if missing := [part.entry.adaptive_attack for part in chain.parts if part.entry.adaptive_attack]:
-        printed["attacked_by"] = f"standard attacks only: no {', no '.join(missing)}"
-    given: dict[Claim, float | str | None] = {"robust": claims.robust, "certificate": claims.certificate}
+    if missing_attacks := [part.entry.adaptive_attack for part in chain.parts if part.entry.adaptive_attack]:
+        printed["attacked_by"] = f"standard attacks only: no {', no '.join(missing_attacks)}"
+    verbatim: dict[Claim, float | str | None] = {"robust": claims.robust, "certificate": claims.certificate}
     if claims.epsilon is not None:
-        n, alone = len(network.population.parts["target-train"]), all(g.entry.data_independent for g in chain.guards)
-        fault = metrics.epsilon_fault(claims.epsilon, vars(claims), n, alone=alone)
+        n = len(network.population.parts["target-train"])
+        guards_read_no_data = all(g.entry.data_independent for g in chain.guards)
+        fault = metrics.epsilon_fault(claims.epsilon, vars(claims), n, alone=guards_read_no_data)
         printed["epsilon"] = fault or metrics.upper_text(claims.epsilon)
         if not fault and network.experiment.secret is None:
             # Its generator is seeded from names that everybody knows (RULES 29).
             printed["noise"] = PUBLIC_NOISE
-        given |= {"delta": claims.delta, "accountant": claims.accountant, "adjacency": claims.adjacency}
-        given |= {"sampling": claims.sampling}
-    printed |= {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in given.items() if v is not None}
+        verbatim |= {"delta": claims.delta, "accountant": claims.accountant, "adjacency": claims.adjacency}
+        verbatim |= {"sampling": claims.sampling}
+    printed |= {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in verbatim.items() if v is not None}
     if extra := _extra_data(network, chain):
         printed["extra_data"] = extra
     return printed

@@ -1,4 +1,4 @@
-"""Networks for small images: a module a family, in `families/`. All are `Network`s: `forward(x)` is `head(embed(x))`.
+"""Networks for small images: one module for each family, in `families/`. All are `Network`s: `forward(x)` is `head(embed(x))`.
 
 A family's module has `NETWORKS`: builders (classes, (c, h, w)) -> `Network` by name. A new file there is a new family.
 """
@@ -22,7 +22,7 @@ Builder = Callable[[int, tuple[int, int, int]], Network]
 
 
 def _builders() -> dict[str, Builder]:
-    modules = (import_module(f"{families.__name__}.{found.name}") for found in iter_modules(families.__path__))
+    modules = (import_module(f"{families.__name__}.{module.name}") for module in iter_modules(families.__path__))
     return {name: builder for module in modules for name, builder in module.NETWORKS.items()}
 
 
@@ -50,16 +50,17 @@ def build(name: str, classes: int, shape: tuple[int, int, int], seed: int) -> Ne
 
 
 def code(name: str) -> str:
-    """Digest of the code that a network is built by, and of no other's. Raises UnknownArchitecture."""
+    """Digest of the code that builds this architecture, for keys: other architectures do not count. Raises UnknownArchitecture."""
     return code_of(_root(name))
 
 
 def libraries(name: str) -> list[str]:
-    """The packages besides PyTorch that a network is built with. Raises UnknownArchitecture."""
+    """The packages besides PyTorch that build this architecture. Raises UnknownArchitecture."""
     return sorted(libraries_of(_root(name)))
 
 
 def _root(name: str) -> str:
+    """Where `code_of` starts from."""
     builder = _builder(name)
     return f"{builder.__module__.partition('.')[2]}:{builder.__name__}"
 

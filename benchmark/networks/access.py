@@ -1,4 +1,4 @@
-"""What stands between an attack and a target: the access level, the guards, and the stored answers."""
+"""How attacks and the judge query networks: batches, float32 inference, access levels, and answers that are stored."""
 
 from __future__ import annotations
 
@@ -16,50 +16,51 @@ from torch import Tensor, nn
 from benchmark.api import Access, Predict, Target
 
 CHUNK = 500
-"""Images at a time. Fixed: the last digits of a convolution depend on the batch."""
+"""Images in a forward pass at most. Changing it changes numbers: the last digits of a convolution depend on the batch size."""
 
 
 def calls(n: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """n queries in shuffled calls of 1 to CHUNK: of the sizes in which attacks ask, so that none says who asks.
+    """Indices of n queries in random order, in calls of 1 to CHUNK.
 
-    One call in four is small (its size is even on a logarithmic scale), the others hold most of the queries.
+    The sizes are such as attacks ask in, so that a defense cannot tell the judge's queries by them. One call in four has a
+    size that is uniform on a logarithmic scale; the others are large and hold most of the queries.
     """
     order, largest = rng.permutation(n), min(n, CHUNK)
-    found: list[NDArray[np.int64]] = []
+    batches: list[NDArray[np.int64]] = []
     while len(order):
         share = largest ** (rng.uniform() - 1) if rng.uniform() < 0.25 else rng.uniform(0.1, 1)
         size = math.ceil(largest * share)
-        found.append(order[:size])
+        batches.append(order[:size])
         order = order[size:]
-    return found
+    return batches
 
 
 def ask(predict: Predict, x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Answers (n, k) to images (n, c, h, w), asked for in `calls`."""
-    order = calls(len(x), rng)
-    answers = torch.cat([predict(x[torch.from_numpy(rows)]) for rows in order])
-    return answers[torch.from_numpy(np.concatenate(order).argsort())]
+    """Answers (n, k) to images (n, c, h, w), queried in the batches that `calls` draws, in the order of the images."""
+    batches = calls(len(x), rng)
+    answers = torch.cat([predict(x[torch.from_numpy(rows)]) for rows in batches])
+    return answers[torch.from_numpy(np.concatenate(batches).argsort())]
 
 
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
     """Convolutions and matrix products in IEEE float32: by default PyTorch rounds convolutions to TF32 on CUDA (RULES 24)."""
-    places: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [place.allow_tf32 for place in places]
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
     try:
-        for place in places:
-            place.allow_tf32 = False
+        for backend in backends:
+            backend.allow_tf32 = False
         yield
     finally:
-        for place, allowed in zip(places, before, strict=True):
-            place.allow_tf32 = allowed
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def raw(network: nn.Module, device: torch.device) -> Predict:
-    """The network alone: float32, eval mode, log-posteriors in float64 on the CPU.
+    """The network without guards: images -> log-posteriors float64 on the CPU, by inference in float32 and eval mode.
 
-    Queries never run in bfloat16 and never in training mode: leakage lives in the last digits, and
-    batch statistics would be updated by the attack.
+    Never in bfloat16, for what tells members lies in the last digits. Never in training mode, in which queries would update
+    the statistics of BatchNorm.
     """
     network = network.to(device, torch.float32).eval()
 
@@ -73,31 +74,33 @@ def raw(network: nn.Module, device: torch.device) -> Predict:
 
 
 class Answers:
-    """Log-posteriors that were computed once, found again by the image itself.
+    """Log-posteriors that were computed before, looked up by the pixels of the image.
 
-    The data holds no two equal images, so an image is its own address, and an attack may ask in any
-    order and in any batch: it always gets the same digits.
+    An attack may ask in any order and in any batch, and always gets the same digits. No two images of the data are equal.
     """
 
     def __init__(self) -> None:
         self._rows: dict[bytes, Tensor] = {}
 
     @staticmethod
-    def _addresses(x: Tensor) -> list[bytes]:
-        """16 bytes an image: a large one need not be kept to be known again."""
+    def _image_keys(x: Tensor) -> list[bytes]:
+        """A hash of 16 bytes for each image (n, c, h, w), so that images need not be kept."""
         return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in x.numpy()]
 
     def add(self, x: Tensor, log_posteriors: Tensor) -> None:
-        self._rows.update(zip(self._addresses(x), log_posteriors, strict=True))
+        self._rows.update(zip(self._image_keys(x), log_posteriors, strict=True))
 
     def find(self, x: Tensor) -> tuple[list[Tensor | None], list[int]]:
-        """Stored rows, and the positions that are not stored."""
-        rows = [self._rows.get(address) for address in self._addresses(x)]
+        """The stored rows (k,) for images (n, c, h, w), None where there is none; and the positions of these."""
+        rows = [self._rows.get(key) for key in self._image_keys(x)]
         return rows, [i for i, row in enumerate(rows) if row is None]
 
 
 class GuardedTarget(Target):
-    """The contract's Target. Counts images asked for; refuses what the attack did not declare."""
+    """The contract's Target. Counts the images that are asked for, and refuses what the attack did not declare.
+
+    Images in `answers` get their stored answers, others go through `predict`. `copy_network` makes the white-box copy.
+    """
 
     def __init__(
         self, access: Access, predict: Predict, answers: Answers, copy_network: Callable[[], nn.Module] | None = None
@@ -107,7 +110,7 @@ class GuardedTarget(Target):
         self._closed = False
 
     def close(self) -> None:
-        """Answer no more: what an attack made must stand for itself."""
+        """Answer no more queries: a stolen copy must predict without the target's help."""
         self._closed = True
 
     def labels(self, x: Tensor) -> Tensor:
@@ -143,7 +146,10 @@ class GuardedTarget(Target):
 
 
 def check_log_posteriors(answer: Tensor, n: int, classes: int, who: str) -> Tensor:
-    """Hold a guard's answer to the contract. Raises ValueError: shape, type, range, sum."""
+    """The answer, if it is what the contract asks for: log-posteriors (n, classes) float64 of probabilities that sum to 1.
+
+    Raises ValueError, in the name of `who`, for a wrong shape or type, NaN, positive values and other sums.
+    """
     if answer.shape != (n, classes) or answer.dtype != torch.float64:
         raise ValueError(
             f"{who}: expected log-posteriors ({n}, {classes}) float64, given {tuple(answer.shape)} {answer.dtype}"

@@ -1,8 +1,8 @@
-"""One training loop for targets, shadows and reference models.
+"""The training loop of targets, shadow models and reference models.
 
-The data is one tensor on the device, batches are indexed out of it, augmentation works on whole
-batches; bfloat16 autocast and channels-last where the protocol says so. Small reference models can
-train as one `torch.func` ensemble. Results depend on the number of threads: workers use one.
+All data lies in one tensor on the device; batches are indexed out of it and augmented as a whole. bfloat16 autocast and
+channels-last where the protocol says so. Small reference models can train as one vectorised network (`torch.func`).
+Results depend on the number of threads: workers use one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from benchmark.protocol import Recipe
 Loss = Callable[[Tensor, Tensor], Tensor]
 Cost = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 _CHUNK = 1000
-_AUGMENTED = 4096
-"""Images that are augmented at once."""
+"""Images in a forward pass on validation data."""
+_AUGMENTED_IMAGES = 4096
+"""About how many images are augmented together."""
 
 
 class TrainingRun(Training):
-    """The contract's Training on tensors that lie on the device."""
+    """The contract's `Training`, whose docstrings hold here, on samples in memory."""
 
     def __init__(
         self,
@@ -97,19 +98,19 @@ class TrainingRun(Training):
             yield epoch
             if self.recipe.early_stopping:
                 state = {name: t.detach() for name, t in network.state_dict().items()}
-                best.see(state, torch.tensor(self._validate(network)))
+                best.update(state, torch.tensor(self._validate(network)))
         if self.recipe.early_stopping:
             network.load_state_dict(best.state)
 
     @torch.no_grad()
     def _validate(self, network: nn.Module) -> float:
-        """Accuracy on validation data; the network is left in the mode in which it was."""
+        """Accuracy in [0, 1] on validation data; leaves the network in the mode that it was in."""
         x, y = _validation(self)
         training = network.training
         network.eval()
-        right = [network(part.to(self.device)).argmax(1).cpu() for part in x.split(_CHUNK)]
+        predictions = [network(part.to(self.device)).argmax(1).cpu() for part in x.split(_CHUNK)]
         network.train(training)
-        return float((torch.cat(right) == y).double().mean())
+        return float((torch.cat(predictions) == y).double().mean())
 
     def fit(
         self,
@@ -134,11 +135,11 @@ class TrainingRun(Training):
         update = optimizer(parameters) if optimizer else make_optimizer(parameters, recipe)
         schedule = self.schedule(update)
         order, views = self.generator("order"), self.generator("augmentation")
-        answering = _Low(network, self.device, layout) if recipe.precision == "bfloat16" else network
+        model = _Bfloat16(network, self.device, layout) if recipe.precision == "bfloat16" else network
         for epoch in self.epochs(network):
             for xb, rows in self._batches(x, torch.randperm(len(y), generator=order), views):
                 xb, yb = xb.contiguous(memory_format=layout), y[rows]
-                value = cost(answering, xb, yb, epoch) if cost else per_sample(answering(xb), yb).mean()
+                value = cost(model, xb, yb, epoch) if cost else per_sample(model(xb), yb).mean()
                 update.zero_grad(set_to_none=True)
                 value.backward()
                 update.step()
@@ -146,7 +147,7 @@ class TrainingRun(Training):
         return network.eval()
 
     def _batches(self, x: Tensor, order: Tensor, views: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented batches of x in this order, and their rows (on the device); many are drawn at once."""
+        """Augmented batches of x in this order, and their rows (on the device). Several batches are augmented in one call."""
         size = self.recipe.batch_size
         for rows in order.to(self.device).split(size * batches_at_once(self.recipe)):
             yield from zip(self.augment(x[rows], views).split(size), rows.split(size), strict=True)
@@ -167,8 +168,8 @@ class TrainingRun(Training):
         return fitted
 
 
-class _Low(nn.Module):
-    """A network that computes in bfloat16 where autocast does, and answers in float32."""
+class _Bfloat16(nn.Module):
+    """A network under bfloat16 autocast, with outputs in float32."""
 
     def __init__(self, network: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
         super().__init__()
@@ -186,37 +187,38 @@ class _Low(nn.Module):
 
 
 class _Best:
-    """The weights that did best so far; of m stacked networks each its own best."""
+    """The best weights so far, for early stopping; of m stacked networks, the best of each."""
 
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}
         self.score = torch.tensor(0.0)
 
-    def see(self, state: dict[str, Tensor], score: Tensor) -> None:
-        """score () or (m,), higher is better; the earliest of equals stays."""
+    def update(self, state: dict[str, Tensor], score: Tensor) -> None:
+        """Keep the weights where score, () or (m,), is higher than ever; of equal scores the earliest stay."""
         better = score > self.score if self.state else torch.ones_like(score, dtype=torch.bool)
         if not self.state:
             self.state = {name: t.clone() for name, t in state.items()}
             self.score = score.clone()
         for name, t in state.items():
-            here = better.to(t.device).view(better.shape + (1,) * (t.ndim - better.ndim))
-            self.state[name] = torch.where(here, t, self.state[name])
+            mask = better.to(t.device).view(better.shape + (1,) * (t.ndim - better.ndim))
+            self.state[name] = torch.where(mask, t, self.state[name])
         self.score = torch.where(better, score, self.score)
 
 
 def _validation(training: TrainingRun) -> tuple[Tensor, Tensor]:
-    found = training.samples["validation"]
-    if not len(found):
+    """Images and labels for early stopping. Raises ValueError where there are none."""
+    held_out = training.samples["validation"]
+    if not len(held_out):
         raise ValueError("early stopping: expected validation data, given none (a split with a reference part has it)")
-    return found.x, found.y
+    return held_out.x, held_out.y
 
 
 def fit_ensemble(trainings: Sequence[TrainingRun], networks: Sequence[nn.Module], loss: Loss) -> list[nn.Module]:
-    """Train equal networks, each on its own training's data and seed, as one vectorised network.
+    """Train networks of one architecture, each on its own training's data and seed, as one vectorised network.
 
-    Network i takes the very batches that `trainings[i].fit(networks[i], loss=loss)` would; only the rounding
-    of sums differs. Where one training has a sample less than another, each epoch of the others leaves one out.
-    Networks carry no buffers (no BatchNorm).
+    Network i sees the same batches as in `trainings[i].fit(networks[i], loss=loss)`; only the rounding of sums differs. Where
+    training sets differ by one sample, each epoch of the larger ones leaves out a random one. Networks must have no buffers
+    (no BatchNorm). Raises ValueError for training sets whose sizes differ by more than one.
     """
     first = trainings[0]
     recipe, device = first.recipe, first.device
@@ -226,11 +228,11 @@ def fit_ensemble(trainings: Sequence[TrainingRun], networks: Sequence[nn.Module]
     least, most = min(sizes), max(sizes)
     if most - least > 1:
         raise ValueError(f"an ensemble: expected training sets of one size, given {least} to {most}")
-    # A row more than there are samples repeats the first one; no order ever names it.
-    filled = [torch.cat([torch.arange(n), torch.zeros(most - n, dtype=torch.int64)]) for n in sizes]
-    x = torch.stack([t.train.x[rows] for t, rows in zip(trainings, filled, strict=True)]).to(device)
-    y = torch.stack([t.train.y[rows] for t, rows in zip(trainings, filled, strict=True)]).to(device)
-    each = torch.arange(len(trainings), device=device).unsqueeze(1)
+    # Smaller training sets are padded with their first sample; `order` never indexes the padding.
+    padded_rows = [torch.cat([torch.arange(n), torch.zeros(most - n, dtype=torch.int64)]) for n in sizes]
+    x = torch.stack([t.train.x[rows] for t, rows in zip(trainings, padded_rows, strict=True)]).to(device)
+    y = torch.stack([t.train.y[rows] for t, rows in zip(trainings, padded_rows, strict=True)]).to(device)
+    network_index = torch.arange(len(trainings), device=device).unsqueeze(1)
     leaves = [p.detach().to(device).requires_grad_() for p in parameters.values()]
     stacked = dict(zip(parameters, leaves, strict=True))
     update = make_optimizer(leaves, recipe)
@@ -239,32 +241,34 @@ def fit_ensemble(trainings: Sequence[TrainingRun], networks: Sequence[nn.Module]
     best = _Best()
 
     def answer(weights: dict[str, Tensor], xb: Tensor) -> Tensor:
-        low = torch.autocast(device.type, torch.bfloat16) if recipe.precision == "bfloat16" else nullcontext()
-        with low:
+        precision = torch.autocast(device.type, torch.bfloat16) if recipe.precision == "bfloat16" else nullcontext()
+        with precision:
             logits = functional_call(skeleton, weights, (xb,))
         return logits.float()  # type: ignore[no-any-return]
 
-    def one(weights: dict[str, Tensor], xb: Tensor, yb: Tensor) -> Tensor:
+    def mean_loss(weights: dict[str, Tensor], xb: Tensor, yb: Tensor) -> Tensor:
         return loss(answer(weights, xb), yb).mean()
 
     for _ in range(recipe.epochs):
         drawn = [torch.randperm(n, generator=g)[:least] for n, g in zip(sizes, orders, strict=True)]
         order = torch.stack(drawn).to(device)
         for rows in order.split(recipe.batch_size * batches_at_once(recipe), dim=1):
-            seen = x[each, rows]
+            images = x[network_index, rows]
             if recipe.augmentation != "none":
-                seen = torch.stack([t.augment(b, g) for b, t, g in zip(seen, trainings, views, strict=True)])
-            for xb, yb in zip(*(part.split(recipe.batch_size, dim=1) for part in (seen, y[each, rows])), strict=True):
+                images = torch.stack([t.augment(b, g) for b, t, g in zip(images, trainings, views, strict=True)])
+            for xb, yb in zip(
+                *(part.split(recipe.batch_size, dim=1) for part in (images, y[network_index, rows])), strict=True
+            ):
                 update.zero_grad(set_to_none=True)
-                torch.vmap(one)(stacked, xb, yb).sum().backward()
+                torch.vmap(mean_loss)(stacked, xb, yb).sum().backward()
                 update.step()
         schedule.step()
         if recipe.early_stopping:
-            held = [_validation(t) for t in trainings]
+            held_out = [_validation(t) for t in trainings]
             with torch.no_grad():
-                logits = torch.vmap(answer)(stacked, torch.stack([v for v, _ in held]).to(device))
-            right = (logits.argmax(2).cpu() == torch.stack([v for _, v in held])).double().mean(1)
-            best.see({name: t.detach() for name, t in stacked.items()}, right)
+                logits = torch.vmap(answer)(stacked, torch.stack([v for v, _ in held_out]).to(device))
+            accuracy = (logits.argmax(2).cpu() == torch.stack([v for _, v in held_out])).double().mean(1)
+            best.update({name: t.detach() for name, t in stacked.items()}, accuracy)
     for i, network in enumerate(networks):
         kept = best.state if recipe.early_stopping else stacked
         network.load_state_dict({name: value[i].detach() for name, value in kept.items()})
@@ -272,11 +276,12 @@ def fit_ensemble(trainings: Sequence[TrainingRun], networks: Sequence[nn.Module]
 
 
 def batches_at_once(recipe: Recipe) -> int:
-    """How many batches are augmented together: an operation on thousands of images costs little more than on hundreds."""
-    return 1 if recipe.augmentation == "none" else max(1, _AUGMENTED // recipe.batch_size)
+    """How many batches are augmented in one call: an operation on thousands of images takes little longer than on hundreds."""
+    return 1 if recipe.augmentation == "none" else max(1, _AUGMENTED_IMAGES // recipe.batch_size)
 
 
 def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer: Adam, or SGD with momentum; weight decay in both."""
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(

@@ -1,9 +1,9 @@
 """The contract checks: one list of rules, run by `leakboard check` and by the tests on every submission.
 
-A rule runs the submission on one of four tiny protocols: `smoke` (60 digits a part, three epochs), two
-of made-up images with 2 and 100 classes, and one whose labels are chance. Every rule that applies to an
-entry gives a result: it holds, it is broken, or it could not be tried because a rule before it is broken.
-The last two are failures. One that this machine can't try, for it has no sandbox, is left out. A rule that comes `after` another one would only repeat that one's error.
+A rule runs the submission on one of four tiny protocols: `smoke` (60 digits in each part, three epochs), two of made-up
+images with 2 and 100 classes, and `smoke-noise`, whose labels are random. Every rule that applies to an entry gives a
+result: it holds, it is broken, or it was not tried because a rule before it is broken: it would only repeat that one's
+error. The last two are failures. A rule that this machine can't try, for it has no sandbox, is left out.
 """
 
 from __future__ import annotations
@@ -47,37 +47,38 @@ from benchmark.targets.store import Store
 from benchmark.text import plain_log
 
 TOLERANCE = 1e-4
-"""What float32 sums may differ by between batches: of posteriors, and of scores relative to the largest."""
+"""The largest difference between batches that is allowed, for float32 sums depend on the batch: of posteriors, and of
+scores relative to the largest score."""
 
 DIRECTION = 4.0
-"""Standard deviations of the AUC of pure chance that an attack may lie below 0.5 on `smoke-noise`.
+"""How far an attack's AUC may lie below 0.5 on `smoke-noise`, in standard deviations of the AUC of random scores.
 
-There members and non-members differ as they ever can (the AUC of every published attack is above 0.9), so a
-score of the wrong sign is near 0. One that says nothing lies below the limit with a chance of 3e-5, and it is
+There the labels are random, so that the network memorises its members (the AUC of every published attack is above 0.9)
+and a score of the wrong sign has an AUC near 0. Random scores lie below the limit with probability 3e-5. The draw is
 the same at every call.
 """
 
 SAME_PIXELS, MOVED, MOVED_SHARE = 0.25 / 255, 0.01, 0.25
-"""A query that is moved by a quarter of a grey level is the same query of 8 bits. An honest guard follows
-the network, but its decisions may flip for a few; noise that is drawn anew moves most answers. So a guard
-may move at most a quarter of the answers by more than 0.01 (total variation)."""
+"""A query that is moved by a quarter of a grey level is the same query in 8 bits. A guard's decision may flip for a few
+such queries, but noise that is drawn anew moves most answers. So a guard may move at most a quarter (MOVED_SHARE) of
+the answers by more than 0.01 (MOVED, total variation)."""
 
 
 class Broken(Exception):
-    """A rule does not hold; the message says what was found and how to mend it."""
+    """A rule does not hold. The message says what is wrong and how to correct it."""
 
 
 class LeftOut(Exception):
-    """A rule can't be tried on this machine, whatever the submission does; the message says why."""
+    """A rule can't be tried on this machine, whatever the submission does. The message is the reason."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one rule. `detail` is one line: what is wrong, or what was measured.
+    """The result of one rule. `detail` is one line: what is wrong, or what was measured.
 
-    `after` names the broken rule that kept this one from being tried; then `ok` is False. `left_out` is set where this
-    machine can't try it, and `detail` says why: no failure, so `ok` is True. `log` holds the last lines that the
-    submission printed, with the traceback of what ended it.
+    `after` names the broken rule because of which this one was not tried; then `ok` is False. `left_out` is set where
+    this machine can't try it, and `detail` is the reason; that is no failure, so `ok` is True. `log` holds the last
+    lines that the submission printed, with the traceback of its error.
     """
 
     name: str
@@ -93,22 +94,22 @@ class Check:
 
 
 def not_tried(checks: Sequence[Check]) -> list[str]:
-    """What one entry's broken rules kept from being tried: a line for each of them, with the number and the names."""
-    after = {check.name: check.after for check in checks if check.after}
-    kept: dict[str, list[str]] = {}
-    for name, cause in after.items():
-        while cause in after:  # it waited for one that was not tried itself
-            cause = after[cause]
-        kept.setdefault(cause, []).append(name)
+    """A line for each broken rule of an entry that kept others from being tried, with their number and names."""
+    blockers = {check.name: check.after for check in checks if check.after}
+    by_cause: dict[str, list[str]] = {}
+    for name, cause in blockers.items():
+        while cause in blockers:  # follow the chain to the rule that is broken
+            cause = blockers[cause]
+        by_cause.setdefault(cause, []).append(name)
     return [
         f"not tried, for {cause!r} failed: {len(names)} {'rule' if len(names) == 1 else 'rules'} ({'; '.join(names)})"
-        for cause, names in kept.items()
+        for cause, names in by_cause.items()
     ]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Makes what the checks run on: one `Artifacts` for each protocol, store and mode of isolation."""
+    """Creates what the checks run on: one `Artifacts` for each protocol, store and mode of isolation."""
 
     registry: Registry
     store: Path
@@ -119,14 +120,14 @@ class Bench:
     _certified: dict[str, str] = field(default_factory=dict)
 
     def isolation(self, mode: Mode | None = None) -> Isolation:
-        """One for each mode, so that an entry's sandbox is started once."""
+        """The one `Isolation` of a mode (the bench's by default), so that an entry's sandbox is started once."""
         mode = mode or self.mode
         if mode not in self._isolations:
             self._isolations[mode] = Isolation(mode, limits=protocols.load("smoke").limits)
         return self._isolations[mode]
 
     def artifacts(self, protocol: str = "smoke", store: Path | None = None, mode: Mode | None = None) -> Artifacts:
-        """Those of `protocol`; in this bench's store and mode, or in others."""
+        """The artifacts of a protocol, by default in the bench's store and mode."""
         key = protocol, store or self.store, mode or self.mode
         if key not in self._made:
             isolation = self.isolation(mode)
@@ -136,10 +137,10 @@ class Bench:
         return self._made[key]
 
     def certified(self, protocol: str) -> str:
-        """The first defense, by name, that carries a certificate on `protocol`; what reads certificates attacks it there.
+        """The first defense, by name, with a certificate on `protocol`, for attacks that read certificates.
 
-        Of its hyperparameters, those that shrink the certified radius are at the low end of their search range: the less
-        a certificate costs, the more a network remembers, and the more the checks can see.
+        Its hyperparameters that shrink the certified radius are set to the low end of their search range: with a weak
+        certificate the network memorises more, so that the checks have more to see. Raises Broken where there is none.
         """
         if protocol not in self._certified:
             self._certified[protocol] = self._find_certified(self.artifacts(protocol))
@@ -150,17 +151,21 @@ class Bench:
             return artifacts.network(artifacts.chain(part.name).training, 0).claims().certificate or math.inf
 
         for (kind, _), entry in self.registry.entries.items():
-            # Claims are code: only a file that speaks of a certificate is asked for them.
+            # Reading claims runs the entry's code: only entries whose file mentions a certificate are tried.
             if kind == "defense" and "training" in entry.stages and "certificate" in entry.text:
-                usual = radius(Part(entry, entry.params()))
-                if math.isfinite(usual):
-                    lows = {name: search.low for name, search in _searches(entry.params).items()}
-                    less = {n: v for n, v in lows.items() if radius(Part(entry, entry.params(**{n: v}))) < usual}
-                    return Part(entry, entry.params(**less)).name
+                default_radius = radius(Part(entry, entry.params()))
+                if math.isfinite(default_radius):
+                    low_ends = {name: search.low for name, search in _searches(entry.params).items()}
+                    shrinking = {
+                        n: v
+                        for n, v in low_ends.items()
+                        if radius(Part(entry, entry.params(**{n: v}))) < default_radius
+                    }
+                    return Part(entry, entry.params(**shrinking)).name
         raise Broken("expected a defense that carries a certificate among the submissions, given none")
 
     def rest(self) -> None:
-        """Let go of what one rule had at hand."""
+        """Drop what was kept for one rule."""
         for artifacts in self._made.values():
             artifacts.end_job()
 
@@ -183,17 +188,17 @@ class Subject:
 
     @cached_property
     def meter(self) -> _Meter:
-        """What it costs with its default hyperparameters."""
+        """The meter of the entry's time and memory, with its default hyperparameters."""
         return _Meter(lambda: self.bench.isolation().starting)
 
     @cached_property
     def first_run(self) -> BaseException | None:
-        """What a run with its declared access raises: two rules ask, and what hangs is waited for once."""
+        """The error of a run with the declared access, or None. Kept, since two rules read it and a run may hang."""
         return _problem(self, self.part)
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """What an attack makes of `smoke` once more, measured: several rules compare with it."""
+        """The attack's result on `smoke`, from another run, which is metered. Several rules compare with it."""
         with self.meter:
             return _result(self)
 
@@ -210,7 +215,7 @@ class Subject:
         return bool(set(self.entry.stages) - {"training"})
 
     def chain(self, artifacts: Artifacts, part: Part | None = None) -> Chain:
-        """The defense itself; for an attack, what it attacks: the baseline, or what carries the certificate it needs."""
+        """The defense; for an attack, the one that it attacks: the baseline, or one with the certificate it needs."""
         if self.defends:
             return artifacts.chain((part or self.part).name)
         protocol = artifacts.protocol
@@ -223,16 +228,19 @@ class Subject:
 
     @property
     def cheap(self) -> Part:
-        """The entry with its counts at their low ends: for what shows at any size."""
+        """The entry with its counts (epochs, steps, sizes) at their low ends, for rules to which they do not matter."""
         return Part(self.entry, self.entry.params(**_cheapest(self.entry.params)))
 
     def target(self, protocol: str = "smoke", part: Part | None = None, **other: Any) -> ServedModel:
-        """The target that the defense serves, or the attack's; `other`: the bench's store and mode, or others."""
+        """The defense's model, or the attack's target. `other`: `store` and `mode`, where they are not the bench's."""
         artifacts = self.bench.artifacts(protocol, **other)
         return artifacts.served(self.chain(artifacts, part), 0)
 
     def run(self, protocol: str = "smoke", part: Part | None = None, mode: Mode | None = None) -> dict[str, float]:
-        """Score the attack, or have the defense answer; returns the attack's metrics. Raises what goes wrong."""
+        """Score the attack and return its metrics, or have the defense answer and return {}.
+
+        Raises what the entry raises.
+        """
         if not self.defends:
             return self.scenario(protocol, part, mode).score().metrics
         target = self.target(protocol, part, mode=mode)
@@ -244,7 +252,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Rule:
-    """`step` raises where the rule is broken; what it returns is worth telling."""
+    """One rule of the contract. `step` raises where it is broken, and returns a detail to show, or ""."""
 
     name: str
     applies: Callable[[Subject], bool]
@@ -255,9 +263,10 @@ class Rule:
 def check_file(
     path: Path, submissions: Path, store: Path, mode: Mode = "auto", baselines: Path | None = None
 ) -> Iterator[Check]:
-    """All rules on one file, which may lie anywhere; with mode "never" (trust) its code runs in this process.
+    """The results of all rules on one file, which may lie anywhere, each as soon as it is known.
 
-    Each comes as soon as it is known. Raises UserError where there is no such file, and where its code must be isolated and can't be.
+    With mode "never" (trust) its code runs in this process. Raises UserError where there is no such file, and where its
+    code must be isolated and can't be.
     """
     registry = Registry(submissions, baselines)
     if not path.is_file():
@@ -276,20 +285,20 @@ def check_file(
 
 
 def _near(path: Path, registry: Registry) -> str:
-    """`; did you mean ...?` where an entry has this name, or nearly."""
-    known = {entry.id: entry.path for entry in registry.entries.values()}
-    found = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.8)
-    return f"; did you mean {known[found[0]]}?" if found else ""
+    """`; did you mean PATH?` where an entry has this name or a similar one; else ""."""
+    paths = {entry.id: entry.path for entry in registry.entries.values()}
+    matches = difflib.get_close_matches(path.stem, paths, n=1, cutoff=0.8)
+    return f"; did you mean {paths[matches[0]]}?" if matches else ""
 
 
 def check_entry(bench: Bench, entry: Entry) -> Iterator[Check]:
-    """A result for every rule that applies to the entry, in order; of a file that can't be read, one."""
+    """A result for every rule that applies to the entry, in order; a single one for a file that can't be read."""
     yield Check(READABLE, not entry.error, printable(entry.error))
     if entry.error:
         return
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
-        if entry.kind == "defense":  # what it makes is measured: in a store that holds some, that would cost nothing
+        if entry.kind == "defense":  # a fresh store: training is metered, and would be skipped if it were stored
             bench = dataclasses.replace(bench, store=Path(folder))
         subject = Subject(bench, entry)
         for rule in RULES:
@@ -308,23 +317,23 @@ def _try(rule: Rule, subject: Subject) -> Check:
         return Check(rule.name, True, printable(str(reason)), left_out=True)
     except Broken as problem:
         return Check(rule.name, False, printable(str(problem), 700), log=_log(problem.__cause__))
-    except (Exception, SystemExit) as problem:  # what the submission raises
-        return Check(rule.name, False, printable(_said(subject, problem), 700), log=_log(problem))
+    except (Exception, SystemExit) as problem:  # of the submission
+        return Check(rule.name, False, printable(_error_line(subject, problem), 700), log=_log(problem))
 
 
-def _said(subject: Subject, problem: BaseException) -> str:
+def _error_line(subject: Subject, problem: BaseException) -> str:
     return str(problem) if isinstance(problem, Fault) else described(problem, subject.bench.registry.entries)
 
 
 def _log(problem: BaseException | None) -> str:
-    """What was printed in the sandbox; of an error in this process, its way."""
+    """The output of the sandbox; for an error in this process, its traceback."""
     if isinstance(problem, Fault):
         return problem.log
     return plain_log(trace(problem)) if problem else ""
 
 
 def is_defense(path: Path, submissions: Path) -> bool:
-    """Whether a file is to be a defense: by its folder among the submissions, else by what it says."""
+    """Whether a file is to be checked as a defense: by its folder, else by its text."""
     folder = path.resolve().parent
     if folder.parent == submissions.resolve() and folder.name in ("attacks", "defenses"):
         return folder.name == "defenses"
@@ -342,7 +351,7 @@ def _has_card(subject: Subject) -> str:
 
 
 def _ranges(subject: Subject) -> str:
-    """Without a run: both ends of every search range are values that the valid range holds."""
+    """Without a run: both ends of every search range lie in the valid range."""
     for name, search in _searches(subject.entry.params).items():
         if not search.low < search.high or (search.log and search.low <= 0):
             expected = "0 < low < high" if search.log else "low < high"
@@ -359,10 +368,10 @@ def _ranges(subject: Subject) -> str:
 
 
 def _searches(params: type[Hyper]) -> dict[str, Search]:
-    found = {
+    searches = {
         name: next((m for m in f.metadata if isinstance(m, Search)), None) for name, f in params.model_fields.items()
     }
-    return {name: search for name, search in found.items() if search}
+    return {name: search for name, search in searches.items() if search}
 
 
 def _is_count(params: type[Hyper], name: str) -> bool:
@@ -371,12 +380,12 @@ def _is_count(params: type[Hyper], name: str) -> bool:
 
 
 def _cheapest(params: type[Hyper]) -> dict[str, Any]:
-    """Epochs, steps and sizes at the low end of their search range: counts are what costs time."""
+    """Counts (epochs, steps, sizes) at the low ends of their search ranges: they determine the time of a run."""
     return {name: int(s.low) for name, s in _searches(params).items() if _is_count(params, name)}
 
 
 def _choices(params: type[Hyper]) -> Iterator[tuple[str, Any]]:
-    """One hyperparameter at a time: the ends of its search range (of a count the low one), or all its values."""
+    """(name, value) for each value to try: the ends of a search range (of a count the low one), or all choices."""
     searches = _searches(params)
     for name, model_field in params.model_fields.items():
         annotation = model_field.annotation
@@ -396,7 +405,7 @@ def _hyperparameters(subject: Subject) -> str:
         try:
             subject.run(part=Part(subject.entry, params(**_cheapest(params) | {name: value})))
         except Exception as error:
-            raise Broken(f"{name}={value}: {_said(subject, error)}") from error
+            raise Broken(f"{name}={value}: {_error_line(subject, error)}") from error
         tried += 1
     return f"{tried} settings ran"
 
@@ -407,17 +416,17 @@ def _hyperparameters(subject: Subject) -> str:
 def _works_on(protocol: str) -> Callable[[Subject], str]:
     def step(subject: Subject) -> str:
         params = subject.entry.params
-        given = _cheapest(params)
+        cheapest = _cheapest(params)
         try:
-            subject.run(protocol, Part(subject.entry, params(**given)))
+            subject.run(protocol, Part(subject.entry, params(**cheapest)))
         except Exception as error:
-            # Data may rule out a value, if the submission says which; the low end must then do.
-            named = [name for name in _searches(params) if f"{name}: expected" in str(error)]
-            if not named:
+            # Some data rules a value out. If the error names the hyperparameter, its low end must work instead.
+            refused = [name for name in _searches(params) if f"{name}: expected" in str(error)]
+            if not refused:
                 raise
-            instead = {name: _searches(params)[name].low for name in named}
-            subject.run(protocol, Part(subject.entry, params(**given | instead)))
-            return f"with {', '.join(f'{k}={v}' for k, v in instead.items())}, for it refuses the default"
+            replaced = {name: _searches(params)[name].low for name in refused}
+            subject.run(protocol, Part(subject.entry, params(**cheapest | replaced)))
+            return f"with {', '.join(f'{k}={v}' for k, v in replaced.items())}, for it refuses the default"
         return ""
 
     return step
@@ -426,7 +435,7 @@ def _works_on(protocol: str) -> Callable[[Subject], str]:
 def _limits(subject: Subject) -> str:
     limits = subject.bench.artifacts().protocol.limits
     meter = subject.meter
-    if subject.defends:  # what it has made is measured already
+    if subject.defends:  # its training was metered by an earlier rule (`_makes`)
         artifacts = subject.bench.artifacts()
         with meter:
             utility(artifacts, subject.chain(artifacts), 0)
@@ -439,9 +448,9 @@ def _limits(subject: Subject) -> str:
 
 
 class _Meter:
-    """Seconds, and the peak of memory beyond what was in use before, of this process and those under it.
+    """Measures seconds, and the peak of memory beyond that at the start, of this process and its descendants.
 
-    Entered again, it adds the seconds and keeps the higher peak. `idle` counts seconds that are nobody's own.
+    Entered again, it adds the seconds and keeps the higher peak. `idle` gives seconds that do not count (so far).
     """
 
     seconds, peak_mb = 0.0, 0.0
@@ -469,7 +478,7 @@ class _Meter:
 
 
 def _resident_mb() -> float:
-    """Memory of this process and of all under it; where there is no /proc, the peak of this process."""
+    """Resident MiB of this process and its descendants; where there is no /proc, the peak of this process alone."""
     if not Path("/proc/self/stat").exists():
         import resource
         import sys
@@ -480,7 +489,7 @@ def _resident_mb() -> float:
         if entry.name.isdecimal():
             try:
                 fields = Path(entry.path, "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-            except OSError:  # it has just ended
+            except OSError:  # the process has just ended
                 continue
             parents[int(entry.name)], pages[int(entry.name)] = int(fields[1]), int(fields[21])
 
@@ -493,30 +502,30 @@ def _resident_mb() -> float:
 
 def _isolated_same(subject: Subject) -> str:
     """In this process and in a sandbox: the same scores, or the same weights and answers, bit for bit."""
-    found = probe()
-    if isinstance(found, Unable):
-        raise LeftOut(f"no sandbox here: {found}")
+    way = probe()
+    if isinstance(way, Unable):
+        raise LeftOut(f"no sandbox here: {way}")
     if not subject.defends:
-        moved = _differing(subject.result, _result(subject, "always"))
+        differing = _differing(subject.result, _result(subject, "always"))
     else:
         with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
             outside = subject.target(part=subject.cheap)
             inside = subject.target(part=subject.cheap, store=Path(folder), mode="always")
-            moved = _differing(_made(subject, outside), _made(subject, inside))
+            differing = _differing(_made(subject, outside), _made(subject, inside))
             x = outside.population.part("target-test").x
             answers = [target.predictor(stored=False)(x) for target in (outside, inside)]
-            moved += [] if torch.equal(*answers) else ["answers"]
-            subject.bench.rest()  # before the store goes
-    if moved:
+            differing += [] if torch.equal(*answers) else ["answers"]
+            subject.bench.rest()  # before the folder is deleted
+    if differing:
         raise Broken(
-            f"{moved[0]} and {len(moved) - 1} more differ between this process and a sandbox; "
+            f"{differing[0]} and {len(differing) - 1} more differ between this process and a sandbox; "
             "use nothing but what the contract hands over: no files, no environment, no global state"
         )
     return ""
 
 
 def _in_process(subject: Subject) -> bool:
-    """Whether this bench runs the entry's code in its own process; other code is checked in a sandbox throughout."""
+    """Whether this bench runs the entry's code in its own process. Other code is checked in a sandbox anyway."""
     return subject.bench.isolation().where(subject.entry) != "bubblewrap"
 
 
@@ -524,7 +533,7 @@ def _in_process(subject: Subject) -> bool:
 
 
 def _access(subject: Subject) -> str:
-    """Broken if it is refused something, and with all access fails no more or otherwise."""
+    """Broken if the entry is refused something, but not with full access: it needs more access than it declares."""
     problem = subject.first_run
     if isinstance(problem, PermissionError) or (isinstance(problem, Fault) and problem.refused):
         widest = dataclasses.replace(subject.entry, access="white-box")
@@ -535,7 +544,7 @@ def _access(subject: Subject) -> str:
 
 
 def _problem(subject: Subject, part: Part) -> BaseException | None:
-    """What running it raises."""
+    """The error that running the entry raises, or None."""
     try:
         subject.run(part=part)
     except (Exception, SystemExit) as error:
@@ -550,20 +559,20 @@ def _returns(subject: Subject) -> str:
 
 
 def _same_result(subject: Subject) -> str:
-    if moved := _differing(subject.result, _result(subject)):
+    if differing := _differing(subject.result, _result(subject)):
         raise Broken(
-            f"{moved[0]} and {len(moved) - 1} more differ between two runs; draw from knowledge.generator(name)"
+            f"{differing[0]} and {len(differing) - 1} more differ between two runs; draw from knowledge.generator(name)"
         )
     return ""
 
 
 def _result(subject: Subject, mode: Mode | None = None) -> dict[str, Any]:
-    """What an attack made of `smoke`, to the last digit."""
+    """The result of an attack on `smoke`, to be compared exactly: its scores, or the metrics of other tasks."""
     return {"scores": _scores(subject, None, mode)} if _membership(subject) else subject.run(mode=mode)
 
 
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Names of the numbers, arrays or tensors that are not the same, or not in both."""
+    """Names of the numbers, arrays or tensors that differ, or are in one of both alone."""
     return [
         name
         for name in sorted(first.keys() | second.keys())
@@ -572,15 +581,15 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]
 
 
 def _equal(first: Any, second: Any) -> bool:
-    """To the last digit; NaN is like NaN, for another rule refuses it."""
+    """Whether both are exactly equal. NaN equals NaN, for another rule refuses it."""
     a, b = np.asarray(first), np.asarray(second)
     return np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")
 
 
 def _scores(subject: Subject, rows: Tensor | None, mode: Mode | None = None) -> NDArray[np.float64]:
-    """Scores (s, n) of all candidates, or of these rows."""
+    """Scores (s, n) of all candidates, or of those with these indices."""
     scenario = subject.scenario(mode=mode)
-    assert isinstance(scenario, Membership)  # the rule is of this kind alone
+    assert isinstance(scenario, Membership)  # the rule applies to this kind alone
     attack, candidates, references = scenario.fitted()
     if rows is not None:
         candidates = Candidates(candidates.x[rows], candidates.y[rows], candidates.id[rows])
@@ -610,22 +619,22 @@ def _same_scores(subject: Subject, rows: Tensor) -> str:
 
 
 def _direction(subject: Subject) -> str:
-    found = subject.run("smoke-noise")
-    inside, outside = found["members"], found["nonmembers"]
-    limit = 0.5 - DIRECTION * math.sqrt((inside + outside + 1) / (12 * inside * outside))
-    if found["auc"] < limit:
+    metrics = subject.run("smoke-noise")
+    n_members, n_nonmembers = metrics["members"], metrics["nonmembers"]
+    limit = 0.5 - DIRECTION * math.sqrt((n_members + n_nonmembers + 1) / (12 * n_members * n_nonmembers))
+    if metrics["auc"] < limit:
         raise Broken(
-            f"expected an AUC of at least {limit:.2f} where all members are memorised, given {found['auc']:.2f}; "
+            f"expected an AUC of at least {limit:.2f} where all members are memorised, given {metrics['auc']:.2f}; "
             "a score is higher for members: change its sign"
         )
-    return f"AUC {found['auc']:.2f} where all members are memorised"
+    return f"AUC {metrics['auc']:.2f} where all members are memorised"
 
 
 # --- Defenses ---------------------------------------------------------------------------------------
 
 
 def _made(subject: Subject, target: ServedModel) -> dict[str, Tensor]:
-    """The weights of the network, or what the guard has prepared."""
+    """The tensors of the defense: the weights of the network's group, and the state of its guard."""
     states = target.network.states() if subject.trains else {}
     return states | target.guards[-1].state() if subject.guards else states
 
@@ -655,9 +664,9 @@ def _same_weights(subject: Subject) -> str:
     first = _made(subject, subject.target(part=subject.cheap))
     with tempfile.TemporaryDirectory(prefix="leakboard-") as folder:
         second = _made(subject, subject.target(part=subject.cheap, store=Path(folder)))
-    if moved := _differing(first, second):
+    if differing := _differing(first, second):
         raise Broken(
-            f"{moved[0]} and {len(moved) - 1} more differ between two runs; draw from training.generator(name)"
+            f"{differing[0]} and {len(differing) - 1} more differ between two runs; draw from training.generator(name)"
         )
     return ""
 
@@ -694,15 +703,15 @@ def _keyed(subject: Subject) -> str:
 
 
 def _keeps_labels(subject: Subject) -> str:
-    """Tried with the first of the values with which it promises to."""
+    """Tried with hyperparameters for which the guard promises to keep labels, the first value of each."""
     params = {name: values[0] for name, values in (subject.entry.keeps_labels or {}).items()}
     part = dataclasses.replace(subject.cheap, params=subject.cheap.params.model_copy(update=params))
     target = subject.target("smoke-noise", part)
     x = target.population.part("target-test").x
     answer, bare = target.predictor(stored=False)(x), target.behind(0).predictor()(x)
-    moved = int((answer.argmax(1) != bare.argmax(1)).sum())
-    if moved:
-        raise Broken(f"{moved} of {len(x)} labels change; keeps_labels promises that none does: leave it out")
+    changed = int((answer.argmax(1) != bare.argmax(1)).sum())
+    if changed:
+        raise Broken(f"{changed} of {len(x)} labels change; keeps_labels promises that none does: leave it out")
     return f"{len(x)} labels"
 
 
@@ -710,13 +719,13 @@ def _no_lookup(subject: Subject) -> str:
     target = subject.target("smoke-noise", subject.cheap)
     members, nonmembers = (target.population.part(part).x[:IMAGES] for part in target.parts)
     predict = target.predictor(stored=False)
-    found = lookup_gap(walk(predict, torch.cat([members, nonmembers]), np.random.default_rng(0)), len(members))
-    if found.looks_up:
+    gap = lookup_gap(walk(predict, torch.cat([members, nonmembers]), np.random.default_rng(0)), len(members))
+    if gap.looks_up:
         raise Broken(
-            f"answers to members jump when a query changes by one grey level, and those to others don't ({found}); "
+            f"answers to members jump when a query changes by one grey level, and those to others don't ({gap}); "
             "a table of training images is no defense"
         )
-    return str(found)
+    return str(gap)
 
 
 def _claims(subject: Subject) -> str:
@@ -782,7 +791,7 @@ RULES: tuple[Rule, ...] = (
     Rule("works on 100 classes and 3 channels", _any, _works_on("smoke-100x3"), after=_RUNS),
     Rule("runs with every end of its search ranges", lambda s: bool([*_choices(s.entry.params)]), _hyperparameters,
          after=(_RANGES, *_RUNS)),
-    Rule(_LIMITS, _any, _limits, after=(*_RUNS, _CLAIMS, _LABELS, _ANSWER)),  # its cost is measured as the judge takes it, with its claims
+    Rule(_LIMITS, _any, _limits, after=(*_RUNS, _CLAIMS, _LABELS, _ANSWER)),  # the cost includes the claims
     Rule("works the same in a sandbox", _in_process, _isolated_same,
          after=(*_RUNS, _SAME, _WEIGHTS, _ANSWER, _LIMITS)),
 )  # fmt: skip

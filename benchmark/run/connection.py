@@ -1,7 +1,7 @@
-"""The way to MLflow: its address, its database, its experiments, and what may be said of them.
+"""The connection to MLflow: its address, its database, its experiments, and errors without passwords.
 
-MLflow stores the places of artifacts as whole paths. Here they lie beside their database, and follow it: a
-project that was moved or copied writes into its own folder (`_settle`).
+MLflow stores the locations of artifacts as absolute paths. Leakboard keeps artifacts beside the database and corrects
+the paths when a project was moved or copied, so that it writes into its own folder (`_relocate_artifacts`).
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 KIND = "leakboard.kind"
 VIEW = "leakboard"
-"""The name of the view that an experiment opens with from Leakboard's links."""
+"""The name of the view in MLflow's UI that Leakboard's links open an experiment with."""
 SHARED = f"mlflow.sharedViewState.{VIEW}"
-"""The tag that holds it."""
+"""The experiment's tag that holds this view."""
 BOARD = (
     "worst_auc", "worst_auc_low", "worst_auc_high", "worst_tpr_at_fpr_0.01", "test_accuracy", "train_seconds", "ms_per_query",
 )  # fmt: skip
-"""The metrics of entries that are columns of the view; the first sorts it."""
+"""Columns of the view of a board's experiment: metrics of its entries. The first sorts the table."""
 STUDIES = ("test_accuracy", "worst_case")
-"""And those of trials."""
+"""Columns of the view of a tuning experiment: metrics of its trials."""
 _TRAINING = "workflowType=machine_learning"
-"""Of an address in MLflow's UI: it shows training runs, not what it has for language models."""
+"""Query of an address in MLflow's UI: show the pages for training runs, not those for language models."""
 
 
 class Unreachable(ConnectionError):
-    """MLflow did not answer; nothing is lost."""
+    """MLflow did not answer. Nothing is lost: what could not be logged is logged later."""
 
 
 def uri() -> str:
@@ -58,26 +58,29 @@ def uri() -> str:
         if address.lower().startswith("sqlite"):
             raise UserError("MLFLOW_TRACKING_URI: expected a database in a file (sqlite:///FILE), given one in memory")
         return address
-    if "///file:" in address:  # SQLite's own address within; what it says of reading and writing stays
-        return _driven(address)
-    return _driven(sqlite_address(file.absolute(), address))
+    if "///file:" in address:  # a URI of SQLite's own inside the address: its options for reading and writing are kept
+        return _with_driver(address)
+    return _with_driver(sqlite_address(file.absolute(), address))
 
 
-def _driven(address: str) -> str:
-    """MLflow makes the folder of an address as it is written, percent signs and all; of one with a driver none."""
-    literal = "%" not in address.split("?")[0] and "///file:" not in address
-    return address if literal else re.sub("^sqlite:", "sqlite+pysqlite:", address)
+def _with_driver(address: str) -> str:
+    """An SQLite address of which MLflow makes no folder.
+
+    MLflow makes the folder of an address literally, percent signs included, unless the address names a driver.
+    """
+    taken_literally = "%" not in address.split("?")[0] and "///file:" not in address
+    return address if taken_literally else re.sub("^sqlite:", "sqlite+pysqlite:", address)
 
 
-def said(problem: BaseException) -> str:
-    """An error of MLflow or of a store of its, in one line of 200 characters, without addresses' passwords."""
-    text = shown(" ".join(str(problem).split()))
+def redacted_line(error: BaseException) -> str:
+    """An error of MLflow or of its database, as one line of up to 200 characters without passwords."""
+    text = shown(" ".join(str(error).split()))
     if "readonly database" in text:
         text = f"this user may not write to {database() or 'the database'}"
-    # Libraries may show a password without its address.
+    # `shown` hides passwords inside addresses; libraries may show a password alone.
     names = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-    hidden = {*(os.environ.get(name, "") for name in names), *secrets(os.environ.get("MLFLOW_TRACKING_URI", ""))}
-    for secret in sorted(hidden, key=len, reverse=True):
+    secret_texts = {*(os.environ.get(name, "") for name in names), *secrets(os.environ.get("MLFLOW_TRACKING_URI", ""))}
+    for secret in sorted(secret_texts, key=len, reverse=True):
         text = text.replace(secret, "***") if len(secret) > 2 else text
     return text[:200]
 
@@ -89,15 +92,15 @@ def database() -> Path | None:
 
 
 def folder() -> Path:
-    """Where Leakboard's files lie that belong to this MLflow: beside its database, or the project's mlruns/."""
+    """The folder of Leakboard's files that belong to this MLflow: that of its database, or the project's mlruns/."""
     file = database()
     return file.parent.resolve() if file else places.mlruns()
 
 
 def connect() -> MlflowClient:
-    """A client of `uri()`. A server gets one quick try, so that a dead one costs seconds, not minutes.
+    """A client of `uri()`. Requests are tried once, with a short timeout: a dead server costs seconds, not minutes.
 
-    And a run is created once: a request that is sent again because its answer was late would leave a second one.
+    Retries could also create a run twice, if only the answer to the first request was late.
     """
     for name, value in {"MAX_RETRIES": "0", "TIMEOUT": "10"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
@@ -114,13 +117,13 @@ def connect() -> MlflowClient:
         _create_database(file)
     _check_schema(address)
     if file:
-        _settle(file)
+        _relocate_artifacts(file)
     return MlflowClient(address)
 
 
 @functools.cache
 def _check_schema(address: str) -> None:
-    """Raises Unreachable where an older MLflow made this database: MLflow would migrate it unasked."""
+    """Raises Unreachable where an older MLflow made this database: this one would migrate it without asking."""
     if not address.startswith(("sqlite", "postgresql", "mysql", "mssql")):
         return
     import mlflow
@@ -128,20 +131,23 @@ def _check_schema(address: str) -> None:
 
     engine = create_engine(address)
     with engine.connect() as connection:
-        known = "alembic_version" in inspect(connection).get_table_names()
-        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar() if known else None
+        has_version = "alembic_version" in inspect(connection).get_table_names()
+        schema = connection.execute(text("SELECT version_num FROM alembic_version")).scalar() if has_version else None
     engine.dispose()
     migrations = (Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions").glob("*.py")
-    pattern = rf"^down_revision\b.*{re.escape(str(found))}"
-    if found and any(re.search(pattern, path.read_text(encoding="utf-8"), re.M) for path in migrations):
+    pattern = rf"^down_revision\b.*{re.escape(str(schema))}"
+    if schema and any(re.search(pattern, path.read_text(encoding="utf-8"), re.M) for path in migrations):
         where = shown(address)
         raise Unreachable(
-            f"{where} was made by an older MLflow (schema {str(found)[:40]}); back it up, then: mlflow db upgrade {where}"
+            f"{where} was made by an older MLflow (schema {str(schema)[:40]}); back it up, then: mlflow db upgrade {where}"
         )
 
 
 def _create_database(path: Path) -> None:
-    """Make MLflow's tables where there are none; a command that is killed meanwhile leaves no half of them."""
+    """Create the database with MLflow's tables if there is none.
+
+    It appears complete or, if this is killed, not at all.
+    """
     from mlflow import MlflowClient
 
     if path.exists():
@@ -151,27 +157,27 @@ def _create_database(path: Path) -> None:
         if not path.exists():
             new = path.with_name(f"{path.name}.new")
             new.unlink(missing_ok=True)
-            MlflowClient(_driven(sqlite_address(new))).search_experiments(max_results=1)
+            MlflowClient(_with_driver(sqlite_address(new))).search_experiments(max_results=1)
             new.replace(path)
 
 
-def _settle(file: Path) -> None:
-    """Have the artifacts of Leakboard's experiments lie beside this database, where it was moved or copied.
+def _relocate_artifacts(file: Path) -> None:
+    """After a database was moved or copied, set the artifact locations of Leakboard's experiments to its new folder.
 
-    Runs are found where their files are: here where they came along, and where they were if only the database did.
-    Nothing is done where this user may not write to the database: then nothing is logged either.
+    A run is pointed to where its files are: here if they were moved too, else where they were. If this user may not
+    write to the database, nothing is done: then nothing is logged either.
     """
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(file, timeout=60)) as connection:
-        known = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
-        for number, name, location in known:
-            here = _place(str(name))
-            if location != here and _ours(connection, number, str(name), str(location)):
+        experiments = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
+        for number, name, location in experiments:
+            location_here = _artifact_location(str(name))
+            if location != location_here and _is_leakboards(connection, number, str(name), str(location)):
                 with connection:
-                    _move(connection, number, str(location), here)
+                    _move(connection, number, str(location), location_here)
 
 
-def _ours(connection: sqlite3.Connection, number: int, name: str, location: str) -> bool:
-    """Whether Leakboard has made this experiment: its artifacts lie as ours do, and it has runs of ours."""
+def _is_leakboards(connection: sqlite3.Connection, number: int, name: str, location: str) -> bool:
+    """Whether Leakboard made this experiment: by the location of its artifacts, and the tags of its runs."""
     if not location.startswith("file:") or _path(location).parts[-2:] != ("artifacts", name):
         return False
     query = "SELECT 1 FROM runs JOIN tags USING (run_uuid) WHERE experiment_id = ? AND key = ? LIMIT 1"
@@ -179,18 +185,20 @@ def _ours(connection: sqlite3.Connection, number: int, name: str, location: str)
 
 
 def _move(connection: sqlite3.Connection, number: int, old: str, new: str) -> None:
+    """Set the locations of an experiment, and of its runs below `old`, to `new`."""
     query = """SELECT run_uuid, artifact_uri, EXISTS (
         SELECT 1 FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ? AND value IN ('scenario', 'trial'))
         FROM runs WHERE experiment_id = ?"""
-    moved = []
+    moves = []
     for run, place, finished in connection.execute(query, (KIND, number)).fetchall():
         if not str(place).startswith(f"{old}/"):
             continue
-        now = new + str(place).removeprefix(old)
-        # Nothing is written any more to what is finished; to the others it is, and never into another folder.
-        if not finished or os.path.exists(_path(now)) or not os.path.exists(_path(place)):
-            moved.append((now, run))
-    connection.executemany("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", moved)
+        new_place = new + str(place).removeprefix(old)
+        # Unfinished runs are still written to, so they always get the new folder. Finished ones keep the place of their
+        # files.
+        if not finished or os.path.exists(_path(new_place)) or not os.path.exists(_path(place)):
+            moves.append((new_place, run))
+    connection.executemany("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", moves)
     connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, number))
 
 
@@ -198,48 +206,50 @@ def _path(location: str) -> Path:
     return Path(url2pathname(urlsplit(location).path))
 
 
-def _place(name: str) -> str:
-    """Where the artifacts of an experiment lie."""
+def _artifact_location(name: str) -> str:
+    """The location (file URI) at which the artifacts of an experiment belong."""
     return (folder() / "artifacts" / name).as_uri()
 
 
 def experiment(client: MlflowClient, name: str, columns: tuple[str, ...] = BOARD) -> str:
-    """The id of an experiment, which is made where there is none, and shown as training runs with these columns.
+    """The id of the experiment of this name, created if there is none; MLflow's UI shows it with these columns.
 
-    Raises Unreachable where its artifacts lay in a folder of this machine that is gone.
+    Raises Unreachable where its artifacts were in a folder of this machine that no longer exists.
     """
-    found = client.get_experiment_by_name(name)
+    known = client.get_experiment_by_name(name)
     local = not uri().lower().startswith("http")
-    if found is None:
+    if known is None:
         if local:
             (folder() / "artifacts" / name).mkdir(parents=True, exist_ok=True)
-        number = str(client.create_experiment(name, artifact_location=_place(name) if local else None))
+        experiment_id = str(
+            client.create_experiment(name, artifact_location=_artifact_location(name) if local else None)
+        )
     else:
-        number, place = str(found.experiment_id), str(found.artifact_location)
-        if local and not database() and place.startswith("file:") and not os.path.isdir(_path(place).parent):
+        experiment_id, location = str(known.experiment_id), str(known.artifact_location)
+        if local and not database() and location.startswith("file:") and not os.path.isdir(_path(location).parent):
             raise Unreachable(
-                f"the artifacts of {name} lay in {_path(place)}, which is gone: was the project moved? Make that folder again"
+                f"the artifacts of {name} lay in {_path(location)}, which is gone: was the project moved? Make that folder again"
             )
-    tags = found.tags if found else {}
-    wanted = {
+    tags = known.tags if known else {}
+    wanted_tags = {
         "mlflow.experimentKind": "custom_model_development",
-        # The one text that MLflow shows as Markdown: nothing foreign belongs in it.
-        "mlflow.note.content": f"[Compare what is logged of {name} by its metrics](#{view(number)})",
-        SHARED: _view(columns),
+        # MLflow renders this text as Markdown: nothing that others wrote may stand in it.
+        "mlflow.note.content": f"[Compare what is logged of {name} by its metrics](#{view(experiment_id)})",
+        SHARED: _view_state(columns),
     }
-    for key, value in wanted.items():
+    for key, value in wanted_tags.items():
         if key not in tags:
-            client.set_experiment_tag(number, key, value)
-    return number
+            client.set_experiment_tag(experiment_id, key, value)
+    return experiment_id
 
 
 def view(number: str) -> str:
-    """The part of an address of MLflow's UI, behind #, that opens an experiment with the view that Leakboard made."""
+    """The fragment (behind #) of an address in MLflow's UI that opens an experiment with Leakboard's view."""
     return f"/experiments/{number}/runs?{_TRAINING}&viewStateShareKey={VIEW}"
 
 
-def _view(columns: tuple[str, ...]) -> str:
-    """The state of the UI that shows these metrics as a table."""
+def _view_state(columns: tuple[str, ...]) -> str:
+    """JSON state of MLflow's UI that shows these metrics as a table."""
     kind = "entry" if columns == BOARD else "trial"
     state: dict[str, Any] = {
         "searchFilter": f"tags.`{KIND}` = '{kind}'", "orderByKey": f"metrics.`{columns[0]}`", "orderByAsc": kind == "entry",

@@ -1,6 +1,6 @@
-"""Runs a plan on workers; a killed run goes on where it stopped, for the store keeps the rest.
+"""Runs a plan on workers. A killed run continues where it stopped, for finished work is in the store.
 
-A worker that dies or hangs takes only the job that it was doing with it.
+A worker that dies or hangs loses only the job that it was doing.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from benchmark.targets.store import StoreError
 from benchmark.text import name_parts
 
 LOSSES = 3
-"""How often a job may lose its worker before it counts as failed: memory may have run out for another's sake."""
+"""How many workers may die at a job until it counts as failed: another process may have used up the memory."""
 DIED = "the worker died: killed, or out of memory"
 _GRACE = 600
-"""Seconds beyond the limits after which a job is stopped from outside; sandboxes are stopped by their watchdog."""
+"""Seconds beyond the limit after which a worker is stopped; a sandbox is stopped earlier, by its watchdog."""
 _AHEAD = 2
-"""Jobs that a worker has at hand: the one that it does, and the next."""
+"""Jobs that a worker has: the one that it is doing, and the next."""
 
 
 def on_this_machine(setting: Setting, workers: int) -> Executor[Job, Done]:
-    """Workers for `execute`: processes of this machine."""
+    """Workers for `execute` on this machine, one process each."""
     return Pool(run_job, setting, workers, setting.protocol.limits.seconds + _GRACE)
 
 
@@ -42,7 +42,10 @@ def execute(
     report: Callable[[Job, Done, Progress], None],
     before: Iterable[tuple[Sort, float, float]] = (),
 ) -> Iterator[Result]:
-    """Yield results as they come, and stop the executor. Raises KeyboardInterrupt after that. before: see `Progress`."""
+    """Run all jobs, and yield results as they come. The executor is stopped at the end, also after Ctrl-C or an error.
+
+    `report` is called for each job that ended; `before`: see `Progress`. Raises StoreError if the store can't be used.
+    """
     waiting = dict(plan.jobs)
     progress = Progress(plan, executor.workers, before)
     failed: dict[str, Done] = {}
@@ -58,7 +61,7 @@ def execute(
                     continue
                 if ended.problem is not None:
                     raise ended.problem
-                done = ended.made or _of_lost(job, ended.how == "hung", setting)
+                done = ended.made or _lost_job(job, ended.how == "hung", setting)
                 if done.error and isinstance(job, ScenarioJob):
                     done = failure(setting, job, done)
                 progress.advance(job, done.seconds)
@@ -74,33 +77,37 @@ def execute(
         executor.stop()
 
 
-def _of_lost(job: Job, hung: bool, setting: Setting) -> Done:
+def _lost_job(job: Job, hung: bool, setting: Setting) -> Done:
+    """The end of a job whose worker died, or hung and was stopped."""
     if hung:
         return Done(job.id, 0.0, f"more than {setting.protocol.limits.seconds} s", "timeout")
     return Done(job.id, 0.0, DIED)
 
 
 def _hand_out(executor: Executor[Job, Done], waiting: dict[str, Job]) -> None:
-    """Give every worker what it can do next, in the plan's order where that does not make one wait for another."""
+    """Submit jobs whose needs are met, up to _AHEAD for each worker, in the plan's order.
+
+    Jobs that would wait for what another worker is making come later, if there are others.
+    """
     for depth in range(_AHEAD):
         for worker in range(executor.workers):
             if len(executor.at_hand(worker)) > depth:
                 continue
-            having = {w: executor.at_hand(w) for w in range(executor.workers)}
-            unfinished = waiting.keys() | {j.id for jobs in having.values() for j in jobs}
+            at_hand = {w: executor.at_hand(w) for w in range(executor.workers)}
+            unfinished = waiting.keys() | {j.id for jobs in at_hand.values() for j in jobs}
             ready = [j for j in waiting.values() if not (j.needs & unfinished)]
             if not ready:
                 return
-            making = {m for w, jobs in having.items() if w != worker for j in jobs for m in _makes(j)}
-            job = next((j for j in ready if not (making & _makes(j))), ready[0])
+            being_made = {part for w, jobs in at_hand.items() if w != worker for j in jobs for part in _shared_parts(j)}
+            job = next((j for j in ready if not (being_made & _shared_parts(j))), ready[0])
             if executor.submit(worker, job):
                 del waiting[job.id]
 
 
-def _makes(job: Job) -> set[tuple[str, int]]:
-    """The parts whose store a job fills: what one makes once for all chains of a seed, like DIFFENCE's reconstructions.
+def _shared_parts(job: Job) -> set[tuple[str, int]]:
+    """Entries, with the seed, of which a job may make what all chains share, such as DIFFENCE's reconstructions.
 
-    Of two at once the second one waits. An attack's scenario reads what others have made.
+    Of two such jobs at once, the second one would wait for the first. An attack's scenario only reads what is there.
     """
     if job.attack or isinstance(job, NetworksJob):
         return set()
@@ -108,7 +115,7 @@ def _makes(job: Job) -> set[tuple[str, int]]:
 
 
 def failure(setting: Setting, job: ScenarioJob, done: Done) -> Done:
-    """The end of a scenario that failed, with a result: the board says so."""
+    """A failed scenario as a finished job with a result, so that the board shows the failure."""
     registry = _registry(setting.submissions, setting.baselines)
     return replace(done, result=result_of(setting, registry, job, done.status, done.error, log=done.log))
 
@@ -120,7 +127,7 @@ def _give_up(
     progress: Progress,
     report: Callable[[Job, Done, Progress], None],
 ) -> Iterator[Result]:
-    """What waits for a failed job has failed too; scenarios say so on the board."""
+    """Give up the jobs that need a failed one; yield a failed result for each scenario among them."""
     while True:
         hopeless = [j for j in waiting.values() if j.needs & failed.keys()]
         if not hopeless:

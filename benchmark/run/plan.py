@@ -1,4 +1,4 @@
-"""Which work is missing, and in which order: scenarios, and what they are made from."""
+"""The plan: which jobs are missing, and in which order. Jobs are scenarios, and what these are made from."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import ClassVar
 from benchmark.digests import code_of
 from benchmark.entries.registry import ATTACKS, Chain, Part
 from benchmark.judge.kinds import KINDS
-from benchmark.protocol import World
+from benchmark.protocol import WorldName
 from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.experiment import Model, prepared_in
+from benchmark.targets.experiment import NetworkId, prepared_in
 from benchmark.targets.network import Network, training_code
 from benchmark.targets.served import Guard
 from benchmark.targets.store import digest
 
 
 def judge_code(task: str) -> str:
-    """Digest of what turns networks and answers into the numbers of a kind of attack, or of `utility`."""
-    judged = "judge.utility:utility" if task == "utility" else f"judge.kinds.{task}:Kind"
+    """Digest of the code that turns networks and answers into the numbers of a kind of attack, or of `utility`."""
+    root = "judge.utility:utility" if task == "utility" else f"judge.kinds.{task}:Kind"
     return code_of(
-        judged, "targets.artifacts:Artifacts", "data.population:populate",
+        root, "targets.artifacts:Artifacts", "data.population:populate",
         "networks.access:GuardedTarget", "networks.access:ask", "networks.access:raw", "sandbox.local:Attacker", "sandbox.local:Defender",
         "data.attribute:thickness", "data.attribute:above_class_median",
     )  # fmt: skip
@@ -29,7 +29,7 @@ def judge_code(task: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One piece of work of a worker, after those whose ids it `needs`."""
+    """One piece of work for a worker, to be done after the jobs whose ids it `needs`."""
 
     kind: ClassVar[str]
     id: str
@@ -40,11 +40,11 @@ class Job:
 
     @property
     def units(self) -> float:
-        """How much work of its kind it is."""
+        """How much work it is, in units of its kind (`Progress`)."""
         return 1.0
 
     def make(self, artifacts: Artifacts) -> None:
-        """Have the store hold what this job makes. A scenario makes a result, which the worker stores."""
+        """Make what this job stands for, and store it. Not for a scenario, whose result the worker stores."""
         raise NotImplementedError
 
 
@@ -53,7 +53,7 @@ class NetworksJob(Job):
     """Networks that train together."""
 
     kind = "networks"
-    models: tuple[Model, ...]
+    models: tuple[NetworkId, ...]
 
     @property
     def units(self) -> float:
@@ -65,11 +65,11 @@ class NetworksJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class GuardJob(Job):
-    """The state of a guard, by its place in the cascade."""
+    """The state of a guard, by its place in the cascade, in one world."""
 
     kind = "guard"
     place: int
-    world: World
+    world: WorldName
 
     def make(self, artifacts: Artifacts) -> None:
         artifacts.served(artifacts.chain(self.defense), self.seed, self.world).guards[self.place].state()
@@ -77,12 +77,12 @@ class GuardJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswersJob(Job):
-    """What models answer, behind guards that were prepared in a world, to parts of the data."""
+    """The answers of models to parts of the data, behind guards that were prepared in `world`."""
 
     kind = "answers"
-    world: World
+    world: WorldName
     parts: tuple[str, ...]
-    models: tuple[Model, ...]
+    models: tuple[NetworkId, ...]
 
     @property
     def units(self) -> float:
@@ -110,7 +110,7 @@ class Plan:
     done: list[str] = field(default_factory=list)
     """Keys of scenarios that are stored already."""
     groups: dict[str, tuple[int, bool]] = field(default_factory=dict)
-    """Networks that train together, by key: how many, and whether the store holds them. Two plans may share some."""
+    """Groups of networks that train together, by key: how many networks, and whether they are stored."""
 
     @property
     def networks(self) -> int:
@@ -125,7 +125,10 @@ class Plan:
 
 
 def scenario_key(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: int) -> str:
-    """Covers everything that makes the result of one scenario (or, without an attack, of one utility)."""
+    """The store key of one scenario's result (without an attack: of the utility's).
+
+    It covers everything that makes it.
+    """
     faced = chain.facing(attack) if attack else chain
     asked = [["asked", faced.name]] if faced.guards != chain.guards else []
     evaluator = attack is not None and KINDS[attack.entry.task].evaluator
@@ -139,7 +142,10 @@ def scenario_key(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: 
 
 
 def same_scenario(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: int) -> str:
-    """The key of the scenario whose numbers are this one's, for the attack asks for labels that guards keep; else ""."""
+    """The key of another scenario with the same numbers, "" if there is none.
+
+    A label-only attack is not affected by guards that keep labels: its numbers are those without these guards.
+    """
     faced = chain.facing(attack) if attack else chain
     if faced.guards == chain.guards:
         return ""
@@ -148,22 +154,22 @@ def same_scenario(artifacts: Artifacts, attack: Part | None, chain: Chain, seed:
 
 
 def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], seeds: list[int]) -> Plan:
-    """Every attack on every chain, and the utility of every chain; stored results make no jobs."""
+    """Every attack on every chain, and every chain's utility, with all seeds; there are no jobs for what is stored."""
     plan = Plan()
     for seed in seeds:
         for chain in chains:
             for attack in (None, *attacks):
                 key = scenario_key(artifacts, attack, chain, seed)
-                models = list(_models(artifacts, attack, chain))
-                for model in models:
-                    _count(plan, artifacts, chain, seed, model)
+                ids = list(_network_ids(artifacts, attack, chain))
+                for id in ids:
+                    _count_group(plan, artifacts, chain, seed, id)
                 if artifacts.store.result(key) is not None:
                     plan.done.append(key)
                     continue
                 faced = chain.facing(attack) if attack else chain
-                needs = frozenset(_answers(plan, artifacts, attack, faced, seed, models))
-                if faced.guards != chain.guards:  # the judge compares its labels with those that are served
-                    needs |= frozenset(_answers(plan, artifacts, None, chain, seed, [("target", 0)]))
+                needs = frozenset(_answers_jobs(plan, artifacts, attack, faced, seed, ids))
+                if faced.guards != chain.guards:  # the judge compares the labels with those behind all guards
+                    needs |= frozenset(_answers_jobs(plan, artifacts, None, chain, seed, [("target", 0)]))
                 if (same := same_scenario(artifacts, attack, chain, seed)) in plan.jobs:
                     needs |= {same}
                 name = attack.name if attack else ""
@@ -171,7 +177,8 @@ def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], se
     return plan
 
 
-def _models(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Iterator[Model]:
+def _network_ids(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Iterator[NetworkId]:
+    """The networks that a scenario needs."""
     yield "target", 0
     if attack is None:
         return
@@ -190,26 +197,27 @@ def _models(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Iterator
         yield "evaluator", 0
 
 
-def _count(plan: Plan, artifacts: Artifacts, chain: Chain, seed: int, model: Model) -> None:
-    network = _network(artifacts, chain, seed, model)
+def _count_group(plan: Plan, artifacts: Artifacts, chain: Chain, seed: int, id: NetworkId) -> None:
+    """Enter the group of a network in `plan.groups`."""
+    network = _network(artifacts, chain, seed, id)
     if network.key not in plan.groups:
         plan.groups[network.key] = len(network.group), artifacts.store.has("networks", network.key)
 
 
-def _network(artifacts: Artifacts, chain: Chain, seed: int, model: Model) -> Network:
-    """The evaluation classifier is trained plainly, whatever the defense."""
-    plain = artifacts.chain(artifacts.protocol.baseline) if model[0] == "evaluator" else chain
-    return artifacts.network(plain.training, seed, *model)
+def _network(artifacts: Artifacts, chain: Chain, seed: int, id: NetworkId) -> Network:
+    """The network of this id. The evaluator is trained like the baseline, whatever the defense."""
+    defense = artifacts.chain(artifacts.protocol.baseline) if id[0] == "evaluator" else chain
+    return artifacts.network(defense.training, seed, *id)
 
 
-def _answers(
-    plan: Plan, artifacts: Artifacts, attack: Part | None, chain: Chain, seed: int, models: list[Model]
+def _answers_jobs(
+    plan: Plan, artifacts: Artifacts, attack: Part | None, chain: Chain, seed: int, network_ids: list[NetworkId]
 ) -> Iterator[str]:
-    """Add the jobs that a scenario waits for; yield their ids."""
-    roles = dict.fromkeys(role for role, _ in models)
+    """Add the jobs that a scenario needs, and yield their ids. Parts and guards follow from the networks' roles."""
+    roles = dict.fromkeys(role for role, _ in network_ids)
     for role in roles:
-        mine = [m for m in models if m[0] == role]
-        networks = [_networks(plan, _network(artifacts, chain, seed, m), chain) for m in mine]
+        ids = [network_id for network_id in network_ids if network_id[0] == role]
+        networks = [_networks_job(plan, _network(artifacts, chain, seed, network_id), chain) for network_id in ids]
         if role == "evaluator" or (role == "shadow" and not _asks_shadow(attack)):
             yield from filter(None, networks)
             continue
@@ -219,21 +227,23 @@ def _answers(
             parts = (*parts, "candidates")
         if attack:
             parts = (*parts, *KINDS[attack.entry.task].asks)
-        guards = [_guard(plan, guard, chain) for guard in model.guards]
+        guards = [_guard_job(plan, guard, chain) for guard in model.guards]
         id = digest("job", "answers", chain.name, seed, role, parts, world)
         needs = frozenset(filter(None, [*networks, *guards]))
         if id not in plan.jobs:
             plan.jobs[id] = AnswersJob(
-                id=id, defense=chain.name, seed=seed, world=world, parts=parts, models=tuple(mine), needs=needs
+                id=id, defense=chain.name, seed=seed, world=world, parts=parts, models=tuple(ids), needs=needs
             )
         yield id
 
 
 def _asks_shadow(attack: Part | None) -> bool:
+    """Whether the shadow model's answers are needed: by the attack, or to calibrate its threshold."""
     return bool(attack and ("shadow" in attack.entry.needs or attack.entry.calibrate == "shadow"))
 
 
-def _networks(plan: Plan, network: Network, chain: Chain) -> str:
+def _networks_job(plan: Plan, network: Network, chain: Chain) -> str:
+    """Add the job that trains a network's group; its id, or "" where the group is stored."""
     key, models = network.key, tuple(network.group)
     if network.experiment.store.has("networks", key):
         return ""
@@ -242,12 +252,13 @@ def _networks(plan: Plan, network: Network, chain: Chain) -> str:
     return key
 
 
-def _guard(plan: Plan, guard: Guard, chain: Chain) -> str:
+def _guard_job(plan: Plan, guard: Guard, chain: Chain) -> str:
+    """Add the job that prepares a guard, and those that it needs; its id, or "" where the state is stored."""
     key, before = guard.key, guard.before
     if before.experiment.store.has("guard", key):
         return ""
     if key not in plan.jobs:
-        needs = [_networks(plan, before.network, chain), *(_guard(plan, g, chain) for g in before.guards)]
+        needs = [_networks_job(plan, before.network, chain), *(_guard_job(plan, g, chain) for g in before.guards)]
         plan.jobs[key] = GuardJob(
             id=key, defense=chain.name, seed=before.seed, place=len(before.guards), world=before.world,
             needs=frozenset(filter(None, needs)),

@@ -1,4 +1,4 @@
-"""What Optuna's studies hold, for those who only read them: nothing here trains or proposes."""
+"""Reads Optuna's studies, from its database or from a published file. Nothing here trains or proposes trials."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from pydantic import Field, TypeAdapter, ValidationError
 from benchmark import places
 from benchmark.addresses import checked, shown, sqlite_file
 from benchmark.errors import UserError
-from benchmark.text import NAME, contents, parsed, plain
+from benchmark.text import NAME, contents, parse_json, plain
 
 LARGEST = 4 << 20
-"""Bytes of a studies.json: a trial takes some 200."""
+"""Bytes of a studies.json at most; a trial takes some 200."""
 _Rate = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 _Text = Annotated[str, Field(max_length=2000)]
 
 
 class Trial(NamedTuple):
-    """One finished trial: means over the tuning seeds."""
+    """One finished trial. Numbers are means over the tuning seeds."""
 
     defense: _Text
     accuracy: _Rate
     leakage: _Rate
     """The worst case over the attacks."""
     decides: _Text
+    """The attack that reaches the worst case."""
     by_attack: Annotated[Mapping[_Text, _Rate], Field(max_length=1000)]
 
 
 @dataclass(frozen=True)
 class Study:
-    """The trials of one study that were attacked; `leakage` is "auc" or "tpr_at_fpr_0.01"."""
+    """One study, with those of its trials that were attacked; `leakage` is the metric that they minimise."""
 
     name: _Text
     defense: _Text
@@ -61,47 +62,49 @@ def read(url: str, protocol: str) -> list[Study]:
         if file is not None and not (file.exists() and file.stat().st_size):
             return []
         return sorted(_read(url, protocol), key=lambda study: study.name)
-    except UserError as problem:
-        raise ConnectionError(str(problem)) from None
-    except Exception as problem:  # SQLAlchemy and its drivers raise many kinds, and a study may hold anything
-        text = plain(shown(" ".join(str(problem).split())), 200)
+    except UserError as error:
+        raise ConnectionError(str(error)) from None
+    except Exception as error:  # SQLAlchemy and its drivers raise many kinds, and a study may hold anything
+        text = plain(shown(" ".join(str(error).split())), 200)
         raise ConnectionError(f"Optuna's studies at {shown(url)} can't be read: {text}") from None
 
 
 def published(folder: Path, protocol: str) -> list[Study]:
-    """The studies of a protocol's published folder, by name; [] without a file. Raises ValueError, in one line.
+    """The studies in a protocol's published folder, by name; [] without a file. Raises ValueError, in one line.
 
-    Numbers are rates, texts and lists have an end, and no key is there twice: anybody may have written it.
+    Anybody may have written the file: numbers must be rates, texts and lists are bounded, and no key may repeat.
     """
     path = folder / PUBLISHED
     try:
-        found = TypeAdapter(list[Study]).validate_python(parsed(contents(path, LARGEST)))
+        studies = TypeAdapter(list[Study]).validate_python(parse_json(contents(path, LARGEST)))
     except FileNotFoundError:
         return []
-    except OSError as problem:
-        raise ValueError(f"{path} holds no studies: {problem.strerror}") from None
-    except ValidationError as problem:
-        first = problem.errors(include_url=False, include_input=False)[0]
+    except OSError as error:
+        raise ValueError(f"{path} holds no studies: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path} holds no studies: {plain(f'{where}: ' * bool(where) + first['msg'], 200)}") from None
-    except ValueError as problem:
-        raise ValueError(f"{path} holds no studies: {plain(str(problem), 300)}") from None
-    return sorted(map(_shown, (s for s in found if s.name.startswith(f"{protocol} "))), key=lambda study: study.name)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no studies: {plain(str(error), 300)}") from None
+    return sorted(
+        map(_printable, (s for s in studies if s.name.startswith(f"{protocol} "))), key=lambda study: study.name
+    )
 
 
-def together(found: Iterable[Study]) -> list[Study]:
-    """One study a name, with the trials of all that have it: the same command on another machine makes its own trials."""
+def together(studies: Iterable[Study]) -> list[Study]:
+    """One study for each name, with the trials of all of that name: each machine makes one of its own."""
     merged: dict[str, Study] = {}
-    for study in found:
-        before = merged.get(study.name, replace(study, trials=()))
-        new = tuple(t for t in study.trials if t not in before.trials)
-        merged[study.name] = replace(study, trials=before.trials + new)
+    for study in studies:
+        known = merged.get(study.name, replace(study, trials=()))
+        new_trials = tuple(t for t in study.trials if t not in known.trials)
+        merged[study.name] = replace(study, trials=known.trials + new_trials)
     return sorted(merged.values(), key=lambda study: study.name)
 
 
-def as_file(found: Iterable[Study]) -> bytes:
-    """What `published` reads."""
-    return TypeAdapter(list[Study]).dump_json(list(found)) + b"\n"
+def as_file(studies: Iterable[Study]) -> bytes:
+    """Studies as the JSON that `published` reads."""
+    return TypeAdapter(list[Study]).dump_json(list(studies)) + b"\n"
 
 
 def _read(url: str, protocol: str) -> list[Study]:
@@ -110,38 +113,38 @@ def _read(url: str, protocol: str) -> list[Study]:
 
     storage = RDBStorage(url, skip_table_creation=True)
     try:
-        found = []
+        studies = []
         for study in storage.get_all_studies():
             # `tuning.Tuning.name`: the protocol, the chain and a digest, none of which holds a space.
             words = study.study_name.split(" ")
             if len(words) < 3 or words[0] != protocol:
                 continue
-            known = study.user_attrs
+            attributes = study.user_attrs
             trials = storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,))
-            name, chain, leakage = study.study_name, " ".join(words[1:-1]), str(known.get("leakage", ""))
-            attacks = tuple(str(a) for a in known.get("attacks", ()))
-            found.append(_shown(Study(name, chain, leakage, attacks, tuple(_trial(t) for t in trials))))
-        return found
+            name, chain, leakage = study.study_name, " ".join(words[1:-1]), str(attributes.get("leakage", ""))
+            attacks = tuple(str(a) for a in attributes.get("attacks", ()))
+            studies.append(_printable(Study(name, chain, leakage, attacks, tuple(_trial(t) for t in trials))))
+        return studies
     finally:
         storage.remove_session()
         storage.engine.dispose()
 
 
 def _trial(trial: Any) -> Trial:
-    known = trial.user_attrs
-    by_attack = {str(k): float(v) for k, v in known.get("by_attack", {}).items()}
+    attributes = trial.user_attrs
+    by_attack = {str(k): float(v) for k, v in attributes.get("by_attack", {}).items()}
     accuracy, leakage = map(float, trial.values)
-    return Trial(str(known["defense"]), accuracy, leakage, str(known["decides"]), by_attack)
+    return Trial(str(attributes["defense"]), accuracy, leakage, str(attributes["decides"]), by_attack)
 
 
-def _shown(study: Study) -> Study:
-    """With names that are fit to be shown."""
+def _printable(study: Study) -> Study:
+    """The study with its names made safe to show."""
 
-    def fit(trial: Trial) -> Trial:
+    def printable_trial(trial: Trial) -> Trial:
         by_attack = {plain(k, NAME): v for k, v in trial.by_attack.items()}
         return trial._replace(
             defense=plain(trial.defense, NAME), decides=plain(trial.decides, NAME), by_attack=by_attack
         )
 
     name, defense, *attacks = (plain(text, NAME) for text in (study.name, study.defense, *study.attacks))
-    return Study(name, defense, study.leakage, tuple(attacks), tuple(map(fit, study.trials)))
+    return Study(name, defense, study.leakage, tuple(attacks), tuple(map(printable_trial, study.trials)))

@@ -1,6 +1,6 @@
-"""What a worker does: one job after the other, each with the judge as its setting rebuilds it.
+"""What a worker does: it rebuilds the judge from a setting, then does one job after another.
 
-Whatever a submission does becomes a status of its own jobs.
+Whatever a submission does wrong becomes the status of its own jobs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from benchmark.text import plain_log
 
 @dataclass(frozen=True)
 class Setting:
-    """What a worker needs to rebuild the judge."""
+    """What a worker needs to rebuild the judge: protocol, paths, device and isolation. It can be pickled."""
 
     protocol: Protocol
     submissions: Path
@@ -51,10 +51,10 @@ class Setting:
     launcher: Launcher | None = None
     secret: bytes | None = field(default=None, repr=False)
     baselines: Path | None = None
-    """The submissions that come with the package, where they are not the user's own (`places.baselines`)."""
+    """The folder of the package's own submissions; None if `submissions` is that folder (`places.baselines`)."""
 
     def artifacts(self, workers: int = 1) -> Artifacts:
-        """Everything that the setting names, opened in this process."""
+        """The judge of this setting, in this process. `workers`: how many processes share the machine."""
         isolation = Isolation(self.isolation, self.launcher, self.protocol.limits, workers)
         registry, store = Registry(self.submissions, self.baselines), Store(self.store)
         return Artifacts(self.protocol, registry, store, torch.device(self.device), isolation, self.secret)
@@ -62,16 +62,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished job: its error (one line) or, for a scenario, its result; and what it computed."""
+    """A job that has ended: its error (one line) or, for a scenario, its result.
+
+    `made`: kind and seconds of what was stored.
+    """
 
     id: str
     seconds: float
     error: str = ""
     status: Status = "failed"
-    """What the error is."""
+    """The status that the error means."""
     log: str = ""
     ends_run: bool = False
-    """The store can't be used: every later job would fail the same way."""
+    """True where the store can't be used: every later job would fail the same way."""
     result: Result | None = None
     made: tuple[tuple[str, float], ...] = ()
 
@@ -81,7 +84,7 @@ _artifacts: Artifacts | None = None
 
 
 def start_worker(setting: Setting, parent: int, workers: int) -> None:
-    """Rebuild the judge in this process, which is to end when process `parent` is no longer its parent."""
+    """Rebuild the judge in this process. The process ends when its parent, of id `parent`, does."""
     global _artifacts, _setting
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
@@ -92,59 +95,65 @@ def start_worker(setting: Setting, parent: int, workers: int) -> None:
 
 
 def at_hand() -> tuple[Artifacts, Setting]:
-    """The judge of this worker."""
+    """The judge of this worker, and its setting."""
     assert _artifacts is not None and _setting is not None
     return _artifacts, _setting
 
 
 def run_job(job: Job) -> Done:
-    """Do one job. A failure is returned, not raised."""
+    """Do one job. A failure is returned in `Done`, not raised."""
     artifacts, setting = at_hand()
     artifacts.store.made.clear()
     start = time.perf_counter()
     _reset_peak()
-    result, failure = None, Done(job.id, 0.0)
+    result, done = None, Done(job.id, 0.0)
     try:
         if isinstance(job, ScenarioJob):
-            result = artifacts.store.result(job.id)  # another run may have been faster
+            result = artifacts.store.result(job.id)  # another run may have stored it meanwhile
             if result is None:
                 result = _score(artifacts, setting, job)
                 artifacts.store.save_result(result)
         else:
             job.make(artifacts)
-    except (Exception, SystemExit) as problem:  # a submission that calls sys.exit() ends nothing but itself
-        failure = _failed(job, problem, artifacts.registry)
+    except (Exception, SystemExit) as error:  # SystemExit too: sys.exit() of a submission must not end the worker
+        done = _failed(job, error, artifacts.registry)
     finally:
         artifacts.end_job()
     seconds = time.perf_counter() - start
-    return replace(failure, seconds=seconds, result=result, made=tuple(artifacts.store.made))
+    return replace(done, seconds=seconds, result=result, made=tuple(artifacts.store.made))
 
 
-def _failed(job: Job, problem: BaseException, registry: Registry) -> Done:
-    own = isinstance(problem, UserError | Fault)
-    line = " ".join(str(problem).split()) if own else described(problem, registry.entries)
+def _failed(job: Job, error: BaseException, registry: Registry) -> Done:
+    known = isinstance(error, UserError | Fault)
+    line = " ".join(str(error).split()) if known else described(error, registry.entries)
     text = line if job.kind == "scenario" else f"{job.kind} of {job.defense}: {line}"
-    if isinstance(problem, StoreError):
-        return Done(job.id, 0.0, str(problem), ends_run=True)
-    if isinstance(problem, Fault):
-        return Done(job.id, 0.0, text, problem.status, problem.log)
-    status: Status = "out-of-memory" if out_of_memory(problem) else "failed"
-    return Done(job.id, 0.0, text, status, plain_log(trace(problem)))
+    if isinstance(error, StoreError):
+        return Done(job.id, 0.0, str(error), ends_run=True)
+    if isinstance(error, Fault):
+        return Done(job.id, 0.0, text, error.status, error.log)
+    status: Status = "out-of-memory" if out_of_memory(error) else "failed"
+    return Done(job.id, 0.0, text, status, plain_log(trace(error)))
 
 
 def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
     chain = artifacts.chain(job.defense)
     part = artifacts.registry.attack(job.attack) if job.attack else None
     if scenario_key(artifacts, part, chain, job.seed) != job.id:
-        # A worker that started later has read other files: its number must not go under the old key.
+        # Files changed after planning: the result must not be stored under the key of the old ones.
         raise UserError("the code, a submission or a pretrained model changed while the run was going on; run again")
     same = artifacts.store.result(key) if (key := same_scenario(artifacts, part, chain, job.seed)) else None
     try:
         if same is not None and same.status == "ok":
             scenario.same_labels(artifacts.served(chain, job.seed), chain)
-            fields = {name: getattr(same, name) for name in _OF_SCORES}
+            fields = {name: getattr(same, name) for name in _MEASURED_FIELDS}
             return result_of(
-                setting, artifacts.registry, job, "ok", "", provenance=_data(artifacts, chain, job.seed), **fields
+                setting,
+                artifacts.registry,
+                job,
+                "ok",
+                "",
+                provenance=_data_digests(artifacts, chain, job.seed),
+                **fields,
             )
         if part:
             outcome = kinds.scenario(artifacts, part, chain, job.seed).score()
@@ -157,23 +166,26 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
     if isinstance(outcome.null, bool):
         fields["null_row"] = outcome.null
     fields.pop("null", None)
-    return result_of(setting, artifacts.registry, job, "ok", "", provenance=_data(artifacts, chain, job.seed), **fields)
+    return result_of(
+        setting, artifacts.registry, job, "ok", "", provenance=_data_digests(artifacts, chain, job.seed), **fields
+    )
 
 
-_OF_SCORES = ("metrics", "intervals", "cost", "roc", "histogram", "null_auc", "null_tpr", "pictures", "null_row")
-"""What a result has of its scenario, apart from where it was made and of what."""
+_MEASURED_FIELDS = ("metrics", "intervals", "cost", "roc", "histogram", "null_auc", "null_tpr", "pictures", "null_row")
+"""Fields of a result that are measured; the others say of what it is, and where it was made."""
 
 
-def _data(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
+def _data_digests(artifacts: Artifacts, chain: Chain, seed: int) -> dict[str, str]:
     """Digests of the data, the split and the pretrained models, for the record."""
     population = artifacts.population(seed)
-    found = {"data": population.data.digest[:16], "split": indices_digest(population.parts)[:16]}
+    digests = {"data": population.data.digest[:16], "split": indices_digest(population.parts)[:16]}
     if models := artifacts.models(*chain.parts):
-        found["pretrained"] = ", ".join(f"{name} {made_of[:16]}" for name, made_of in models.items())
-    return found
+        digests["pretrained"] = ", ".join(f"{name} {sha256[:16]}" for name, sha256 in models.items())
+    return digests
 
 
 def result_of(setting: Setting, registry: Registry, job: Job, status: Status, reason: str, **fields: Any) -> Result:
+    """The record of a scenario: `fields` are the measured ones; who, where and with which versions is added here."""
     protocol = setting.protocol
     isolation = Isolation(setting.isolation)
     attack = registry.attack(job.attack) if job.attack else None
@@ -186,8 +198,8 @@ def result_of(setting: Setting, registry: Registry, job: Job, status: Status, re
     parts = [*((attack,) if attack else ()), *chain.parts]
     if versions := {name: version for p in parts for name, version in p.entry.versions.items()}:
         provenance["libraries"] = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    places: list[Where] = ["trusted", "reviewed", "bubblewrap"]
-    unread = [p for p in parts if not p.entry.reviewed]
+    weakest_first: list[Where] = ["trusted", "reviewed", "bubblewrap"]
+    unreviewed = [p for p in parts if not p.entry.reviewed]
     nulls = [p.entry.card.null for p in chain.parts if p.entry.card]
     return Result(
         key=job.id,
@@ -205,7 +217,7 @@ def result_of(setting: Setting, registry: Registry, job: Job, status: Status, re
         knowledge=attack.knowledge if attack else "",
         null_row=fields.pop("null_row", bool(entry.card and entry.card.null) if entry else any(nulls)),
         provenance=provenance,
-        isolation=min((isolation.where(p.entry) for p in unread or parts), key=places.index),
+        isolation=min((isolation.where(p.entry) for p in unreviewed or parts), key=weakest_first.index),
         trust="official" if setting.secret else "self-reported",
         finished=time.time(),
         **fields,
@@ -214,7 +226,7 @@ def result_of(setting: Setting, registry: Registry, job: Job, status: Status, re
 
 @cache
 def environment(device: str) -> dict[str, str]:
-    """Commit, versions and machine, as every record carries them."""
+    """Commit, versions and device, which every record holds."""
 
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent
@@ -223,10 +235,10 @@ def environment(device: str) -> dict[str, str]:
         )
         return done.stdout.strip()
 
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
-    except OSError:
-        commit = ""
+    commit = ""
+    with contextlib.suppress(OSError):
+        if git("rev-parse", "--show-prefix") == "benchmark/run/":  # else it is the repository of whoever installed it
+            commit = git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
     cpu = ""
     if sys.platform == "linux":
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
@@ -248,11 +260,13 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _reset_peak() -> None:
-    with contextlib.suppress(OSError):  # elsewhere than on Linux the peak covers the worker's life
+    """Start a new measurement of `_peak_mb`."""
+    with contextlib.suppress(OSError):  # on other systems than Linux the peak is that of the worker's life
         Path("/proc/self/clear_refs").write_bytes(b"5")
 
 
 def _peak_mb() -> float:
+    """Peak of resident memory since `_reset_peak`, in MiB."""
     try:
         lines = Path("/proc/self/status").read_text("utf-8", "replace").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024

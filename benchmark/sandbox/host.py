@@ -1,9 +1,9 @@
-"""Runs a submission's code under bubblewrap: warm processes, each lent to one entry, forked for each piece of work.
+"""Runs a submission's code under bubblewrap, in warm sandboxes that serve one entry at a time and fork for each task.
 
-The sandbox has no network, a read-only root with what Python needs, sized scratch, no home, a few fixed
-environment variables, a seccomp filter and limits; it dies with the judge. A watchdog thread holds the
-memory and the processes of the whole tree, the time and the output to their limits, whatever the kernel
-at hand can enforce by itself. What is promised, and what is not: SECURITY.md.
+The sandbox has no network, a read-only root with what Python needs, scratch folders of limited size, no home, a few
+fixed environment variables, a seccomp filter and resource limits; it dies with the judge. A watchdog thread holds the
+memory and the number of processes of the whole tree, the time and the output to their limits, whichever of them this
+machine's kernel can enforce by itself. What is promised, and what is not: SECURITY.md.
 """
 
 from __future__ import annotations
@@ -36,26 +36,27 @@ from typing import Any
 from torch import Tensor
 
 from benchmark import places
-from benchmark.errors import Fault, UserError, out_of_memory, printable, said
+from benchmark.errors import Fault, UserError, error_line, out_of_memory, printable
 from benchmark.protocol import Limits
 from benchmark.sandbox.wire import Channel, Closed, Handler, Message, Meta, RemoteError, WireError
 
 _PACKAGE = Path(__file__).parents[1]
 _INSIDE = "/leakboard"
 _START = f"import sys; sys.path.insert(0, {_INSIDE!r}); from benchmark.sandbox.zygote import main; main()"
-_TAKEN = ("/tmp", "/dev", "/proc", "/sys", _INSIDE)
-"""Where the sandbox has something of its own: what the machine has there is bound elsewhere."""
-_TAIL = 64 << 10
-_BEAT = 0.1
-"""Seconds between two looks of the watchdog."""
-_REST = 1.0
-"""The same while no piece of work is open."""
+_OCCUPIED = ("/tmp", "/dev", "/proc", "/sys", _INSIDE)
+"""Paths at which the sandbox has something of its own. What Python needs from such a path is bound elsewhere."""
+_TAIL_BYTES = 64 << 10
+"""Of the output of a process, the last bytes, which are kept for its log."""
+_WATCH_INTERVAL = 0.1
+"""Seconds between two checks of the watchdog while a piece of work is open."""
+_IDLE_INTERVAL = 1.0
+"""Seconds between them while none is open."""
 _STARTS = 120.0
-"""Seconds for a sandbox to start, on a machine that is busy: none of them is the submission's own."""
+"""Seconds that a sandbox may take to start on a busy machine. They do not count as the submission's time."""
 _WIPE = 5.0
-"""Seconds for a sandbox to be wiped before it serves another entry."""
+"""Seconds that a sandbox may take to clean itself before it serves another entry."""
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
-"""Keeps freed memory in the process: it saves the page faults that take a quarter of the time of training."""
+"""Settings of glibc's malloc that keep freed memory in the process: page faults would take a quarter of training."""
 _ENVIRONMENT = {
     "PATH": "/usr/bin",
     "HOME": "/tmp",
@@ -66,7 +67,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # Objects and tensors on large pages: a fork copies a table of pages, and this halves its time.
+    # Python objects and tensors on huge pages: a fork copies the page table, and a smaller one halves the time.
     "PYTHONMALLOC": "malloc",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     **MALLOC,
@@ -75,13 +76,13 @@ _ARITHMETIC = (
     "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE",
     "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE",
 )  # fmt: skip
-"""Variables of the judge that a sandbox has too, where they are set: they choose the instructions, so the last digits."""
+"""Variables that a sandbox takes over from the judge: they choose the instructions, and so the last digits."""
 
 
 # --- The system-call filter -------------------------------------------------------------------------
 
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-# Numbers on x86_64 and on aarch64; None where the call does not exist.
+# System-call numbers on x86_64 and on aarch64; None where the call does not exist.
 _DENIED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
@@ -98,7 +99,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
     "quotactl": (179, 60), "syslog": (103, 116), "acct": (163, 89), "swapon": (167, 224), "reboot": (169, 142),
     "vhangup": (153, 58), "fanotify_init": (300, 262), "personality": (135, 92),
-    # What would stay with the zygote, or with files that sandboxes share, for the next piece of work to read.
+    # These leave traces, on the zygote or on files that sandboxes share, which the next piece of work could read.
     "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122), "sched_setattr": (314, 274),
     "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "process_madvise": (440, 440), "flock": (73, 32),
     "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27),
@@ -112,39 +113,40 @@ _ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 
 
 def seccomp_filter(machine: str) -> bytes | None:
-    """The BPF program for bubblewrap's --seccomp; None for a machine that has no table here.
+    """The BPF program for bubblewrap's --seccomp; None for a machine (`platform.machine()`) that has no table here.
 
-    It refuses sockets, memory that no limit counts, ways into other processes, state that outlives a process,
-    and new namespaces.
-    clone3, whose flags a filter can't see, is "not implemented", so that the C library falls back to clone.
+    It refuses sockets, memory that no limit counts, ways into other processes, state that outlives a process, and new
+    namespaces. clone3, whose flags a filter can't read, is answered with "not implemented", so that the C library falls
+    back to clone. An instruction is (code, jump if true, jump if false, constant); jumps are relative.
     """
     if machine not in _ARCHITECTURES:
         return None
     audit, column = _ARCHITECTURES[machine]
-    load, equal, atleast, anyset, give = 0x20, 0x15, 0x35, 0x45, 0x06
+    load, equal, atleast, anybit, ret = 0x20, 0x15, 0x35, 0x45, 0x06
     program: list[tuple[int, int, int, int]] = [
-        (load, 0, 0, 4), (equal, 1, 0, audit), (give, 0, 0, _KILL),  # another machine's calling convention
+        (load, 0, 0, 4), (equal, 1, 0, audit), (ret, 0, 0, _KILL),  # a call by another architecture's convention
         (load, 0, 0, 0),
     ]  # fmt: skip
     if machine == "x86_64":
-        program += [(atleast, 0, 1, 0x40000000), (give, 0, 0, _KILL)]  # the x32 table would go around the numbers
+        # Calls of the x32 ABI have other numbers, which the table would miss.
+        program += [(atleast, 0, 1, 0x40000000), (ret, 0, 0, _KILL)]
     for numbers in _DENIED.values():
         if numbers[column] is not None:
-            program += [(equal, 0, 1, numbers[column]), (give, 0, 0, _EPERM)]  # type: ignore[list-item]
-    program += [(equal, 0, 1, _CLONE3[column]), (give, 0, 0, _ENOSYS)]
-    # Only its own limits: those of the zygote are those of all later forks.
+            program += [(equal, 0, 1, numbers[column]), (ret, 0, 0, _EPERM)]  # type: ignore[list-item]
+    program += [(equal, 0, 1, _CLONE3[column]), (ret, 0, 0, _ENOSYS)]
+    # prlimit is allowed for the calling process alone: later forks inherit the zygote's limits.
     program += [
         (equal, 0, 4, _PRLIMIT[column]),
         (load, 0, 0, 16),
         (equal, 0, 1, 0),
-        (give, 0, 0, _ALLOW),
-        (give, 0, 0, _EPERM),
+        (ret, 0, 0, _ALLOW),
+        (ret, 0, 0, _EPERM),
     ]
-    commands = [(equal, len(_FCNTL_ALLOWED) - i, 0, c) for i, c in enumerate(_FCNTL_ALLOWED)]
-    program += [(equal, 0, len(commands) + 3, _FCNTL[column]), (load, 0, 0, 24), *commands]
-    program += [(give, 0, 0, _EPERM), (give, 0, 0, _ALLOW)]
-    program += [(equal, 0, 3, _CLONE[column]), (load, 0, 0, 16), (anyset, 0, 1, _NEW_NAMESPACES), (give, 0, 0, _EPERM)]
-    program += [(give, 0, 0, _ALLOW)]
+    fcntl_checks = [(equal, len(_FCNTL_ALLOWED) - i, 0, c) for i, c in enumerate(_FCNTL_ALLOWED)]
+    program += [(equal, 0, len(fcntl_checks) + 3, _FCNTL[column]), (load, 0, 0, 24), *fcntl_checks]
+    program += [(ret, 0, 0, _EPERM), (ret, 0, 0, _ALLOW)]
+    program += [(equal, 0, 3, _CLONE[column]), (load, 0, 0, 16), (anybit, 0, 1, _NEW_NAMESPACES), (ret, 0, 0, _EPERM)]
+    program += [(ret, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *step) for step in program)
 
 
@@ -156,13 +158,17 @@ class Launcher:
     """How bubblewrap works on this machine, as `probe` found it."""
 
     user_namespace: bool
-    """A user namespace makes the sandbox's user; else root starts it, and it drops to a user of its own."""
+    """The sandbox's user is that of a user namespace; else root starts it, and it drops to a user of its own."""
     proc: bool
-    """Containers may forbid a /proc of one's own; then there is none inside."""
+    """A /proc is mounted inside. Some containers forbid that."""
 
     def uid(self, slot: int) -> int:
-        """The user that the sandbox drops to: its own, so that limits on processes count it alone."""
-        return 0 if self.user_namespace else 61184 + (os.getpid() * 64 + slot) % 4096
+        """The user id that the sandbox drops to (0: none).
+
+        Each of a process's last 64 has its own, so that its process limit counts it alone; from 61184, systemd's range for
+        users of a while, which containers map too.
+        """
+        return 0 if self.user_namespace else 61184 + os.getpid() % 64 * 64 + slot % 64
 
     def command(self, control: int, config: Mapping[str, Any], filter_fd: int | None) -> list[str]:
         """The arguments that start the zygote; `control` and `filter_fd` are inherited file descriptors."""
@@ -178,7 +184,7 @@ class Launcher:
         binds = python.binds | {f"{_INSIDE}/benchmark": _PACKAGE}
         folders = {str(p) for inside in binds for p in Path(inside).parents}
         for folder in sorted(folders - {"/"}):
-            command += ["--dir", folder]  # unasked, bubblewrap makes them unreadable for other users
+            command += ["--dir", folder]  # folders that bubblewrap makes by itself are unreadable for other users
         for inside, outside in sorted(binds.items()):
             command += ["--ro-bind", str(outside), inside]
         for link in ("/lib", "/lib64", "/bin"):
@@ -196,73 +202,73 @@ class Launcher:
         if filter_fd is not None:
             command += ["--seccomp", str(filter_fd)]
         own = json.dumps({**config, "packages": python.packages})
-        # As -I, but that Python reads the environment, which is ours; the zygote adds the packages.
+        # Like -I, but Python reads the environment, which is set above; the zygote adds the packages to sys.path.
         return [*command, python.interpreter, "-P", "-s", "-S", "-c", _START, str(control), own]
 
 
 def _environment() -> dict[str, str]:
-    """All that a sandbox reads from its environment."""
+    """The environment variables of a sandbox, but for those that `_python` adds."""
     return _ENVIRONMENT | {name: os.environ[name] for name in _ARITHMETIC if name in os.environ}
 
 
 @dataclass
 class _Python:
-    """The interpreter, its packages and the C library, as a sandbox has them; nothing else of the machine."""
+    """All of the machine that a sandbox sees: the interpreter, its packages and the C library."""
 
     interpreter: str = ""
     packages: list[str] = field(default_factory=list)
-    """Folders of installed packages inside, in the order of the judge's `sys.path`."""
+    """Folders of installed packages, by their paths inside, in the order of the judge's `sys.path`."""
     binds: dict[str, Path] = field(default_factory=dict)
-    """Folders and files by where they lie inside."""
+    """From a path inside to the folder or file of the machine that is shown there."""
     environment: dict[str, str] = field(default_factory=dict)
 
     def show(self, path: Path) -> str:
-        """Where this path lies inside: where it is, unless the sandbox has something of its own there."""
+        """Bind a path, and return where it lies inside: at the same path, unless that one is occupied."""
         for inside, outside in self.binds.items():
             if path.is_relative_to(outside):
                 return str(Path(inside, path.relative_to(outside)))
-        inside = f"{_INSIDE}/outside/{len(self.binds)}" if _hidden(path) else str(path)
+        inside = f"{_INSIDE}/outside/{len(self.binds)}" if _unusable_inside(path) else str(path)
         self.binds[inside] = path
         return inside
 
 
 def _python() -> _Python:
-    """What Python needs, wherever it lies. Links are followed: a folder is shown under its real name."""
-    found = _Python()
+    """What Python needs, wherever it is installed. Links are resolved: a folder is shown under its real path."""
+    python = _Python()
     libraries = Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or "")
     system = [libraries if libraries.is_dir() else Path("/usr/lib"), Path("/usr/lib64")]
     base = Path(sys.base_prefix).resolve()
     interpreter = Path(getattr(sys, "_base_executable", "") or sys.executable).resolve()
-    home = f"{_INSIDE}/python" if _hidden(base) else str(base)
+    python_home = f"{_INSIDE}/python" if _unusable_inside(base) else str(base)
     if base == Path("/usr"):
         version = f"python{sys.version_info.major}"
         system += [*Path("/usr/lib").glob(f"{version}*"), *Path("/usr/bin").glob(f"{version}*")]
-        found.interpreter = str(interpreter)
+        python.interpreter = str(interpreter)
     else:
         for name in sorted({"lib", sys.platlibdir}):
             if (base / name).is_dir():
-                found.binds[f"{home}/{name}"] = base / name
-        found.interpreter = f"{home}/bin/{interpreter.name}"
-        found.binds[found.interpreter] = interpreter
+                python.binds[f"{python_home}/{name}"] = base / name
+        python.interpreter = f"{python_home}/bin/{interpreter.name}"
+        python.binds[python.interpreter] = interpreter
         library = base / "lib" / str(sysconfig.get_config_var("INSTSONAME"))
         if sysconfig.get_config_var("Py_ENABLE_SHARED") and library.is_file():
-            # The interpreter looks for it where it was built, and there is no cache of libraries inside.
-            found.binds[f"{_INSIDE}/library/{library.name}"] = library
-            found.environment["LD_LIBRARY_PATH"] = f"{_INSIDE}/library"
-    found.environment["PYTHONHOME"] = home
+            # The interpreter looks for libpython where it was built, and inside there is no linker cache to find it by.
+            python.binds[f"{_INSIDE}/library/{library.name}"] = library
+            python.environment["LD_LIBRARY_PATH"] = f"{_INSIDE}/library"
+    python.environment["PYTHONHOME"] = python_home
     for path in system:
-        if path.exists() and not any(path.is_relative_to(other) for other in found.binds.values()):
-            found.show(path)
+        if path.exists() and not any(path.is_relative_to(other) for other in python.binds.values()):
+            python.show(path)
     if sys.prefix != sys.base_prefix and not _private_below(environment := Path(sys.prefix).resolve()):
-        found.show(environment / "lib")  # some packages have their libraries beside `site-packages`
+        python.show(environment / "lib")  # some packages have their libraries beside `site-packages`
     for folder in _package_folders():
         if not _private_below(folder):
-            found.packages.append(found.show(folder))
-    return found
+            python.packages.append(python.show(folder))
+    return python
 
 
 def _package_folders() -> Iterator[Path]:
-    """Folders that Python imports installed packages from, by whatever way they came to its path.
+    """The folders of installed packages on `sys.path`, however they came there:
 
     `site-packages`, Debian's `dist-packages`, a user's own, those of `pip install --target`, PYTHONPATH and *.pth.
     """
@@ -271,20 +277,20 @@ def _package_folders() -> Iterator[Path]:
             yield folder
 
 
-def _hidden(path: Path) -> bool:
-    """Whether the path can't be used inside; the colon is Python's and the linker's own."""
-    return ":" in str(path) or any(path.is_relative_to(taken) for taken in _TAKEN)
+def _unusable_inside(path: Path) -> bool:
+    """Whether the path can't be used inside. A colon separates paths for Python and for the linker."""
+    return ":" in str(path) or any(path.is_relative_to(taken) for taken in _OCCUPIED)
 
 
 def _private_below(folder: Path) -> bool:
-    """Whether the folder holds a home or the project: such a folder is never shown."""
+    """Whether the home, the project or one of its folders lies in the folder: such a folder is never shown."""
     private = (Path.home(), places.project().root, places.submissions(), places.store(), places.published())
     return any(path.resolve().is_relative_to(folder) for path in private)
 
 
 @dataclass(frozen=True)
 class Unable:
-    """Why no sandbox starts here, and what would help; both in words."""
+    """Why no sandbox starts on this machine (`cause`), and what would help (`advice`)."""
 
     cause: str
     advice: str
@@ -295,7 +301,7 @@ class Unable:
 
 @cache
 def probe() -> Launcher | Unable:
-    """Start a sandbox as it will be started, in every way that may work here; or say why none does."""
+    """The first way to start a sandbox that works here, or why the preferred one does not; found by starting them."""
     if sys.platform != "linux":
         return Unable(
             f"there is no sandbox on {platform.system()}", "run Leakboard on Linux, in a virtual machine, say"
@@ -306,7 +312,7 @@ def probe() -> Launcher | Unable:
     if shutil.which("bwrap") is None:
         return Unable("bubblewrap is not installed", "install it (apt-get install bubblewrap)")
     ways = [(True, True), (True, False)]
-    if os.geteuid() == 0:  # as root, a user of its own binds what a user namespace does not: the number of processes
+    if os.geteuid() == 0:  # prefer a user of its own: it limits the number of processes, which a namespace does not
         ways = [(False, True), *ways[:1], (False, False), *ways[1:]]
     reasons = []
     for user_namespace, proc in ways:
@@ -319,6 +325,7 @@ def probe() -> Launcher | Unable:
 
 
 def _try(launcher: Launcher) -> Unable | None:
+    """Start a sandbox this way; None if it works: PyTorch is visible inside, and the user is not root."""
     with tempfile.TemporaryFile() as errors:
         try:
             process, control = _start(launcher, _config(Limits(), launcher.uid(0), [], [], probe=True), errors.fileno())
@@ -333,54 +340,54 @@ def _try(launcher: Launcher) -> Unable | None:
         process.kill()
         process.wait()
         errors.seek(0)
-        said = " ".join(errors.read().decode(errors="replace").split())
+        output = " ".join(errors.read().decode(errors="replace").split())
     try:
-        found = json.loads(answer)
+        report = json.loads(answer)
     except ValueError:
-        return _why(said)
-    if not found["torch"]:
-        return _unseen()
-    return None if found["uid"] != 0 else Unable("the sandbox would run as root", "run Leakboard as another user")
+        return _why_not(output)
+    if not report["torch"]:
+        return _why_no_torch()
+    return None if report["uid"] != 0 else Unable("the sandbox would run as root", "run Leakboard as another user")
 
 
-def _why(said: str) -> Unable:
-    """What keeps bubblewrap from working, by its last words and the system's settings."""
-    words = printable(said[-300:], 300) or "it gave no answer"
-    if "No module named 'benchmark'" in said:
+def _why_not(output: str) -> Unable:
+    """What keeps bubblewrap from working, judged by its output and by settings of the kernel."""
+    excerpt = printable(output[-300:], 300) or "it gave no answer"
+    if "No module named 'benchmark'" in output:
         return Unable(
             f"the sandbox's user can't read {_PACKAGE}", f"let it: chmod -R go+rX {shlex.quote(str(_PACKAGE))}"
         )
-    if "Unknown option" in said:
-        return Unable(f"bubblewrap is installed, but too old ({words})", "install version 0.8 or a newer one")
-    if not re.search("(?i)namespace|uid map|denied|permi|RTM_NEWADDR", said):
-        return Unable(f"bubblewrap is installed, but fails ({words})", "try it alone: bwrap --ro-bind / / true")
-    user = os.geteuid() != 0
+    if "Unknown option" in output:
+        return Unable(f"bubblewrap is installed, but too old ({excerpt})", "install version 0.8 or a newer one")
+    if not re.search("(?i)namespace|uid map|denied|permi|RTM_NEWADDR", output):
+        return Unable(f"bubblewrap is installed, but fails ({excerpt})", "try it alone: bwrap --ro-bind / / true")
+    unprivileged = os.geteuid() != 0
     settings = (
         ("user.max_user_namespaces", "0", "15000", True),
-        ("kernel.unprivileged_userns_clone", "0", "1", user and not _container()),
-        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0", user and not _container()),
+        ("kernel.unprivileged_userns_clone", "0", "1", unprivileged and not _container()),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0", unprivileged and not _container()),
     )
     for name, forbids, allows, applies in settings:
         if applies and _setting(name) == forbids:
-            by = "AppArmor forbids" if "apparmor" in name else "the system forbids"
+            who = "AppArmor forbids" if "apparmor" in name else "the system forbids"
             profile = "give bwrap an AppArmor profile with `userns,`, or: " if "apparmor" in name else ""
             return Unable(
-                f"bubblewrap is installed, but {by} user namespaces: {name} = {forbids} ({words})",
+                f"bubblewrap is installed, but {who} user namespaces: {name} = {forbids} ({excerpt})",
                 f"{profile}sudo sysctl -w {name}={allows}",
             )
     if _container():
         return Unable(
-            f"bubblewrap is installed, but this container's seccomp filter or AppArmor profile forbids namespaces ({words})",
+            f"bubblewrap is installed, but this container's seccomp filter or AppArmor profile forbids namespaces ({excerpt})",
             "start the container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined",
         )
     return Unable(
-        f"bubblewrap is installed, but AppArmor or a seccomp filter (a container's, say) forbids namespaces ({words})",
+        f"bubblewrap is installed, but AppArmor or a seccomp filter (a container's, say) forbids namespaces ({excerpt})",
         "allow user namespaces to bwrap",
     )
 
 
-def _unseen() -> Unable:
-    """Why PyTorch is not among what a sandbox sees."""
+def _why_no_torch() -> Unable:
+    """Why a sandbox does not see PyTorch."""
     spec = importlib.util.find_spec("torch")
     folder = Path(next(iter(spec.submodule_search_locations or [""]))).parent if spec else Path()
     own = "install it with Leakboard into a virtual environment"
@@ -396,7 +403,7 @@ def _unseen() -> Unable:
 
 
 def _setting(name: str) -> str:
-    """A setting of the kernel; "" where it has none of this name."""
+    """A sysctl setting of the kernel; "" if there is none of this name."""
     try:
         return Path("/proc/sys", *name.split(".")).read_text("ascii", "replace").strip()
     except OSError:
@@ -404,49 +411,58 @@ def _setting(name: str) -> str:
 
 
 def _container() -> bool:
-    """Whether this is a container, by the marks that they leave."""
+    """Whether this process runs in a container, judged by files and variables that container engines leave."""
     marks = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
     return "container" in os.environ or any(Path(mark).exists() for mark in marks)
 
 
 def _config(limits: Limits, uid: int, libraries: list[str], devices: list[str], *, probe: bool) -> dict[str, Any]:
+    """The zygote's configuration; with `probe` it reports what it sees, and ends."""
     numbers = ("memory_mb", "processes", "files", "scratch_mb", "seconds")
     own = {name: int(getattr(limits, name)) for name in numbers}
     return {**own, "uid": uid, "libraries": libraries, "devices": devices, "probe": probe}
 
 
 def _start(launcher: Launcher, config: dict[str, Any], log: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a zygote; it must be the main thread that does, for the sandbox dies with the thread."""
-    mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """Start a sandbox; returns bubblewrap's process and the control socket of the zygote.
+
+    To be called from the main thread: the sandbox dies with the thread that started it.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     program = seccomp_filter(platform.machine())
     assert program is not None
-    with its, tempfile.TemporaryFile() as filter_file:
+    with theirs, tempfile.TemporaryFile() as filter_file:
         filter_file.write(program)
         filter_file.flush()
         filter_file.seek(0)
-        fds = (its.fileno(), filter_file.fileno())
+        fds = (theirs.fileno(), filter_file.fileno())
         command = launcher.command(fds[0], config, fds[1])
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds, start_new_session=True, env={}
             | {"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
         )  # fmt: skip
-    return process, mine
+    return process, ours
 
 
 # --- One sandbox, one piece of work -----------------------------------------------------------------
 
 
 class Sandbox:
-    """A warm process that serves one entry at a time. Its watchdog kills all of it when a limit is broken."""
+    """A sandbox with a warm process that serves one entry at a time.
+
+    A watchdog thread kills it when a limit is broken.
+    """
 
     _slots = itertools.count(1)
 
     def __init__(self, launcher: Launcher, limits: Limits, libraries: Collection[str], device: str) -> None:
         self.limits, self.libraries = limits, frozenset(libraries)
         self.entry = ""
-        """Whom it serves now, or served last."""
+        """The entry that it serves now, or served last."""
         self.cause: Fault | None = None
+        """Why it was killed; None while it runs."""
         self.ended: dict[int, int] = {}
+        """Wait status of the forks that ended, by number."""
         self.open: dict[int, Session] = {}
         self._number, self._clean = 0, 0
         self._cleaned = threading.Condition()
@@ -465,25 +481,25 @@ class Sandbox:
         return self.cause is None and self.process.poll() is None
 
     def session(self) -> Session:
-        """Fork for one piece of work."""
-        mine, its = socket.socketpair()
+        """Request a fork for one piece of work."""
+        ours, theirs = socket.socketpair()
         reader, log = os.pipe()
         self._number += 1
-        session = Session(self, self._number, mine, reader)
-        with its, self._lock:
+        session = Session(self, self._number, ours, reader)
+        with theirs, self._lock:
             self.open[session.number] = session
             try:
-                socket.send_fds(self.control, [b"F%d" % session.number], [its.fileno(), log])
+                socket.send_fds(self.control, [b"F%d" % session.number], [theirs.fileno(), log])
             except OSError:
-                pass  # it is dead; the first call says of what
+                pass  # the sandbox is dead; the first call of the session raises the cause
             finally:
                 os.close(log)
         return session
 
-    def forks(self, session: Session) -> bool:
-        """Wait for the fork. False where the sandbox is gone before: what it died of was not this piece of work."""
+    def wait_for_fork(self, session: Session) -> bool:
+        """Wait for a session's fork. False if the sandbox died before it: then this piece of work is not the cause."""
         end = time.monotonic() + _STARTS
-        while not session.forked.wait(_BEAT):
+        while not session.forked.wait(_WATCH_INTERVAL):
             if not self.alive:
                 return False
             if time.monotonic() > end:
@@ -492,15 +508,16 @@ class Sandbox:
         return True
 
     def end(self, session: Session) -> None:
+        """Have the fork of a session killed."""
         with self._lock:
             if self.open.pop(session.number, None) is not None:
                 with contextlib.suppress(OSError):
                     self.control.send(b"E%d" % session.number)
 
-    def rested(self) -> bool:
-        """Whether nothing of the last piece of work is left: its processes ended and its scratch wiped.
+    def wait_until_clean(self) -> bool:
+        """Wait until no process and no file of the last piece of work is left. False if it can't serve another one.
 
-        The process that forks says so. One that does not answer, for it was stopped by what it forked, is killed.
+        The zygote reports it. A sandbox whose zygote does not, for a fork may have stopped it, is killed.
         """
         with self._cleaned:
             if not self._cleaned.wait_for(lambda: self._clean == self._number or not self.alive, _WIPE):
@@ -508,7 +525,7 @@ class Sandbox:
         return self.alive and not self.open
 
     def kill(self, cause: Fault | None = None) -> None:
-        """End the sandbox and everything in it."""
+        """Kill the sandbox and every process in it; the first `cause` counts."""
         self.cause = self.cause or cause or Fault("failed", "the sandbox was closed")
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
@@ -521,11 +538,11 @@ class Sandbox:
         self.log.close()
 
     def why(self, session: Session) -> Fault:
-        """Why a session's process is gone."""
+        """The reason why a session's process is gone, as a Fault."""
         for _ in range(20):
             if self.cause is not None or session.number in self.ended or self.process.poll() is not None:
                 break
-            time.sleep(_BEAT)
+            time.sleep(_WATCH_INTERVAL)
         if self.cause is not None:
             return Fault(self.cause.status, str(self.cause))
         status = self.ended.get(session.number)
@@ -539,15 +556,15 @@ class Sandbox:
         return Fault("failed", f"its process ended with exit code {os.waitstatus_to_exitcode(status)}")
 
     def _watch(self) -> None:
-        """The watchdog: drains what is printed, and looks at time and memory every beat while a fork is at work."""
-        looked = 0.0
+        """The watchdog: reads the output, and checks time and memory at intervals while a piece of work is open."""
+        last_check = 0.0
         while self.process.poll() is None:
             with self._lock:
                 tails = [self.log, *(s.log for s in self.open.values())]
                 working = bool(self.open)
             watched: list[Any] = [self.control, *(t for t in tails if not t.done)]
-            try:  # at rest nothing of a submission runs; a new fork reports itself, which ends the wait
-                ready, _, _ = select.select(watched, [], [], _BEAT if working else _REST)
+            try:  # while idle nothing of a submission runs; the report of a new fork ends the wait
+                ready, _, _ = select.select(watched, [], [], _WATCH_INTERVAL if working else _IDLE_INTERVAL)
             except (OSError, ValueError):  # a session was closed between two lines
                 continue
             for tail in ready:
@@ -556,12 +573,12 @@ class Sandbox:
                     if tail.total > self.limits.output_mb << 20:
                         self.kill(Fault("failed", f"printed more than {self.limits.output_mb} MB"))
                 else:
-                    self._report()
-            if working and time.monotonic() - looked > _BEAT:
-                self._look()
-                looked = time.monotonic()
+                    self._read_report()
+            if working and time.monotonic() - last_check > _WATCH_INTERVAL:
+                self._enforce_limits()
+                last_check = time.monotonic()
 
-    def _report(self) -> None:
+    def _read_report(self) -> None:
         try:
             text = self.control.recv(1000, socket.MSG_DONTWAIT)
             report = json.loads(text)
@@ -578,60 +595,63 @@ class Sandbox:
                 self.ended[int(report["ended"])] = int(report["status"])
         except BlockingIOError:
             return
-        except (OSError, ValueError, KeyError, TypeError):  # closed, or not the zygote's own words any more
+        except (OSError, ValueError, KeyError, TypeError):  # closed, or no report of the zygote's
             self.kill(Fault("failed", "the sandbox ended"))
 
-    def _look(self) -> None:
+    def _enforce_limits(self) -> None:
         with self._lock:
             sessions = list(self.open.values())
         for session in sessions:
             if session.busy > self.limits.seconds:
                 self.kill(Fault("timeout", f"more than {self.limits.seconds} s"))
-        tree = list(_tree(self.process.pid))
-        if len(tree) > self.limits.processes + 3:  # bubblewrap twice, and the zygote
+        pids = list(_tree(self.process.pid))
+        if len(pids) > self.limits.processes + 3:  # bubblewrap has two, and the zygote is one
             self.kill(Fault("failed", f"more than {self.limits.processes} processes"))
         limit = self.limits.memory_mb << 20
-        # Forks share memory with the zygote, which the quick sum counts once for each: it is an upper bound.
-        if sum(map(_own_memory, tree)) > limit and sum(map(_share_of_memory, tree)) > limit:
+        # The quick sum counts memory that forks share with the zygote once for each fork: it is an upper bound.
+        if sum(map(_own_memory, pids)) > limit and sum(map(_share_of_memory, pids)) > limit:
             self.kill(Fault("out-of-memory", f"more than {self.limits.memory_mb} MB"))
 
 
 class Session:
-    """One piece of work in a fork of a sandbox. Whatever goes wrong on the other side is a `Fault`."""
+    """One piece of work in a fork of a sandbox. Whatever goes wrong on the other side is raised as a `Fault`."""
 
     def __init__(self, sandbox: Sandbox, number: int, stream: socket.socket, log: int) -> None:
         self.sandbox, self.number, self.log = sandbox, number, Tail(log)
         self.forked = threading.Event()
         self.advise: Callable[[RemoteError], str] = lambda error: ""
-        """What helps against an error of the other side; said with it."""
+        """Gives the hint that is shown with an error of the other side; "" for none."""
         self._spent, self._since = 0.0, 0.0
         self._channel = _Timed(stream, self)
 
     @property
     def handlers(self) -> dict[str, Handler]:
-        """What answers the other side's calls, by name."""
+        """The functions that answer the other side's calls, by name."""
         return self._channel.handlers
 
     @handlers.setter
     def handlers(self, handlers: dict[str, Handler]) -> None:
         self._channel.handlers = handlers
 
-    def accept(self, most: int) -> None:
-        """Take no message with more bytes of arrays."""
-        self._channel.most = most
+    def limit_payload(self, n: int) -> None:
+        """Accept no message with more than n bytes of tensors."""
+        self._channel.max_payload = n
 
     @property
     def busy(self) -> float:
-        """Seconds that the judge has waited for it, so far."""
+        """Seconds that the judge has waited for the other side so far."""
         since = self._since
         return self._spent + (time.monotonic() - since if since else 0.0)
 
     def call(self, do: str, meta: Meta | None = None, tensors: Mapping[str, Tensor] | None = None) -> Message:
-        """Raises Fault; what our own handlers raise passes through."""
+        """Call a handler of the other side (`Channel.call`).
+
+        Raises Fault; what this side's own handlers raise passes through.
+        """
         try:
             return self._channel.call(do, meta, tensors)
         except RemoteError as error:
-            text = said(error.kind, error.text, error.at, self.advise(error))
+            text = error_line(error.kind, error.text, error.at, self.advise(error))
             if self.sandbox.cause is not None:
                 raise self._blame(self.sandbox.why(self)) from None
             if error.kind == "MemoryError" or out_of_memory(RuntimeError(error.text)):
@@ -650,6 +670,7 @@ class Session:
         self.log.close()
 
     def waiting(self, on: bool) -> None:
+        """Start or stop the clock of `busy`."""
         now = time.monotonic()
         if on:
             self._since = now
@@ -658,7 +679,8 @@ class Session:
             self._since = 0.0
 
     def _blame(self, fault: Fault) -> Fault:
-        time.sleep(_BEAT / 2)  # the last words may still be in the pipe
+        """The fault, with the last lines of the output as its log."""
+        time.sleep(_WATCH_INTERVAL / 2)  # the last output may still be on its way into the pipe
         self.log.drain()
         return Fault(fault.status, str(fault), self.log.text(), refused=fault.refused)
 
@@ -686,7 +708,7 @@ class _Timed(Channel):
 
 
 class Tail:
-    """The last of what was printed into a pipe, and how much it was."""
+    """The end of the output that is written to a pipe, and its total number of bytes."""
 
     def __init__(self, reader: int) -> None:
         self.total, self.done = 0, False
@@ -699,7 +721,7 @@ class Tail:
 
     def drain(self) -> None:
         with self._lock:
-            for _ in range(64):  # a flood must not hold the watchdog
+            for _ in range(64):  # endless output must not keep the watchdog from its checks
                 if self.done:
                     return
                 try:
@@ -710,10 +732,10 @@ class Tail:
                     more = b""
                 self.done = not more
                 self.total += len(more)
-                self._last = (self._last + more)[-_TAIL:]
+                self._last = (self._last + more)[-_TAIL_BYTES:]
 
     def text(self, lines: int = 20, characters: int = 2000) -> str:
-        """The last lines, escaped."""
+        """The last lines, made safe to print."""
         last = self._last.decode(errors="replace").splitlines()[-lines:]
         return "\n".join(printable(line, 500) for line in last)[-characters:]
 
@@ -726,7 +748,7 @@ class Tail:
 
 
 def _tree(pid: int) -> Iterator[int]:
-    """A process and all that descend from it."""
+    """The ids of a process and of all its descendants."""
     yield pid
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -735,12 +757,12 @@ def _tree(pid: int) -> Iterator[int]:
 
 
 def _own_memory(pid: int) -> int:
-    """Bytes of a process that no file backs, shared ones too."""
+    """Bytes of memory of a process that no file backs; shared memory counts in full."""
     return _kilobytes(f"/proc/{pid}/status", ("RssAnon:", "RssShmem:")) * 1024
 
 
 def _share_of_memory(pid: int) -> int:
-    """Bytes of a process that no file backs; what n processes share counts a nth for each."""
+    """Bytes of memory of a process that no file backs; memory that n processes share counts 1/n for each."""
     try:
         return _kilobytes(f"/proc/{pid}/smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) * 1024
     except PermissionError:
@@ -749,7 +771,7 @@ def _share_of_memory(pid: int) -> int:
 
 def _kilobytes(file: str, names: tuple[str, ...]) -> int:
     try:
-        lines = Path(file).read_text("utf-8", "replace").split("\n")  # a process gives itself any name
+        lines = Path(file).read_text("utf-8", "replace").split("\n")  # a process may give itself any name
     except (FileNotFoundError, ProcessLookupError):  # it has ended
         return 0
     return sum(int(line.split()[1]) for line in lines if line.startswith(names))
@@ -760,17 +782,17 @@ def _kilobytes(file: str, names: tuple[str, ...]) -> int:
 
 @dataclass
 class Sandboxes:
-    """The sandboxes of one process. An entry shares none while it works; one that is wiped may serve another next.
+    """The sandboxes of one worker. A sandbox serves one entry at a time; once it is clean it may serve another.
 
-    The process that forks never runs an entry's code, so that all it carries over is the libraries it has loaded.
+    The zygote never runs an entry's code, so that it carries over nothing but the libraries that it has loaded.
     """
 
     launcher: Launcher
     limits: Limits
     device: str
-    most: int = 24
+    max_warm: int = 24
     warm: list[Sandbox] = field(default_factory=list)
-    """In the order of their last use."""
+    """In the order of their last use, the latest at the end."""
     starting: float = 0.0
     """Seconds that starts and forks have taken so far."""
     _sessions: list[Session] = field(default_factory=list)
@@ -778,35 +800,36 @@ class Sandboxes:
     def session(self, entry: str, libraries: Collection[str]) -> Session:
         """Fork a sandbox that serves `entry` (its id and source) alone and has loaded these libraries."""
         since = time.monotonic()
-        for _ in range(2):  # what can't be cleaned after one piece of work takes the sandbox with it
+        for _ in range(2):  # a sandbox that can't be cleaned ends, and may do so only now: then another one is tried
             sandbox = self._sandbox(entry, frozenset(libraries))
             session = sandbox.session()
             self._sessions.append(session)
-            if sandbox.forks(session):
+            if sandbox.wait_for_fork(session):
                 break
         self.starting += time.monotonic() - since
         return session
 
     def _sandbox(self, entry: str, libraries: frozenset[str]) -> Sandbox:
-        for gone in [s for s in self.warm if not s.alive]:
-            self.warm.remove(gone)
-            gone.close()
-        able = [s for s in self.warm if s.libraries >= libraries and (s.entry == entry or not s.open)]
-        able.sort(key=lambda s: (s.entry != entry, len(s.libraries)))
-        found = next((s for s in able if s.open or s.rested()), None)
-        if found is None:
-            for sandbox in [s for s in self.warm if not s.open][: max(0, len(self.warm) - self.most + 1)]:
+        """A warm sandbox that may serve the entry, its own before another's; else a new one."""
+        for dead in [s for s in self.warm if not s.alive]:
+            self.warm.remove(dead)
+            dead.close()
+        usable = [s for s in self.warm if s.libraries >= libraries and (s.entry == entry or not s.open)]
+        usable.sort(key=lambda s: (s.entry != entry, len(s.libraries)))
+        chosen = next((s for s in usable if s.open or s.wait_until_clean()), None)
+        if chosen is None:
+            for sandbox in [s for s in self.warm if not s.open][: max(0, len(self.warm) - self.max_warm + 1)]:
                 self.warm.remove(sandbox)
                 sandbox.close()
-            found = Sandbox(self.launcher, self.limits, libraries, self.device)
+            chosen = Sandbox(self.launcher, self.limits, libraries, self.device)
         else:
-            self.warm.remove(found)
-        found.entry = entry
-        self.warm.append(found)
-        return found
+            self.warm.remove(chosen)
+        chosen.entry = entry
+        self.warm.append(chosen)
+        return chosen
 
     def end_sessions(self) -> None:
-        """At the end of a job nothing of a submission runs on."""
+        """End all forks: after a job nothing of a submission runs on."""
         for session in self._sessions:
             session.close()
         self._sessions.clear()
@@ -819,18 +842,21 @@ class Sandboxes:
 
 
 def launcher(mode: str = "auto") -> Launcher:
-    """The way that works here. Raises UserError, which says how to do without for this mode of isolation."""
-    found = probe()
-    if not isinstance(found, Launcher):
+    """How to start a sandbox on this machine.
+
+    Raises UserError where it is impossible, with the way out for this mode.
+    """
+    way = probe()
+    if not isinstance(way, Launcher):
         trust = "for files that you have read yourself, add --trust"
-        instead = f"leave --isolation always out and, {trust}" if mode == "always" else trust
-        helps = f"{found.advice}; or {instead}"
-        raise UserError(f"isolation: expected a working bubblewrap, given: {found.cause}; {helps}")
-    return found
+        alternative = f"leave --isolation always out and, {trust}" if mode == "always" else trust
+        advice = f"{way.advice}; or {alternative}"
+        raise UserError(f"isolation: expected a working bubblewrap, given: {way.cause}; {advice}")
+    return way
 
 
 def most_warm(workers: int) -> int:
-    """How many sandboxes a worker may keep warm: half of the machine's memory for all of them."""
+    """How many sandboxes each of `workers` processes may keep warm: together they take at most half of the memory."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):

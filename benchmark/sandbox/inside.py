@@ -1,7 +1,7 @@
-"""Inside the sandbox: one fork does one piece of work of one entry, for the judge at the other end.
+"""The sandbox's side: one fork does one piece of work of one entry, at the judge's calls.
 
-It holds what the judge sent and nothing else. Whatever it does, it can only send frames, which the
-judge checks: nothing here is trusted by the other side.
+The process holds nothing but what the judge sent. The submission may change any of it, but can only send frames: the
+judge checks them and trusts nothing here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-import numpy.ctypeslib  # noqa: F401  safetensors takes it at the first reply: once here, not in every fork
+import numpy.ctypeslib  # noqa: F401  safetensors imports it at the first reply: here once, instead of in every fork
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from benchmark.sandbox.wire import QUERY_BYTES, QUERY_IMAGES, Channel, Closed, M
 
 
 def warm_up() -> None:
-    """What PyTorch sets up at a first call, done once for all forks: kernels, autograd, an optimizer where it is loaded."""
+    """Run once for all forks what PyTorch sets up at a first call: kernels, autograd, an optimizer if it is loaded."""
     network = networks.build("small_cnn", 10, (1, 8, 8), 0)
     x, y = torch.rand(64, 1, 8, 8), torch.zeros(64).long()
     with torch.no_grad():
@@ -46,7 +46,7 @@ def warm_up() -> None:
 
 def serve(stream: socket.socket) -> None:
     """Answer the judge's calls until it hangs up."""
-    torch.seed()  # forks inherit one state: what is drawn without a seed must not look as if it had one
+    torch.seed()  # forks inherit one random state: unseeded draws must not repeat, or they would pass as reproducible
     random.seed()
     work = _Work(Channel(stream))
     channel = work.channel
@@ -61,7 +61,7 @@ def serve(stream: socket.socket) -> None:
         except Closed:
             return
         except BaseException as error:
-            # SystemExit and KeyboardInterrupt too: they are this piece of work's failure, as in the judge's process.
+            # SystemExit and KeyboardInterrupt too: like any error, they fail this piece of work alone.
             if not own_line(error)[0] and not isinstance(error, PermissionError | ValueError | RemoteError):
                 traceback.print_exc()
                 sys.stderr.flush()
@@ -69,17 +69,17 @@ def serve(stream: socket.socket) -> None:
 
 
 def _locate(error: BaseException) -> tuple[str, str]:
-    """Where in the entry's file it was; the way there is printed for the log."""
+    """The place in the entry's file where an error arose, and that line; the traceback is printed for the log."""
     if way := trace(error):
         print(way.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
     return own_line(error)
 
 
 class RemoteTarget(Target):
-    """A target that the judge holds; it answers what the attack's access allows."""
+    """Stand-in for a target that the judge holds. The judge enforces the attack's access."""
 
-    def __init__(self, work: _Work, name: int) -> None:
-        self._work, self._name = work, name
+    def __init__(self, work: _Work, number: int) -> None:
+        self._work, self._number = work, number
 
     def labels(self, x: Tensor) -> Tensor:
         return self._ask("labels", _images(x))
@@ -88,26 +88,28 @@ class RemoteTarget(Target):
         return self._ask("log_posteriors", _images(x))
 
     def _ask(self, what: str, x: Tensor) -> Tensor:
-        """In pieces that the judge takes; nearly always it is one."""
+        """Ask in pieces within the judge's limits on a message; usually it is one piece."""
         size = QUERY_BYTES // 2 // max(1, x[:1].numel() * x.element_size())
         pieces = x.split(max(1, min(QUERY_IMAGES, size))) if x.ndim else (x,)
-        answers = [self._work.ask(what, {"target": self._name}, {"x": piece})["value"] for piece in pieces]
+        answers = [self._work.ask(what, {"target": self._number}, {"x": piece})["value"] for piece in pieces]
         return torch.cat(answers) if len(answers) > 1 else answers[0]
 
     def white_box(self) -> nn.Module:
-        state = self._work.ask("white_box", {"target": self._name})
+        state = self._work.ask("white_box", {"target": self._number})
         network = self._work.build(0)
         network.load_state_dict(state)
         return network.eval().to(self._work.device)
 
 
 class _Work:
-    """One instance of the entry and what it is working on."""
+    """One instance of the entry, and the handlers of the judge's calls (`_open`, `_fit`, ..., one for each name)."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.makers: list[Callable[[], Tensors]] = []
-        self.queried: Predict | None = None
+        """What the entry asked to have stored and has not made yet; the judge calls the last one back with `make`."""
+        self.predict: Predict | None = None
+        """What `query` asks: the served network, the guard, or a stolen copy."""
         names = (
             "open", "fit", "answer", "choice", "train", "serve", "prepare", "guard", "claims", "query", "make",
         )  # fmt: skip
@@ -117,7 +119,7 @@ class _Work:
         return self.call(do, meta, tensors)[1]
 
     def call(self, do: str, meta: Meta, tensors: Tensors | None = None) -> Message:
-        """Call the judge; its refusals arrive as the exceptions that they are in its own process."""
+        """Call the judge. Its refusals are raised as the exceptions that code in its own process would get."""
         try:
             return self.channel.call(do, meta, tensors)
         except RemoteError as error:
@@ -128,7 +130,7 @@ class _Work:
         return networks.build(self.architecture, self.classes, self.shape, seed)
 
     def _open(self, meta: Meta, _: Tensors) -> Message:
-        """Load the entry's file and make its one object."""
+        """Load the entry's source and create the one instance of its class."""
         self.device = torch.device(meta["device"])
         self.architecture, self.classes, self.shape = meta["architecture"], meta["classes"], tuple(meta["shape"])
         self.simple = meta["simple"]
@@ -150,10 +152,10 @@ class _Work:
         return {}, {}
 
     def _answer(self, meta: Meta, tensors: Tensors) -> Message:
-        found = self.attacker.answer(*self._arguments(meta, tensors))
-        if isinstance(found, Tensor):
-            return {}, {"value": found}
-        self.queried = found
+        result = self.attacker.answer(*self._arguments(meta, tensors))
+        if isinstance(result, Tensor):
+            return {}, {"value": result}
+        self.predict = result
         return {"network": True}, {}
 
     def _choice(self, meta: Meta, _: Tensors) -> Message:
@@ -170,7 +172,7 @@ class _Work:
         return lambda: self.build(node["builder"]).to(self.device)
 
     def _references(self, models: int, x: Tensor) -> Tensor:
-        """In pieces whose answers the judge sends."""
+        """Answers (m, n, k) of the reference models, asked for in pieces whose answers fit into a message."""
         x = _images(x)
         size = min(QUERY_BYTES // 2 // max(1, x[:1].numel() * 4), QUERY_BYTES // (8 * models * self.classes))
         pieces = x.split(max(1, min(QUERY_IMAGES, size))) if x.ndim else (x,)
@@ -185,7 +187,7 @@ class _Work:
 
     def _serve(self, meta: Meta, tensors: Tensors) -> Message:
         state = {name.removeprefix("state."): t for name, t in tensors.items() if name.startswith("state.")}
-        self.queried = self.defender.serve(self._training(meta["training"], tensors, 0), state)
+        self.predict = self.defender.serve(self._training(meta["training"], tensors, 0), state)
         return {}, {}
 
     def _prepare(self, meta: Meta, tensors: Tensors) -> Message:
@@ -193,7 +195,7 @@ class _Work:
 
     def _guard(self, meta: Meta, tensors: Tensors) -> Message:
         context = Context(key=bytes.fromhex(meta["key"]), device=self.device, remember=self._remember)
-        self.queried = self.defender.guard(self._before, tensors, context)
+        self.predict = self.defender.guard(self._before, tensors, context)
         return {}, {}
 
     def _claims(self, meta: Meta, tensors: Tensors) -> Message:
@@ -201,8 +203,8 @@ class _Work:
         return {name: value for name, value in vars(claims).items() if value is not None}, {}
 
     def _query(self, _: Meta, tensors: Tensors) -> Message:
-        assert self.queried is not None
-        value = self.queried(tensors["x"])
+        assert self.predict is not None
+        value = self.predict(tensors["x"])
         if not isinstance(value, Tensor):
             raise ValueError(f"expected log-posteriors as a tensor, given {type(value).__name__}")
         return {}, {"value": value}
@@ -225,7 +227,7 @@ class _Work:
             seed=meta["seed"],
             uses=frozenset(meta["uses"]),
             device=self.device,
-            artifact=partial(self._made, "artifact", {"training": number}),
+            artifact=partial(self._stored, "artifact", {"training": number}),
             pretrained=lambda name: self.call("pretrained", {"training": number, "name": name}),
         )
 
@@ -233,12 +235,12 @@ class _Work:
         return self.ask("before", {}, {"x": x})["value"]
 
     def _remember(self, name: str, x: Tensor, make: Callable[[], Tensor]) -> Tensor:
-        return self._made("remember", {}, name, lambda: {"value": make()}, {"x": x})["value"]
+        return self._stored("remember", {}, name, lambda: {"value": make()}, {"x": x})["value"]
 
-    def _made(
+    def _stored(
         self, do: str, meta: Meta, name: str, make: Callable[[], Tensors], tensors: Tensors | None = None
     ) -> Tensors:
-        """What the judge's store has under this name; where it has nothing it calls back for `make`."""
+        """The tensors of this name in the judge's store. If there are none, the judge calls `make` back (`_make`)."""
         self.makers.append(make)
         try:
             return self.ask(do, {"name": name, **meta}, tensors)
@@ -247,7 +249,10 @@ class _Work:
 
 
 def _images(x: Any) -> Tensor:
-    """As a target in the judge's process takes them."""
+    """Images in the form that a target in the judge's process takes: detached, float32, on the CPU.
+
+    Raises ValueError.
+    """
     if not isinstance(x, Tensor):
         raise ValueError(f"expected images (n, c, h, w), given {type(x).__name__}")
     return x.detach().to("cpu", torch.float32)

@@ -1,7 +1,7 @@
-"""Runs a submission's code in this process: what the judge, or the sandbox for it, asks of an entry.
+"""Runs a submission's code in this process, which is the judge's or that of a sandbox.
 
-`Defender` and `Attacker` are the whole of what crosses to a submission; `remote.py` has the same two for
-code that runs in a sandbox.
+`Defender` and `Attacker` hold every call that is made to a submission. `remote.py` has the same two classes for code
+that runs in a sandbox.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ Tensors = dict[str, Tensor]
 
 
 class Defender:
-    """A defense at work."""
+    """The calls to one instance of a defense.
+
+    What it raises passes through; a value of the wrong type raises ValueError.
+    """
 
     def __init__(self, defense: Defense, device: torch.device) -> None:
         self.defense, self.device = defense, device
 
     def train(self, trainings: Sequence[TrainingRun]) -> list[Tensors]:
-        """The trained weights of each training; several trainings train as one ensemble."""
+        """The state dict of the trained network of each training; several trainings are trained as one ensemble."""
         defense = self.defense
         if len(trainings) > 1:
             cls = type(defense)
@@ -42,18 +45,20 @@ class Defender:
         return [dict(n.state_dict()) for n in networks]
 
     def serve(self, training: TrainingRun, state: Tensors) -> Predict:
-        """The trained network as it answers. `training` holds no samples: structure needs none."""
+        """The predictor of the network with these weights. `training` holds no samples: the architecture needs none."""
         network = self.defense.network(training)
         network.load_state_dict(state)
         return raw(network, self.device)
 
     def prepare(self, predict: Predict, training: TrainingRun) -> Tensors:
+        """The state of a guard, prepared on `predict`, the stage before it."""
         state = self.defense.prepare(predict, training)
         if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
             raise ValueError(f"expected a dict of tensors from prepare, given {type(state).__name__}")
         return state
 
     def guard(self, predict: Predict, state: Tensors, context: Context) -> Predict:
+        """The predictor of the guard, with its state, around `predict`."""
         return self.defense.guard(predict, state, context)
 
     def claims(self, training: TrainingRun) -> Claims:
@@ -64,7 +69,7 @@ class Defender:
 
 
 class Attacker:
-    """An attack at work: `fit`, and the one method of its kind. A network that this returns comes back as what it answers."""
+    """The calls to one instance of an attack: `fit`, and the one method of its kind."""
 
     def __init__(self, attack: Any, device: torch.device) -> None:
         self.attack, self.device = attack, device
@@ -72,17 +77,21 @@ class Attacker:
     def fit(self, knowledge: Knowledge) -> None:
         self.attack.fit(knowledge)
 
-    def answer(self, *given: Any) -> Any:
+    def answer(self, *arguments: Any) -> Any:
+        """The result of the kind's method: a tensor, or the predictor of a network.
+
+        Raises ValueError for other types.
+        """
         kind = ATTACKS[self.attack.task]
-        found = getattr(self.attack, kind.answer)(*given)
-        network = getattr(kind, kind.answer).__annotations__["return"] == "nn.Module"
-        if network and isinstance(found, nn.Module):
-            return raw(found, self.device)
-        if network or not isinstance(found, Tensor):
-            wanted = "network" if network else "tensor"
-            raise ValueError(f"expected a {wanted} from {kind.answer}, given {type(found).__name__}")
-        return found
+        result = getattr(self.attack, kind.answer)(*arguments)
+        is_network = getattr(kind, kind.answer).__annotations__["return"] == "nn.Module"
+        if is_network and isinstance(result, nn.Module):
+            return raw(result, self.device)
+        if is_network or not isinstance(result, Tensor):
+            expected = "network" if is_network else "tensor"
+            raise ValueError(f"expected a {expected} from {kind.answer}, given {type(result).__name__}")
+        return result
 
     def choice(self, name: str) -> str:
-        """What a property of the attack says, such as which network is to embed."""
+        """The value of a property by which the attack chooses, such as `embedding`."""
         return str(getattr(self.attack, name))

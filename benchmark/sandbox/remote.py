@@ -1,8 +1,8 @@
-"""A submission's code in a sandbox, as if it ran here: `submission.py`'s two classes by calls over the wire.
+"""The judge's side of a sandbox: the two classes of `local.py` again, by calls to a process that runs the submission.
 
-What the other side asks for is answered here by the objects that the judge holds: targets behind their
-access level, the stage before a guard, the store. What it returns is a frame of plain tensors; the judge
-holds its meaning to the contract wherever it came from.
+The submission's own calls are answered here, by the objects that the judge holds: targets behind their access level,
+the stage before a guard, the store. Its results arrive as plain tensors, and the judge checks them against the contract
+as it checks those of code that ran in its own process.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ from benchmark.sandbox.values import flatten
 from benchmark.sandbox.wire import QUERY_BYTES, QUERY_IMAGES, Message, Meta, Tensors, tensor
 
 Mode = Literal["auto", "always", "never"]
-"""Isolate what is not reviewed; everything; or nothing (`--trust`)."""
+"""Isolate the files that are not listed as reviewed; every file; or none (`--trust`)."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a submission is told about its scenario: the judge's network and the shape of the data."""
+    """What a submission is told about its scenario: the network's architecture, the shape of the data, the device."""
 
     architecture: str
     classes: int
     shape: tuple[int, int, int]
+    """Channels, height, width of an image."""
     simple: Mapping[str, Any]
-    """The data set's augmentation "simple"."""
+    """The data set's augmentation "simple": {"pad": pixels, "flip": bool}."""
     device: torch.device
 
 
@@ -62,15 +63,19 @@ class Isolation:
     """Decides where each entry's code runs, and runs it there."""
 
     def __init__(
-        self, mode: Mode = "auto", found: Launcher | None = None, limits: Limits | None = None, workers: int = 1
+        self,
+        mode: Mode = "auto",
+        known_launcher: Launcher | None = None,
+        limits: Limits | None = None,
+        workers: int = 1,
     ) -> None:
-        """`workers` processes share the machine's memory."""
+        """`known_launcher` saves a probe of the machine; `workers`: how many processes share its memory."""
         self.mode, self.limits = mode, limits or Limits()
-        self._launcher, self._workers = found, workers
+        self._launcher, self._workers = known_launcher, workers
         self._sandboxes: Sandboxes | None = None
 
     def where(self, entry: Entry) -> Where:
-        """Where this entry's code runs."""
+        """Where this entry's code runs: reviewed or trusted (in this process), or bubblewrap."""
         if self.mode == "never":
             return "reviewed" if entry.reviewed else "trusted"
         return "reviewed" if self.mode == "auto" and entry.reviewed else "bubblewrap"
@@ -88,8 +93,8 @@ class Isolation:
     def open(self, part: Part, setup: Setup) -> Session:
         """A fork of the entry's sandbox with one instance of its class. Raises UserError, Fault."""
         if self._sandboxes is None:
-            found = self._launcher or launcher(self.mode)
-            self._sandboxes = Sandboxes(found, self.limits, setup.device.type, most_warm(self._workers))
+            way = self._launcher or launcher(self.mode)
+            self._sandboxes = Sandboxes(way, self.limits, setup.device.type, most_warm(self._workers))
         entry = part.entry
         session = self._sandboxes.session(f"{entry.kind}/{entry.id}/{entry.source}", _preloaded(entry))
         session.advise = lambda error: hint(error.kind, error.text, error.line, entry)
@@ -112,7 +117,7 @@ class Isolation:
 
     @property
     def starting(self) -> float:
-        """Seconds that starts of sandboxes have taken so far: nobody's own time."""
+        """Seconds that starts of sandboxes have taken so far. No submission is charged for them."""
         return self._sandboxes.starting if self._sandboxes else 0.0
 
     def end_sessions(self) -> None:
@@ -126,18 +131,18 @@ class Isolation:
 
 
 def _preloaded(entry: Entry) -> list[str]:
-    """What a sandbox imports once for all forks, beside PyTorch; what is quick to import is left to the fork.
+    """The slow modules that a sandbox imports once for all forks, besides PyTorch; forks import the quick ones.
 
     PyTorch imports its compiler, which takes a second, at the first step of an optimizer and in `torch.func`.
     """
     trains = "training" in entry.stages or re.search(r"\boptim\b|torch\.func|Perceptron|\.fit\(", entry.text)
     slow = [n for n in entry.libraries if n.split(".")[0] not in {*sys.stdlib_module_names, "torch", "numpy"}]
-    few = [n for n in slow if len(n) <= 100][:100]  # a command line does not hold any number
+    few = [n for n in slow if len(n) <= 100][:100]  # a command line has a limited length
     return [*few, *(["torch._dynamo"] if trains else [])]
 
 
 def require(entries: Sequence[Entry], mode: Mode) -> Launcher | None:
-    """The way to isolate, where one of these entries needs it. Raises UserError where there is none."""
+    """How to isolate, or None if none of these entries needs it. Raises UserError where it is needed and impossible."""
     isolation = Isolation(mode)
     return launcher(mode) if any(isolation.where(e) == "bubblewrap" for e in entries) else None
 
@@ -146,7 +151,7 @@ def require(entries: Sequence[Entry], mode: Mode) -> Launcher | None:
 
 
 class RemoteDefender:
-    """`Defender` in a sandbox. Each method is a piece of work of its own."""
+    """`Defender` in a sandbox. Each method call runs in a fork of its own."""
 
     def __init__(self, isolation: Isolation, part: Part, setup: Setup) -> None:
         self._isolation, self._part, self._setup = isolation, part, setup
@@ -155,16 +160,16 @@ class RemoteDefender:
         session, meta, tensors = self._with_trainings(trainings)
         states = session.call("train", {"trainings": meta}, tensors)[1]
         session.close()
-        found: list[Tensors] = [{} for _ in trainings]
+        weights: list[Tensors] = [{} for _ in trainings]
         for name, value in states.items():
-            number, dot, inner = name.partition(".")
-            if not dot or not number.isdecimal() or int(number) >= len(trainings):
+            index, dot, parameter = name.partition(".")
+            if not dot or not index.isdecimal() or int(index) >= len(trainings):
                 raise ValueError(f"expected weights of {len(trainings)} networks, given {printable(name, 60)!r}")
-            found[int(number)][inner] = value
-        return found
+            weights[int(index)][parameter] = value
+        return weights
 
     def serve(self, training: TrainingRun, state: Tensors) -> Predict:
-        if self._part.entry.plain_network:  # weights alone: none of its code answers
+        if self._part.entry.plain_network:  # the entry has no code of its own that answers: its weights suffice
             network = training.build()
             try:
                 network.load_state_dict(state)
@@ -175,7 +180,7 @@ class RemoteDefender:
             return raw(network, self._setup.device)
         session, meta, tensors = self._with_trainings([training])
         session.call("serve", {"training": meta[0]}, tensors | {f"state.{n}": t for n, t in state.items()})
-        return _Served(session, self._setup.classes, 10 * CHUNK)
+        return _RemotePredictor(session, self._setup.classes, 10 * CHUNK)
 
     def prepare(self, predict: Predict, training: TrainingRun) -> Tensors:
         session, meta, tensors = self._with_trainings([training])
@@ -194,7 +199,7 @@ class RemoteDefender:
 
         session.handlers |= {"before": self._before(predict), "remember": remember}
         session.call("guard", {"key": context.key.hex()}, state)
-        return _Served(session, self._setup.classes, None)
+        return _RemotePredictor(session, self._setup.classes, None)
 
     def claims(self, training: TrainingRun) -> Claims:
         session, meta, tensors = self._with_trainings([training])
@@ -203,7 +208,7 @@ class RemoteDefender:
         return _claims(values)
 
     def _with_trainings(self, trainings: Sequence[TrainingRun]) -> tuple[Session, list[Meta], Tensors]:
-        """A session, and the trainings as they cross: the samples of training i under `i.<part>.x` and `.y`."""
+        """A session for these trainings, their JSON, and their samples: those of training i as `i.<part>.x`, `.y`."""
         session = self._isolation.open(self._part, self._setup)
         make = self._maker(session)
 
@@ -230,7 +235,10 @@ class RemoteDefender:
         return session, meta, tensors
 
     def _maker(self, session: Session) -> Callable[[], Tensors]:
-        """Has the other side make what the store does not hold, within its share of the store."""
+        """A function that has the other side make what the store lacks.
+
+        Raises Fault beyond the entry's share of the store.
+        """
         left = self._isolation.limits.stored_mb << 20
 
         def make() -> Tensors:
@@ -244,6 +252,7 @@ class RemoteDefender:
         return make
 
     def _before(self, predict: Predict) -> Callable[[Meta, Tensors], Message]:
+        """A handler by which a guard asks `predict`, the stage before it."""
         shape = self._setup.shape
 
         def before(_: Meta, tensors: Tensors) -> Message:
@@ -252,8 +261,11 @@ class RemoteDefender:
         return before
 
 
-class _Served:
-    """A predictor in a sandbox; its process ends when nobody holds it any more."""
+class _RemotePredictor:
+    """A predictor whose code runs in a sandbox. The fork ends with this object.
+
+    `chunk`: images a call; None for a guard, which is asked for all at once, as in the judge's process.
+    """
 
     def __init__(self, session: Session, classes: int, chunk: int | None) -> None:
         self._session, self._classes, self._chunk = session, classes, chunk
@@ -264,8 +276,8 @@ class _Served:
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _ask(self, x: Tensor) -> Tensor:
-        found = self._session.call("query", {}, {"x": x})[1]
-        return tensor(found, "value", torch.float64, (len(x), self._classes))
+        reply = self._session.call("query", {}, {"x": x})[1]
+        return tensor(reply, "value", torch.float64, (len(x), self._classes))
 
     def __del__(self) -> None:
         self._session.close()
@@ -286,22 +298,22 @@ def _value(made: Tensors) -> Tensor:
 
 def _claims(values: Meta) -> Claims:
     numbers, texts = ("epsilon", "delta", "robust", "certificate"), ("accountant", "adjacency", "sampling")
-    given: dict[str, Any] = {}
+    claims: dict[str, Any] = {}
     for name, value in values.items():
         if name in numbers and type(value) in (int, float):
-            given[name] = float(value)
+            claims[name] = float(value)
         elif name in texts and isinstance(value, str):
-            given[name] = printable(value, 100)
+            claims[name] = printable(value, 100)
         else:
             raise ValueError(f"expected claims of {', '.join(numbers + texts)}, given {printable(name, 60)!r}")
-    return Claims(**given)
+    return Claims(**claims)
 
 
 # --- Attacks ----------------------------------------------------------------------------------------
 
 
 class RemoteAttacker:
-    """`Attacker` in a sandbox: one fork from `fit` to the last answer."""
+    """`Attacker` in a sandbox. One fork serves from `fit` to the last answer."""
 
     def __init__(self, isolation: Isolation, part: Part, setup: Setup) -> None:
         self._shape = setup.shape
@@ -309,7 +321,7 @@ class RemoteAttacker:
         self._targets: list[Target] = []
         self._references: References | None = None
         self._session = isolation.open(part, setup)
-        self._session.accept(QUERY_BYTES)
+        self._session.limit_payload(QUERY_BYTES)
         self._session.handlers |= {
             "labels": self._labels, "log_posteriors": self._log_posteriors, "white_box": self._white_box,
             "references": self._ask_references,
@@ -318,20 +330,22 @@ class RemoteAttacker:
     def fit(self, knowledge: Knowledge) -> None:
         self._call("fit", knowledge)
 
-    def answer(self, *given: Any) -> Any:
-        meta, tensors = self._call("answer", *given)
-        return _Served(self._session, self._classes, 10 * CHUNK) if meta.get("network") else tensors.get("value")
+    def answer(self, *arguments: Any) -> Any:
+        meta, tensors = self._call("answer", *arguments)
+        return (
+            _RemotePredictor(self._session, self._classes, 10 * CHUNK) if meta.get("network") else tensors.get("value")
+        )
 
     def choice(self, name: str) -> str:
         return str(self._session.call("choice", {"name": name})[0].get("choice"))
 
-    def _call(self, do: str, *given: Any) -> Message:
+    def _call(self, do: str, *values: Any) -> Message:
         tensors: Tensors = {}
-        arguments = [flatten(value, tensors, self._stay) for value in given]
-        return self._session.call(do, {"arguments": arguments}, tensors)
+        nodes = [flatten(value, tensors, self._handle) for value in values]
+        return self._session.call(do, {"arguments": nodes}, tensors)
 
-    def _stay(self, value: Any) -> Meta:
-        """A name under which the other side may ask what stays here."""
+    def _handle(self, value: Any) -> Meta:
+        """JSON by which the other side names an object that stays here."""
         if isinstance(value, Target):
             if not any(held is value for held in self._targets):
                 self._targets.append(value)
@@ -343,7 +357,7 @@ class RemoteAttacker:
             return {"builder": value.seed}
         raise TypeError(f"expected what the contract hands to attacks, given {type(value).__name__}")
 
-    def _asked(self, meta: Meta) -> Target:
+    def _target(self, meta: Meta) -> Target:
         number = meta.get("target")
         if type(number) is not int or not 0 <= number < len(self._targets):
             raise PermissionError("expected a target that the judge has given")
@@ -356,10 +370,10 @@ class RemoteAttacker:
         return x
 
     def _labels(self, meta: Meta, tensors: Tensors) -> Message:
-        return {}, {"value": self._asked(meta).labels(self._images(tensors))}
+        return {}, {"value": self._target(meta).labels(self._images(tensors))}
 
     def _log_posteriors(self, meta: Meta, tensors: Tensors) -> Message:
-        return {}, {"value": self._asked(meta).log_posteriors(self._images(tensors))}
+        return {}, {"value": self._target(meta).log_posteriors(self._images(tensors))}
 
     def _ask_references(self, _: Meta, tensors: Tensors) -> Message:
         if self._references is None:
@@ -372,4 +386,4 @@ class RemoteAttacker:
         return {}, {"value": self._references.ask(x)}
 
     def _white_box(self, meta: Meta, _: Tensors) -> Message:
-        return {}, dict(self._asked(meta).white_box().state_dict())
+        return {}, dict(self._target(meta).white_box().state_dict())

@@ -1,8 +1,9 @@
 """Messages between the judge and a sandbox: JSON beside safetensors, checked before anything is loaded.
 
-A frame is two lengths, a JSON object and a safetensors payload; nothing is pickled or evaluated. Calls
-nest strictly: whoever waits for a reply answers the other side's calls meanwhile, so that a guard can
-ask the stage before it while it is itself being asked.
+A frame is two lengths (big-endian, 4 bytes for the JSON, 8 for the payload), a JSON object and a safetensors payload;
+nothing is pickled or evaluated. The JSON is a call {"do": name, "with": arguments}, its reply {"done": result}, or
+{"error": kind, "text": message}. Calls nest strictly: who waits for a reply answers the other side's calls meanwhile,
+so that a guard can ask the stage before it while it is itself being asked.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from benchmark.errors import words
+from benchmark.errors import message_of
 
 META_BYTES = 1 << 21
-"""A submission's text crosses in it, of which one character may take six."""
+"""Of the JSON. It holds the submission's source, of which JSON may need six bytes for one character."""
 HEADER_BYTES = 1 << 20
 PAYLOAD_BYTES = 1 << 30
 QUERY_BYTES = 1 << 28
-"""An attack's messages: the judge holds several copies of what it is asked."""
+"""The payload of an attack's message: the judge holds several copies of a query at once."""
 QUERY_IMAGES = 100_000
-"""In one question: each costs the judge far more than its pixels."""
+"""Images in one query: each costs the judge far more memory than its pixels."""
 TENSORS = 10_000
-"""A payload of 200,000 empty tensors takes seconds to load."""
+"""Tensors in one payload: 200,000 empty ones would take seconds to load."""
 NAME_LENGTH = 200
 DEPTH = 16
-"""Calls within calls: a cascade of guards needs two a guard."""
+"""Levels of calls within calls: a cascade needs two for each guard."""
 
 _LENGTHS = struct.Struct(">IQ")
 _CHUNK = 1 << 20
@@ -55,9 +56,9 @@ class Closed(Exception):
 
 
 class RemoteError(Exception):
-    """The call failed on the other side; `kind` is the name of its exception.
+    """The call failed on the other side. `kind`: the name of the exception's class; `text`: its message.
 
-    `at` and `line` are where in a submission that was, and the text of the line; "" where the other side says nothing.
+    `at` and `line`: the place in the submission (file, line, function) and the text of that line; "" if unknown.
     """
 
     def __init__(self, kind: str, text: str, at: str = "", line: str = "") -> None:
@@ -70,16 +71,16 @@ def pack(meta: Meta, tensors: Mapping[str, Tensor]) -> bytes:
     text = json.dumps(meta, separators=(",", ":")).encode()
     if len(text) > META_BYTES:
         raise WireError(f"expected at most {META_BYTES} bytes beside the arrays, given {len(text)}")
-    own: Tensors = {}
+    contiguous: Tensors = {}
     storages: set[int] = set()
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise WireError(f"{name}: expected a tensor, given {type(value).__name__}")
         tensor = value.detach().cpu().contiguous()
         storage = tensor.untyped_storage().data_ptr()
-        own[name] = tensor.clone() if storage in storages else tensor  # safetensors refuses shared memory
+        contiguous[name] = tensor.clone() if storage in storages else tensor  # safetensors refuses shared memory
         storages.add(storage)
-    payload = tensors_to_bytes(own) if own else b""
+    payload = tensors_to_bytes(contiguous) if contiguous else b""
     if len(payload) > PAYLOAD_BYTES:
         raise WireError(f"expected at most {PAYLOAD_BYTES >> 20} MiB of arrays, given {len(payload) >> 20} MiB")
     return _LENGTHS.pack(len(text), len(payload)) + text + payload
@@ -150,19 +151,20 @@ def _counts(value: Any) -> bool:
 class Channel:
     """One end of a stream socket. `handlers` answer the other side's calls by name."""
 
-    def __init__(self, stream: socket.socket, most: int = PAYLOAD_BYTES) -> None:
-        """`most`: bytes of arrays that are taken in one message."""
-        self.stream, self.most = stream, most
+    def __init__(self, stream: socket.socket, max_payload: int = PAYLOAD_BYTES) -> None:
+        """`max_payload`: the most bytes of tensors that are accepted in one message."""
+        self.stream, self.max_payload = stream, max_payload
         self.handlers: dict[str, Handler] = {}
         self.locate: Callable[[BaseException], tuple[str, str]] = lambda error: ("", "")
-        """`at` and `line` of an error that goes to the other side."""
+        """Gives `at` and `line` (`RemoteError`) of an error that is about to be sent."""
         self._depth = 0
 
     def call(self, do: str, meta: Meta | None = None, tensors: Mapping[str, Tensor] | None = None) -> Message:
-        """Have the other side do something, and answer its calls meanwhile.
+        """Call a handler of the other side, and answer its calls until the reply is there.
 
-        Raises RemoteError where that failed, Closed where the other side is gone, WireError where it breaks
-        the protocol, and whatever a handler of our own raises that is not the caller's mistake.
+        Raises RemoteError where the call failed, Closed where the other side is gone, WireError where it breaks the
+        protocol. What a handler of this side raises passes through, but for PermissionError and ValueError: these are
+        mistakes of the other side and go back to it.
         """
         self._send({"do": do, "with": meta or {}}, tensors or {})
         while True:
@@ -172,7 +174,10 @@ class Channel:
             self.answer(message, arrays)
 
     def answer(self, message: Meta, tensors: Tensors) -> None:
-        """Answer one call of the other side. Its own mistakes go back to it as errors."""
+        """Answer one call of the other side.
+
+        Its mistakes (PermissionError, ValueError) go back to it. Raises WireError.
+        """
         do, arguments = message.get("do"), message.get("with")
         if not isinstance(do, str) or not isinstance(arguments, dict):
             raise WireError("expected a call with a name and arguments")
@@ -192,16 +197,21 @@ class Channel:
         self._send({"done": meta}, arrays)
 
     def fail(self, error: BaseException) -> None:
-        """Answer the call in hand with an error."""
+        """Reply to the current call with an error."""
         at, line = self.locate(error)
-        report = {"error": type(error).__name__[:100], "text": words(error)[:2000], "at": at[:300], "line": line[:300]}
+        report = {
+            "error": type(error).__name__[:100],
+            "text": message_of(error)[:2000],
+            "at": at[:300],
+            "line": line[:300],
+        }
         self._send({name: text for name, text in report.items() if text or name in ("error", "text")}, {})
 
     def receive(self) -> Message:
         """The next frame. Raises Closed, WireError."""
         text_length, payload_length = _LENGTHS.unpack(self._read(_LENGTHS.size))
-        if text_length > META_BYTES or payload_length > self.most:
-            raise WireError(f"expected a message of at most {self.most >> 20} MiB")
+        if text_length > META_BYTES or payload_length > self.max_payload:
+            raise WireError(f"expected a message of at most {self.max_payload >> 20} MiB")
         text = self._read(text_length)
         return unpack(bytes(text), bytes(self._read(payload_length)))
 
@@ -225,7 +235,7 @@ class Channel:
 
     def _read(self, n: int) -> bytearray:
         content = bytearray()
-        while len(content) < n:  # memory grows with what arrives, not with what was announced
+        while len(content) < n:  # memory grows with the bytes received, not with the length announced
             try:
                 more = self.stream.recv(min(_CHUNK, n - len(content)))
             except OSError as error:
@@ -241,8 +251,10 @@ def tensor(tensors: Tensors, name: str, dtype: torch.dtype, shape: tuple[int | N
     value = tensors.get(name)
     if value is None:
         raise ValueError(f"expected an array {name!r}, given {', '.join(sorted(tensors)) or 'none'}")
-    fits = value.ndim == len(shape) and all(e is None or e == g for e, g in zip(shape, value.shape, strict=True))
+    fits = value.ndim == len(shape) and all(
+        want is None or want == size for want, size in zip(shape, value.shape, strict=True)
+    )
     if value.dtype != dtype or not fits:
-        wanted = "x".join("n" if e is None else str(e) for e in shape)
-        raise ValueError(f"{name}: expected {wanted} {dtype}, given {'x'.join(map(str, value.shape))} {value.dtype}")
+        expected = "x".join("n" if want is None else str(want) for want in shape)
+        raise ValueError(f"{name}: expected {expected} {dtype}, given {'x'.join(map(str, value.shape))} {value.dtype}")
     return value

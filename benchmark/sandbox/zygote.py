@@ -1,9 +1,13 @@
-"""The process inside a sandbox that is warm and forks once for each piece of work.
+"""The first process inside a sandbox. It has the libraries loaded and forks once for each piece of work.
 
 Standard library alone until privileges are dropped and limits are set. It imports PyTorch and the
 libraries that entries ask for, but never an entry's own code: that is loaded in the forks, so that no two
-pieces of work, of one entry or of two, share more than libraries. Started by `isolation.py`, as
-`main(control socket, configuration)`.
+pieces of work, of one entry or of two, share more than libraries.
+
+Started by `host.py` with two arguments: the descriptor of the control socket and a JSON configuration
+(`host._config`). Requests on the socket are `F<number>`, fork, with two descriptors (the judge's stream, the log), and
+`E<number>`, end that fork. Reports go back as JSON: `forked`, `ended` with a wait status, and `clean` with the number
+of the last fork, once no process and no file of it is left.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ _PR_SET_DUMPABLE = 4
 
 
 def main() -> None:
+    """Confine this process, load the libraries, then fork on request until the judge closes the socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
     config = json.loads(sys.argv[2])
     _confine(config)
@@ -37,10 +42,10 @@ def main() -> None:
     site.setquit()
     os.environ["PYTHONPATH"] = ":".join(config["packages"])  # for Pythons that a submission starts
     if config["probe"]:
-        found = importlib.util.find_spec("torch") is not None
-        control.send(json.dumps({"torch": found, "uid": os.getuid()}).encode())
+        has_torch = importlib.util.find_spec("torch") is not None
+        control.send(json.dumps({"torch": has_torch, "uid": os.getuid()}).encode())
         return
-    gc.disable()  # imports make little garbage, and looking for it takes a tenth of the start
+    gc.disable()  # imports make little garbage, and collecting it takes a tenth of the start-up time
     import torch
 
     from benchmark.sandbox import inside
@@ -48,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in config["libraries"]:
         with contextlib.suppress(Exception):  # the fork will fail the same way, and say so
-            pkgutil.resolve_name(name)  # the name itself: some packages load what it needs when it is asked for
+            pkgutil.resolve_name(name)  # not only the module: some packages import lazily, when a name is looked up
     inside.warm_up()
     gc.enable()
     gc.freeze()  # a fork that collects garbage would copy every page that holds an object
@@ -56,7 +61,7 @@ def main() -> None:
 
 
 def _confine(config: dict[str, Any]) -> None:
-    """Become the sandbox's own user, and take the limits: from here on they can't be raised again."""
+    """Become the sandbox's own user and set the hard limits, which can't be raised afterwards."""
     if config["uid"]:
         os.setgroups([])
         os.setresgid(config["uid"], config["uid"], config["uid"])
@@ -97,19 +102,19 @@ class _Forks:
                 self._end(number)
 
     def _fork(self, number: int, stream: int, log: int) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # a fork can die before it is on the list
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # last words, also of a sudden death
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # a fork can die before it is in `pids`
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # output survives a sudden death
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-            # Processor time is counted from here: none of it went into the start. At the soft limit SIGXCPU says of
-            # what it died; whoever ignores that is killed.
+            # Processor time counts from the fork, not from the start. SIGXCPU at the soft limit tells the judge the
+            # cause of death; a process that ignores it is killed at the hard limit.
             resource.setrlimit(resource.RLIMIT_CPU, (self.seconds, self.seconds + 5))
             self.control.close()
             os.setsid()
             null = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(null, 0)  # its own: on a shared one, flags would stay for the next fork
+            os.dup2(null, 0)  # a description of its own: flags set on a shared one would reach the next fork
             os.close(null)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -124,12 +129,12 @@ class _Forks:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
     def _end(self, number: int) -> None:
-        """End a fork and wait for it: what is asked next must find nothing of it."""
+        """Kill a fork and wait for it, so that nothing of it is left at the next request."""
         pid = self.pids.get(number)
         if pid is None:
             self._clean_if_alone()
             return
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # `_reap` may have been faster
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # the handler `_reap` may have been faster
             os.kill(pid, signal.SIGKILL)
             self._ended(pid, os.waitpid(pid, 0)[1])
 
@@ -148,7 +153,7 @@ class _Forks:
         self._clean_if_alone()
 
     def _tell(self, report: dict[str, int]) -> None:
-        with contextlib.suppress(OSError):  # the judge is gone, and so will be this
+        with contextlib.suppress(OSError):  # the judge is gone, and this process will go with it
             self.control.send(json.dumps(report).encode())
 
     def _clean_if_alone(self) -> None:
@@ -160,7 +165,7 @@ class _Forks:
             for folder in SCRATCH:
                 _empty(folder)
         except Exception:
-            os._exit(1)  # what can't be cleaned goes with the sandbox
+            os._exit(1)  # a sandbox that can't be cleaned must not serve anybody else
         self._tell({"clean": self.last})
 
 
@@ -176,7 +181,10 @@ def _end_all() -> None:
 
 
 def _empty(folder: str) -> None:
-    """Wipe a folder, and what can be written on the folder itself where it is the sandbox's own. Raises OSError."""
+    """Delete a folder's contents, and reset its own attributes, mode and times where the sandbox's user owns it.
+
+    Raises OSError.
+    """
     for item in os.scandir(folder):
         if item.is_dir(follow_symlinks=False):
             shutil.rmtree(item.path)

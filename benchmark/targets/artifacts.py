@@ -1,4 +1,4 @@
-"""What scenarios are made from: networks, served models, reference models, attackers; each made once."""
+"""What a scenario is made from: networks, models behind guards, reference models, attackers; each made once."""
 
 from __future__ import annotations
 
@@ -20,22 +20,29 @@ from benchmark.targets.store import tensor_digest
 
 @dataclass
 class Artifacts(Experiment):
-    """Everything of one protocol on one device, through one store."""
+    """All networks and models of one protocol on one device, through one store.
+
+    A network is named by training defense, seed, role (`NetworkId`) and number; the role says whose network it is.
+    """
 
     _networks: dict[object, Network] = field(init=False, repr=False, default_factory=dict)
     _served: dict[object, ServedModel] = field(init=False, repr=False, default_factory=dict)
 
     def network(self, training: Part, seed: int, role: str = "target", number: int = 0) -> Network:
-        at = training.name, seed, role, number
-        if at not in self._networks:
-            self._networks[at] = Network(self, training, seed, role, number)
-        return self._networks[at]
+        """A network without guards. It is trained, or read from the store, when it is first asked for its weights."""
+        key = training.name, seed, role, number
+        if key not in self._networks:
+            self._networks[key] = Network(self, training, seed, role, number)
+        return self._networks[key]
 
     def served(self, chain: Chain, seed: int, role: str = "target", number: int = 0) -> ServedModel:
-        """A network behind the chain's guards, as they are prepared in the chain's world for this role."""
+        """A network behind the chain's guards.
+
+        Their states are prepared on the main network of `prepared_in(chain, role)`.
+        """
         world = prepared_in(chain, role)
-        at = chain.training.name, tuple((g.name, world) for g in chain.guards), seed, role, number
-        if at not in self._served:
+        key = chain.training.name, tuple((g.name, world) for g in chain.guards), seed, role, number
+        if key not in self._served:
             model = ServedModel(self.network(chain.training, seed, role, number))
             if chain.guards:
                 model.before = self.served(replace(chain, guards=chain.guards[:-1]), seed, role, number)
@@ -43,30 +50,33 @@ class Artifacts(Experiment):
                     model.guards = (*model.before.guards, Guard(chain.guards[-1], model.before))
                 else:
                     model.guards = self.served(chain, seed, world).guards
-            self._served[at] = model
-        return self._served[at]
+            self._served[key] = model
+        return self._served[key]
 
     def references(self, chain: Chain, seed: int, role: str) -> References:
-        """The reference models of this chain, `online` or `offline`, queried on the candidates."""
+        """The reference models of this chain and their answers to the candidates; `role`: online or offline.
+
+        Their `ask` raises PermissionError once the answers to other images exceed the attack's share of the store.
+        """
         population, sizes = self.population(seed), self.reference_sizes(chain.training)
         models = [self.served(chain, seed, role, k) for k in range(getattr(sizes, role))]
-        m, rows = len(models), [model.answers("candidates") for model in models]
-        known: dict[str, int] = {}
+        m, log_posteriors = len(models), [model.answers("candidates") for model in models]
+        answer_bytes: dict[str, int] = {}
 
         def ask(x: Tensor) -> Tensor:
-            known[tensor_digest(x)] = 8 * m * len(x) * population.data.classes
-            if sum(known.values()) > self.isolation.limits.stored_mb << 20:
+            answer_bytes[tensor_digest(x)] = 8 * m * len(x) * population.data.classes
+            if sum(answer_bytes.values()) > self.isolation.limits.stored_mb << 20:
                 raise PermissionError(
                     f"reference models answer {self.isolation.limits.stored_mb} MB, and were asked for more"
                 )
-            return torch.stack([model.asked(x) for model in models])
+            return torch.stack([model.answers_to(x) for model in models])
 
-        return References(torch.from_numpy(population.reference_members(role, m)), torch.stack(rows), ask, m)
+        return References(torch.from_numpy(population.reference_members(role, m)), torch.stack(log_posteriors), ask, m)
 
     def attacker(self, part: Part, seed: int) -> Attacker | RemoteAttacker:
-        """One instance of an attack, ready to fit."""
+        """A new instance of an attack, which has fitted nothing yet."""
         return self.isolation.attacker(part, self.setup(seed, "target"))
 
     def builder(self, seed: int) -> Builder:
-        """Makes the networks that a stealing attack trains."""
+        """Builds the fresh networks that a stealing attack trains."""
         return Builder(self.setup(seed, "target"), seed_of("copy", seed))

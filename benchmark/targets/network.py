@@ -1,4 +1,4 @@
-"""A network and its training: what it learns, what identifies it, its weights, from the store or made now."""
+"""A network and its training: its data, its key, and its weights, which are read from the store or trained now."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ from benchmark.networks.access import raw
 from benchmark.networks.training import TrainingRun
 from benchmark.sandbox.local import Defender
 from benchmark.sandbox.remote import RemoteDefender, Setup
-from benchmark.targets.experiment import Experiment, Model, built_by, world_of
+from benchmark.targets.experiment import Experiment, NetworkId, built_by, world_of
 from benchmark.targets.store import digest
 
 
 def training_code() -> str:
+    """Digest of the code by which a defense trains or prepares."""
     return code_of("targets.network:training_for")
 
 
 @dataclass(eq=False)
 class Network:
-    """A network of a training defense, without guards; its role and number say on which samples it is trained."""
+    """A network of a training defense, without guards.
+
+    Role and number (`NetworkId`) say which samples it is trained on.
+    """
 
     experiment: Experiment
     training: Part
@@ -46,18 +50,19 @@ class Network:
         return self.experiment.setup(self.seed, self.role)
 
     @cached_property
-    def group(self) -> list[Model]:
-        """The networks that train together, itself among them."""
-        me, groups = (self.role, self.number), self.experiment.groups(self.training)
-        return [me] if self.role == "evaluator" else next(group for group in groups if me in group)
+    def group(self) -> list[NetworkId]:
+        """The networks that train together with this one, itself among them."""
+        own_id, groups = (self.role, self.number), self.experiment.groups(self.training)
+        return [own_id] if self.role == "evaluator" else next(group for group in groups if own_id in group)
 
     @property
     def place(self) -> int:
+        """The index of this network in its group."""
         return self.group.index((self.role, self.number))
 
     @cached_property
     def key(self) -> str:
-        """Of its group."""
+        """The store key of the weights of its group."""
         experiment, population, seed, role = self.experiment, self.population, self.seed, self.group[0][0]
         architecture, recipe = self.setup.architecture, experiment.recipe(self.training, role)
         views = [f"torchvision {version_of('torchvision')}"] if recipe.augmentation == "randaug" else []
@@ -72,7 +77,7 @@ class Network:
         )  # fmt: skip
 
     def states(self) -> dict[str, Tensor]:
-        """Train the group (or find it): the weights of network i under `i.<name>`."""
+        """The weights of the group, from the store or trained now: those of network i under `i.<name>`."""
 
         def make() -> dict[str, Tensor]:
             trainings = [replace(self, role=role, number=k).training_of(self.training) for role, k in self.group]
@@ -82,39 +87,43 @@ class Network:
         return self.experiment.store.get("networks", self.key, make)
 
     def weights(self) -> dict[str, Tensor]:
+        """The state dict of this network."""
         prefix = f"{self.place}."
         return {name.removeprefix(prefix): t for name, t in self.states().items() if name.startswith(prefix)}
 
     def seconds(self) -> float:
-        """Its share of the time that the group took to train."""
+        """Training time in seconds: an equal share of the group's."""
         return float(self.experiment.store.info("networks", self.key)["seconds"]) / len(self.group)
 
     def training_of(self, part: Part, *, samples: bool = True) -> TrainingRun:
-        """What `part` works with in the world of this network; without samples, what it is served with."""
+        """What the contract hands to `part`, this network's training defense or a guard.
+
+        Without `samples`, all data is empty.
+        """
         return training_for(self, part, samples)
 
     def defender(self, part: Part) -> Defender | RemoteDefender:
         return self.experiment.isolation.defender(part, self.setup)
 
     def predictor(self) -> Predict:
-        """The trained network as the defense's own code serves it, in float32 and eval mode."""
+        """The trained network, served by the defense's own code in float32 and eval mode."""
         weights = self.weights()
         return self.defender(self.training).serve(self.training_of(self.training, samples=False), weights)
 
-    def judges(self) -> nn.Module | None:
-        """The same weights in the judge's own architecture; None where they don't fit it."""
+    def judge_copy(self) -> nn.Module | None:
+        """The same weights in the judge's own architecture, in eval mode; None if they don't fit or answer otherwise."""
         network = networks.build(self.setup.architecture, self.setup.classes, self.setup.shape, 0)
         try:
             network.load_state_dict(self.weights())
         except RuntimeError:
             return None
-        # The same names and shapes may hide another forward pass.
+        # Equal names and shapes of the weights do not mean an equal forward pass.
         x = self.population.part("shadow-test").x[:8]
-        same = torch.allclose(raw(network, self.experiment.device)(x), self.predictor()(x), atol=1e-3)
-        return network.eval() if same else None
+        agrees = torch.allclose(raw(network, self.experiment.device)(x), self.predictor()(x), atol=1e-3)
+        return network.eval() if agrees else None
 
     def claims(self) -> Claims:
-        """What the training defense says of itself. Raises ValueError where a radius is not one of pixels in [0, 1]."""
+        """The claims of the training defense: epsilon and radii. Raises ValueError for a radius outside (0, 1]."""
         claims = self.defender(self.training).claims(self.training_of(self.training))
         for name, radius in (("robust", claims.robust), ("certificate", claims.certificate)):
             if radius is not None and not 0 < radius <= 1:
@@ -123,6 +132,7 @@ class Network:
 
 
 def training_for(network: Network, part: Part, samples: bool) -> TrainingRun:
+    """`Network.training_of`. A function of its own, for `training_code` starts from it."""
     experiment, population, seed = network.experiment, network.population, network.seed
     role, k, world = network.role, network.number, world_of(network.role)
     reference, validation = population.reference(world)
@@ -138,10 +148,10 @@ def training_for(network: Network, part: Part, samples: bool) -> TrainingRun:
         key = digest("artifact", name, experiment.source(part), made_from, training_code(), experiment.environment)
         return experiment.store.get("artifact", key, make)
 
-    def given(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def read_pretrained(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if name not in part.pretrained:
-            named = f"a model that a hyperparameter names ({', '.join(part.pretrained) or 'none'})"
-            raise PermissionError(f"training.pretrained: expected {named}, given {name!r}")
+            expected = f"a model that a hyperparameter names ({', '.join(part.pretrained) or 'none'})"
+            raise PermissionError(f"training.pretrained: expected {expected}, given {name!r}")
         model = experiment.model(name)
         return model.config, model.weights
 
@@ -157,5 +167,5 @@ def training_for(network: Network, part: Part, samples: bool) -> TrainingRun:
         seed=seed_of("network", experiment.protocol.dataset, seed, role, k, secret=experiment.secret),
         device=experiment.device,
         artifact=artifact,
-        pretrained=given,
+        pretrained=read_pretrained,
     )

@@ -1,4 +1,4 @@
-"""A model as it is asked: a network behind the guards of a defense, and its answers, from the store or made now."""
+"""A model as an attack queries it: a network behind guards. Its answers are read from the store or computed now."""
 
 from __future__ import annotations
 
@@ -19,29 +19,34 @@ from benchmark.targets.network import Network, training_code
 from benchmark.targets.store import digest, tensor_digest
 
 _PARTS = {"target": ("target-train", "target-test"), "shadow": ("shadow-train", "shadow-test")}
-"""By role, members and non-members. They are asked in one shuffle: a guard that counts its calls must not learn who is who."""
+"""By role, the parts with the members and the non-members.
+
+Both are queried in one shuffle: a guard that counts its calls must not learn who is a member.
+"""
 
 
 def serving_code() -> str:
+    """Digest of the code by which a model answers."""
     return code_of("targets.served:ServedModel", "networks.access:raw")
 
 
 @dataclass(eq=False)
 class Guard:
-    """A guard in its place: `before` is its world's main network behind the guards that come before it."""
+    """A guard at its place in a cascade. `before`: the main network of its world behind the guards that come first."""
 
     part: Part
     before: ServedModel
 
     @cached_property
     def key(self) -> str:
+        """The store key of the guard's state."""
         main, experiment = self.before, self.before.experiment
         stamp = experiment.stamp(main.seed, main.world)
-        before = [[experiment.key(g.part), stamp] for g in main.guards]  # it is prepared behind their noise
+        before = [[experiment.key(g.part), stamp] for g in main.guards]  # the stamp: their noise is in its answers
         return digest("guard", experiment.key(self.part), before, main.network.key, main.world, training_code())
 
     def state(self) -> dict[str, Tensor]:
-        """What it needs in its world, prepared on `before`."""
+        """The tensors that the guard has prepared on `before`."""
         network, part = self.before.network, self.part
         return network.experiment.store.get(
             "guard",
@@ -52,7 +57,7 @@ class Guard:
 
 @dataclass(eq=False)
 class ServedModel:
-    """A network behind guards, innermost first; `before` is the same network behind all but the last of them."""
+    """A network behind guards, innermost first. `before`: the same network behind all guards but the last."""
 
     network: Network
     guards: tuple[Guard, ...] = ()
@@ -65,6 +70,7 @@ class ServedModel:
 
     @cached_property
     def key(self) -> str:
+        """What identifies the model in keys of its answers."""
         network, stamp = self.network, self.experiment.stamp(self.seed, self.world) if self.guards else ""
         return digest("served", network.key, network.place, [guard.key for guard in self.guards], stamp)
 
@@ -73,70 +79,74 @@ class ServedModel:
         return self if self.before is None or guards >= len(self.guards) else self.before.behind(guards)
 
     def predictor(self, *, stored: bool = True, kept: bool = True) -> Predict:
-        """As attacks ask it.
+        """The predictor that attacks query: the network, or its stored answers, behind the guards.
 
-        With `kept` false, what guards remember from now on is kept for this job alone: they can't tell. With `stored`
-        false nothing is known beforehand, and none remembers anything.
+        With `kept` false, what guards remember from now on is dropped after this job; they can't tell. With `stored`
+        false no stored answer is used, and nothing is remembered.
         """
-        at_hand, predictors = (self, stored, kept), self.experiment.predictors
-        if at_hand in predictors:
-            return predictors[at_hand]
-        first = self._first() if stored and self.guards else self.network.predictor()
-        predict = self._checked(first, self.network.training)
+        cache_key, predictors = (self, stored, kept), self.experiment.predictors
+        if cache_key in predictors:
+            return predictors[cache_key]
+        innermost = self._innermost() if stored and self.guards else self.network.predictor()
+        predict = self._checked(innermost, self.network.training)
         for guard in self.guards:
             state = guard.state()
             context = self._context(guard.part, state, kept)
             if not stored:
                 context = replace(context, remember=lambda name, x, make: make())
             predict = self._checked(self.network.defender(guard.part).guard(predict, state, context), guard.part)
-        if self.network.role in ("target", "shadow"):  # the reference models are many, and each is asked once
-            predictors[at_hand] = predict
+        if self.network.role in ("target", "shadow"):  # reference models are many, and each is queried once
+            predictors[cache_key] = predict
         return predict
 
-    def _checked(self, predict: Predict, who: Part) -> Predict:
-        return lambda x: check_log_posteriors(predict(x), len(x), self.population.data.classes, who.name)
+    def _checked(self, predict: Predict, part: Part) -> Predict:
+        """A predictor that raises ValueError, in the part's name, for answers that are no log-posteriors."""
+        return lambda x: check_log_posteriors(predict(x), len(x), self.population.data.classes, part.name)
 
-    def _first(self) -> Predict:
-        """What the first guard asks: the network, and what it has said already as a target without guards."""
-        known, predictor = self.behind(0).known(*self.parts), cache(self.network.predictor)
-        return GuardedTarget("posterior", lambda x: predictor()(x), known).log_posteriors
+    def _innermost(self) -> Predict:
+        """What the first guard asks: the network's stored answers, and the network itself for other images."""
+        stored, predictor = self.behind(0).known(*self.parts), cache(self.network.predictor)
+        return GuardedTarget("posterior", lambda x: predictor()(x), stored).log_posteriors
 
     def _context(self, part: Part, state: dict[str, Tensor], kept: bool = True) -> Context:
+        """What the contract hands to a guard while it answers."""
         experiment, stamp = self.experiment, self.experiment.stamp(self.seed, self.world)
-        # What begins with _ only serves the answers: DIFFENCE's interval differs by network, its reconstructions don't.
-        shared = [[name, tensor_digest(t)] for name, t in sorted(state.items()) if not name.startswith("_")]
-        made_from = digest(experiment.source(part), shared)
+        # A tensor whose name begins with _ does not affect what is remembered: DIFFENCE's interval differs by network,
+        # its
+        # reconstructions don't.
+        shared_state = [[name, tensor_digest(t)] for name, t in sorted(state.items()) if not name.startswith("_")]
+        made_from = digest(experiment.source(part), shared_state)
 
         def remember(name: str, x: Tensor, make: object) -> Tensor:
-            address = digest("derived", made_from, name, stamp, tensor_digest(x), experiment.environment)
-            store = experiment.store if kept or experiment.store.has("derived", address) else experiment.throwaway
-            return store.get("derived", address, lambda: {"value": make()})["value"]  # type: ignore[operator]
+            key = digest("derived", made_from, name, stamp, tensor_digest(x), experiment.environment)
+            store = experiment.store if kept or experiment.store.has("derived", key) else experiment.throwaway
+            return store.get("derived", key, lambda: {"value": make()})["value"]  # type: ignore[operator]
 
         return Context(experiment.noise_key(self.seed, self.world), experiment.device, remember)
 
     def answers(self, part: str) -> Tensor:
-        """Log-posteriors (n, k) on a part, computed once for all attacks."""
+        """Log-posteriors (n, k) float64 on a part, computed once for all attacks."""
         together = next((parts for parts in _PARTS.values() if part in parts), (part,))
         rows = {name: self.population.rows(name) for name in together}
         key = digest("answers", self.key, [[name, digest_of(each)] for name, each in rows.items()], serving_code())
 
         def make() -> dict[str, Tensor]:
             x = torch.cat([self.population.part(name).x for name in together])
-            # In the same calls for all models: what guards remember of a call serves them all.
+            # All models are queried in the same calls, so that what a guard remembers for a call serves all of them.
             rng = np.random.default_rng(seed_of("asked", self.seed, secret=self.experiment.secret))
-            answered = ask(self.predictor(), x, rng).split([len(each) for each in rows.values()])
-            return dict(zip(together, answered, strict=True))
+            answers = ask(self.predictor(), x, rng).split([len(each) for each in rows.values()])
+            return dict(zip(together, answers, strict=True))
 
         return self.experiment.store.get("answers", key, make)[part]
 
     def known(self, *parts: str) -> Answers:
-        """The answers on these parts, by image."""
+        """The stored answers on these parts, to be looked up by image."""
         known = Answers()
         for part in parts:
             known.add(self.population.part(part).x, self.answers(part))
         return known
 
-    def asked(self, x: Tensor) -> Tensor:
-        """Log-posteriors (n, k) on any images, computed once for all attacks."""
+    def answers_to(self, x: Tensor) -> Tensor:
+        """Log-posteriors (n, k) float64 on any images (n, c, h, w), computed once for all attacks."""
         key = digest("asked", self.key, tensor_digest(x), serving_code())
         return self.experiment.store.get("answers", key, lambda: {"value": self.predictor()(x)})["value"]

@@ -42,42 +42,42 @@ TRUST_COLUMNS = {
 }
 
 
-SAYS = {
+NOTES = {
     "alone": st.column_config.TextColumn("Flag", help="Its guards leave members alone at another rate than non-members, which tells the two apart. It is ranked nonetheless: attacks see what it answers"),
     "epsilon": st.column_config.TextColumn("ε", help="Claimed differential privacy"),
     "tuned": st.column_config.TextColumn("Tuned", help="Its hyperparameters were searched, with so many trials, against these"),
     "attacked_by": st.column_config.TextColumn("Attacked by", help="Where an attack is known to be made against it that is not on this board"),
     "extra_data": st.column_config.TextColumn("Extra data", help="What it reads besides the training set"),
 }  # fmt: skip
-"""What has to be said beside a defense's numbers."""
+"""Columns of remarks that stand beside a defense's numbers."""
 
 
-def says(table: pd.DataFrame) -> dict[str, Any]:
-    """The columns of SAYS that say something."""
-    found = {name: config for name, config in SAYS.items() if name in table}
-    return {name: config for name, config in found.items() if (table[name].fillna("").astype(str) != "").any()}
+def note_columns(table: pd.DataFrame) -> dict[str, Any]:
+    """The columns of NOTES that have any text in this table."""
+    there = {name: config for name, config in NOTES.items() if name in table}
+    return {name: config for name, config in there.items() if (table[name].fillna("").astype(str) != "").any()}
 
 
 def editions(protocol: str) -> dict[str, Records]:
-    """Results of a protocol that may share a table, under a name each, the one with the newest result first."""
+    """Results of a protocol by edition, which share a table; the edition with the newest result first."""
     return tables.editions(tables.source(protocol).at(least_trust()))
 
 
 def chosen() -> tuple[str, Records]:
-    """The protocol chosen at the top and the results of the chosen edition, or the newest one's.
+    """The chosen protocol and the results of the chosen edition, by default the newest.
 
-    Stops the page with what to do next where there are no results.
+    Without results the page ends with the command that makes some.
     """
     protocol: str = st.session_state.get("protocol") or ""
-    found = editions(protocol) if protocol else {}
-    if not found:
+    by_name = editions(protocol) if protocol else {}
+    if not by_name:
         empty("No results yet", "Score the baselines, then come back; this page looks for results every ten seconds.",
               f"leakboard run --protocol {protocol or 'digits-v1'}")  # fmt: skip
-    return protocol, found.get(st.session_state.get("edition", "")) or next(iter(found.values()))
+    return protocol, by_name.get(st.session_state.get("edition", "")) or next(iter(by_name.values()))
 
 
 def empty(title: str, text: str, command: str) -> NoReturn:
-    """Ends a page that has nothing to show with what to run."""
+    """End a page that has nothing to show with a command to run."""
     st.subheader(title, anchor=False)
     st.text(text)
     st.code(command, language=None)
@@ -86,7 +86,7 @@ def empty(title: str, text: str, command: str) -> NoReturn:
 
 
 def unknown(key: str, known: Collection[str]) -> None:
-    """Says so where the address asks for something that is not here: the page shows something else then."""
+    """Warn where the address names something that does not exist; the page shows something else then."""
     asked = st.query_params.get(key, "")
     if asked and asked not in known:
         st.warning(
@@ -95,14 +95,14 @@ def unknown(key: str, known: Collection[str]) -> None:
 
 
 def least_trust() -> Trust:
-    """The weakest trust that is ranked, as chosen at the top."""
+    """The weakest trust that is ranked, as chosen above the page."""
     return st.session_state.get("trust") or tables.least_trust()
 
 
 def frame(results: Records) -> pd.DataFrame:
-    """`ranking.scenarios` of the results; shared by all visitors, so not to be changed."""
-    found: pd.DataFrame = _frame(results.version, results)
-    return found
+    """`ranking.scenarios` of the results. All visitors share the frame, so it must not be changed."""
+    table: pd.DataFrame = _frame(results.version, results)
+    return table
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)  # type: ignore[untyped-decorator]
@@ -111,14 +111,14 @@ def _frame(version: str, _results: Records) -> pd.DataFrame:
 
 
 class Tables(Mapping[str, pd.DataFrame]):
-    """The ranked tables: "defenses", and one of attacks under each task's name; each is made when it is asked for."""
+    """The ranked tables, computed at first access: "defenses", and a table of attacks under the name of each task."""
 
     def __init__(self, board: Board, least: Trust, results: Records) -> None:
         self._made_of = results.version, board, least, results
 
     def __getitem__(self, name: str) -> pd.DataFrame:
-        found: pd.DataFrame = _table(name, *self._made_of)
-        return found
+        table: pd.DataFrame = _table(name, *self._made_of)
+        return table
 
     def __iter__(self) -> Iterator[str]:
         return iter(("defenses", *TASK_METRICS))
@@ -129,12 +129,12 @@ class Tables(Mapping[str, pd.DataFrame]):
 
 @st.cache_data(max_entries=64, show_spinner=False)  # type: ignore[untyped-decorator]
 def _table(name: str, version: str, board: Board, least: Trust, _results: Records) -> pd.DataFrame:
-    found = _frame(version, _results)
-    return defense_table(found, board, least) if name == "defenses" else attack_table(found, board, name, least)
+    rows = _frame(version, _results)
+    return defense_table(rows, board, least) if name == "defenses" else attack_table(rows, board, name, least)
 
 
 def ranked(protocol: str, results: Records) -> tuple[Board, Tables]:
-    """The board's settings and its tables. Ranked is what can be trusted as far as is chosen at the top."""
+    """The board's settings and its tables, with the least trust that is chosen above the page."""
     try:
         board = tables.board_of(protocol)
     except ValueError as error:
@@ -145,18 +145,18 @@ def ranked(protocol: str, results: Records) -> tuple[Board, Tables]:
 
 
 def download(table: pd.DataFrame, name: str) -> None:
-    """A button that saves what is shown as CSV, with its numbers not rounded."""
+    """A button that downloads the table as CSV, with unrounded numbers."""
     st.download_button("CSV", as_csv(table), f"{name}.csv", "text/csv", icon=":material/download:", on_click="ignore")
 
 
 def axes(results: Records) -> str:
-    """What the protocol fixes, in a line: data set, network, version, split."""
+    """A line with what all results share: data set, network, version, split."""
     r = results[0]
     return f"Data {r.dataset}, network {r.architecture}, version {r.protocol_digest[:8]}, {split_of(r)} split"
 
 
 def run_link(result: Result) -> str:
-    """The address of a scenario's run in MLflow's own pages; "" where the record names none."""
+    """The address of a scenario's run in MLflow's web UI; "" where the record names no run."""
     base = _mlflow_ui(os.environ.get("LEAKBOARD_MLFLOW_UI", "http://127.0.0.1:5000"))
     run, experiment = (result.provenance.get(k, "") for k in ("run_id", "experiment_id"))
     whole = re.fullmatch(r"\w+", run) and re.fullmatch(r"\w+", experiment)
@@ -165,14 +165,14 @@ def run_link(result: Result) -> str:
 
 @functools.cache
 def _mlflow_ui(address: str) -> str:
-    """The address of MLflow's pages as every visitor may see it: no user, no password, no query; "" for no web address."""
+    """MLflow's address without user, password and query, fit to be shown; "" if it is no web address."""
     try:
         split = urlsplit(address)
         host, _ = split.hostname or "", split.port
     except ValueError:
         return ""
     where = split.netloc.rpartition("@")[2]
-    odd = "@" in split.path + split.query + split.fragment  # readers differ in where its password ends
+    odd = "@" in split.path + split.query + split.fragment  # browsers and parsers differ in where the password ends
     return (
         f"{split.scheme}://{where}{split.path.rstrip('/')}"
         if host and split.scheme in ("http", "https") and not odd
@@ -181,32 +181,32 @@ def _mlflow_ui(address: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Text of a record for a widget that reads Markdown: code, unless it is so plain that Markdown finds nothing."""
+    """Text of a record for a widget that reads Markdown: as code, unless it has nothing that Markdown could read."""
     if re.fullmatch(r"[A-Za-z0-9 /+.–-]*", text) and "www." not in text.lower():
         return text
     return f"`{text.replace('`', chr(39))}`"
 
 
 def isolation(value: str) -> str:
-    """Where an entry ran, in a cell: what was not isolated says so."""
+    """The isolation of an entry as a table shows it."""
     return {"trusted": "NOT ISOLATED (--trust)"}.get(value, value)
 
 
 def number(metric: str, label: str = "", note: str = "", digits: int = 3) -> object:
-    """The column of a metric, with the metric's own help."""
+    """The column of a metric, with the metric's help after `note`."""
     return st.column_config.NumberColumn(
         label or METRICS[metric].label, format=f"%.{digits}f", help=f"{note}{METRICS[metric].help}"
     )
 
 
 def digits(table: pd.DataFrame, column: str) -> int:
-    """Decimals that the narrower 95 % intervals of a column support, 2 or 3: what is finer would be noise."""
+    """Decimals, 2 or 3, that a column's 95 % intervals support: by the lower quartile of their half-widths."""
     half = float((table[f"{column}_high"] - table[f"{column}_low"]).quantile(0.25)) / 2
     return 2 if half >= 0.01 else 3
 
 
 def interval(table: pd.DataFrame, column: str, digits: int = 3) -> pd.Series:
-    """Intervals as text, such as 0.62 – 0.67."""
+    """A column's intervals as text, such as 0.62 – 0.67; "" without one."""
     pairs = zip(table[f"{column}_low"], table[f"{column}_high"], strict=True)
     texts = ["" if pd.isna(a) else f"{a:z.{digits}f} – {b:z.{digits}f}" for a, b in pairs]
     return pd.Series(texts, index=table.index, dtype=str)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from benchmark.metrics import METRICS, TASK_METRICS
 from leaderboard import charts
-from leaderboard.ranking import AUC, RANKS, TPR, WORST, rank_interval
+from leaderboard.ranking import AUC, RANKS, TPR, WORST, apart, best_known, rank_interval
 from leaderboard.views import (
     TRUST_COLUMNS,
     axes,
@@ -22,19 +21,20 @@ from leaderboard.views import (
     interval,
     isolation,
     literal,
+    note_columns,
     number,
     ranked,
-    says,
 )
 
 column = st.column_config
 RANK_HELP = "1 + the number of clearly better entries, to n - the number of clearly worse ones: 95 % t-intervals of seed-paired differences."
-TIE_HELP = "Entries that share a letter can't be told from the best one of them."
+APART_HELP = "How many entries it is clearly better than, and how many are clearly better: 95 % t-intervals of seed-paired differences."
+BEST_KNOWN_HELP = "The strongest attack that is not required, where it finds more than the worst case; it ranks nobody. Clearly: the 95 % t-interval of the difference excludes 0."
 COVERAGE_HELP = "Required scenarios that were scored, of those required; what does not apply (skipped) is not required."
 CHIEF = {
     "rank": column.NumberColumn("#", width=45),
     "interval": column.TextColumn("Rank", width=60, help=RANK_HELP),
-    "tie": column.TextColumn("Tie", width=45, help=TIE_HELP),
+    "apart": column.TextColumn("Apart", width=175, help=APART_HELP),
     "coverage": column.TextColumn("Coverage", width=85, help=COVERAGE_HELP, alignment="right"),
     "reason": column.TextColumn("Why not ranked", width="large"),
     **TRUST_COLUMNS,
@@ -42,7 +42,7 @@ CHIEF = {
 
 
 def defenses() -> None:
-    """The page of defenses."""
+    """Draw the page of defenses."""
     protocol, results = chosen()
     board, tables = ranked(protocol, results)
     whole = tables["defenses"]
@@ -59,7 +59,7 @@ def defenses() -> None:
 
 
 def attacks() -> None:
-    """The page of attacks."""
+    """Draw the page of attacks."""
     protocol, results = chosen()
     board, tables = ranked(protocol, results)
     st.title("Attacks", anchor=False)
@@ -81,9 +81,9 @@ def attacks() -> None:
 
 
 def _filtered(table: pd.DataFrame, name: str, track: str, whose: str) -> tuple[pd.DataFrame, Any]:
-    """The rows that search and filters leave, and the place for the CSV beside them.
+    """The rows that match the search and the filters, and the place for the CSV button.
 
-    track: the column that holds access/knowledge; whose: the adversary that it describes, in words.
+    name: the column with the entries' names. track: the column with "access/knowledge". whose: whose track that is.
     """
     first, csv = st.columns([6, 1], vertical_alignment="bottom")
     left, right = st.columns([2, 3])
@@ -108,10 +108,9 @@ def _filtered(table: pd.DataFrame, name: str, track: str, whose: str) -> tuple[p
 def _coverage(
     scored: pd.DataFrame, names: pd.Series, entry: str, other: str, wanted: Sequence[tuple[str, int]]
 ) -> list[str]:
-    """For each entry how many of its required scenarios were scored, such as 42/45.
+    """For each entry how many of its required scenarios were scored, such as 42/45; "0/0" if none is required.
 
-    scored: `ranking.scenarios`; wanted: counterparts, in the column `other`, and seeds. An entry of no required
-    scenario has "0/0".
+    scored: `ranking.scenarios`. wanted: the required counterparts, named in the column `other`, and seeds.
     """
     pairs = pd.MultiIndex.from_tuples(wanted, names=[other, "seed"]) if wanted else pd.MultiIndex.from_arrays([[], []])
     required = scored[pd.MultiIndex.from_frame(scored[[other, "seed"]]).isin(pairs)]
@@ -123,8 +122,9 @@ def _coverage(
 def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
     metric, pool = whole.attrs["metric"], whole.attrs["pool"]
     st.text(
-        f"Ranked by the worst-case {METRICS[metric].label} over {len(pool)} membership attacks that ran on every "
-        f"ranked defense: smaller is better. Deciding attack and sign are chosen on the other seeds."
+        f"Ranked by the worst-case {METRICS[metric].label} over the {len(pool)} membership attacks that the protocol "
+        f"requires, as far as they apply: smaller is better. Deciding attack and sign are chosen on the other seeds. "
+        f"chance: not above its null, without an order among these. Best known: what a stronger attack finds that is not required."
     )
     fine = {c: digits(whole, c) for c in ("test_accuracy", *(f"worst_{m}" for m in WORST))}
     intervals = {f"{c}_ci": interval(table, c, fine[c]) for c in fine}
@@ -134,6 +134,7 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
     }
     for m in (metric, *(m for m in WORST if m != metric)):
         columns |= _worst_columns(m, fine[f"worst_{m}"])
+    columns["best_known"] = column.TextColumn("Best known", help=BEST_KNOWN_HELP)
     columns |= {
         "train_accuracy": number("train_accuracy"), "ece": number("ece"),
         **{m: number(m) for m in ("robust_accuracy", "certified_accuracy") if table[m].notna().any()},
@@ -144,24 +145,33 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
             m: column.NumberColumn(METRICS[m].label, format="%.2f", help=METRICS[m].help)
             for m in ("ms_per_query", "ms_per_query_alone")
         },
-        "mean_auc": number(AUC, "Mean AUC", "Mean over the pool of attacks. "),
-        "mean_tpr_at_fpr_0.01": number(TPR, "Mean TPR at 1 % FPR", "Mean over the pool of attacks. "),
+        "mean_auc": number(AUC, "Mean AUC", "Mean over the required attacks that apply. "),
+        "mean_tpr_at_fpr_0.01": number(TPR, "Mean TPR at 1 % FPR", "Mean over the required attacks that apply. "),
         "worst_auc_oracle": number(AUC, "Worst AUC, as in papers", "Best attack on the data it is reported on: too high. "),
     }  # fmt: skip
-    said = says(table)
-    config = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")} | columns | said
-    order = ["rank", "interval", "tie", "defense", f"worst_{metric}", f"worst_{metric}_ci"]
-    order += ["test_accuracy", "test_accuracy_ci", *said, "coverage", *TRUST_COLUMNS]
+    notes = note_columns(table)
+    config = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")} | columns | notes
+    order = ["rank", "interval", "apart", "defense", f"worst_{metric}", f"worst_{metric}_ci"]
+    order += ["test_accuracy", "test_accuracy_ci", *notes, "coverage", *TRUST_COLUMNS]
     order += [c for c in columns if c not in order]
-    _both(table.assign(interval=rank_interval(table), **intervals), order, config, "defense")
+    _both(
+        table.assign(
+            interval=rank_interval(table), apart=apart(table), best_known=best_known(table, metric), **intervals
+        ),
+        order,
+        config,
+        "defense",
+    )
 
 
 def _worst_columns(metric: str, digits: int) -> dict[str, Any]:
-    """The columns of one worst case, in their order."""
+    """The columns of one metric's worst case, in their order."""
     worst = f"worst_{metric}"
     null = "95 % quantile of the worst case under permuted labels, chosen alike: below it these attacks can't tell from chance. "
     return {
-        worst: number(metric, f"Worst {METRICS[metric].label}", "Worst case over the pool of attacks. ", digits),
+        worst: number(
+            metric, f"Worst {METRICS[metric].label}", "Worst case over the required attacks that apply. ", digits
+        ),
         f"{worst}_ci": column.TextColumn("95 %", help="t-interval over seeds"),
         f"{worst}_null_95": number(metric, "Null 95 %", null, digits),
         f"{worst}_attack": column.TextColumn("Decided by", help="The attack most often chosen, leaving one seed out"),
@@ -173,7 +183,8 @@ def _attacks(table: pd.DataFrame, task: str, metric: str) -> None:
     st.text(
         f"Ranked within a track by the mean {METRICS[metric].label} over the required defenses: larger is stronger."
     )
-    shown = table.assign(interval=rank_interval(table), tie=np.where(table.null_row, "null", table.tie))
+    interval = rank_interval(table).where(~table.null_row.astype(bool), "null")
+    shown = table.assign(interval=interval, apart=apart(table))
     config: dict[str, Any] = CHIEF | {
         "attack": column.TextColumn("Attack", pinned=True, width="medium"),
         "track": column.TextColumn("Track", help="Access / auxiliary knowledge: different adversaries are not ranked together"),
@@ -181,18 +192,18 @@ def _attacks(table: pd.DataFrame, task: str, metric: str) -> None:
         "queries": column.NumberColumn("Queries", format="localized", help="Mean queries to a target"),
         "targets": column.NumberColumn("Targets", help="Targets that count: required defenses x seeds, without skipped ones"),
     }  # fmt: skip
-    order = ["track", "rank", "interval", "tie", "attack"]
+    order = ["track", "rank", "interval", "apart", "attack"]
     for m in TASK_METRICS[task] if len(table) else ():
         fine = digits(table, m)
         shown[f"{m}_ci"] = interval(table, m, fine)
         config |= {m: number(m, digits=fine), f"{m}_ci": column.TextColumn("95 %", help="t-interval over seeds")}
         order += [m, f"{m}_ci"]
-    shown["reason"] = shown.reason.where(~shown.null_row, "")  # null rows stay beside what they are the scale of
+    shown["reason"] = shown.reason.where(~shown.null_row, "")  # null rows stay in the table, as its reference
     _both(shown, [*order, "coverage", *TRUST_COLUMNS, "seconds", "queries", "targets"], config, "attack")
 
 
 def _both(shown: pd.DataFrame, order: list[str], config: dict[str, Any], name: str) -> None:
-    """What is ranked; below it what is not, and why."""
+    """The table of ranked entries; below it the others with the reason."""
     shown = shown.assign(isolation=shown.isolation.map(isolation))
     _table(shown[shown.reason == ""], order, config, name)
     rest = shown[shown.reason != ""]
@@ -207,7 +218,7 @@ def _both(shown: pd.DataFrame, order: list[str], config: dict[str, Any], name: s
 
 
 def _table(shown: pd.DataFrame, order: list[str], config: dict[str, Any], key: str) -> None:
-    """A table; choosing a row opens the entry's page."""
+    """A table in which choosing a row opens the entry's page."""
     event = st.dataframe(
         shown, hide_index=True, width="stretch", height="content", column_order=order, column_config=config,
         on_select="rerun", selection_mode="single-row", key=key, placeholder="–",

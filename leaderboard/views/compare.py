@@ -1,4 +1,4 @@
-"""Two entries side by side: their paired differences over seeds, and in what their cards differ."""
+"""The page Compare: paired differences of two entries over seeds, and in what their cards differ."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from leaderboard.views import chosen, frame, ranked
 column = st.column_config
 SIDES: tuple[Side, ...] = get_args(Side)
 MOST = 60
-"""Rows that are drawn; the table holds all."""
+"""Most rows in the plot; the table holds all."""
 THRESHOLDS = {"shadow": "set on the shadow world", "own": "a rule of its own", "none": "none"}
 
 
 def show() -> None:
-    """The page."""
+    """Draw the page."""
     protocol, results = chosen()
-    board, found = ranked(protocol, results)
+    board, ranked_tables = ranked(protocol, results)
     st.title("Compare", anchor=False)
     side: Side = st.segmented_control(
         "Two", list(SIDES), default=SIDES[0], required=True, key="side", bind="query-params", format_func=_plural
@@ -37,15 +37,17 @@ def show() -> None:
     scored = frame(results)
     names = sorted(set(scored[side]) - {""})
     left, right = st.columns(2)
-    usual = names.index(board.baseline) if board.baseline in names else _best(found, side, names)
+    usual = names.index(board.baseline) if board.baseline in names else _best(ranked_tables, side, names)
     first = str(left.selectbox("First", names, index=usual, key="first", bind="query-params"))
     others = _others(scored, side, first)
     if not others:
         st.text(f"There is no other {side} of the same task to compare with.")
         st.code(f"leakboard run --protocol {protocol}", language=None, wrap_lines=True)
         st.stop()
-    second = str(right.selectbox("Second", others, index=_best(found, side, others), key="second", bind="query-params"))
-    table = differences(scored, side, first, second, board.seeds, _pool(found, board, side))
+    second = str(
+        right.selectbox("Second", others, index=_best(ranked_tables, side, others), key="second", bind="query-params")
+    )
+    table = differences(scored, side, first, second, board.seeds, _pool(ranked_tables, board, side))
     if table.empty:
         st.text("Both lack a scenario on the same opponent and seed: nothing can be compared.")
         st.code(shlex.join(["leakboard", "run", first, second, "--protocol", protocol]), language=None, wrap_lines=True)
@@ -60,22 +62,25 @@ def _plural(side: str) -> str:
 
 
 def _others(scored: pd.DataFrame, side: Side, first: str) -> list[str]:
-    """The entries that share a task with the first one."""
+    """The other entries that have a task in common with the first one."""
     tasks = set(scored.task[scored[side] == first])
     return sorted(set(scored[side][scored.task.isin(tasks)]) - {"", first})
 
 
-def _best(found: Mapping[str, pd.DataFrame], side: Side, names: list[str]) -> int:
-    """Which of the names stands highest on the board."""
+def _best(ranked_tables: Mapping[str, pd.DataFrame], side: Side, names: list[str]) -> int:
+    """The index of the name that stands highest on the board; 0 where none is on it."""
     ranked = [
-        str(n) for title, table in found.items() if (title == "defenses") == (side == "defense") for n in table[side]
+        str(n)
+        for title, table in ranked_tables.items()
+        if (title == "defenses") == (side == "defense")
+        for n in table[side]
     ]
     return next((names.index(n) for n in ranked if n in names), 0)
 
 
-def _pool(found: Mapping[str, pd.DataFrame], board: Board, side: Side) -> Sequence[str]:
-    """The opponents over which the board ranks."""
-    return found["defenses"].attrs["pool"] if side == "defense" else board.required_defenses
+def _pool(ranked_tables: Mapping[str, pd.DataFrame], board: Board, side: Side) -> Sequence[str]:
+    """The opponents by which the board ranks this side."""
+    return ranked_tables["defenses"].attrs["pool"] if side == "defense" else board.required_defenses
 
 
 def _differences(table: pd.DataFrame, side: Side, file: str) -> None:
@@ -132,15 +137,15 @@ def _table(table: pd.DataFrame, side: Side, metrics: pd.Series) -> None:
 
 
 def facts(name: str, side: Side, mine: Sequence[Result]) -> dict[str, str]:
-    """What is known of an entry, by label: from its own records, its cards and its hyperparameters, as plain text."""
+    """Facts about an entry by label, as plain text: from its results, its cards and its hyperparameters."""
     about = {
         "Access": _join(r.access for r in mine) if side == "attack" else "",
         "Knowledge": _join(r.knowledge for r in mine) if side == "attack" else "",
         "Null row": "yes" if side == "attack" and any(r.null_row for r in mine) else "",
-        "Extra data": _join(r.says("extra_data") for r in mine),
-        "Attacked by": _join(r.says("attacked_by") for r in mine),
-        "Flag": _join(r.says("alone") for r in mine),
-        "Tuned": _join(r.says("tuned") for r in mine),
+        "Extra data": _join(r.claim("extra_data") for r in mine),
+        "Attacked by": _join(r.claim("attacked_by") for r in mine),
+        "Flag": _join(r.claim("alone") for r in mine),
+        "Tuned": _join(r.claim("tuned") for r in mine),
         "ε": _join(epsilon_text(r.claims) for r in mine if r.task == "utility"),
         "Trust": _join(r.trust for r in mine),
         "Where it ran": _join(ISOLATION[r.isolation] for r in mine if r.status != "skipped"),
@@ -148,8 +153,8 @@ def facts(name: str, side: Side, mine: Sequence[Result]) -> dict[str, str]:
         "Tasks": _join(sorted({r.task for r in mine}, key=["utility", *TASK_METRICS].index)),
     }
     known = tables.cards()
-    found = {id: next((e for e in known.get(id, []) if e.kind == side), None) for id, _ in parts(name)}
-    readable = [e for e in found.values() if e and e.card]
+    entries = {id: next((e for e in known.get(id, []) if e.kind == side), None) for id, _ in parts(name)}
+    readable = [e for e in entries.values() if e and e.card]
     about |= {
         "Method": _join(e.card.title for e in readable),
         "Authors": _join(", ".join(e.card.authors) for e in readable),
@@ -158,7 +163,7 @@ def facts(name: str, side: Side, mine: Sequence[Result]) -> dict[str, str]:
         "Threshold": _join(THRESHOLDS[e.calibrate] for e in readable) if side == "attack" else "",
     }
     for id, given in parts(name):
-        entry = found[id]
+        entry = entries[id]
         if entry is None or entry.card is None:
             about[plain(id, NAME)] = plain(entry.error) if entry else "there is no submission of this name"
         defaults = {k: str(f.default) for k, f in entry.params.model_fields.items()} if entry else {}
@@ -167,9 +172,9 @@ def facts(name: str, side: Side, mine: Sequence[Result]) -> dict[str, str]:
 
 
 def parts(name: str) -> list[tuple[str, dict[str, str]]]:
-    """A canonical name's submissions and the hyperparameters given: a[n=10]+b -> [("a", {"n": "10"}), ("b", {})]."""
-    found = re.findall(r"([^+\[\]]+)(?:\[([^\]]*)\])?", name)
-    return [(id, dict(pair.split("=", 1) for pair in inside.split(",") if "=" in pair)) for id, inside in found]
+    """The parts of a canonical name with given hyperparameters: a[n=10]+b -> [("a", {"n": "10"}), ("b", {})]."""
+    matches = re.findall(r"([^+\[\]]+)(?:\[([^\]]*)\])?", name)
+    return [(id, dict(pair.split("=", 1) for pair in inside.split(",") if "=" in pair)) for id, inside in matches]
 
 
 def _join(texts: Any) -> str:
@@ -177,7 +182,7 @@ def _join(texts: Any) -> str:
 
 
 def _cards(both: list[dict[str, str]]) -> None:
-    """What differs between two entries, as a table: it reads no Markdown."""
+    """A table of the facts in which two entries differ. (Cells of a table are not read as Markdown.)"""
     labels = dict.fromkeys(k for about in both for k in about)
     rows = [{"what": k, "first": both[0].get(k, "–"), "second": both[1].get(k, "–")} for k in labels]
     rows = [row for row in rows if row["first"] != row["second"]]

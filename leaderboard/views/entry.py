@@ -1,4 +1,4 @@
-"""One entry: its card, hyperparameters, cost, all its scenarios, a ROC curve, and its history."""
+"""The page of one entry: card, hyperparameters, cost, all its scenarios, a ROC curve, and its history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.result import Result
 from benchmark.text import plain, plain_log
 from leaderboard import charts, tables
-from leaderboard.ranking import AUC, ISOLATION, TPR, rank_interval
+from leaderboard.ranking import AUC, ISOLATION, TPR, apart, rank_interval
 from leaderboard.views import (
     TRUST_COLUMNS,
     Tables,
@@ -22,10 +22,10 @@ from leaderboard.views import (
     editions,
     isolation,
     literal,
+    note_columns,
     number,
     ranked,
     run_link,
-    says,
     unknown,
 )
 from leaderboard.views.compare import parts
@@ -35,7 +35,7 @@ DOC = 4000
 
 
 def show() -> None:
-    """The page. What a card or a record says is shown as text: never as Markdown or HTML."""
+    """Draw the page. Texts of cards and records are shown as plain text, never as Markdown or HTML."""
     protocol, results = chosen()
     attacks, defenses = ({getattr(r, kind) for r in results} - {""} for kind in ("attack", "defense"))
     names = sorted(defenses) + sorted(attacks - defenses)
@@ -55,28 +55,33 @@ def show() -> None:
     _history(protocol, str(name))
 
 
-def _standing(found: Tables, name: str) -> None:
+def _standing(ranked_tables: Tables, name: str) -> None:
     """Where the entry stands on the board, or why it has no rank."""
-    for title, table in found.items():
+    for title, table in ranked_tables.items():
         kind = "defense" if title == "defenses" else "attack"
         for _, row in table[table[kind] == name].iterrows():
             metric = table.attrs["metric"]
             leakage = f"worst_{metric}" if kind == "defense" else metric
-            shown = {"Rank": rank_interval(row.to_frame().T).iloc[0] or "–", "Tie group": row.tie or "–"}
-            shown[f"{'Worst ' if kind == 'defense' else ''}{METRICS[metric].label}"] = _three(row[leakage])
+            shown = {
+                "Rank": rank_interval(row.to_frame().T).iloc[0] or "–",
+                "Apart": apart(row.to_frame().T).iloc[0] or "–",
+            }
+            shown[f"{'Worst ' if kind == 'defense' else ''}{METRICS[metric].label}"] = _three_decimals(row[leakage])
             shown |= (
-                {"Test accuracy": _three(row.test_accuracy)} if kind == "defense" else {"Track": literal(row.track)}
+                {"Test accuracy": _three_decimals(row.test_accuracy)}
+                if kind == "defense"
+                else {"Track": literal(row.track)}
             )
             for place, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
                 place.metric(label, value, border=True)
             if row.reason:
                 st.text(f"Not ranked: {row.reason}")
             st.text(f"Trust: {row.trust}. Where it ran: {ISOLATION[row.isolation]}.")
-            if kind == "defense" and (said := says(row.to_frame().T)):
-                st.text("\n".join(f"{config['label']}: {row[name]}" for name, config in said.items()))
+            if kind == "defense" and (notes := note_columns(row.to_frame().T)):
+                st.text("\n".join(f"{config['label']}: {row[name]}" for name, config in notes.items()))
 
 
-def _three(value: float) -> str:
+def _three_decimals(value: float) -> str:
     return "–" if pd.isna(value) else f"{value:.3f}"
 
 
@@ -92,7 +97,7 @@ def _cards(name: str) -> None:
 
 
 def _hyperparameters(entry: Any, given: dict[str, str]) -> None:
-    """Each with its value here, its default and the range that is searched; what is changed beside them comes last."""
+    """A table of hyperparameters with value, default and search range; then what was given for recipe or adversary."""
     key = f"parameters-{entry.kind}-{entry.id}-{given}"  # a cascade may hold an entry twice
     rows, given = [], dict(given)
     for name, field in entry.params.model_fields.items():
@@ -115,12 +120,12 @@ def _hyperparameters(entry: Any, given: dict[str, str]) -> None:
 
 
 def _value(value: object) -> str:
-    """As it stands in names."""
+    """A value as it is written in entries' names."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _card(entry: Any) -> None:
-    """A card as plain text. `st.text` draws in a fixed width; it never reads Markdown."""
+    """A card and the submission's docstring as plain text: `st.text` does not read Markdown."""
     if entry.card is None:
         st.text(plain(f"{entry.id}: {entry.error}"))
         return
@@ -128,7 +133,8 @@ def _card(entry: Any) -> None:
     lines = entry.card.title, f"{plain(', '.join(entry.card.authors))}{year}", entry.card.reference
     st.text("\n".join(map(plain, lines)))
     if entry.doc:
-        # A paragraph is a line here: files are wrapped at a width of their own. Lists keep their lines.
+        # The line breaks of a paragraph are removed, for docstrings are wrapped at the width of code. Lists keep
+        # theirs.
         st.text(re.sub(r"(?<=[^\n])\n(?=[^\s\-*])", " ", plain_log(entry.doc.strip()[:DOC])))
 
 
@@ -149,7 +155,7 @@ def _roc(mine: list[Result], name: str) -> None:
 
 
 def _cost(mine: list[Result], name: str) -> None:
-    """What the entry costs: a defense to train and to query, an attack to run, each with its median."""
+    """Median costs of the entry: of a defense to train and to query, of an attack to run."""
     names = {
         "train_seconds": "seconds to train",
         "ms_per_query": "ms a query",
@@ -158,21 +164,21 @@ def _cost(mine: list[Result], name: str) -> None:
     if all(r.attack == name for r in mine):
         names = {"seconds": "seconds a target", "queries": "queries a target", "peak_mb": "MB at the most"}
     costs = [r.cost for r in mine if r.status == "ok" and (r.attack == name or r.task == "utility")]
-    found = {label: [c[n] for c in costs if n in c] for n, label in names.items()}
+    values = {label: [c[n] for c in costs if n in c] for n, label in names.items()}
     knows = " ".join({r.knowledge for r in mine})
-    said = [f"{np.median(v):,.4g} {label}" for label, v in found.items() if v]
-    if said:
+    medians = [f"{np.median(v):,.4g} {label}" for label, v in values.items() if v]
+    if medians:
         own = " Shadow and reference models are trained beside this." if all(r.attack == name for r in mine) else ""
         st.text(
-            "Cost (medians): " + "; ".join(said) + "." + (own if "shadow" in knows or "references" in knows else "")
+            "Cost (medians): " + "; ".join(medians) + "." + (own if "shadow" in knows or "references" in knows else "")
         )
 
 
 def _history(protocol: str, name: str) -> None:
-    """One line for each edition of the protocol that scored the entry."""
-    found = editions(protocol)
+    """A table with a row for each edition of the protocol in which the entry was scored."""
+    by_edition = editions(protocol)
     rows = []
-    for edition, results in found.items():
+    for edition, results in by_edition.items():
         mine = [r for r in results if name in (r.attack, r.defense)]
         for kind, table in ranked(protocol, results)[1].items() if mine else ():
             for _, row in table[table["defense" if kind == "defenses" else "attack"] == name].iterrows():
@@ -241,7 +247,7 @@ def _scenarios(mine: list[Result]) -> None:
 
 
 def _logs(mine: list[Result]) -> None:
-    """The last lines of a failed scenario's output."""
+    """The last lines that failed scenarios printed, of one scenario at a time."""
     logs = {f"{r.attack or 'utility'} on {r.defense}, seed {r.seed}: {r.status}": r.log for r in mine if r.log}
     if logs:
         st.subheader("What failed scenarios printed", anchor=False)

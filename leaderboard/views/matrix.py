@@ -1,4 +1,4 @@
-"""The matrix of attacks and defenses, and the scenario that is opened in it."""
+"""The page Matrix: attacks against defenses as a heat map, and the scenario that is opened in it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from leaderboard.views import (
 
 CHART, WIDE = "heat-map", "wide-heat-map"
 NAMES_WIDTH, CELL_WIDTH = 170, 34
-"""Pixels, at least, of the attacks' names and of a cell: a number of two decimals fits."""
+"""Least widths in pixels: of the attacks' names, and of a cell, which fits a number of two decimals."""
 MORE = {"membership": ("balanced_accuracy_oracle", "tpr_at_fpr_0.001", "auc_references")}
-"""Metrics that a task's matrix offers beside those of its table."""
+"""Metrics that a task's matrix offers in addition to those of its table."""
 
 
 def show() -> None:
-    """The page."""
+    """Draw the page."""
     protocol, results = chosen()
     board, _ = ranked(protocol, results)
     scored = frame(results)
@@ -76,7 +76,7 @@ def show() -> None:
 
 
 def matrix(scenarios: pd.DataFrame, board: Board, metric: str) -> pd.DataFrame:
-    """One row a cell, of each attack on each defense: the mean over seeds, or why there is none.
+    """One row a cell: the mean over seeds of an attack on a defense, or why there is none.
 
     scenarios: `ranking.scenarios` of one task. Columns attack, defense, row, column (short names), value, text (what
     the cell shows), note (its seeds in words). Required entries come first.
@@ -112,7 +112,7 @@ def matrix(scenarios: pd.DataFrame, board: Board, metric: str) -> pd.DataFrame:
 
 
 def _open_clicked(cells: pd.DataFrame) -> None:
-    """A new click on the heat map sets the two selectors, before they are drawn."""
+    """Set the two selectors to the cell that was clicked last. Must run before they are drawn."""
     picked = (st.session_state.get(CHART) or {}).get("selection", {}).get("cell", [])
     pair = (picked[0].get("attack"), picked[0].get("defense")) if picked else None
     if pair != st.session_state.get("clicked") and pair is not None:
@@ -123,7 +123,7 @@ def _open_clicked(cells: pd.DataFrame) -> None:
 
 
 def _selectors(cells: pd.DataFrame) -> tuple[str, str]:
-    """Attack and defense by keyboard; they are also what the address holds."""
+    """Selectors of attack and defense, for keyboards; their values are part of the page's address."""
     left, right = st.columns(2)
     attacks, defenses = (list(dict.fromkeys(cells[kind])) for kind in ("attack", "defense"))
     unknown("attack", attacks)
@@ -136,11 +136,14 @@ def _selectors(cells: pd.DataFrame) -> tuple[str, str]:
 # --- One scenario -----------------------------------------------------------------------------------
 
 
-def _scenario(protocol: str, board: Board, found: pd.DataFrame, attack: str, defense: str) -> None:
-    """All that is known of one attack on one defense."""
+def _scenario(protocol: str, board: Board, rows: pd.DataFrame, attack: str, defense: str) -> None:
+    """All results of one attack on one defense: ROC curve, histogram, a table by seed, the record.
+
+    rows: of `ranking.scenarios`.
+    """
     st.subheader("Opened scenario", anchor=False)
     st.text(f"{attack} on {defense}")
-    results: list[Result] = sorted(found.result, key=lambda r: r.seed)
+    results: list[Result] = sorted(rows.result, key=lambda r: r.seed)
     if not results:
         st.text("It was not scored. This does it:")
         st.code(command(protocol, board, attack, defense), language=None)
@@ -171,7 +174,7 @@ def _scenario(protocol: str, board: Board, found: pd.DataFrame, attack: str, def
 
 
 def command(protocol: str, board: Board, attack: str, defense: str, seed: int | None = None) -> str:
-    """What scores a scenario: a named entry meets every required one, so only what is not required needs its name."""
+    """The command that scores a scenario. A named entry meets all required ones, so those need not be named."""
     required = {*board.required_attacks, *board.required_defenses}
     names = [name for name in (attack, defense) if name not in required] or [attack]
     words = ["leakboard", "run", *names, "--protocol", protocol, *(["--seed", str(seed)] if seed is not None else [])]
@@ -181,15 +184,15 @@ def command(protocol: str, board: Board, attack: str, defense: str, seed: int | 
 def _histogram(result: Result) -> None:
     if result.task != "membership" or result.status != "ok":
         return
-    if (found := result.histogram) is None:
+    if (histogram := result.histogram) is None:
         st.text("The record holds no histogram of scores: it was made by an earlier version.")
         return
-    st.altair_chart(charts.histogram(*found), width="stretch", key="histogram")
+    st.altair_chart(charts.histogram(*histogram), width="stretch", key="histogram")
     st.text("Scores of members and non-members on this seed: what overlaps can't be told apart.")
 
 
 def _seeds(results: list[Result]) -> None:
-    """A row a seed: the metrics with their intervals over samples, the cost, and where the run is."""
+    """A table with a row for each seed: metrics with their intervals over samples, cost, and a link to the run."""
     names = [m for m in METRICS if any(m in r.metrics for r in results)]
     rows = []
     for r in results:

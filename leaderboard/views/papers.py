@@ -1,4 +1,4 @@
-"""The numbers of the papers' tables beside ours, and what became of their claims."""
+"""The page Papers: numbers of the papers' tables beside ours, and verdicts on their claims."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from leaderboard.publish import as_csv
 
 column = st.column_config
 SECONDS = 60
-"""How long the records of protocols other than the chosen one may be old."""
+"""Greatest age of the records of protocols other than the chosen one."""
 
 
 def show() -> None:
-    """The page. It shows the papers' numbers also where nothing of ours is scored."""
+    """Draw the page, also where nothing of ours is scored."""
     st.title("Papers", anchor=False)
     known = {p.id: p for p in papers.load()}
     picked = st.segmented_control(
@@ -30,22 +30,22 @@ def show() -> None:
     )  # fmt: skip
     paper = known[str(picked)]
     st.text(paper.cite)
-    said = claims.load()
-    names = {p for t in paper.tables for p in t.protocols} | {s.protocol for c in said for s in c.scores}
+    all_claims = claims.load()
+    names = {p for t in paper.tables for p in t.protocols} | {s.protocol for c in all_claims for s in c.scores}
     results = _results(sorted(names))
     _numbers(paper, results)
     st.subheader("What it claims", anchor=False)
-    _claims(paper, said, results)
+    _claims(paper, all_claims, results)
 
 
 def _results(protocols: Sequence[str]) -> dict[str, list[Result]]:
-    """The newest public edition of each protocol."""
+    """The results of the newest public edition of each protocol."""
     _refreshed(tuple(protocols))
-    found = {}
+    results = {}
     for name in protocols:
         public = [r for r in tables.source(name).results if r.trust != "official"]
-        found[name] = list(next(iter(tables.editions(public).values()), []))
-    return found
+        results[name] = list(next(iter(tables.editions(public).values()), []))
+    return results
 
 
 @st.cache_data(ttl=SECONDS, show_spinner="Reading what is scored")  # type: ignore[untyped-decorator]
@@ -55,7 +55,7 @@ def _refreshed(protocols: tuple[str, ...]) -> None:
 
 
 def _size(protocol: str) -> int | None:
-    """Samples a part; None where the protocol doesn't say."""
+    """Samples of a part of the split; None where the protocol does not fix it."""
     from benchmark import errors
     from benchmark import protocol as definitions
 
@@ -71,7 +71,7 @@ def _version(results: dict[str, list[Result]]) -> int:
 
 @st.cache_data(max_entries=8, show_spinner=False)  # type: ignore[untyped-decorator]
 def _beside(version: int, paper: papers.Paper, _results: dict[str, list[Result]]) -> pd.DataFrame:
-    return papers.beside(paper, _results.__getitem__, {name: _size(name) for name in _results})
+    return papers.side_by_side(paper, _results.__getitem__, {name: _size(name) for name in _results})
 
 
 # --- Numbers ----------------------------------------------------------------------------------------
@@ -122,15 +122,15 @@ def _numbers(paper: papers.Paper, results: dict[str, list[Result]]) -> None:
 # --- Claims -----------------------------------------------------------------------------------------
 
 
-def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[str, list[Result]]) -> None:
-    findings = [f for f in _verdicts(_version(results), said, results) if f.claim.id.startswith(paper.id)]
+def _claims(paper: papers.Paper, all_claims: tuple[claims.Claim, ...], results: dict[str, list[Result]]) -> None:
+    findings = [f for f in _verdicts(_version(results), all_claims, results) if f.claim.id.startswith(paper.id)]
     findings = [f for f in findings if f.claim.id[1:2].isdigit()]
     missing = sorted({p for f in findings for p in f.missing})
     counts = pd.Series([f.verdict for f in findings], dtype=str).value_counts()
     st.text(
         ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
         + ". Margins were set before anything was compared; "
-        "p-values are one-sided, by Holm's method over the claims of all papers."
+        "p-values are one-sided, by Benjamini and Hochberg's method over the claims of all papers."
     )
     if missing:
         st.text("What is not scored needs:")
@@ -155,7 +155,7 @@ def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[s
         "alone": column.TextColumn("Alone", help="The verdict if this were the only claim: without a correction for their number"),
         "expected": column.TextColumn("Difference should be", help="The margin was set before anything was compared"),
         **{c: column.NumberColumn(t, format="%.3f" if c in ("first", "second") else "%+.3f") for c, t in numbers.items()},
-        "p": column.NumberColumn("p", format="%.3f", help=f"One-sided, by Holm's method over the claims of all papers: below {claims.LEVEL} the claim holds. An interval is of this claim alone"),
+        "p": column.NumberColumn("p", format="%.3f", help=f"One-sided, by Benjamini and Hochberg's method over the claims of all papers: below {claims.LEVEL} the claim holds. An interval is of this claim alone"),
         "metric": column.TextColumn("Metric"),
         **({"note": column.TextColumn("Why not", width="large", help="What was found to be the reason, or what speaks for one")} if table.note.any() else {}),
     }  # fmt: skip
@@ -168,34 +168,36 @@ def _claims(paper: papers.Paper, said: tuple[claims.Claim, ...], results: dict[s
 
 
 @st.cache_data(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator]
-def _verdicts(version: int, _said: tuple[claims.Claim, ...], _results: dict[str, list[Result]]) -> list[claims.Finding]:
-    return claims.check(_said, _results.__getitem__)
+def _verdicts(
+    version: int, _all_claims: tuple[claims.Claim, ...], _results: dict[str, list[Result]]
+) -> list[claims.Finding]:
+    return claims.check(_all_claims, _results.__getitem__)
 
 
-def _claim(found: claims.Finding) -> dict[str, object]:
+def _claim(finding: claims.Finding) -> dict[str, object]:
     """One row of the table of claims."""
     nothing = Estimate(np.nan, np.nan, np.nan)
-    difference = found.difference or nothing
-    claim = found.claim
+    difference = finding.difference or nothing
+    claim = finding.claim
     return {
         "claim": claim.id,
         "says": claim.says,
-        "verdict": found.verdict,
-        "alone": found.alone,
+        "verdict": finding.verdict,
+        "alone": finding.alone,
         "expected": claim.expected,
-        "first": (found.first or nothing).mean,
-        "second": (found.second or nothing).mean,
+        "first": (finding.first or nothing).mean,
+        "second": (finding.second or nothing).mean,
         "difference": difference.mean,
         "low": difference.low,
         "high": difference.high,
-        "p": np.nan if found.p is None else found.p,
+        "p": np.nan if finding.p is None else finding.p,
         "metric": _measured(claim.first),
-        "note": "" if found.verdict in ("holds", "not scored") else claim.note,
+        "note": "" if finding.verdict in ("holds", "not scored") else claim.note,
     }
 
 
 def _measured(score: claims.Score) -> str:
-    """What a claim compares, in words."""
+    """In words, what a claim compares."""
     words = papers.label(score.metric)
     if score.against:
         return f"Rank correlation of {words} and {papers.label(score.against.metric)} over {1 + len(score.settings)} settings"

@@ -1,4 +1,4 @@
-"""What a protocol measures, on what and how, what it leaves out, and what changed."""
+"""The page Protocol: what a protocol measures, on what and how, what it leaves out, and what changed."""
 
 from __future__ import annotations
 
@@ -42,30 +42,30 @@ GROUPS = {
 
 
 def show() -> None:
-    """The page. A protocol without a result is described all the same."""
+    """Draw the page, also for a protocol without results."""
     name = str(st.session_state.get("protocol") or "")
     st.title("Protocol", anchor=False)
-    found = _defined(name)
+    definition = _defined(name)
     editions = tables.editions(tables.source(name).results) if name else {}
-    if found is not None:
-        _describe(found)
+    if definition is not None:
+        _describe(definition)
     elif not editions:
         st.text("Nothing is scored yet. To score a first protocol:")
         st.code("leakboard run --protocol digits-v1", language=None, wrap_lines=True)
         st.stop()
-    axes = pd.DataFrame(_axes(found) if found else [], columns=["of", "what", "value"])
-    if found is not None:
+    axes = pd.DataFrame(_axes(definition) if definition else [], columns=["of", "what", "value"])
+    if definition is not None:
         _axes_shown(axes)
-    _required(name, found, next(iter(editions.values()), []))
-    if found is not None:
+    _required(name, definition, next(iter(editions.values()), []))
+    if definition is not None:
         st.subheader("What it leaves out", anchor=False)
-        st.text(plain(found.leaves_out, 4000))
-    _history(found, editions)
-    if found is not None:
+        st.text(plain(definition.leaves_out, 4000))
+    _history(definition, editions)
+    if definition is not None:
         with st.expander("The file itself"):
-            st.code((_folder() / f"{found.name}.yaml").read_text("utf-8"), language=None, wrap_lines=True)
+            st.code((_folder() / f"{definition.name}.yaml").read_text("utf-8"), language=None, wrap_lines=True)
         st.download_button(
-            "CSV", axes.to_csv(index=False), f"{found.name}-protocol.csv", "text/csv", icon=":material/download:"
+            "CSV", axes.to_csv(index=False), f"{definition.name}-protocol.csv", "text/csv", icon=":material/download:"
         )
 
 
@@ -76,7 +76,7 @@ def _folder() -> Any:
 
 
 def _defined(name: str) -> Protocol | None:
-    """The protocol's definition; without one, or with one that can't be read, why is said and None returned."""
+    """The protocol's definition; None, with a line on the page why, where there is none or it can't be read."""
     from benchmark import errors
     from benchmark import protocol as definitions
 
@@ -87,11 +87,11 @@ def _defined(name: str) -> Protocol | None:
         return None
 
 
-def _describe(found: Protocol) -> None:
-    size = f"{found.split.size:,} samples a part" if found.split.size else "as many samples a part as go"
-    few = f"Data {found.dataset}, network {found.architecture}, {size}, seeds {', '.join(map(str, found.seeds))}; "
+def _describe(definition: Protocol) -> None:
+    size = f"{definition.split.size:,} samples a part" if definition.split.size else "as many samples a part as go"
+    few = f"Data {definition.dataset}, network {definition.architecture}, {size}, seeds {', '.join(map(str, definition.seeds))}; "
     st.text(
-        f"{plain(found.about, 4000)}\n\n{few}{len(found.attacks)} attacks and {len(found.defenses)} defenses are required."
+        f"{plain(definition.about, 4000)}\n\n{few}{len(definition.attacks)} attacks and {len(definition.defenses)} defenses are required."
     )
     st.subheader("What is measured", anchor=False)
     for task, metrics in (TASK_METRICS | {"utility": UTILITY}).items():
@@ -101,41 +101,43 @@ def _describe(found: Protocol) -> None:
 # --- Axes -------------------------------------------------------------------------------------------
 
 
-def _axes(found: Protocol) -> list[tuple[str, str, str]]:
-    """All that moves a number, in words: (part of the protocol, axis, value)."""
-    recipe, split = found.recipe, found.split
+def _axes(definition: Protocol) -> list[tuple[str, str, str]]:
+    """Everything in a protocol that numbers depend on, in words: (part of the protocol, axis, value)."""
+    recipe, split = definition.recipe, definition.split
     size = f"{split.size:,} samples" if split.size else "as many samples as go into equal parts"
     kept = [p for p in PARTS if split.scheme == "six-way" or not p.endswith("reference")]
     rows = [("Split", part, f"{size}: {PARTS[part]}") for part in kept]
     rows += [
         ("Split", "known beforehand", f"{split.known_fraction:.0%} of target-train and target-test, for partial knowledge; never scored"),
-        ("Split", "pinned", f"SHA-256 of the data ({found.data_digest[:12]}) and of the indices of each seed"),
+        ("Split", "pinned", f"SHA-256 of the data ({definition.data_digest[:12]}) and of the indices of each seed"),
         ("Recipe", "optimizer", f"{recipe.optimizer}, learning rate {recipe.learning_rate:g}, momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}"),
         ("Recipe", "schedule", f"{recipe.schedule}{f' at {recipe.milestones}' if recipe.milestones else ''}, {recipe.epochs} epochs, batches of {recipe.batch_size}"),
         ("Recipe", "augmentation", recipe.augmentation),
         ("Recipe", "early stopping", "on validation data" if recipe.early_stopping else "none: one epoch count for all"),
         ("Recipe", "arithmetic", f"{recipe.precision}; {f'{recipe.ensemble} networks train as one ensemble' if recipe.ensemble > 1 else 'networks train one by one'}"),
-        ("Adversary", "reference models", f"{found.references.online} models of the population, {found.references.offline} of shadow data"),
+        ("Adversary", "reference models", f"{definition.references.online} models of the population, {definition.references.offline} of shadow data"),
     ]  # fmt: skip
-    if found.costly:
-        rows.append(("Adversary", "reference models of costly defenses", f"{found.costly.references.online} and {found.costly.references.offline}, for {', '.join(found.costly.defenses)}"))  # fmt: skip
-    other = found.adversary.model_dump(exclude_none=True) if found.adversary else {}
+    if definition.costly:
+        rows.append(("Adversary", "reference models of costly defenses", f"{definition.costly.references.online} and {definition.costly.references.offline}, for {', '.join(definition.costly.defenses)}"))  # fmt: skip
+    other = definition.adversary.model_dump(exclude_none=True) if definition.adversary else {}
     rows += [("Adversary", f"shadow world's {k.replace('_', ' ')}", str(v)[:NAME]) for k, v in other.items()]
-    if found.label_only:
-        rows.append(("Adversary", "label-only attacks", f"{found.label_only} candidates, half of them members"))
-    if found.canaries:
-        rows.append(("Adversary", "canaries", f"{found.canaries.count} mislabelled samples; only these are scored"))
+    if definition.label_only:
+        rows.append(("Adversary", "label-only attacks", f"{definition.label_only} candidates, half of them members"))
+    if definition.canaries:
+        rows.append(
+            ("Adversary", "canaries", f"{definition.canaries.count} mislabelled samples; only these are scored")
+        )
     rows += [
-        ("Statistics", "seeds", f"{', '.join(map(str, found.seeds))}: shared by all entries, so that two entries are compared by paired differences"),
-        ("Statistics", "intervals", f"95 %: over seeds Student's t; within a scenario a bootstrap over samples, {found.resamples:,} resamples"),
-        ("Statistics", "null", f"{found.nulls} permutations of the membership labels, the same for all attacks on a target"),
+        ("Statistics", "seeds", f"{', '.join(map(str, definition.seeds))}: shared by all entries, so that two entries are compared by paired differences"),
+        ("Statistics", "intervals", f"95 %: over seeds Student's t; within a scenario a bootstrap over samples, {definition.resamples:,} resamples"),
+        ("Statistics", "null", f"{definition.nulls} permutations of the membership labels, the same for all attacks on a target"),
         ("Statistics", "thresholds", "set on the shadow world or by the attack itself, never on what is scored"),
-        ("Ranking", "defenses", f"by the worst case over the attacks that ran on every ranked defense: {' then '.join(METRICS[m].label for m in found.rank_by)}, the first that the samples resolve; attack and sign chosen on the other seeds"),
-        ("Ranking", "utility floor", f"{found.utility_floor:.0%} of the test accuracy of {found.baseline}"),
+        ("Ranking", "defenses", f"by the worst case over the required attacks that apply: {' then '.join(METRICS[m].label for m in definition.rank_by)}, the first that the samples resolve; attack and sign chosen on the other seeds"),
+        ("Ranking", "utility floor", f"{definition.utility_floor:.0%} of the test accuracy of {definition.baseline}"),
         ("Ranking", "attacks", "by the mean over the required defenses, within a track of access and knowledge"),
-        ("Inversion", "evaluation classifier", f"{found.evaluator}: another network, on other data"),
+        ("Inversion", "evaluation classifier", f"{definition.evaluator}: another network, on other data"),
     ]  # fmt: skip
-    return rows + [("Limits", label, f"{getattr(found.limits, field):,}") for field, label in LIMITS.items()]
+    return rows + [("Limits", label, f"{getattr(definition.limits, field):,}") for field, label in LIMITS.items()]
 
 
 def _axes_shown(axes: pd.DataFrame) -> None:
@@ -152,9 +154,9 @@ def _axes_shown(axes: pd.DataFrame) -> None:
 # --- What is required -------------------------------------------------------------------------------
 
 
-def _required(name: str, found: Protocol | None, results: Sequence[Result]) -> None:
-    """Required attacks and defenses, and how much of each is scored."""
-    if found is None:
+def _required(name: str, definition: Protocol | None, results: Sequence[Result]) -> None:
+    """Tables of the required attacks and defenses, with how much of each is scored."""
+    if definition is None:
         try:
             board = tables.board_of(name)
         except ValueError as error:
@@ -162,14 +164,14 @@ def _required(name: str, found: Protocol | None, results: Sequence[Result]) -> N
             return
         wanted = {"attack": board.required_attacks, "defense": board.required_defenses}
     else:
-        wanted = {"attack": found.attacks, "defense": found.defenses}
+        wanted = {"attack": definition.attacks, "defense": definition.defenses}
     known = tables.cards()
     for kind, names in wanted.items():
         rows = []
         for entry in names:
             mine = [r for r in results if getattr(r, kind) == entry]
-            found_here = [next((e for e in known.get(id, []) if e.kind == kind), None) for id, _ in parts(entry)]
-            cards = [e for e in found_here if e and e.card]
+            entries = [next((e for e in known.get(id, []) if e.kind == kind), None) for id, _ in parts(entry)]
+            cards = [e for e in entries if e and e.card]
             tracks = [r.track for r in mine] or [f"{e.access}/{'+'.join(sorted(e.needs)) or 'none'}" for e in cards]
             rows.append({
                 kind: plain(entry, NAME),
@@ -199,13 +201,13 @@ def _required(name: str, found: Protocol | None, results: Sequence[Result]) -> N
 # --- What changed -----------------------------------------------------------------------------------
 
 
-def _history(found: Protocol | None, editions: Mapping[str, Sequence[Result]]) -> None:
-    """The versions that results know, whether the file is still the one, and what the changelog says of rules."""
+def _history(definition: Protocol | None, editions: Mapping[str, Sequence[Result]]) -> None:
+    """A table of the versions of which there are results, and the changelog's entries on rules."""
     st.subheader("Versions, and why they changed", anchor=False)
     st.text("Whatever moves a number makes a new version; results of two versions never meet in one table.")
-    rows = [_version(results, found) for results in editions.values()]
-    if found is not None and not any(r["state"] == "the file as it is" for r in rows):
-        rows.insert(0, {"version": found.measures[:12], "state": "the file as it is: nothing of it is scored"})
+    rows = [_version(results, definition) for results in editions.values()]
+    if definition is not None and not any(r["state"] == "the file as it is" for r in rows):
+        rows.insert(0, {"version": definition.measures[:12], "state": "the file as it is: nothing of it is scored"})
     config = {
         "version": column.TextColumn("Version", help="Digest of all that moves a number"),
         "state": column.TextColumn("State"), "split": column.TextColumn("Split"), "results": column.NumberColumn("Results"),
@@ -222,30 +224,30 @@ def _history(found: Protocol | None, editions: Mapping[str, Sequence[Result]]) -
             st.text(line)
 
 
-def _version(results: Sequence[Result], found: Protocol | None) -> dict[str, Any]:
-    """One row of the table of versions. Commits and machines are what was published of this version."""
+def _version(results: Sequence[Result], definition: Protocol | None) -> dict[str, Any]:
+    """A row of the table of versions; commits and machines are those of the published provenance."""
     first = results[0]
     digest, split = first.protocol_digest, split_of(first)
     folder = places.board(first.protocol) / (OFFICIAL if split == "official" else "")
     published = provenance(folder)
     seen = published.get("seen") if published.get("protocol_digest") == digest else None
-    same = found is not None and digest == found.measures
+    same = definition is not None and digest == definition.measures
     state = "secret split" if split == "official" else "the file as it is" if same else "an earlier version of the file"
     times = [pd.to_datetime(r.finished, unit="s", errors="coerce") for r in results]
     return {
-        "version": plain(digest[:12], NAME), "state": state if found else "no file", "split": split, "results": len(results),
+        "version": plain(digest[:12], NAME), "state": state if definition else "no file", "split": split, "results": len(results),
         "first": min(times), "last": max(times), "commits": _listed(seen, "commit"), "devices": _listed(seen, "device"),
     }  # fmt: skip
 
 
 def _listed(seen: Any, name: str) -> str:
-    """What a published folder says of itself; anybody may have written it."""
+    """A field of the published provenance as plain text; anybody may have written it."""
     values = seen.get(name) if isinstance(seen, dict) else None
     return plain(", ".join(map(str, values))) if isinstance(values, list) else ""
 
 
 def rules(changelog: Any) -> list[str]:
-    """The changelog's entries tagged Rules, newest first, each in one line behind its release."""
+    """The changelog's entries tagged Rules, newest first, each as one line that begins with its release."""
     if not changelog.is_file():
         return []
     lines, release = [], ""

@@ -1,4 +1,4 @@
-"""What inversion attacks reconstruct, beside the mean image of each class."""
+"""The page Reconstructions: images by inversion attacks, beside the mean image of each class."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from leaderboard.publish import as_csv
 from leaderboard.views import chosen, number, ranked
 
 TASK = "inversion"
-MEANS, FOUND = "class_means", "reconstructions"
+CLASS_MEANS, RECONSTRUCTIONS = "class_means", "reconstructions"
+"""Names of pictures in the records of inversion attacks."""
 LARGEST = 256
-"""The most pixels a side, and the most classes, that are drawn: records hold what others wrote."""
+"""Most pixels a side, and most classes, that are drawn: anybody may have written the records."""
 
 
 def show() -> None:
-    """The page. Names are drawn by `st.text`, for a caption of `st.image` would be Markdown."""
+    """Draw the page. Names are drawn by `st.text`: captions of `st.image` are read as Markdown."""
     protocol, results = chosen()
     st.title("Reconstructions", anchor=False)
     inversions = [r for r in results if r.task == TASK]
@@ -33,9 +34,9 @@ def show() -> None:
         st.stop()
     left, right = st.columns([3, 1])
     baseline = ranked(protocol, results)[0].baseline
-    # What can be drawn comes first, then what was scored at all.
+    # Defenses with images come first, then those that were scored.
     best = {
-        d: max((FOUND in r.pictures, r.status == "ok") for r in inversions if r.defense == d)
+        d: max((RECONSTRUCTIONS in r.pictures, r.status == "ok") for r in inversions if r.defense == d)
         for d in {r.defense for r in inversions}
     }
     defenses = sorted(best, key=lambda d: (*(not good for good in best[d]), d != baseline, d))
@@ -52,7 +53,7 @@ def show() -> None:
 
 def _images(protocol: str, mine: Sequence[Result]) -> None:
     scored = [r for r in mine if r.status == "ok"]
-    held = [r for r in scored if FOUND in r.pictures]
+    held = [r for r in scored if RECONSTRUCTIONS in r.pictures]
     if not scored:
         st.text(f"Nothing was reconstructed: {mine[0].reason or mine[0].status}.")
         return
@@ -62,27 +63,27 @@ def _images(protocol: str, mine: Sequence[Result]) -> None:
         publish = shlex.join(["leakboard", "publish", "--protocol", protocol])
         st.code(f"{run}\n{publish}", language=None, wrap_lines=True)
         return
-    count = min(held[0].pictures[FOUND].shape[0], LARGEST)
+    count = min(held[0].pictures[RECONSTRUCTIONS].shape[0], LARGEST)
     across = f"One column a class, 0 to {count - 1} from the left" + ("" if count <= 10 else ", ten in a row")
     st.text(f"{across}. The first row holds the mean image of each class, which a reconstruction is measured against.")
-    means = next((r.pictures[MEANS].array() for r in held if MEANS in r.pictures), None)
+    means = next((r.pictures[CLASS_MEANS].array() for r in held if CLASS_MEANS in r.pictures), None)
     if means is not None:
         _row("Class means", "what the target's members of a class have in common", means)
     for r in scored:
-        said = "; ".join(f"{METRICS[m].label} {r.metrics[m]:.3f}" for m in TASK_METRICS[TASK] if m in r.metrics)
-        said += "; null row: it uses nothing of the target" if r.null_row else ""
-        if FOUND in r.pictures:
-            _row(r.attack, said, r.pictures[FOUND].array())
+        scores = "; ".join(f"{METRICS[m].label} {r.metrics[m]:.3f}" for m in TASK_METRICS[TASK] if m in r.metrics)
+        scores += "; null row: it uses nothing of the target" if r.null_row else ""
+        if RECONSTRUCTIONS in r.pictures:
+            _row(r.attack, scores, r.pictures[RECONSTRUCTIONS].array())
         else:
-            st.text(f"{r.attack}\n{said}\nThis record holds no images.")
+            st.text(f"{r.attack}\n{scores}\nThis record holds no images.")
 
 
-def _row(name: str, said: str, images: NDArray[np.uint8]) -> None:
-    st.text(f"{name}\n{said}")
+def _row(name: str, note: str, images: NDArray[np.uint8]) -> None:
+    st.text(f"{name}\n{note}")
     if max(images.shape[:3]) > LARGEST or images.shape[3] not in (1, 3):
         st.text(f"Images of shape {images.shape} can't be drawn.")
         return
-    # A number says what a screen reader can't see; names of entries belong to others.
+    # The alternative text holds a number, not the entry's name: names are text that others wrote.
     st.image(figures.strip(images), width="stretch", output_format="PNG", alt=f"{len(images)} images, one a class")
 
 

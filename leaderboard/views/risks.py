@@ -1,4 +1,4 @@
-"""Risk without an attack: Jensen-Shannon distances and overfitting of a model, held against attack success."""
+"""The page Model risks: Jensen-Shannon distances and overfitting of targets, against the success of attacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leaderboard.views import axes, chosen, download, empty, frame, number
 ACCURACY = "balanced_accuracy"
 MEASURES = {"js_entropy": "Entropy", "js_cross_entropy": "Cross-entropy"}
 PAPER = Path(__file__).parents[1] / "risks.yaml"
-"""He et al., figure 9: for each distance the attack, and slope and intercept of its accuracy over the distance."""
+"""He et al. 2022, figure 9: for each distance the attack, and slope and intercept of its accuracy over the distance."""
 HELP = (
     "Jensen–Shannon distance (natural logarithm, 20 pooled bins) between the histograms of the served target's "
     "entropy, or cross-entropy, on members and on non-members"
@@ -26,7 +26,7 @@ HELP = (
 
 
 def show() -> None:
-    """The page."""
+    """Draw the page."""
     protocol, results = chosen()
     scored = frame(results)
     mine = scored[(scored.task == "membership") & (scored.status == "ok")]
@@ -43,7 +43,7 @@ def show() -> None:
     ))  # fmt: skip
     line = yaml.safe_load(PAPER.read_text("utf-8"))[measure]
     theirs, slope, intercept = line["attack"], line["slope"], line["intercept"]
-    # A key a measure: each has an attack of its own to start with.
+    # The widget's key has the measure in it, because each measure has its own default attack.
     attack = str(middle.selectbox(
         "Attack", attacks, index=attacks.index(theirs) if theirs in attacks else 0, key=f"{measure}_attack",
         bind="query-params",
@@ -66,7 +66,7 @@ def show() -> None:
             st.text("The records hold no JS distance: they were made by an earlier version. Score them again:")
             st.code(f"leakboard run --protocol {protocol}", language=None)
         else:
-            # Their line is of this attack's accuracy: beside any other success it would say nothing.
+            # The paper's line is fitted to this attack's accuracy, so it is drawn for nothing else.
             same = attack == theirs and success == ACCURACY
             reference = {f"He et al., figure 9: {slope:.3f} d + {intercept:.3f}": (slope, intercept)} if same else {}
             _fit(js.assign(risk=js.js), "JS distance", "d", attack, success, reference)
@@ -87,9 +87,10 @@ def show() -> None:
 
 
 def risks(scenarios: pd.DataFrame, measure: str, attack: str, success: str) -> pd.DataFrame:
-    """One row a defense and seed on which the attack was scored: columns defense, seed, js, null, overfitting, success.
+    """One row for each defense and seed on which the attack was scored; NaN for what a record lacks.
 
-    scenarios: `ranking.scenarios`. What a record lacks is NaN.
+    scenarios: `ranking.scenarios`. measure: the distance; success: a metric of the attack. Columns: defense, seed, js
+    (the distance), null (its 95 % quantile under permuted labels), overfitting, success.
     """
     utility = scenarios[(scenarios.task == "utility") & (scenarios.status == "ok")]
     rows = [
@@ -109,7 +110,7 @@ def risks(scenarios: pd.DataFrame, measure: str, attack: str, success: str) -> p
 
 
 def line(x: pd.Series, y: pd.Series) -> tuple[float, float, float] | None:
-    """Slope, intercept and Pearson's r of the least-squares line; None where the points allow none."""
+    """Slope, intercept and Pearson's r of the least-squares line; None with under 3 points or no variation."""
     if len(x) < 3 or np.ptp(x) < 1e-9 or np.ptp(y) < 1e-9:
         return None
     slope, intercept = np.polyfit(x, y, 1)
@@ -119,17 +120,17 @@ def line(x: pd.Series, y: pd.Series) -> tuple[float, float, float] | None:
 def _fit(
     points: pd.DataFrame, title: str, symbol: str, attack: str, success: str, reference: dict[str, tuple[float, float]]
 ) -> None:
-    """The points with their line; its equation and r in words below."""
-    found = line(points.risk, points.success)
+    """Draw the points with their fitted line, and below it the equation and r."""
+    fit = line(points.risk, points.success)
     lines: dict[str, tuple[float, float]] = {}
-    if found:
-        equation = f"{found[0]:.3f} {symbol} {'+' if found[1] >= 0 else '−'} {abs(found[1]):.3f}"
-        lines = {f"here: {equation}": found[:2]}
+    if fit:
+        equation = f"{fit[0]:.3f} {symbol} {'+' if fit[1] >= 0 else '−'} {abs(fit[1]):.3f}"
+        lines = {f"here: {equation}": fit[:2]}
     label = f"{METRICS[success].label} of {attack}"
     st.altair_chart(
         charts.fitted(points, title, label, lines | reference if lines else {}, 0.5),
         width="stretch",
         key=f"fit-{symbol}",
     )
-    said = f"Fitted line: {equation}; r = {found[2]:.2f}" if found else "No line: the points don't differ"
-    st.text(f"{said}; {len(points)} points, one a defense and seed. Dotted: chance.")
+    text = f"Fitted line: {equation}; r = {fit[2]:.2f}" if fit else "No line: the points don't differ"
+    st.text(f"{text}; {len(points)} points, one a defense and seed. Dotted: chance.")

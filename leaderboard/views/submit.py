@@ -1,4 +1,4 @@
-"""How to hand in an entry: the steps, the rules in short, and the state of every entry."""
+"""The page Submit: the steps to hand in an entry, the rules in short, and the state of every entry."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS = (
     ("Open a pull request with the file and the published tables. Rows that you scored yourself say so.",
      'git checkout -b mine\ngit add submissions leaderboard/published\ngit commit -m "Attack mine"'),
 )  # fmt: skip
-"""What is done, and the commands that do it."""
+"""The steps, each with its commands."""
 RULES = (
     "One file, which uses what benchmark/api/__init__.py exports and nothing else of this project.",
     "The card, access, needs, stages and hyperparameters are literals: they are read without running the file.",
@@ -43,7 +43,7 @@ COLUMNS = ["protocol", "attack", "defense", "status", "finished"]
 
 
 def show() -> None:
-    """The page. It needs no result."""
+    """Draw the page. It needs no results."""
     st.title("Submit", anchor=False)
     st.text("An attack or a defense is one Python file. Five steps:")
     for i, (what, commands) in enumerate(STEPS, 1):
@@ -69,7 +69,7 @@ def show() -> None:
 
 
 def _folders() -> list[tuple[Path, int]]:
-    """Published folders and when their scenarios were written, official editions included."""
+    """Published folders, official editions included, with the time at which their scenarios were written."""
     paths = [
         p for folder in tables.published() for p in (folder / SCENARIOS, folder / OFFICIAL / SCENARIOS) if p.exists()
     ]
@@ -78,7 +78,7 @@ def _folders() -> list[tuple[Path, int]]:
 
 @st.cache_data(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator]
 def _published(folders: Sequence[tuple[Path, int]]) -> tuple[pd.DataFrame, list[str]]:
-    """The columns of all published scenarios that tell who was scored, and a line for each file that can't be read."""
+    """The COLUMNS of all published scenarios, and a line for each file that can't be read."""
     rows: list[dict[str, Any]] = []
     complaints = []
     for folder, _ in folders:
@@ -91,7 +91,7 @@ def _published(folders: Sequence[tuple[Path, int]]) -> tuple[pd.DataFrame, list[
 
 
 def states(known: dict[str, list[Any]], rows: pd.DataFrame) -> pd.DataFrame:
-    """One row an entry, what can't be read first: in the tree, reviewed, scored where and when.
+    """One row for each entry, unreadable ones first: whether it is readable and reviewed, where and when it was scored.
 
     known: `tables.cards`; rows: the COLUMNS of scenarios. Entries that were scored but have no file are listed too.
     """
@@ -100,7 +100,7 @@ def states(known: dict[str, list[Any]], rows: pd.DataFrame) -> pd.DataFrame:
         names = {name: {id for id, _ in parts(str(name))} for name in rows[kind].unique() if name}
         for id in set().union(*names.values()) if names else ():
             scored[kind, id] = rows[rows[kind].isin([name for name, ids in names.items() if id in ids])]
-    entries = {(e.kind, e.id): e for found in known.values() for e in found}
+    entries = {(e.kind, e.id): e for same_id in known.values() for e in same_id}
     table: list[dict[str, Any]] = []
     for kind, id in sorted(entries.keys() | scored.keys()):
         entry, mine = entries.get((kind, id)), scored.get((kind, id), rows[:0])

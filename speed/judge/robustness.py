@@ -1,9 +1,10 @@
-"""What robust training costs, beside plain training by the same recipe.
+"""Benchmark: the cost of robust training relative to plain training by the same recipe.
 
-Each defense trains the same initial weights on the same images of Fashion-MNIST for the same epochs as `undefended`
-does, in turns in one process that is set up as our workers are; an attack of m steps may cost (m + 1.3) times as much.
-Seconds are the processor's. In the smallest network the gradient in the pixels, which plain training never takes, costs
-most: the first convolution, of one channel, is the slowest part of a step. All takes about a minute on an idle core.
+Each defense trains the same initial weights on the same images of Fashion-MNIST for the same epochs as `undefended`, in
+turns in one process that is set up as the judge's workers are. Training with an attack of m steps may cost (m + 1.3)
+times as much. Times are CPU seconds. In the smallest network the gradient in the pixels, which plain training does not
+need, costs most: the first convolution, of one channel, is the slowest part of a step. It takes about a minute on an
+idle core.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ ATTACKING = ("pgd_training", "wrm", "trades")
 
 @dataclass(frozen=True)
 class Setup:
-    """What is trained for how long, and by whom."""
+    """A network, number of images, epochs, and the defenses that are timed."""
 
     architecture: str
     images: int
@@ -54,13 +55,13 @@ def seconds(setup: Setup, defense: Defense, train: Samples, seed: int) -> float:
         train=train, reference=train, validation=train, classes=10, recipe=recipe, architecture=setup.architecture,
         simple={}, seed=seed, device=CPU,
     )  # fmt: skip
-    start = time.process_time()  # of one thread: what else the machine does hardly counts
+    start = time.process_time()  # CPU time of one thread: other load on the machine hardly matters
     defense.train(task)
     return time.process_time() - start
 
 
 def compare(setup: Setup, train: Samples) -> None:
-    """Ratios robust / plain of seconds, each pair in turns."""
+    """Time each defense and plain training in turns, and print the ratios of their seconds."""
     train = Samples(train.x[: setup.images], train.y[: setup.images])
     registry = Registry(SUBMISSIONS)
     defenses = {name: registry.chain(name, "undefended").training.create() for name in ("undefended", *setup.defenses)}
@@ -92,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="few images and epochs: does it run?")
     options = parser.parse_args()
-    one_thread()  # a process reads it when it starts
+    one_thread()  # sets environment variables that a process reads when it starts
     print(f"torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
     worker = multiprocessing.get_context("spawn").Process(target=run, args=(QUICK if options.quick else SETUPS,))
     worker.start()

@@ -1,9 +1,9 @@
-"""What the board costs at 1,000, 10,000 and 100,000 results: opening it, filters, and new runs out of MLflow.
+"""Benchmark: the app with 1,000, 10,000 and 100,000 results: opening it, filters, and new runs in MLflow.
 
 Results are made up: 39 membership attacks and the utility of each defense on 5 seeds. MLflow's database holds as many
-runs, copies of one that was logged for real. Promised, each size in a process of its own: the first page from a
-warm table under 2 s, a filter under 0.5 s, 1,000 new runs under 5 s, memory under 1 GB; and growth no worse than
-linear. An idle core is needed; the CPU's seconds say what a busy one would make of it.
+runs, copies of one that was really logged. Promised, each size in a process of its own: the first page from a cached
+table under 2 s, a filter under 0.5 s, 1,000 new runs under 5 s, memory under 1 GB, and growth no worse than linear.
+It needs an idle core; CPU seconds are printed too, which depend less on other load.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROMISES = {"first page": 2.0, "filter": 0.5, "1,000 new runs": 5.0, "memory, GB
 
 
 def made(count: int, first: int = 0) -> Iterator[Result]:
-    """Results number `first` to `first + count`, defense by defense."""
+    """Made-up results, numbers `first` to `first + count - 1`, defense by defense."""
     random = np.random.default_rng(first)
     curve = tuple(np.geomspace(1e-3, 1, 40).round(6).tolist())
     for i in range(first, first + count):
@@ -65,7 +65,7 @@ def made(count: int, first: int = 0) -> Iterator[Result]:
 
 
 def prepare(folder: Path, count: int) -> dict[str, float]:
-    """A small published board, a warm table of all results, and a database of as many runs; the memory it took."""
+    """Make a small published board, a cached table of all results and a database of as many runs; the peak memory."""
     from benchmark.run.tracking import Tracker
 
     defenses = tuple({r.defense: None for r in made(count)})
@@ -82,7 +82,7 @@ def prepare(folder: Path, count: int) -> dict[str, float]:
 
 
 def copy(database: Path, count: int, ended: float, results: list[Result] | None) -> None:
-    """Copies of the first scenario's run in MLflow's own tables; with the records of `results`, where they are given."""
+    """Insert copies of the logged run into MLflow's tables; `results`: their records, if given, one for each copy."""
     connection = sqlite3.connect(database)
     (model,) = connection.execute("SELECT run_uuid FROM tags WHERE value = 'scenario' LIMIT 1").fetchone()
     ids = [(uuid.uuid4().hex if results else f"{i:032x}",) for i in range(count)]
@@ -104,31 +104,31 @@ def copy(database: Path, count: int, ended: float, results: list[Result] | None)
 
 
 class Clock:
-    """Seconds of each piece of work by the clock and, "(CPU)", of this process; of pieces of one name the longest."""
+    """Elapsed seconds of named pieces of work, and CPU seconds under "NAME (CPU)"; the longest of equal names."""
 
     def __init__(self) -> None:
-        self.found: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
     def __call__(self, name: str, work: Callable[[], Any]) -> Any:
         start, spent = time.perf_counter(), time.process_time()
         done = work()
         for kind, seconds in (("", time.perf_counter() - start), (" (CPU)", time.process_time() - spent)):
-            self.found[name + kind] = max(self.found.get(name + kind, 0), seconds)
+            self.seconds[name + kind] = max(self.seconds.get(name + kind, 0), seconds)
         return done
 
 
 def measure_tables(folder: Path, count: int) -> dict[str, float]:
-    """What the first page is made of."""
+    """Seconds of the steps that make the first page."""
     timed = Clock()
     results = timed("  table read", lambda: tables.source(PROTOCOL).results)
     board = tables.board_of(PROTOCOL)
     frame = timed("  columns", lambda: scenarios(results))
     timed("  ranked", lambda: [defense_table(frame, board), *(attack_table(frame, board, t) for t in TASK_METRICS)])
-    return timed.found
+    return timed.seconds
 
 
 def measure_app(folder: Path, count: int) -> dict[str, float]:
-    """Seconds, and the most memory that the process ever held."""
+    """Seconds of opening, filtering and refreshing the app, and the peak memory of the process in GB."""
     from streamlit.testing.v1 import AppTest
 
     from benchmark.run import tracking
@@ -159,7 +159,7 @@ def measure_app(folder: Path, count: int) -> dict[str, float]:
     timed("1,000 new runs", source.refresh)
     if source.message or len(source.results) != count + NEW:
         raise SystemExit(f"expected {count + NEW} results, given {len(source.results)}: {source.message}")
-    return timed.found | {"memory, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    return timed.seconds | {"memory, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
 STEPS = {"prepare": prepare, "tables": measure_tables, "app": measure_app}
@@ -189,8 +189,8 @@ def main() -> int:
                 figures.setdefault(count, {}).update(json.loads(done.stdout.splitlines()[-1]))
     print(f"{'results':26}" + "".join(f"{count:>12,}" for count in figures))
     for name in next(iter(figures.values())):
-        print(f"{name:26}" + "".join(f"{found[name]:12.3f}" for found in figures.values()))
-    kept = all(found[name] <= most for found in figures.values() for name, most in PROMISES.items())
+        print(f"{name:26}" + "".join(f"{numbers[name]:12.3f}" for numbers in figures.values()))
+    kept = all(numbers[name] <= most for numbers in figures.values() for name, most in PROMISES.items())
     sizes = sorted(figures)
     linear = all(
         figures[large][name] <= figures[small][name] * large / small

@@ -1,9 +1,9 @@
-"""How fast 16 reference models train, in the way the protocol fixes, beside one by one in one process.
+"""Benchmark: training 16 reference models the protocol's way, against one by one in one process.
 
-The protocol's way: two worker processes of one thread each, and where its recipe says so, networks that train
-as one `torch.func` ensemble. Every way trains the same networks for all the recipe's epochs, through the judge's
-own networks and an empty store. The clock starts when all workers have loaded the data and trained once.
-Two idle cores are needed: on busy ones two threads spin waiting for each other and two workers gain nothing.
+The protocol's way: two worker processes of one thread each and, where its recipe says so, networks that train
+as one `torch.func` ensemble. Every way trains the same networks for all epochs of the recipe, through the judge's
+own code and an empty store. The clock starts when all workers have loaded the data and trained once.
+It needs two idle cores: on busy ones two threads wait for each other and two workers gain nothing.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from benchmark.protocol import Protocol
 from benchmark.run.executors.pool import one_thread
 from benchmark.run.work import Setting
 from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.experiment import Model
+from benchmark.targets.experiment import NetworkId
 
 SUBMISSIONS = Path(__file__).resolve().parents[2] / "submissions"
-REFERENCES: list[Model] = [("online", k) for k in range(16)]
+REFERENCES: list[NetworkId] = [("online", k) for k in range(16)]
 PROMISE = 1.8
+"""Least speedup of the protocol's way over one by one in one process."""
 STARTING = 300
-"""Seconds after which workers that have not started count as dead."""
+"""Seconds to wait for workers to start."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """Processes, threads of each, and how many networks train as one ensemble."""
+    """A way of training: processes, threads of each, and how many networks train as one ensemble."""
 
     processes: int
     threads: int
@@ -51,32 +52,32 @@ class Way:
         return f"{processes}, {threads}, {f'ensembles of {self.ensemble}' if self.ensemble > 1 else 'one by one'}"
 
 
-_artifacts: Artifacts  # in a worker: what it trains from
+_artifacts: Artifacts  # set in each worker process
 
 
-def start(setting: Protocol, store: Path, threads: int, group: list[Model], ready: Barrier) -> None:
-    """Load the data, train a group for one epoch the way that is to be timed, then wait for the others."""
+def start(setting: Protocol, store: Path, threads: int, group: list[NetworkId], ready: Barrier) -> None:
+    """Start a worker: load the data, train a group for one epoch as a warm-up, then wait for the others."""
     global _artifacts
     torch.set_num_threads(threads)
     _artifacts = Setting(setting, SUBMISSIONS, store / str(os.getpid()), "cpu").artifacts()
     _artifacts.population(0)
     brief = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": 1})})
-    make(dataclasses.replace(_artifacts, protocol=brief), group)  # the replica keeps the loaded population
+    make(dataclasses.replace(_artifacts, protocol=brief), group)  # the copy shares the loaded population
     ready.wait(STARTING)
 
 
-def make(artifacts: Artifacts, group: list[Model]) -> None:
+def make(artifacts: Artifacts, group: list[NetworkId]) -> None:
     network = artifacts.network(artifacts.chain(artifacts.protocol.baseline).training, 0, *group[0])
     network.group = group
     network.states()
 
 
-def train(group: list[Model]) -> None:
+def train(group: list[NetworkId]) -> None:
     make(_artifacts, group)
 
 
 def seconds(setting: Protocol, way: Way) -> float:
-    """Train the reference models once, in fresh processes."""
+    """Elapsed seconds to train the reference models once, in fresh processes."""
     groups = [REFERENCES[i : i + way.ensemble] for i in range(0, len(REFERENCES), way.ensemble)]
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(way.processes + 1)
@@ -92,7 +93,7 @@ def seconds(setting: Protocol, way: Way) -> float:
 
 
 def compare(setting: Protocol, rounds: int) -> None:
-    """Time all ways in turns; ratios are those of one round, to one process with one thread, one by one."""
+    """Time all ways in turns and print ratios to one process with one thread, one by one, within each round."""
     size = setting.recipe.ensemble
     one, fixed = Way(1, 1, 1), Way(2, 1, size)
     ways = [one, Way(1, 2, 1), *([Way(1, 1, size)] if size > 1 else []), fixed]
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round of two epochs: does it run?")
     options = parser.parse_args()
-    one_thread()  # every way has the workers' own
+    one_thread()  # environment variables as in the judge's workers, for every way
     print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     for name in [options.protocol] if options.protocol else ["digits-v1", "fashion-mini-v1"]:
         setting = protocol.load(name)

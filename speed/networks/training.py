@@ -1,10 +1,10 @@
-"""How fast our training loop is, beside the loop that everybody writes.
+"""Benchmark: the judge's training loop against a plain PyTorch loop.
 
-Ours: `TrainingRun.fit` with bfloat16 and channels_last. Theirs: float32, a DataLoader over a TensorDataset,
-torch's defaults. Both train the same initial weights on the same batches of Fashion-MNIST for the same epochs,
-with the same SGD, schedule and threads, in turns in one process that is set up as our workers are. Every pair has
-its own seed and its own test images, so that pooled accuracies are shares of independent images. All takes
-under three minutes on an idle core.
+Ours: `TrainingRun.fit` with bfloat16 and channels_last. Plain: float32, a DataLoader over a TensorDataset, PyTorch's
+defaults. Both train the same initial weights on the same batches of Fashion-MNIST for the same epochs, with the same
+SGD, schedule and threads, in turns in one process that is set up as the judge's workers are. Every pair of runs has its
+own seed and its own test images, so that pooled accuracies are shares of independent images. It takes under three
+minutes on an idle core.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from benchmark.protocol import Recipe
 from benchmark.run.executors.pool import one_thread
 
 CPU, PAIRS = torch.device("cpu"), 5
-INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # without them, all that is promised is to be no slower
+INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # without them the loop is only promised to be no slower
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is trained for how long, how many images test it in all, and the ratio promised."""
+    """A network, training images, epochs, test images over all pairs, and the promised speedup."""
 
     architecture: str
     images: int
@@ -59,7 +59,7 @@ def plain(task: TrainingRun, network: nn.Module) -> nn.Module:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
     network.train()
     for _ in range(recipe.epochs):
-        order = torch.randperm(len(data), generator=orders).tolist()  # shuffle=True, but in the order of ours
+        order = torch.randperm(len(data), generator=orders).tolist()  # shuffled, in the same order as in our loop
         for x, y in DataLoader(data, batch_size=recipe.batch_size, sampler=order):
             optimizer.zero_grad()
             cross_entropy(network(x), y).backward()
@@ -79,7 +79,7 @@ def make_training(setup: Setup, recipe: Recipe, train: Samples, seed: int) -> Tr
 
 
 def compare(setup: Setup, train: Samples, test: Samples) -> tuple[list[float], dict[str, int]]:
-    """Ratios plain/ours of seconds, one a pair, and how many test images each loop's networks got right."""
+    """Ratios plain / ours of seconds, one for each pair, and how many test images each loop's networks got right."""
     recipe = protocol.load("fashion-mini-v1").recipe.model_copy(
         update={"precision": "bfloat16", "channels_last": True, "augmentation": "none", "epochs": setup.epochs}
     )
@@ -99,7 +99,7 @@ def compare(setup: Setup, train: Samples, test: Samples) -> tuple[list[float], d
             start = time.perf_counter()
             loop(task, network)
             seconds[name] = time.perf_counter() - start
-            update_bn([train.x], network)  # few steps leave BatchNorm's running statistics near their start
+            update_bn([train.x], network)  # after few steps BatchNorm's own statistics are still near their start
             right[name] += int((raw(network, CPU)(x).argmax(1) == y).sum())
         ratios.append(seconds["plain"] / seconds["ours"])
         print(f"  pair {pair + 1}: plain {seconds['plain']:.2f} s, ours {seconds['ours']:.2f} s", flush=True)
@@ -122,13 +122,13 @@ def run(setups: tuple[Setup, ...], threads: int) -> None:
     torch.set_num_threads(threads)
     info = Path("/proc/cpuinfo")
     flags = info.read_text().split() if info.exists() else []
-    found = [name for name in INSTRUCTIONS if name in flags]
-    print(f"bfloat16 instructions: {', '.join(found) or 'none, so ours need only be no slower'}")
+    supported = [name for name in INSTRUCTIONS if name in flags]
+    print(f"bfloat16 instructions: {', '.join(supported) or 'none, so ours need only be no slower'}")
     population = populate(protocol.load("fashion-mini-v1"), 0)
     train, test = (population.samples(population.parts[part]) for part in ("target-train", "target-test"))
     for setup in setups:
         print(f"{setup.architecture}: {setup.images} images, {setup.epochs} epochs")
-        report(setup, *compare(setup, train, test), native=bool(found))
+        report(setup, *compare(setup, train, test), native=bool(supported))
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of both loops (default 1)")
     parser.add_argument("--quick", action="store_true", help="few images and epochs: does it run?")
     options = parser.parse_args()
-    one_thread()  # a process reads it when it starts
+    one_thread()  # sets environment variables that a process reads when it starts
     print(f"torch {torch.__version__}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
     arguments = (QUICK if options.quick else SETUPS, options.threads)
     worker = multiprocessing.get_context("spawn").Process(target=run, args=arguments)

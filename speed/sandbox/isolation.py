@@ -1,8 +1,8 @@
-"""What isolation costs: a sandbox's start, a fork, each scenario, and a whole protocol.
+"""Benchmark: the cost of isolation: starting a sandbox, a fork, each scenario, and a whole protocol.
 
-The same command runs in turn without and with `--isolation always`, each time in an empty store, with two
-workers. Promised: at most 5 s an entry (its sandbox's start) plus 10 % a scenario, and the whole at most 30 % longer;
-and the same numbers to the last digit. Two idle cores are needed.
+The same command runs in turns without and with `--isolation always`, each time in an empty store, with two
+workers. Promised: at most 5 s for an entry (starting its sandbox) plus 10 % for each scenario, the whole at most 30 %
+longer, and the same numbers to the last digit. It needs two idle cores.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ PROMISE, START = 1.30, 5.0
 
 
 def starts() -> dict[str, tuple[float, float]]:
-    """Seconds of the first and of the second piece of work of each entry: a sandbox's start, and a fork."""
+    """For each entry the seconds to open its first session, which starts a sandbox, and its second, which forks it."""
     isolation = Isolation("always", launcher())
     registry = Registry(ROOT / "submissions")
     setup = Setup("small_cnn", 10, (1, 8, 8), {"pad": 1, "flip": False}, torch.device("cpu"))
-    found = {}
+    times = {}
     for kind, id in registry.entries:
         part = registry.attack(id) if kind == "attack" else registry.chain(id, "undefended").parts[-1]
         seconds = []
@@ -43,9 +43,9 @@ def starts() -> dict[str, tuple[float, float]]:
             isolation.open(part, setup)
             seconds.append(time.perf_counter() - start)
             isolation.end_sessions()
-        found[f"{kind} {id}"] = (seconds[0], seconds[1])
+        times[f"{kind} {id}"] = (seconds[0], seconds[1])
     isolation.close()
-    return found
+    return times
 
 
 def run(name: str, arguments: list[str]) -> tuple[float, list[dict[str, Any]]]:
@@ -64,8 +64,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one seed")
     parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
-    found = starts()
-    for entry, (first, second) in found.items():
+    times = starts()
+    for entry, (first, second) in times.items():
         print(f"{entry:28} start {first:5.2f} s, fork {second * 1000:6.0f} ms")
     seed = ["--seed", str(protocol.load(arguments.protocol).seeds[0])] if arguments.quick else []
     plain, isolated = [], []
@@ -87,7 +87,7 @@ def main() -> int:
     print(
         f"{arguments.protocol}: {ratios[0]:.1f} s in process, {ratios[1]:.1f} s isolated: {ratios[1] / ratios[0]:.2f} times"
     )
-    kept = ratios[1] / ratios[0] <= PROMISE and max(f for f, _ in found.values()) <= START and same == len(before)
+    kept = ratios[1] / ratios[0] <= PROMISE and max(f for f, _ in times.values()) <= START and same == len(before)
     print("kept" if kept else f"NOT KEPT: promised {PROMISE:.2f} times, {START:.0f} s a start, identical records")
     return 0 if kept else 1
 

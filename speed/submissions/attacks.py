@@ -1,10 +1,11 @@
-"""What the attacks cost beside the plain way of doing the same, and how their memory grows with the candidates.
+"""Benchmark: attacks against plain implementations of the same, and the growth of their memory with the candidates.
 
-Seconds are those of the processor, on one thread, but for the boundary walk. It is timed on a target of fashion-mini-v1
-beside HopSkipJump of the Adversarial Robustness Toolbox: the same network and images, as many queries a sample as the
-toolbox took on average, noise images included, filled batches not. The toolbox ends on a step, not on the boundary: its
-distances are also shown after a bisection. What is promised is seconds on this machine, with PyTorch on all cores for
-both; on one thread, which is also shown, nine tenths of the walk are the network itself, which both have to ask.
+Times are CPU seconds on one thread, except for the boundary walk. That is timed on a target of fashion-mini-v1 against
+HopSkipJump of the Adversarial Robustness Toolbox: the same network and images, and as many queries a sample as the
+toolbox took on average, counting noise images but not padding of batches. The toolbox ends on a step, not on the
+boundary, so its distances are also shown after a bisection. The promise is about elapsed seconds with PyTorch on all
+cores for both. On one thread, which is also shown, nine tenths of the walk are the network itself, which both have to
+query.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ def promise(what: str, kept: bool, promised: str, measured: str) -> None:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Seconds of this process's one thread, whatever else the machine does."""
+    """The result and the CPU seconds of this process, which has one thread."""
     begin = time.process_time()
     result = work()
     return result, time.process_time() - begin
 
 
 def waited(work: Callable[[], Any], threads: int) -> tuple[Any, float]:
-    """Seconds until it is done, with so many threads of PyTorch."""
+    """The result and the elapsed seconds with this number of PyTorch threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -78,20 +79,20 @@ def made_up(n: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> S
 
 
 def trained(epochs: int | None) -> tuple[nn.Module, Samples]:
-    """The undefended target of fashion-mini-v1, seed 0, and its candidates."""
+    """The undefended target of fashion-mini-v1, seed 0, and its candidates; epochs: None: the recipe's."""
     setting = protocol.load("fashion-mini-v1")
     if epochs:
         setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
     with tempfile.TemporaryDirectory() as folder:
         artifacts = Setting(setting, SUBMISSIONS, Path(folder), "cpu").artifacts()
-        network = artifacts.network(artifacts.chain(setting.baseline).training, 0).judges()
+        network = artifacts.network(artifacts.chain(setting.baseline).training, 0).judge_copy()
         population = artifacts.population(0)
         assert network is not None
         return network, population.samples(population.candidates)
 
 
 class Bare(Target):
-    """The network alone, as the toolbox has it."""
+    """A target that is the network alone, as for the toolbox; it counts its queries."""
 
     def __init__(self, network: nn.Module):
         self.predict, self.queries = raw(network, CPU), 0
@@ -116,7 +117,7 @@ def boundary(samples: int, steps: int, epochs: int | None) -> None:
     def counted(images: Any, **options: Any) -> Any:
         nonlocal asked
         asked += len(images)
-        return predict(images.astype(np.float32), **options)  # under NumPy 2 its own sums make them float64
+        return predict(images.astype(np.float32), **options)  # under NumPy 2 the toolbox makes them float64
 
     peer.predict = counted
     registry = Registry(SUBMISSIONS)
@@ -125,9 +126,9 @@ def boundary(samples: int, steps: int, epochs: int | None) -> None:
             np.random.seed(0)  # the toolbox draws from it  # noqa: NPY002
             asked = 0
             walk = HopSkipJump(peer, norm=order, max_iter=steps, verbose=False)
-            found, slow = waited(lambda walk=walk: walk.generate(x.numpy()), threads)  # type: ignore[misc]
+            adversarial, slow = waited(lambda walk=walk: walk.generate(x.numpy()), threads)  # type: ignore[misc]
             queries = asked / len(x)
-            # Of the same budget: the noise images are asked for once, for all samples.
+            # The same budget: our 250 noise images are asked for once, for all samples together.
             share = int(queries - 250 / len(x))
             attack = registry.attack(f"label_only_boundary[norm={norm},queries={share}]").create()
             attack.fit(Knowledge(CLASSES, shape, 0, CPU))
@@ -137,10 +138,10 @@ def boundary(samples: int, steps: int, epochs: int | None) -> None:
                 f"  {norm}, {threads} threads: {len(x)} samples, the toolbox {queries:.0f} queries each in {slow:.1f} s, "
                 f"here {target.queries / len(x):.0f} in {fast:.1f} s: {slow / fast:.1f} times"
             )
-        theirs = distances(torch.tensor(found) - x, norm)
-        reached = theirs > 0  # it returns the image itself where its noise has no other label
+        theirs = distances(torch.tensor(adversarial) - x, norm)
+        reached = theirs > 0  # 0: it returns the image itself where no noise image has another label
         print(f"  {norm}: the toolbox found no start for {int((~reached).sum())}")
-        bisected = bisect(target, x, y, torch.tensor(found), norm)
+        bisected = bisect(target, x, y, torch.tensor(adversarial), norm)
         medians = [float(d[reached].median()) for d in (ours, theirs, bisected)]
         promise(f"boundary {norm}, speed", slow / fast >= 5, "5 times as fast", f"{slow / fast:.1f} times")
         promise(
@@ -155,7 +156,7 @@ def distances(difference: Tensor, norm: str) -> Tensor:
 
 
 def bisect(target: Target, x: Tensor, y: Tensor, far: Tensor, norm: str) -> Tensor:
-    """Distances after 20 halvings of the line to the toolbox's images."""
+    """Distances (n,) after 20 bisections of the lines from x to the toolbox's images `far`."""
     low, high = torch.zeros(len(x), 1, 1, 1), torch.ones(len(x), 1, 1, 1)
     for _ in range(20):
         middle = (low + high) / 2
@@ -168,7 +169,7 @@ def bisect(target: Target, x: Tensor, y: Tensor, far: Tensor, norm: str) -> Tens
 
 
 def thresholds(n: int) -> None:
-    """Against the search of Song & Mittal's released code: every value of a class is tried on all of its values."""
+    """Thresholds against Song & Mittal's released code, which tries every value of a class on all of its values."""
     g = generator()
     y, member = torch.randint(CLASSES, (n,), generator=g), torch.rand(n, generator=g) < 0.5
     signal = torch.randn(n, generator=g, dtype=torch.float64) + member
@@ -194,7 +195,7 @@ def thresholds(n: int) -> None:
 
 
 class Table(Target):
-    """Answers an image by its first pixel, which is the number of its row."""
+    """A target that answers with row i of a table, where i is the image's first pixel."""
 
     def __init__(self, answers: Tensor):
         self.answers = answers
@@ -208,7 +209,7 @@ def answers(*size: int, seed: int = 0) -> Tensor:
 
 
 def rmia(n: int) -> None:
-    """Against the whole n x |Z| matrix of ratios; n candidates, |Z| = n."""
+    """RMIA against computing the whole n x |Z| matrix of ratios; n candidates, |Z| = n."""
     x = torch.arange(2.0 * n).view(-1, 1, 1, 1)
     y = torch.randint(CLASSES, (2 * n,), generator=generator())
     target, shadow = Table(answers(2 * n, seed=1)), Table(answers(2 * n, seed=2))
@@ -233,7 +234,7 @@ def rmia(n: int) -> None:
     fast, quick = fastest(lambda: attack.score(target, candidates, references))
     slow, long = timed(matrix)
     apart = float((fast - slow).abs().max())
-    # A ratio that is gamma but for rounding may count on either side.
+    # A ratio that equals gamma up to rounding may count either way.
     promise(
         f"RMIA of {n:,} x {n:,}", long / quick >= 100 and apart < 1.5 / n, "100 times as fast, equal scores",
         f"{long / quick:.0f} times ({long:.2f} s, {1e3 * quick:.1f} ms), scores at most {apart:.1e} apart",
@@ -255,11 +256,11 @@ def lira() -> None:
 
 
 def peak(name: str, n: int, answer: Connection) -> None:
-    """In a process of its own: how much `score` adds to the memory that was held before, in bytes."""
+    """In a process of its own: send how many bytes `score` adds to the peak memory, or the text of an error."""
     try:
         torch.set_num_threads(1)
         entry = Registry(SUBMISSIONS).entry("attack", name)
-        few = {"queries": 200, "copies": 25, "shift": 1, "epochs": 1}  # what costs time but holds no more at once
+        few = {"queries": 200, "copies": 25, "shift": 1, "epochs": 1}  # cheap settings, which do not change the peak
         params = {key: few[key] for key in few if key in entry.params.model_fields}
         cls = entry.load()
         attack = cls(cls.Params(**params))  # type: ignore[attr-defined]
@@ -269,12 +270,12 @@ def peak(name: str, n: int, answer: Connection) -> None:
         attack.fit(Knowledge(CLASSES, (1, 8, 8), 0, CPU, shadow=world, partial=world))
         s = made_up(n)
         if "label" in entry.access:
-            s = Samples(s.x, target.labels(s.x))  # so that all of them are walked
+            s = Samples(s.x, target.labels(s.x))  # correct labels, so that no sample is skipped
         references = References(torch.rand(4, n, generator=generator()).argsort(0) < 2, answers(4, n))
         given_references = references if any("references" in need for need in entry.needs) else None
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed so far would serve the attack unseen
+        ctypes.CDLL(None).malloc_trim(0)  # memory freed earlier would be used without being counted
         before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         attack.score(target, Candidates(s.x, s.y, torch.arange(n)), given_references)
         answer.send(resident("VmHWM") - before)
     except Exception as error:  # it is printed, and the other attacks go on
@@ -287,10 +288,14 @@ def resident(field: str) -> int:
 
 
 def memory(only: list[str], sizes: tuple[int, int, int]) -> None:
-    """A straight line has one slope; n squared has 5.5 times the slope from 10,000 to 50,000 as before."""
+    """Check that peak memory grows linearly: the slope between the larger sizes may be twice that between the smaller
+    ones.
+
+    With n squared it would be 5.5 times as large, from 10,000 to 50,000 as against 1,000 to 10,000.
+    """
     registry = Registry(SUBMISSIONS)
     chosen = [e for e in registry.entries.values() if e.kind == "attack" and e.task == "membership" and not e.error]
-    # A fresh process each: what one attack has freed would serve the next one.
+    # A fresh process for each: memory that one attack freed would be used by the next without being counted.
     context = get_context("spawn")
     for entry in chosen:
         if only and entry.id not in only:
@@ -310,7 +315,8 @@ def memory(only: list[str], sizes: tuple[int, int, int]) -> None:
         if failed:
             promise(f"memory of {entry.id}", False, "linear", failed[0])
             continue
-        # Beside a slope of 1 kB a candidate lie the buffers of fixed size, which a first call of a library takes.
+        # Slopes below 1 kB a candidate are within the buffers of fixed size that libraries allocate at their first
+        # call.
         first, second = ((peaks[i + 1] - peaks[i]) / (sizes[i + 1] - sizes[i]) for i in (0, 1))
         kept = second <= 2 * max(first, 1000)
         figures = ", ".join(f"{p / 2**20:.0f} MB at {n:,}" for p, n in zip(peaks, sizes, strict=True))
@@ -323,7 +329,7 @@ def main() -> None:
     parser.add_argument("--attack", nargs="*", default=[], help="memory of these alone")
     parser.add_argument("--quick", action="store_true", help="little of everything: does it run?")
     options = parser.parse_args()
-    one_thread()  # a process reads it when it starts
+    one_thread()  # sets environment variables that a process reads when it starts
     worker = multiprocessing.get_context("spawn").Process(
         target=run, args=(options.only, options.attack, options.quick)
     )
@@ -333,7 +339,7 @@ def main() -> None:
 
 
 def run(only: list[str], attack: list[str], quick: bool) -> None:
-    """As in a worker of the judge."""
+    """Run the benchmarks on one thread, as in a worker of the judge."""
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     parts: dict[str, Callable[[], None]] = {

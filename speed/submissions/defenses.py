@@ -1,8 +1,8 @@
-"""What training defenses cost beside the plain way of doing the same, side by side in one process of one thread.
+"""Benchmark: training defenses against plain implementations of the same, in one process of one thread.
 
-SELENA: its sub-models as `torch.func` ensembles beside one by one, on digits-v1. DP-SGD: ours beside Opacus's
-PrivacyEngine with its default per-sample gradients, the same network, data, noise, batches an epoch and epochs, so the
-same epsilon. Seconds are those of the processor.
+SELENA: its sub-models as `torch.func` ensembles against one by one, on digits-v1. DP-SGD: ours against Opacus's
+PrivacyEngine with its default per-sample gradients; network, data, noise, batches an epoch and epochs are the same, so
+epsilon is too. Accounting: once for all reference models. Times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def made(name: str, **chosen: Any) -> Any:
-    """A defense with these hyperparameters, from the file that the registry runs."""
+    """A defense of the registry with these hyperparameters."""
     entry = SUBMISSIONS.entry("defense", name)
     return entry.load()(entry.load().Params(**chosen))  # type: ignore[attr-defined]
 
@@ -41,14 +41,14 @@ def promise(what: str, kept: bool, promised: str, measured: str) -> None:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Seconds of this process's one thread, whatever else the machine does."""
+    """The result and the CPU seconds of this process, which has one thread."""
     begin = time.process_time()
     result = work()
     return result, time.process_time() - begin
 
 
 def side_by_side(ways: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
-    """What each way returned, and its fastest round; the ways take turns, after a round that doesn't count."""
+    """The result of each way and the seconds of its fastest round. Ways take turns, after one warm-up round."""
     results = {name: work() for name, work in ways.items()}
     fastest = dict.fromkeys(ways, float("inf"))
     for number in range(rounds):
@@ -59,7 +59,7 @@ def side_by_side(ways: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[
 
 
 def task_of(name: str, images: int | None, **recipe: Any) -> TrainingRun:
-    """The target's world of a protocol, seed 0."""
+    """Training of the target under a protocol, seed 0; images: only the first so many. recipe: fields to change."""
     setting = protocol.load(name)
     population = populate(setting, 0)
     train, none = (population.samples(population.parts["target-train"][:n]) for n in (images, 0))
@@ -105,7 +105,7 @@ def selena(epochs: int | None, rounds: int) -> None:
 
 
 def opacus(task: TrainingRun, defense: Any, network: nn.Module) -> float:
-    """Opacus's own loop, as its tutorials have it; returns epsilon."""
+    """Train with Opacus as in its tutorials; returns epsilon."""
     from opacus import PrivacyEngine
 
     noise, _, _, delta = defense.run(task)
@@ -129,7 +129,7 @@ def opacus(task: TrainingRun, defense: Any, network: nn.Module) -> float:
 
 
 def dp(images: int, epochs: int, rounds: int) -> None:
-    # Opacus rounds the batches of an epoch down; sizes that divide leave nothing to round.
+    # Opacus rounds the number of batches an epoch down; here it is a whole number.
     task = task_of("fashion-mini-v1", images, architecture="simple_cnn", epochs=epochs, precision="float32",
                    channels_last=False, batch_size=50)  # fmt: skip
     defense = made("dp_sgd")
@@ -160,16 +160,16 @@ def accounting() -> None:
 
     RDPAccountant.get_epsilon = counted
     try:
-        defense, found = made("dp_sgd", target_epsilon=8.0), []
+        defense, noises = made("dp_sgd", target_epsilon=8.0), []
         for seed in range(16):
             task = task_of("digits-v1", None)
             task.seed = seed
-            found.append(defense.run(task)[0])
+            noises.append(defense.run(task)[0])
             if not seed:
                 first = calls
     finally:
         RDPAccountant.get_epsilon = plain
-    kept = calls == first and len(set(found)) == 1
+    kept = calls == first and len(set(noises)) == 1
     promise("accounting of 16 DP reference models", kept, "once", f"{first} calls for the first, {calls} for all")
 
 

@@ -1,10 +1,10 @@
-"""What the guards cost: MemGuard beside its own algorithm one posterior at a time, DIFFENCE in batches and alone, and
-how often it would have to try until a reconstruction lies in its interval.
+"""Benchmark: guards. MemGuard against a loop over posteriors, and DIFFENCE in batches against single images.
 
-MemGuard works on 2,000 answers of a target of fashion-mini-v1, half of them to members. The loop is algorithm 1 as the
-released code has it: one posterior at a time, a question to the classifier and a gradient in every step. It runs on a
-sample of them, and its seconds are scaled to all; beside it, our own code one posterior at a time. DIFFENCE's network and UNet are
-untrained, for weights cost no time; images are Fashion-MNIST's size. Seconds are those of the processor, on one thread.
+MemGuard works on 2,000 answers of a target of fashion-mini-v1, half of them to members. The loop is algorithm 1 as in
+the released code: one posterior at a time, with a call of the classifier and a gradient in every step. It runs on some
+of the answers, and its seconds are scaled to all; our own code with one posterior at a time is timed too. DIFFENCE's
+network and UNet are untrained, since weights do not matter for time; images have Fashion-MNIST's size. Times are CPU
+seconds on one thread. The last part counts how many reconstructions DIFFENCE needs until one lies in its interval.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def promise(what: str, kept: bool, promised: str, measured: str) -> None:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Seconds of this process's one thread, whatever else the machine does."""
+    """The result and the CPU seconds of this process, which has one thread."""
     begin = time.process_time()
     result = work()
     return result, time.process_time() - begin
 
 
 def module(name: str) -> Any:
-    """A defense's file as the registry runs it."""
+    """The module of a defense, as the registry loads it."""
     return sys.modules[Registry(SUBMISSIONS).entry("defense", name).load().__module__]
 
 
@@ -64,7 +64,7 @@ def posteriors(n: int, epochs: int | None) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def one_by_one(clean: Tensor, state: dict[str, Tensor]) -> Tensor:
-    """Algorithm 1 of Jia et al. for one posterior (k,), in its own words; log-posteriors."""
+    """Algorithm 1 of Jia et al. 2019 written plainly, for one answer: log-posteriors (k,) -> log-posteriors (k,)."""
     mean, scale = state["mean"], state["scale"]
     layers = [(state[f"weight{i}"], state[f"bias{i}"]) for i in range(4)]
 
@@ -75,8 +75,9 @@ def one_by_one(clean: Tensor, state: dict[str, Tensor]) -> Tensor:
         return hidden[0]
 
     start, order = clean.clamp_min(-50).sort()
-    side, found, weight = float(g(start)), start, 0.1
-    law = start.log_softmax(0).exp()  # as below: the L1 norm has slope 0 at the start, not a rounding error's sign
+    side, noisy, weight = float(g(start)), start, 0.1
+    # Computed as below, so that the L1 norm has slope 0 at the start and not the sign of a rounding error.
+    law = start.log_softmax(0).exp()
 
     def done(logits: Tensor) -> bool:
         return float(g(logits.log_softmax(0))) * side <= 0 and bool(logits[:-1].max() <= logits[-1])
@@ -94,18 +95,18 @@ def one_by_one(clean: Tensor, state: dict[str, Tensor]) -> Tensor:
             logits = (logits - 0.1 * gradient / gradient.norm()).detach()
         if not done(logits):
             break
-        found, weight = logits.log_softmax(0), weight * 10
-        if float((found.exp() - law).abs().sum()) <= 0.01:
+        noisy, weight = logits.log_softmax(0), weight * 10
+        if float((noisy.exp() - law).abs().sum()) <= 0.01:
             break
-    if abs(float(g(found))) >= abs(side):
+    if abs(float(g(noisy))) >= abs(side):
         return clean
-    return torch.empty_like(clean).scatter_(0, order, found)
+    return torch.empty_like(clean).scatter_(0, order, noisy)
 
 
 def memguard(n: int, sample: int, epochs: int | None) -> None:
     code = module("memguard")
     clean, state = posteriors(n, epochs)
-    code.add_noise(clean[:2], state)  # what is built at the first call is not the call's cost
+    code.add_noise(clean[:2], state)  # warm-up
     rows = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:sample]
     slow, long = timed(lambda: torch.stack([one_by_one(clean[i], state) for i in rows.tolist()]))
     own, single = timed(lambda: torch.cat([code.add_noise(clean[i : i + 1], state) for i in rows.tolist()]))
@@ -133,7 +134,7 @@ def diffence(n: int, batch: int, alone: int) -> None:
     weights = code.build_unet(SHAPE).state_dict()
     for scenario in (3, 1):
         state = weights | ({code.INTERVAL: torch.tensor([0.0, 2.0], dtype=torch.float64)} if scenario == 1 else {})
-        context = Context(b"key", CPU, lambda name, x, make: make())  # nothing is remembered
+        context = Context(b"key", CPU, lambda name, x, make: make())  # stores nothing
         guard = code.Diffence(code.Diffence.Params(n=n, scenario=scenario)).guard(network, state, context)
         guard(x[:2])
         passes.clear()
@@ -154,7 +155,7 @@ def diffence(n: int, batch: int, alone: int) -> None:
 
 
 def retries(n: int, samples: int, epochs: int | None) -> None:
-    """Figure 10 of Peng et al.: how many reconstructions it takes until one lies in scenario 1's interval."""
+    """How many reconstructions it takes until one lies in scenario 1's interval (Peng et al. 2025, figure 10)."""
     code = module("diffence")
     setting = protocol.load("fashion-mini-v1")
     if epochs:
@@ -174,7 +175,7 @@ def retries(n: int, samples: int, epochs: int | None) -> None:
     inside = code.distance(known, low, high) == 0
     reached = (inside.cumsum(0) > 0).double().mean(1)
     first = float(inside[0].double().mean())
-    # If every try of every sample had the same chance as the first of all.
+    # The share if all tries of all samples succeeded independently with the probability of the first try.
     alike = 1 - (1 - first) ** n
     shares = ", ".join(f"{float(reached[k - 1]):.1%} after {k}" for k in (1, 2, 5, 10, 20, 50) if k <= n)
     promise(

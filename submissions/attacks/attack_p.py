@@ -1,7 +1,7 @@
-"""Attack P: a confidence that few of the population's samples reach (Ye et al. 2022).
+"""Attack P: one threshold on the loss, a quantile over samples that are known to be non-members (Ye et al. 2022).
 
-One threshold for all samples: the quantile of the target's own loss on samples that are known to be
-outside its training set. They are the shadow world's non-members; its model is not asked.
+The target itself is asked for its loss on samples of the population outside its training set. They are the shadow
+world's non-members; the shadow model is not used.
 """
 
 from torch import Tensor
@@ -41,17 +41,17 @@ class AttackP(Attack):
     calibrate = "own"
 
     class Params(Hyper):
-        """The share of non-members that may be called members. The paper sweeps it; it moves the threshold alone."""
+        """The share of non-members that may be called members. It moves the threshold, not the ROC curve."""
 
         fpr: Annotated[float, Field(gt=0, lt=1), Search(0.01, 0.9)] = 0.5
 
     def fit(self, knowledge: Knowledge) -> None:
-        """Keep the population."""
+        """Keep the shadow world's non-members."""
         assert knowledge.shadow is not None
         self.population = knowledge.shadow.nonmembers
 
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
-        """The logit margin above its (1 - fpr)-quantile on the population (n,): it ranks as the loss does."""
+        """Logit margins minus the (1 - fpr)-quantile of the population's, (n,): they rank as the loss does."""
         population = logit_margin(target.log_posteriors(self.population.x), self.population.y)
         own = logit_margin(target.log_posteriors(candidates.x), candidates.y)
         return own - population.quantile(1 - self.params.fpr)

@@ -1,7 +1,7 @@
-"""Attack R: the share of reference models that are less confident than the target (Ye et al. 2022).
+"""Attack R: the share of reference models that are less confident in the label than the target (Ye et al. 2022).
 
-The references never saw the sample, so that for a non-member the share is uniform. With m models it takes
-2m + 1 values at most: rates below 1 / m are out of its reach.
+No reference model was trained on the sample, so the share is about uniform for a non-member. With m models it takes at
+most 2m + 1 values: false positive rates below 1 / m cannot be reached.
 """
 
 from torch import Tensor
@@ -29,7 +29,7 @@ class AttackR(Attack):
     calibrate = "none"
 
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
-        """The share (n,) of the references that the target beats; an equal one counts half."""
+        """The share (n,) of reference models with a smaller logit margin than the target; ties count half."""
         assert references is not None
         own = logit_margin(target.log_posteriors(candidates.x), candidates.y)
         theirs = logit_margin(references.log_posteriors, candidates.y)

@@ -16,7 +16,7 @@ from benchmark.api import (
 
 
 class AttributeMLP(AttributeAttack):
-    """Learns on the embeddings of shadow data; three attack seeds vote with their mean posterior."""
+    """Learns on embeddings of shadow data; the mean posterior of three networks, one an attack seed, decides."""
 
     card = Card(
         title="Attribute perceptron",
@@ -28,7 +28,7 @@ class AttributeMLP(AttributeAttack):
     needs = frozenset({"shadow"})
 
     class Params(Hyper):
-        """The paper's recipe; embedding=untrained is the null row: what the architecture alone lets through."""
+        """The paper's recipe. embedding=untrained is the null row: what the bare architecture reveals."""
 
         embedding: Literal["target", "untrained"] = "target"
         epochs: Annotated[int, Field(ge=1), Search(20, 200)] = 50
@@ -36,7 +36,7 @@ class AttributeMLP(AttributeAttack):
 
     @property
     def embedding(self) -> Literal["target", "untrained"]:
-        """Which network embeds."""
+        """The network whose embeddings are attacked."""
         return "untrained" if self.params.embedding == "untrained" else "target"
 
     def fit(self, knowledge: Knowledge) -> None:

@@ -1,6 +1,7 @@
-"""Calibrated loss: how much smaller the target's loss is than that of models which never saw the sample.
+"""Calibrated loss: how much smaller the target's loss is than that of models that never saw the sample.
 
-Watson et al. 2022: what is easy has a small loss under every model, and says nothing.
+An easy sample has a small loss under every model, member or not. The difference takes this difficulty out (Watson et
+al. 2022).
 """
 
 from torch import Tensor
@@ -25,6 +26,6 @@ class CalibratedLoss(Attack):
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log p_y minus its mean over the references (n,)."""
         assert references is not None
-        # By way of the margin, log p_y is finite where p_y = 0.
+        # log p_y = logsigmoid(margin), which is finite even where p_y = 0.
         own = functional.logsigmoid(logit_margin(target.log_posteriors(candidates.x), candidates.y))
         return own - functional.logsigmoid(logit_margin(references.log_posteriors, candidates.y)).mean(0)

@@ -1,7 +1,7 @@
 """Model inversion by gradient descent on the input (Fredrikson et al. 2015; settings of ML-DOCTOR, section 5.2).
 
-From a noise image, x <- x - rate * gradient of (1 - p_class), kept in [0, 1], until the posterior of
-the class is reached, nothing improves any more, or the steps are spent; the best image is returned.
+From a noise image, x <- x - rate * gradient of (1 - p_class), kept in [0, 1]. A class stops when its posterior is
+reached, when it has not improved for `patience` steps, or when the steps are spent. The best image is returned.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Fredrikson(InversionAttack):
     needs = frozenset()
 
     class Params(Hyper):
-        """Step size, most steps, steps without improvement before a class stops, posterior that is enough."""
+        """Step size, most steps, steps without improvement before a class stops, posterior at which it stops."""
 
         learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 1.0, log=True)] = 1e-2
         steps: Annotated[int, Field(ge=1), Search(100, 5000, log=True)] = 3000

@@ -1,4 +1,4 @@
-"""Gradient-norm attack: the loss is flat at members.
+"""Gradient-norm attack: a member's loss has a small gradient.
 
 Rezaei & Liu 2021 (section 3.3) compare norms of the cross-entropy's gradient with respect to the
 parameters and the input; RelaxLoss (Chen et al. 2022) uses them as its white-box attacks.
@@ -38,7 +38,7 @@ class GradientNorm(Attack):
         self.device = knowledge.device
 
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
-        """Minus the norms (n,)."""
+        """Minus the gradient norms (n,) float64."""
         network = target.white_box().to(self.device).eval()
         parameters = {name: p.detach() for name, p in network.named_parameters()}
         buffers = dict(network.named_buffers())

@@ -1,4 +1,4 @@
-"""What inversion scores are worth: images made of shadow data, without a look at the target (RULES 18)."""
+"""Null row of inversion (RULES 18): what scores images get that are made of shadow data, without asking the target."""
 
 from collections.abc import Sequence
 

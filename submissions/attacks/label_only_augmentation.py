@@ -1,9 +1,9 @@
 """Label-only augmentation attack: a member keeps its label when it is shifted and flipped.
 
-Choquette-Choo et al. 2021 (section 3.3) ask for the labels of shifted images and learn from which of them are right.
-SELENA (Tang et al. 2022) counts them instead, over all 81 shifts by up to 4 pixels, with and without a flip: this is
-what is done here, and it needs no shadow world. Pixels that are shifted in are 0. Switch the flip off where it makes
-another class, as of digits.
+Choquette-Choo et al. 2021 (section 3.3) ask for the labels of shifted images and train a classifier on which of them
+are right. SELENA (Tang et al. 2022) takes their number as the score, over all 81 shifts by up to 4 pixels, each with
+and without a flip. That is done here; it needs no shadow world. Pixels that are shifted in are 0. Switch the flip off
+where it changes the class, as with digits.
 """
 
 import torch

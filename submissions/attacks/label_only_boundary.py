@@ -1,15 +1,16 @@
 """Label-only boundary attack: members lie far from the decision boundary.
 
 Choquette-Choo et al. 2021 (section 3.4) and MEMBERSHIP-DOCTOR (He et al. 2022, section 3.1) measure the distance
-by HopSkipJump (Chen et al. 2020, algorithm 2). The walk is that of the Adversarial Robustness Toolbox, which
-MEMBERSHIP-DOCTOR runs: as many probes of the boundary, as wide, the same steps. Four things differ:
+by HopSkipJump (Chen et al. 2020, algorithm 2). The walk follows the Adversarial Robustness Toolbox, which
+MEMBERSHIP-DOCTOR runs: the same number and size of probes of the boundary, and the same steps. Four things differ:
 
-- All samples walk at once, and all are probed in the same random directions: a distance depends on its sample alone.
-- A walk starts from the nearest of 250 noise images of several grains, whose labels are asked for once. The
-  toolbox takes the first uniform noise with another label; where all noise has the sample's own, it returns a
-  distance of 0, the mark of a non-member. Here such a sample gets the largest distance in the box, with a warning.
-- Eight step sizes are asked for together, and the last step is followed by a bisection.
-- The distance is the least along the walk, within a number of queries a sample.
+- All samples walk at once and are probed in the same random directions, so that a distance depends on its sample alone.
+- A walk starts from the nearest of 250 noise images of several grain sizes, whose labels are asked for once. The
+  toolbox takes the first uniform noise image with another label. Where all noise images have the sample's own label, it
+  returns a distance of 0, the mark of a non-member; here such a sample gets the largest possible distance, with a
+  warning.
+- Eight step sizes are tried in one call, and the last step is followed by a bisection.
+- The score is the smallest distance along the walk, within a fixed number of queries a sample.
 """
 
 import itertools
@@ -35,18 +36,21 @@ from benchmark.api import (
 )
 
 STARTS = 250
+"""Noise images that a walk may start from."""
 PROBES = 100
 """Probes of the first step; step t has sqrt(t) times as many."""
 STEP_SIZES = 8
+"""Step sizes tried in each step: the first, its half, its quarter and so on."""
 BATCH = 125
-"""Images asked for at a time, filled up where fewer are left, and samples that walk together. A network's last digits depend on the size of its
-batch, and beside the boundary they decide labels: without full batches a distance would depend on its company."""
+"""Images in each call, padded where fewer are left, and samples that walk together. The last digits of a network's
+answer depend on the batch size, and close to the boundary they decide the label: without full batches a sample's
+distance would depend on the other samples."""
 BUDGET = 2**20
-"""Pixels of the probes held at once: 4 MiB of float32 stay in the processor's cache."""
+"""Pixels of the probes held at once: 4 MiB of float32 fit into the processor's cache."""
 
 
 class LabelOnlyBoundary(Attack):
-    """Membership from labels alone: the distance to the nearest known image with another label."""
+    """Membership from labels alone: the distance to the nearest image found with another label."""
 
     card = Card(
         title="Label-only boundary",
@@ -61,7 +65,7 @@ class LabelOnlyBoundary(Attack):
     class Params(Hyper):
         """The norm of the distance, and the queries for each sample; the toolbox's 50 steps take 25,000.
 
-        The noise images, asked for once, and what fills batches up come on top.
+        The noise images, asked for once for all samples, and the padding of batches are not counted.
         """
 
         norm: Literal["l2", "linf"] = "l2"
@@ -72,7 +76,7 @@ class LabelOnlyBoundary(Attack):
         self.knowledge = knowledge
         c, h, w = self.shape = knowledge.shape
         pixels = c * h * w
-        # The toolbox's precision: 0.01 / sqrt(d) of the bracket in L2, 0.01 / d in Linf.
+        # Halvings that reach the toolbox's precision: 0.01 / sqrt(d) of the interval in L2, 0.01 / d in Linf.
         self.bisections = math.ceil(math.log2(100 * (math.sqrt(pixels) if self.params.norm == "l2" else pixels)))
         generator = knowledge.generator("label_only_boundary starts")
         grains = [g for g in (1, 2, 3, 4, 7) if g < min(h, w)] + [max(h, w)]
@@ -83,7 +87,7 @@ class LabelOnlyBoundary(Attack):
         self.starts = torch.cat(starts)[:STARTS].flatten(1)
 
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
-        """Distances (n,): 0 where the label is wrong already."""
+        """Distances (n,) float64: 0 where the target misclassifies the sample itself."""
         x, y = candidates.x.flatten(1), candidates.y
         right = self._labels(target, x) == y
         labels = self._labels(target, self.starts)
@@ -97,12 +101,15 @@ class LabelOnlyBoundary(Attack):
         largest = math.sqrt(x.shape[1]) if self.params.norm == "l2" else 1.0
         distance = largest * stuck.double()
         for rows in (right & ~stuck).nonzero().squeeze(1).split(BATCH):
-            if len(rows):  # nothing splits into one empty part
+            if len(rows):  # an empty tensor splits into one empty part
                 distance[rows] = self._walk(target, x[rows], y[rows], labels)
         return distance
 
     def _walk(self, target: Target, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
-        """Least distances (n,) float64 from images x (n, d) to images that are not labelled y (n,)."""
+        """Smallest distances (n,) float64 found from images x (n, d) to images that are not labelled y (n,).
+
+        labels: the target's labels of the noise images.
+        """
         generator = self.knowledge.generator("label_only_boundary probes")
         away = torch.stack([self._norm(self.starts - image) for image in x])
         nearest = away.masked_fill(labels == y.unsqueeze(1), math.inf).argmin(1)
@@ -119,16 +126,16 @@ class LabelOnlyBoundary(Attack):
             sizes = distance.unsqueeze(1) / math.sqrt(step) / 2.0 ** torch.arange(STEP_SIZES)
             tried = (at.unsqueeze(1) + sizes.unsqueeze(2) * direction.unsqueeze(1)).clamp_(0, 1)
             outside = self._labels(target, tried.flatten(0, 1)).view(-1, STEP_SIZES) != y.unsqueeze(1)
-            longest = tried[torch.arange(len(x)), outside.byte().argmax(1)]  # the first of equals
+            longest = tried[torch.arange(len(x)), outside.byte().argmax(1)]  # the first is the largest
             at = self._bisect(target, x, y, torch.where(outside.any(1, keepdim=True), longest, at))
             distance = self._norm(at - x)
             least = torch.minimum(least, distance)
         raise AssertionError("a walk ends with its queries")
 
     def _direction(self, target: Target, at: Tensor, y: Tensor, size: Tensor, noise: Tensor) -> Tensor:
-        """Where labels other than y (n,) lie, seen from `at` (n, d): unit vectors, or signs, (n, d)."""
+        """Directions (n, d) from `at` (n, d) towards labels other than y (n,): unit vectors for L2, signs for Linf."""
         found = []
-        # As many samples at a time as leave the least of a batch to be filled up.
+        # As many samples at a time as need the least padding of the batches.
         most = max(1, BUDGET // noise.numel())
         together = max(range(1, most + 1), key=lambda n: n * len(noise) / math.ceil(n * len(noise) / BATCH))
         for rows in torch.arange(len(at)).split(together):
@@ -138,7 +145,7 @@ class LabelOnlyBoundary(Attack):
             mean = vote.mean(1, keepdim=True)
             vote = torch.where(mean.abs() < 1, vote - mean, vote)
             probes -= at[rows].unsqueeze(1)
-            # One product a sample, for those of a batch round as the batch is large.
+            # One product a sample: in a batched product the rounding depends on the size of the batch.
             found += [v @ p for v, p in zip(vote, probes, strict=True)]
         direction = torch.stack(found)
         return functional.normalize(direction) if self.params.norm == "l2" else direction.sign()
@@ -171,7 +178,7 @@ class LabelOnlyBoundary(Attack):
         return functional.normalize(noise)
 
     def _labels(self, target: Target, x: Tensor) -> Tensor:
-        """Labels (n,) of images (n, d), asked for in full batches."""
+        """Labels (n,) of images (n, d), asked for in batches of exactly BATCH images."""
         *parts, last = x.split(BATCH)
         last = torch.cat([last, x[:1].expand(-len(x) % BATCH, -1)])
         return torch.cat([target.labels(part.view(-1, *self.shape)) for part in (*parts, last)])[: len(x)]

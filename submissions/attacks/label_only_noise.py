@@ -1,8 +1,8 @@
 """Label-only noise attack: a member keeps its label under Gaussian noise (Choquette-Choo et al. 2021, section 3.4).
 
-The share of noisy copies that are labelled y stands for the distance to the boundary, at a small part of its
-queries. The released code starts from a deviation of 0.025 and asks for up to 2,500 copies; the deviation is chosen
-on the shadow world. All samples meet the same noise, so that a share depends on its sample alone.
+The share of noisy copies that are labelled y stands in for the distance to the boundary and takes far fewer queries.
+The released code starts from a standard deviation of 0.025 and asks for up to 2,500 copies; here the deviation is
+chosen on the shadow world. All samples get the same noise, so that a share depends on its sample alone.
 """
 
 import torch
@@ -23,6 +23,7 @@ from benchmark.api import (
 )
 
 DEVIATIONS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Standard deviations to choose from, in pixels of [0, 1]."""
 BUDGET = 2**23
 """Pixels of the copies held at once: 32 MiB of float32."""
 
@@ -41,12 +42,12 @@ class LabelOnlyNoise(Attack):
     calibrate = "shadow"
 
     class Params(Hyper):
-        """Noisy copies of each sample; on the shadow world, as many for each of six deviations."""
+        """Noisy copies of each sample; on the shadow world as many for each of the six deviations."""
 
         copies: Annotated[int, Field(ge=1), Search(25, 2500, log=True)] = 100
 
     def fit(self, knowledge: Knowledge) -> None:
-        """Choose the deviation whose shares part members and non-members of the shadow world best, by AUC."""
+        """Choose the deviation whose shares separate members and non-members of the shadow world best, by AUC."""
         world = knowledge.shadow
         assert world is not None
         noise = torch.randn(self.params.copies, *knowledge.shape, generator=knowledge.generator("label_only_noise"))
@@ -55,7 +56,7 @@ class LabelOnlyNoise(Attack):
             members, others = (
                 kept(world.target, part, deviation * noise) for part in (world.members, world.nonmembers)
             )
-            # Few values are possible: each member is placed among the sorted non-members, a tie counting half.
+            # The AUC by ranks: for each member the share of smaller non-members. Ties, which are many here, count half.
             others = others.sort().values
             below, upto = (torch.searchsorted(others, members, right=right) for right in (False, True))
             auc = float((below + upto).double().mean()) / 2 / len(others)

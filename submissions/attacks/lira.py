@@ -1,9 +1,9 @@
 """LiRA, online: a likelihood ratio against models trained with and without each sample.
 
-Carlini et al. 2022, section V, algorithm 1, on the logit margin: a normal law for each sample and
-side, centred on the mean. Where they are few, the paper's fixed variance (section VI-C) takes over.
-With `views` every model is also asked about simply augmented views of each sample (section VI-C), each view
-having laws of its own.
+Carlini et al. 2022, section V, algorithm 1, on the logit margin: one normal distribution for each sample and each side
+(models trained on it, models not trained on it). With few models the paper's fixed variance (section VI-C) replaces the
+variance of each sample. With `views` every model is also asked about augmented views of each sample (section VI-C);
+each view has distributions of its own.
 """
 
 import torch
@@ -24,13 +24,13 @@ from benchmark.api import (
 )
 
 VARIANCE_FLOOR = 1e-6
-"""Keeps the law of a sample finite to which all models give the same answer."""
+"""Keeps the density finite for a sample to which all models give the same answer."""
 
 
 class LiRA(Attack):
-    """Membership from posteriors and reference models on halves of the candidates' population.
+    """Membership from posteriors and reference models that were trained on random halves of the candidates' population.
 
-    Score > 0 is the paper's ratio above 1. A sample that all models, or none, were trained on gets 0.
+    A score above 0 is a likelihood ratio above 1. A sample that all models, or none, were trained on gets 0.
     """
 
     card = Card(
@@ -51,23 +51,24 @@ class LiRA(Attack):
     calibrate = "own"
 
     class Params(Hyper):
-        """Variances from each sample and side, or one fixed variance; auto: fixed where there are under 32 a side.
+        """A variance for each sample and side, or one fixed variance; auto: fixed with under 32 models a side.
 
-        views: how often each sample is asked about, once as it is.
+        views: queries for each sample: the sample itself and views - 1 augmented views.
         """
 
         variance: Literal["auto", "per-sample", "fixed"] = "auto"
         views: Annotated[int, Field(ge=1, le=64)] = 1
 
     def fit(self, knowledge: Knowledge) -> None:
-        """Keep the way to make views."""
+        """Keep the knowledge, which makes the views."""
         self.knowledge = knowledge
 
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
-        """log of the likelihood ratio of IN to OUT (n,), its mean over views; with fixed variance times the variance."""
+        """Log-likelihood ratios of IN to OUT (n,), the mean over views; with fixed variance, times that variance."""
         assert references is not None
-        # Decided by how many there are in all: a model that plays the target, and its pair, are left out of their own references,
-        # and every target of a row must meet the same attack. References that do not say are taken to lack a pair.
+        # Reference models are also attacked as targets, without themselves and the model of the complementary half
+        # among their references. All targets of a row must meet the same attack, so the number of all models decides,
+        # not of those left. Where `whole` is unknown, a pair is taken to be missing.
         few = (references.whole or len(references.members) + 2) // 2 < 32
         self.fixed = self.params.variance == "fixed" or (self.params.variance == "auto" and few)
         score = self._ratio(
@@ -78,19 +79,22 @@ class LiRA(Attack):
         return score / self.params.views
 
     def _ratio(self, answer: Tensor, answers: Tensor, y: Tensor, members: Tensor) -> Tensor:
-        """The ratio (n,) of a target's answer (n, k) to the answers of reference models (m, n, k)."""
+        """Log-likelihood ratios (n,) of a target's log-posteriors (n, k), by those of reference models (m, n, k).
+
+        y (n,): labels; members (m, n): which model was trained on which sample.
+        """
         own, margins = logit_margin(answer, y), logit_margin(answers, y)
         inside, outside = self._log_density(own, margins, members), self._log_density(own, margins, ~members)
         return torch.where(members.any(0) & ~members.all(0), inside - outside, 0.0)
 
     def _log_density(self, own: Tensor, margins: Tensor, side: Tensor) -> Tensor:
-        """Log-density (n,), up to a constant, of own (n,) under the margins (m, n) of the models in side (m, n)."""
+        """Log-density (n,), up to a constant, of own (n,) by a normal law of the margins (m, n) in side (m, n)."""
         count = side.sum(0)
         mean = torch.where(side, margins, 0.0).sum(0) / count.clamp_min(1)
         squares = (own - mean).square() / 2
         if self.fixed:
-            # One variance for both sides, as in the released code, scales all scores alike: it is left out, and with
-            # it the only statistic that would tie a sample's score to the other candidates.
+            # One variance for both sides, as in the released code, scales all scores alike. It is left out: it is the
+            # only statistic by which a sample's score would depend on the other candidates (RULES 14).
             return -squares
         residuals = torch.where(side, margins - mean, 0.0)
         variance = (residuals.square().sum(0) / (count - 1).clamp_min(1)).clamp_min(VARIANCE_FLOOR)

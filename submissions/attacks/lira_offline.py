@@ -1,8 +1,9 @@
 """LiRA, offline: how unusual the target's confidence is among models that never saw the sample.
 
-Carlini et al. 2022, section V-C: one minus the upper tail of the OUT law. The released code takes its
-density, `law = "density"`, which also flags samples of unusually low confidence. With `views` every model is
-also asked about simply augmented views of each sample (section VI-C), each view having a law of its own.
+Carlini et al. 2022, section V-C: the probability that a model not trained on the sample is less confident than the
+target, by a normal distribution for each sample. The released code takes minus the log-density instead (`law=density`),
+which also flags samples of unusually low confidence. With `views` every model is also asked about augmented views of
+each sample (section VI-C); each view has a distribution of its own.
 """
 
 import torch
@@ -23,7 +24,7 @@ from benchmark.api import (
 )
 
 DEVIATION_FLOOR = 1e-3
-"""Keeps the law of a sample finite to which all models give the same answer."""
+"""Keeps the score finite for a sample to which all models give the same answer."""
 
 
 class LiRAOffline(Attack):
@@ -47,9 +48,10 @@ class LiRAOffline(Attack):
     calibrate = "none"
 
     class Params(Hyper):
-        """The deviation of each sample, or one for all (auto: fixed under 32 models); the tail, or the density.
+        """A standard deviation for each sample, or one for all (auto: one with fewer than 32 models); upper tail, or
+        density.
 
-        views: how often each sample is asked about, once as it is.
+        views: queries for each sample: the sample itself and views - 1 augmented views.
         """
 
         variance: Literal["auto", "per-sample", "fixed"] = "auto"
@@ -57,11 +59,15 @@ class LiRAOffline(Attack):
         views: Annotated[int, Field(ge=1, le=64)] = 1
 
     def fit(self, knowledge: Knowledge) -> None:
-        """Keep the way to make views."""
+        """Keep the knowledge, which makes the views."""
         self.knowledge = knowledge
 
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
-        """-log(1 - Phi((margin - mean) / deviation)) (n,), or minus the log-density up to a constant; mean over views."""
+        """-log(1 - Phi((margin - mean) / deviation)) (n,), or minus the log-density up to a constant; the mean over
+        views.
+
+        Phi is the normal distribution function. It ranks samples as the paper's Phi itself does.
+        """
         assert references is not None
         score = self._unusual(target.log_posteriors(candidates.x), references.log_posteriors, candidates.y)
         for x in self.knowledge.views(candidates.x, self.params.views - 1):
@@ -69,7 +75,7 @@ class LiRAOffline(Attack):
         return score / self.params.views
 
     def _unusual(self, answer: Tensor, answers: Tensor, y: Tensor) -> Tensor:
-        """The score (n,) of a target's answer (n, k) beside the answers of reference models (m, n, k)."""
+        """Scores (n,) of a target's log-posteriors (n, k), by those of reference models (m, n, k); y (n,): labels."""
         own, margins = logit_margin(answer, y), logit_margin(answers, y)
         excess = own - margins.mean(0)
         few = len(margins) < 32

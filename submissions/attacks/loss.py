@@ -7,7 +7,7 @@ from benchmark.api import Attack, Candidates, Card, References, Target, logit_ma
 
 
 class Loss(Attack):
-    """Membership, no auxiliary knowledge: log p_y, with the judge's threshold from the shadow world."""
+    """Membership, no auxiliary knowledge: log p_y; the judge sets the threshold on the shadow world."""
 
     card = Card(
         title="Loss",
@@ -21,5 +21,5 @@ class Loss(Attack):
 
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log p_y (n,)."""
-        # By way of the margin, log p_y keeps its digits where p_y rounds to 1, and it is finite where p_y = 0.
+        # log p_y = logsigmoid(margin): it keeps its digits where p_y rounds to 1, and is finite where p_y = 0.
         return functional.logsigmoid(logit_margin(target.log_posteriors(candidates.x), candidates.y))

@@ -1,7 +1,8 @@
 """Confidence with class-wise thresholds (Song & Mittal 2021).
 
-A member's confidence in its label is large. It is compared as log p / (1 - p), which ranks as p does and
-keeps its digits where p rounds to 1. DIFFENCE's table of attacks leaves the label out: `of = "prediction"`.
+A member's confidence in its label is large. It is compared on the logit scale, log(p / (1 - p)), which ranks as p does
+and keeps its digits where p rounds to 1. With `of=prediction` it is the largest posterior, without the label, as in
+DIFFENCE's table of attacks.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Entropy with class-wise thresholds (Song & Mittal 2021).
 
-The entropy of the posteriors is small for members. The label only chooses the threshold.
+The entropy of a member's posteriors is small. The label serves only to choose the threshold.
 """
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor
 from benchmark.api import Attack, Candidates, Card, Hyper, Knowledge, Literal, References, Target, best_thresholds
 
 FLOOR = -1e3
-"""Least logarithm: it keeps answers of exactly 0 and 1 finite, and no positive float64 has a smaller one."""
+"""Lower bound of logarithms: posteriors of exactly 0 stay finite. The logarithm of every positive float64 is larger."""
 
 
 def log_entropy(log_posteriors: Tensor) -> Tensor:
-    """Logarithm of the entropy (n,) of log-posteriors (n, k), exact however near a posterior is to 1."""
+    """Logarithm of the entropy (n,), in nats, of log-posteriors (n, k); accurate however close a posterior is to 1."""
     top = log_posteriors.argmax(1, keepdim=True)
     others = log_posteriors.scatter(1, top, float("-inf")).logsumexp(1, keepdim=True)
-    # Only the largest posterior can round to 1: it comes from the sum of the others.
+    # Only the largest posterior can round to 1: its logarithm is computed from the sum of the others.
     log_p = log_posteriors.scatter(1, top, torch.log1p(-others.exp())).clamp_min(FLOOR)
     return (log_p + (-log_p).log()).logsumexp(1).clamp_min(FLOOR)
 
@@ -52,6 +52,6 @@ class MetricEntropy(Attack):
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log threshold - log entropy (n,): the sign decides as in the paper.
 
-        The difference of logarithms, not of entropies: beside a threshold, a member's 1e-40 rounds away.
+        A difference of logarithms, not of entropies: a member's entropy of 1e-40 would vanish beside the threshold.
         """
         return -log_entropy(target.log_posteriors(candidates.x)) - self.thresholds[candidates.y]

@@ -11,14 +11,14 @@ from torch.nn import functional
 from benchmark.api import Attack, Candidates, Card, Hyper, Knowledge, Literal, References, Target, best_thresholds
 
 FLOOR = -1e3
-"""Least logarithm: it keeps answers of exactly 0 and 1 finite, and no positive float64 has a smaller one."""
+"""Lower bound of logarithms: posteriors of exactly 0 stay finite. The logarithm of every positive float64 is larger."""
 
 
 def log_modified_entropy(log_posteriors: Tensor, y: Tensor) -> Tensor:
-    """log ment (n,) of log-posteriors (n, k) and labels (n,), exact however near the posteriors are to 0 or 1."""
+    """log ment (n,) of log-posteriors (n, k) and labels (n,); accurate however close the posteriors are to 0 or 1."""
     top = log_posteriors.argmax(1, keepdim=True)
     others = log_posteriors.scatter(1, top, float("-inf")).logsumexp(1, keepdim=True)
-    # Only the largest posterior can round to 1: it and its complement come from the sum of the others.
+    # Only the largest posterior can round to 1: log p and log(1 - p) are computed from the sum of the others.
     log_p = log_posteriors.scatter(1, top, torch.log1p(-others.exp())).clamp_min(FLOOR)
     log_rest = torch.log1p(-log_posteriors.exp().clamp_max(0.75)).scatter(1, top, others).clamp_min(FLOOR)
     true = functional.one_hot(y, log_p.shape[1]).bool()
@@ -57,7 +57,7 @@ class MetricModifiedEntropy(Attack):
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """log threshold - log ment (n,): the sign decides as in the paper.
 
-        The difference of logarithms, not of entropies: beside a threshold, a member's 1e-40 rounds away.
+        A difference of logarithms, not of entropies: a member's entropy of 1e-40 would vanish beside the threshold.
         """
         log_ment = log_modified_entropy(target.log_posteriors(candidates.x), candidates.y)
         return -log_ment - self.thresholds[candidates.y]

@@ -1,10 +1,10 @@
 """ML-DOCTOR's black-box attack with partial knowledge (Liu et al. 2022, section 5.2).
 
-A perceptron reads the ranked posteriors and whether the label is right; it learns from samples known to
-be, and not to be, in the target's training set. The paper gives each input its own two layers before
-four common ones; here both enter one perceptron of the released branches' widths (128-64-2), which can
-express the same and needs fewer samples. The paper's learning rate of 1e-5 suits its tens of thousands
-of known samples; hundreds leave the network as it was drawn, so the default is 1e-3.
+A perceptron reads the sorted posteriors and whether the label is right. It is trained on the target's answers to known
+members and non-members of the target. The paper gives each of the two inputs two layers of its own before four common
+ones; here both enter one perceptron with the widths of the released code's branches (128-64-2), which can express the
+same and needs fewer samples. The paper's learning rate of 1e-5 suits its tens of thousands of known samples; with
+hundreds it leaves the weights near their initial values, so the default is 1e-3.
 """
 
 import torch

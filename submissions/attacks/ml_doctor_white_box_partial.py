@@ -1,14 +1,14 @@
 """ML-DOCTOR's white-box attack with partial knowledge (Liu et al. 2022, section 5.2; after Nasr et al. 2019).
 
-A perceptron reads the posteriors, the label, the loss and the loss's gradient at the last layer's weights.
-That gradient is the outer product of (posteriors - label) and the embedding, so that nothing is
-differentiated. The released code convolves all k x d entries of it (`gradient = "full"`); by default each
-class's weights count by the logarithm of their gradient's norm, for k d
-heavy-tailed inputs overfit the known samples.
-Losses differ by factors, and enter by their logarithm too. The paper gives each input a network of its own
-before four common layers; here all enter one perceptron (128-64-2), and its learning rate of 1e-5, which suits
-tens of thousands of samples, is 1e-3. The released code reads each sample's gradient without clearing those of
-the samples before; this does not.
+A perceptron reads the posteriors, the label, the loss, and the gradient of the loss in the weights of the last layer.
+This gradient is the outer product of (posteriors - label) and the embedding, so no differentiation is needed. The
+released code feeds all k x d entries of it to convolutions (`gradient=full`). By default each class contributes only
+the logarithm of the norm of its weights' gradient, because k d heavy-tailed inputs overfit the
+few known samples.
+Losses range over many orders of magnitude, so their logarithm is taken too. The paper gives each input a network of its
+own before four common layers; here all enter one perceptron (128-64-2). Its learning rate of 1e-5, which suits tens of
+thousands of samples, is 1e-3 here. The released code accumulates gradients over samples, for it never clears them; here
+each sample has its own gradient.
 """
 
 from collections.abc import Iterator
@@ -98,7 +98,7 @@ class MLDoctorWhiteBoxPartial(Attack):
         return answer[..., 1] - answer[..., 0]
 
     def _features(self, network: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-        """Posteriors (k), label (k), loss (1) and gradient (k or k d) of at most CHUNK samples at a time, float32."""
+        """Posteriors (k), one-hot label (k), log-loss (1), gradient (k or k d), float32, CHUNK samples at a time."""
         for images, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
             with torch.no_grad():
                 embedding = network.embed(images.to(self.device))
@@ -109,7 +109,8 @@ class MLDoctorWhiteBoxPartial(Attack):
             if self.params.gradient == "full":
                 gradient = ((answer.exp() - label).unsqueeze(2) * embedding.unsqueeze(1)).flatten(1)
             else:
-                # log |posterior - label| keeps the digits that 1 - p_y loses.
+                # log |posterior - label|, for y from the margin: 1 - p_y itself loses its digits where p_y is close to
+                # 1.
                 residual = answer.scatter(1, labels.unsqueeze(1), functional.logsigmoid(-margin))
                 gradient = residual + embedding.norm(dim=1, keepdim=True).clamp_min(TINY).log()
             yield torch.cat([answer.exp(), label, loss.clamp_min(TINY).log(), gradient], 1).float()

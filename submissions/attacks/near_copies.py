@@ -1,7 +1,8 @@
-"""The loss attack on near-copies of each sample, whose answers are averaged: it asks a noisy guard again and again.
+"""The loss attack on the mean answer to near-copies of each sample: averaging removes a guard's noise (RULES 8).
 
-A guard that draws its noise from the query answers equal queries alike, but a query that differs by one step of one
-pixel draws anew, while the network hardly notices: averaging takes the noise away. What is left is the loss attack.
+A guard that draws its noise from the query gives equal queries equal answers. A query that differs by one grey level of
+one pixel gets new noise, while the network's own answer hardly changes. What is left after averaging is the loss
+attack.
 """
 
 import math
@@ -14,7 +15,7 @@ from benchmark.api import Annotated, Attack, Candidates, Card, Field, Hyper, Ref
 
 
 class NearCopies(Attack):
-    """Membership, no auxiliary knowledge: log of the mean posterior of y over copies one 8-bit step apart."""
+    """Membership, no auxiliary knowledge: log of the mean posterior of y over copies that differ by one grey level."""
 
     card = Card(
         title="Near-copies",
@@ -26,7 +27,7 @@ class NearCopies(Attack):
     calibrate = "shadow"
 
     class Params(Hyper):
-        """How many copies are asked about, the sample itself among them."""
+        """Queries for each sample, the sample itself among them."""
 
         copies: Annotated[int, Field(ge=1, le=256), Search(4, 64, log=True)] = 16
 
@@ -36,7 +37,7 @@ class NearCopies(Attack):
         return functional.logsigmoid(logit_margin(answers.logsumexp(0) - math.log(len(answers)), candidates.y))
 
     def _copies(self, x: Tensor) -> list[Tensor]:
-        """x (n, c, h, w) itself, and copies in each of which another pixel is one step nearer to the middle grey."""
+        """x (n, c, h, w) itself, and copies in each of which another pixel is one grey level closer to 0.5."""
         pixels = x[0].numel()
         apart = max(1, pixels // self.params.copies)
         copies = [x]
@@ -44,6 +45,6 @@ class NearCopies(Attack):
             rounds, place = divmod(k * apart, pixels)
             copy = x.flatten(1).clone()
             pixel = copy[:, place]
-            pixel += torch.where(pixel > 0.5, -1, 1) * (1 + rounds) / 255  # farther where an image has few pixels
+            pixel += torch.where(pixel > 0.5, -1, 1) * (1 + rounds) / 255  # a second round over the pixels goes farther
             copies.append(copy.view_as(x))
         return copies

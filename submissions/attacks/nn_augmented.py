@@ -1,8 +1,9 @@
 """The augmented attack: NN-top3 on ten simply augmented views of each sample (MEMBERSHIP-DOCTOR, section 4.5).
 
-The three largest posteriors of each view in descending order, and the views in descending order of their largest:
-a target that was trained with augmentation has seen views of its members. The views are drawn from each sample's own
-pixels, alike for shadow and target, and by the simple augmentation also where the target's was another.
+A target that was trained with augmentation has seen views of its members. The perceptron reads the three largest
+posteriors of each view in descending order; views are sorted by their largest posterior. Views depend on the sample's
+pixels alone, so they are the same for shadow model and target. They are made by the data set's simple augmentation,
+even where the target was trained with another one.
 """
 
 import torch
@@ -24,7 +25,7 @@ from benchmark.api import (
 
 
 class NNAugmented(Attack):
-    """Membership from the largest posteriors of augmented views, learnt on the shadow world; 64-32-2, three attack seeds."""
+    """Membership from the posteriors of augmented views, learnt on the shadow world; 64-32-2, three attack seeds."""
 
     card = Card(
         title="NN-augmented",
@@ -59,7 +60,7 @@ class NNAugmented(Attack):
         return answer[..., 1] - answer[..., 0]
 
     def _features(self, target: Target, x: Tensor) -> Tensor:
-        """The three largest posteriors of each view (n, 3 views): two where the data has two classes."""
+        """The three largest posteriors of each view (n, 3 * views); the two of data with two classes (n, 2 * views)."""
         answers = [target.log_posteriors(view).exp() for view in self.views(x, self.params.views)]
         triples = torch.stack([a.topk(min(3, a.shape[1])).values for a in answers], 1)
         order = triples[..., 0].argsort(dim=1, descending=True, stable=True)

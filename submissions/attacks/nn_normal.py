@@ -1,6 +1,6 @@
 """NN-normal: a perceptron on the posteriors in the order of the classes (MEMBERSHIP-DOCTOR, sections 3.1 and 4.1).
 
-The released code trains by Adam at 1e-3; the paper's recipe is kept here.
+The released code trains by Adam at 1e-3; here the paper's recipe is kept.
 """
 
 import torch

@@ -1,7 +1,7 @@
-"""NN-normal+label: a perceptron on the posteriors and whether the label is right (MEMBERSHIP-DOCTOR, sections 3.1 and 4.1).
+"""NN-normal+label: a perceptron on the posteriors and whether the label is right (MEMBERSHIP-DOCTOR, sections 3.1 and
+4.1).
 
-The label enters as the paper has it, by one bit that says whether the prediction is correct. The released code
-has no such attack.
+As in the paper, the label enters by one bit: whether the prediction is correct. The released code has no such attack.
 """
 
 import torch

@@ -1,11 +1,11 @@
-"""The neural attack of AdvReg, HAMP and DIFFENCE: a branch each for posteriors, label and loss.
+"""The neural attack of AdvReg, HAMP and DIFFENCE: a branch each for posteriors, label and loss (METHODS A5).
 
 Nasr et al. 2018 (section 3.1) read posteriors and label; Chen & Pattabiraman 2024 add the loss, and
 DIFFENCE (section IV-A, appendix E) takes their network and training: mean squared error on membership,
 Adam, 200 epochs, half of each batch members. DIFFENCE keeps the checkpoint with the best AUC on the
-samples that it then scores; here a fifth of the known samples is held out for that, and training ends
-when they have not improved for `patience` epochs. Weights are drawn as PyTorch draws them: the released
-deviation of 0.01 leaves eight layers with nothing to pass on.
+samples that it then scores. Here a fifth of the known samples is held out to choose it, and training ends
+when their loss has not improved for `patience` epochs. Weights have PyTorch's default initialisation: with the
+released standard deviation of 0.01 the signal vanishes within eight layers.
 """
 
 import copy
@@ -33,7 +33,7 @@ from benchmark.api import (
 
 SEEDS = 3
 LARGEST_LOSS = 50.0
-"""A posterior of exactly 0 would give a loss that no other feature can be heard beside."""
+"""Upper bound of the loss: a posterior of exactly 0 would otherwise drown all other features."""
 
 Features = tuple[Tensor, Tensor, Tensor]
 """Posteriors (n, k), one-hot label (n, k) and loss (n, 1), float32."""
@@ -72,7 +72,7 @@ class NNThreeBranch(Attack):
     calibrate = "own"
 
     class Params(Hyper):
-        """The released recipe, with a tenth of the learning rate after half of the epochs."""
+        """The released recipe: the learning rate falls to a tenth after half of the epochs."""
 
         epochs: Annotated[int, Field(ge=1), Search(20, 200)] = 200
         patience: Annotated[int, Field(ge=1), Search(3, 50)] = 5
@@ -100,7 +100,10 @@ class NNThreeBranch(Attack):
         return posteriors, label, loss
 
     def _train(self, classes: int, sides: list[Features], generator: torch.Generator) -> Branches:
-        """The network of one attack seed at its best epoch on held-out members and non-members (sides)."""
+        """The network of one attack seed, with the weights of its best epoch on held-out samples.
+
+        sides: features of the known members and of the known non-members.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             network = Branches(classes).to(self.device)
@@ -130,7 +133,7 @@ class NNThreeBranch(Attack):
         return network.eval().requires_grad_(False)
 
     def _loss(self, network: Branches, sides: list[Features], rows: Sequence[Tensor]) -> Tensor:
-        """Mean squared error () of the membership probability on these rows of the members and of the non-members."""
+        """Mean squared error, a scalar, of the membership probability on these rows of members and of non-members."""
         features = [torch.cat([side[i][r] for side, r in zip(sides, rows, strict=True)]) for i in range(3)]
         member = torch.arange(len(features[0]), device=self.device) < len(rows[0])
         return functional.mse_loss(network(*features).sigmoid(), member.float())

@@ -1,7 +1,6 @@
 """NN-top3: a perceptron on the three largest posteriors, in descending order (MEMBERSHIP-DOCTOR, sections 3.1 and 4.1).
 
-Where the data has two classes there are two. The released code trains by Adam at 1e-3; the paper's recipe is
-kept here.
+Data with two classes gives two. The released code trains by Adam at 1e-3; here the paper's recipe is kept.
 """
 
 import torch
@@ -23,7 +22,7 @@ from benchmark.api import (
 
 
 class NNTop3(Attack):
-    """Membership from the largest posteriors without the label, learnt on the shadow world; 64-32-2, three attack seeds."""
+    """Membership from posteriors without the label, learnt on the shadow world; 64-32-2, three attack seeds."""
 
     card = Card(
         title="NN-top3",

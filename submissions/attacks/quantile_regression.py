@@ -1,11 +1,10 @@
-"""Quantile regression: a confidence that is high for this image, judged by images outside the training set.
+"""Quantile regression: is the target more confident than it would be if it had not seen this image?
 
-Bertran et al. 2023: one network predicts from the image alone how the target's hinge score z_y - max z_j is
-distributed where the image is no member; what lies above a high quantile is a member. No model like the
-target is trained. This is the paper's Gaussian variant (mean and deviation of the score), which ranks at
-every rate at once. A small convolutional network from scratch stands in for ConvNeXt at 224 pixels, with a
-larger learning rate and batch and a third of the 30 epochs. The public data is the shadow world's
-non-members, the answers are the target's own.
+Bertran et al. 2023: a network predicts from the image alone how the target's hinge score, log p_y minus the largest
+other log p, is distributed if the image is no member. A score above a high quantile of it marks a member. No shadow
+model is trained. This is the paper's Gaussian variant (mean and deviation of the score), which ranks at every rate at
+once. A small convolutional network trained from scratch stands in for ConvNeXt at 224 pixels, with a larger learning
+rate and batch and a third of the 30 epochs. It is trained on the target's answers to the shadow world's non-members.
 """
 
 import math
@@ -28,18 +27,18 @@ from benchmark.api import (
 
 SEEDS = 3
 LARGEST_SCORE = 1e3
-"""A guard may answer with exact zeros."""
+"""Bound of the hinge score: a guard may answer with posteriors of exactly 0."""
 
 
 def hinge(log_posteriors: Tensor, y: Tensor) -> Tensor:
-    """log p_y - the largest other log p (n,) of log-posteriors (n, k) and labels (n,)."""
+    """log p_y minus the largest other log p, (n,), of log-posteriors (n, k) and labels (n,)."""
     index = y.unsqueeze(1)
     others = log_posteriors.scatter(1, index, float("-inf")).amax(1)
     return (log_posteriors.gather(1, index).squeeze(1) - others).clamp(-LARGEST_SCORE, LARGEST_SCORE)
 
 
 def regressor(shape: tuple[int, int, int]) -> nn.Module:
-    """Images (n, c, h, w) in [0, 1] -> mean and logarithm of the deviation (n, 2)."""
+    """Images (n, c, h, w) -> mean and logarithm of the standard deviation of the score (n, 2)."""
     c, h, w = shape
     return nn.Sequential(
         *(nn.Conv2d(c, 8, 5, stride=2, padding=2), nn.ReLU()),
@@ -69,20 +68,20 @@ class QuantileRegression(Attack):
     calibrate = "own"
 
     class Params(Hyper):
-        """AdamW with weight decay 1e-4 and clipped gradients; `fpr` moves the threshold alone."""
+        """AdamW with weight decay 1e-4 and clipped gradients; `fpr` moves the threshold, not the ROC."""
 
         epochs: Annotated[int, Field(ge=1), Search(5, 60)] = 10
         learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 1e-3
         fpr: Annotated[float, Field(gt=0, lt=1), Search(0.01, 0.9)] = 0.5
 
     def fit(self, knowledge: Knowledge) -> None:
-        """Keep the public data: the target's answers to it are asked for when there is a target."""
+        """Keep the public data. The network learns the target's own answers to it, so it is trained in `score`."""
         assert knowledge.shadow is not None
         self.public = knowledge.shadow.nonmembers
         self.knowledge = knowledge
 
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
-        """Deviations (3, n) of the score above its (1 - fpr)-quantile as a non-member."""
+        """How far the score lies above its predicted (1 - fpr)-quantile, in predicted standard deviations: (3, n)."""
         public = hinge(target.log_posteriors(self.public.x), self.public.y)
         own = hinge(target.log_posteriors(candidates.x), candidates.y)
         centre, scale = public.mean(), public.std().clamp_min(1e-6)
@@ -94,7 +93,7 @@ class QuantileRegression(Attack):
         return torch.stack(rows)
 
     def _train(self, score: Tensor, generator: torch.Generator) -> nn.Module:
-        """A network that predicts the law of the standardised scores (n,) of the public data."""
+        """A network that predicts the distribution of the public data's standardised scores (n,)."""
         device = self.knowledge.device
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
@@ -113,7 +112,7 @@ class QuantileRegression(Attack):
         return network.eval()
 
     def _predict(self, network: nn.Module, x: Tensor) -> Tensor:
-        """Mean and log-deviation (n, 2) float64."""
+        """Predicted mean and log-deviation (n, 2) float64."""
         with torch.no_grad():
             parts = [torch.stack(self._law(network, part.to(self.knowledge.device)), 1) for part in x.split(500)]
         return torch.cat(parts).double().cpu()
@@ -121,5 +120,5 @@ class QuantileRegression(Attack):
     @staticmethod
     def _law(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_deviation = network((x - 0.5) / 0.5).unbind(1)
-        # Without bounds, answers that are all alike would drive the deviation to 0.
+        # Without bounds the deviation would go to 0 where all answers are alike.
         return mean, log_deviation.clamp(-5, 5)

@@ -1,4 +1,4 @@
-"""Random scores: what chance looks like under this protocol (the anchor of every membership table).
+"""Random scores: what chance looks like under this protocol. The null row of every membership table.
 
 A uniform number is drawn from the hash of each image and the scenario's seed, so that it depends
 neither on the order nor on the number of the candidates.
@@ -13,7 +13,7 @@ from benchmark.api import Attack, Candidates, Card, Knowledge, References, Targe
 
 
 class RandomScores(Attack):
-    """Membership, no knowledge, asks the target nothing: AUC 0.5 within its interval."""
+    """Membership without any knowledge and without a query: the AUC is 0.5 within its interval."""
 
     card = Card(title="Random scores", authors=("Leakboard",), reference="Chance level", year=None, null=True)
     access = "label"

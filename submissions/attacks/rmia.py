@@ -1,12 +1,12 @@
 """RMIA, online: how much likelier the label is under the target than under other models (Zarifzadeh et al. 2024).
 
-r(x) = p(x | target) / p(x), where p(x) is the mean of two means: over the reference models that were trained on x, and
-over those that were not. Each side has half the weight however many models it has; one without models leaves its own to
-the other. The paper's score is the share of population samples z with r(x) / r(z) > gamma. With one query a sample that is
-the law of r(z) at r(x) / gamma, so that it ranks as r(x) does, but for ties: the population and gamma don't
-move the ROC. Here r(x) itself is the score, for reference models answer on the candidates alone; `rmia_offline`
-computes the share. The authors' code scores by a Taylor softmax with a soft margin, which needs logits, and
-votes over 18 views; here it is a softmax and one view.
+r(x) = p(x | target) / p(x). p(x) is the mean of two means: over the reference models that were trained on x, and over
+those that were not. So each side has half the weight, however many models it has; where one side has no models, the
+other one's mean is taken. The paper's score is the share of population samples z with r(x) / r(z) > gamma. With one
+query a sample it grows with r(x) alone: population and gamma add ties and move the threshold, not the ROC. Here r(x)
+itself is the score, because reference models answer on the candidates alone; `rmia_offline` computes the share. The
+authors' code takes a Taylor softmax with a soft margin, which needs logits, and votes over 18 views; here it is a
+softmax and one view.
 """
 
 import torch
@@ -28,7 +28,7 @@ from benchmark.api import (
 
 
 class RMIA(Attack):
-    """Membership from posteriors and reference models on halves of the candidates' population."""
+    """Membership from posteriors and reference models on random halves of the candidates' population."""
 
     card = Card(
         title="RMIA, online",
@@ -54,10 +54,10 @@ class RMIA(Attack):
         return own - _log_mean(sides, sides.isfinite())
 
     def _log_confidence(self, log_posteriors: Tensor, y: Tensor) -> Tensor:
-        """log p_y (..., n) at the temperature; the margin needs no normalisation, and it is finite where p_y = 0."""
+        """log p_y (..., n) of log-posteriors (..., n, k) at the temperature; by the margin, so finite where p_y = 0."""
         return functional.logsigmoid(logit_margin(log_posteriors / self.params.temperature, y))
 
 
 def _log_mean(logs: Tensor, side: Tensor) -> Tensor:
-    """log of the mean of exp(logs) (m, n) over a side (m, n) bool: (n,), -inf where the side is empty."""
+    """Logarithm (n,) of the mean of exp(logs) (m, n) over the models where side (m, n) holds; -inf without any."""
     return logs.masked_fill(~side, float("-inf")).logsumexp(0) - side.sum(0).clamp_min(1).double().log()

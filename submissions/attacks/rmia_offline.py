@@ -1,10 +1,10 @@
-"""RMIA, offline: how many samples of the population are less surprisingly likely (Zarifzadeh et al. 2024).
+"""RMIA, offline: the share of the population whose likelihood ratio is smaller by a factor (Zarifzadeh et al. 2024).
 
-r(x) = p(x | target) / p(x), where p(x) is found from models that never saw x. The population is the shadow
-world's non-members, and their p(z) comes from the one model that can be asked about them, the shadow model.
-The share of z with r(x) / r(z) > gamma is the law of r(z) at r(x) / gamma: by sorting it costs n log |Z|, not
-n |Z|. It ranks as r(x) does but for ties. The authors' code scores by a Taylor softmax with a soft margin,
-which needs logits, and votes over 18 views; here it is a softmax and one view.
+r(x) = p(x | target) / p(x), where p(x) is estimated from models that never saw x. The population z is the shadow
+world's non-members. Only the shadow model can be asked about them, so p(z) comes from it alone. The share of z with
+r(x) / r(z) > gamma is the distribution function of r(z) at r(x) / gamma: sorting makes it n log |Z|, not n |Z|. It
+ranks as r(x) does, but for ties. The authors' code takes a Taylor softmax with a soft margin, which needs logits, and
+votes over 18 views; here it is a softmax and one view.
 """
 
 import math
@@ -42,7 +42,7 @@ class RMIAOffline(Attack):
     calibrate = "none"
 
     class Params(Hyper):
-        """The ratio that dominates, the softmax temperature, and the slope `a` of IN over OUT confidences.
+        """`gamma`, the factor by which r(x) must exceed r(z); the softmax temperature; `a` of p_IN = a p_OUT + 1 - a.
 
         The authors' values for CIFAR-10; for CIFAR-100 they give temperature 1 and a = 0.6.
         """
@@ -69,11 +69,14 @@ class RMIAOffline(Attack):
         return torch.searchsorted(population, ratio - math.log(self.params.gamma)).double() / len(population)
 
     def _log_confidence(self, log_posteriors: Tensor, y: Tensor) -> Tensor:
-        """log p_y (..., n) at the temperature; the margin needs no normalisation, and it is finite where p_y = 0."""
+        """log p_y (..., n) of log-posteriors (..., n, k) at the temperature; by the margin, so finite where p_y = 0."""
         return functional.logsigmoid(logit_margin(log_posteriors / self.params.temperature, y))
 
     def _log_evidence(self, outside: Tensor) -> Tensor:
-        """log p (n,) from the log-confidences (m, n) of models that never saw the samples: p_IN = a p_OUT + 1 - a."""
+        """log p(x) (n,) from the log-confidences (m, n) of models that never saw the samples.
+
+        p(x) = (p_OUT + p_IN) / 2 with p_OUT their mean and p_IN = a p_OUT + 1 - a.
+        """
         mean = outside.logsumexp(0) - math.log(len(outside))
         slope, offset = torch.tensor([1 + self.params.a, 1 - self.params.a], dtype=torch.float64).div(2).log()
         return torch.logaddexp(mean + slope, offset)

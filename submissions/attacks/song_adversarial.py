@@ -1,9 +1,9 @@
 """Adversarial confidence I_A (Song et al. 2019, section 3, equation 9): members stay confident where they are attacked.
 
-The target's confidence in y at an adversarial image: untargeted PGD on the network, 20 sign steps of 2.5 epsilon / 20
-from the image itself, as in the released evaluation; the confidence is that of the served target. Epsilon is the
-data set's, for robust and natural targets alike: 0.1 for Fashion-MNIST, 8/255 for CIFAR-10 and Yale Face. The paper's
-threshold, the best on the judged data, is the judge's oracle column.
+The score is the served target's confidence in y at an adversarial image. The image is made on the network: untargeted
+PGD, 20 sign steps of 2.5 epsilon / 20 from the image itself, as in the released evaluation. Epsilon is fixed for a data
+set, for robust and natural targets alike (RULES 10): 0.1 for Fashion-MNIST, 8/255 for CIFAR-10 and Yale Face. The paper
+sets the threshold that is best on the judged data; that is the judge's oracle column.
 """
 
 import torch
@@ -30,7 +30,7 @@ BATCH = 500
 
 
 class SongAdversarial(Attack):
-    """Membership, no auxiliary knowledge: log p_y at an adversarial image."""
+    """Membership from the network, no auxiliary knowledge: log p_y at an adversarial image."""
 
     card = Card(
         title="Song I_A",
@@ -66,8 +66,8 @@ def pgd(network: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
     image = x
     for _ in range(STEPS):
         image = image.detach().requires_grad_()
-        # The cross-entropy falls as the margin grows, so both have the same sign steps; where p_y rounds to 1, the
-        # gradient of the cross-entropy is 0 and that of the margin is not.
+        # The cross-entropy falls as the margin grows, so the signs of their gradients are opposite and the steps the
+        # same. Where p_y rounds to 1, the gradient of the cross-entropy is 0 and that of the margin is not.
         (gradient,) = torch.autograd.grad(logit_margin(network(image), y).sum(), image)
         image = (image - 2.5 * epsilon / STEPS * gradient.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)
     return image.detach()

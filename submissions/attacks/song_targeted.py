@@ -1,11 +1,14 @@
-"""Targeted adversarial predictions I_T (Song et al. 2019, section 5.2), as recalled: no text or code of it was at hand.
+"""Targeted adversarial predictions I_T (Song et al. 2019, section 5.2).
 
-One targeted PGD for each wrong label, at the data set's epsilon; a network for each class reads the target's posteriors
-at these images one after the other (200-20-2), learnt from 500 known members and 500 known non-members of that class.
-With fewer than 200 known samples of some class, one network learns all classes, with the class as one more input.
-With many classes not every wrong label is worth an attack of its own: `labels` says how many are taken, those that
-follow y; all nine where there are ten classes, and 37 would be all of Yale Face's. The paper's controls learn the same
-network on the answer to the image itself, `images=benign`, or to one untargeted attack, `untargeted`. `rule=mean` takes the mean confidence in y at these images instead, with the best threshold on the known samples.
+One targeted PGD for each wrong label, at the data set's epsilon (RULES 10). A network for each class reads the target's
+posteriors at these images, one after the other (200-20-2). It is learnt from 500 known members and 500 known
+non-members of the class. With fewer than 200 known samples of some class, one network learns all classes, with the
+class as one more input. Not verified against the paper's text or code.
+
+`labels` limits the targeted attacks to the wrong labels that follow y: all nine of ten classes by default, 37 for all
+of Yale Face's. The paper's controls learn the same network on the answer to the image itself (`images=benign`) or to
+one untargeted attack (`images=untargeted`). `rule=mean` scores by the mean confidence in y at these images instead,
+with the best threshold on the known samples.
 """
 
 import math
@@ -53,7 +56,7 @@ class SongTargeted(Attack):
     calibrate = "own"
 
     class Params(Hyper):
-        """How the answers are combined, how many wrong labels, the largest change of a pixel, the network's training."""
+        """How answers become a score, which images, how many wrong labels, the largest change of a pixel, training."""
 
         rule: Literal["network", "mean"] = "network"
         images: Literal["targeted", "untargeted", "benign"] = "targeted"
@@ -97,7 +100,7 @@ class SongTargeted(Attack):
         return scores
 
     def _answers(self, target: Target, samples: Samples) -> Tensor:
-        """Log-posteriors (n, labels, k) float64 at the images made for each wrong label, in order; or at one image (n, 1, k)."""
+        """Log-posteriors (n, labels, k) float64 at an image for each wrong label, in rising order; else (n, 1, k)."""
         if self.params.images == "benign":
             return target.log_posteriors(samples.x).unsqueeze(1)
         network = target.white_box().to(self.device).eval()
@@ -119,18 +122,18 @@ class SongTargeted(Attack):
         return x if self.own else torch.cat([x, functional.one_hot(y, self.classes).to(x)], 1)
 
     def _groups(self, y: Tensor) -> list[Tensor]:
-        """Rows of y (n,) for each network."""
+        """The rows of y (n,) that each network learns or scores."""
         return (
             [(y == label).nonzero().squeeze(1) for label in range(self.classes)] if self.own else [torch.arange(len(y))]
         )
 
 
 def pgd(network: nn.Module, x: Tensor, y: Tensor, epsilon: float, sign: int) -> Tensor:
-    """Images (n, c, h, w) in [0, 1], at most epsilon from x in every pixel, where y (n,) gains confidence, or with sign -1 loses it."""
+    """Images (n, c, h, w) in [0, 1], at most epsilon from x in every pixel; sign 1 raises p_y, -1 lowers it."""
     image = x
     for _ in range(STEPS):
         image = image.detach().requires_grad_()
-        # The margin's sign steps are those of the cross-entropy, and they do not vanish where a posterior rounds to 1.
+        # The margin gives the same sign steps as the cross-entropy, and they do not vanish near 1.
         (gradient,) = torch.autograd.grad(logit_margin(network(image), y).sum(), image)
         image = (image + sign * 2.5 * epsilon / STEPS * gradient.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)
     return image.detach()

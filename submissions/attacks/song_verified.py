@@ -1,13 +1,13 @@
-"""Verified worst-case confidence I_V (Song et al. 2019, section 5.3), as recalled: no text or code of it was at hand.
+"""Verified worst-case confidence I_V (Song et al. 2019, section 5.3).
 
 The confidence in y that no image of the certified ball, within [0, 1], can go below: interval bounds of the network's
 logits, the softmax of the lower bound for y and the upper bounds for all others, and of that p_y. The radius is the one
-that the target is certified for; where there is none, the attack does not apply. Bounds come from the network, so a
-guard is outside this threat model.
+that the target is certified for; without one the attack does not apply. Bounds come from the network, so a guard is
+outside this threat model. Not verified against the paper's text or code.
 
-`margins=true` bounds each z_y - z_j through the last linear layer at once, which is tighter because both logits come
-from one embedding, and is not the paper's; it needs a network whose last layer is `head`, as the judge's copies have.
-The paper's threshold, the best on the judged data, is the judge's oracle column.
+`margins=true` bounds each difference z_j - z_y through the last linear layer at once. That is tighter, because both
+logits come from one embedding, and is not the paper's. It needs a network whose last layer is `head`, as the judge's
+copies have. The paper sets the threshold that is best on the judged data; that is the judge's oracle column.
 """
 
 import torch
@@ -44,7 +44,7 @@ class SongVerified(Attack):
     calibrate = "shadow"
 
     class Params(Hyper):
-        """Whether differences of logits are bounded, and not the logits."""
+        """`margins`: bound differences of logits instead of the logits."""
 
         margins: bool = False
 
@@ -55,7 +55,7 @@ class SongVerified(Attack):
 
     @torch.no_grad()
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
-        """log p_y (n,) at the worst logits."""
+        """log p_y (n,) at the worst logits that the bounds allow."""
         network = target.white_box().to(self.device).eval()
         rows = []
         for x, y in zip(candidates.x.split(BATCH), candidates.y.split(BATCH), strict=True):

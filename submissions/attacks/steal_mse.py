@@ -1,8 +1,8 @@
 """Model stealing: a copy that imitates the target's posteriors (ML-DOCTOR, section 5.2; Tramer et al. 2016).
 
-The target answers each auxiliary image once; the copy, of the target's architecture, is trained to the
-squared distance between its posteriors and these answers. The defaults are the paper's, whose queries
-number thousands; a few hundred need `learning_rate=0.1`.
+The target answers each auxiliary image once. The copy has the target's architecture and is trained on the
+squared distance between its posteriors and these answers. The defaults are the paper's, for thousands of
+queries; with a few hundred use `learning_rate=0.1`.
 """
 
 import math
@@ -42,7 +42,7 @@ class StealMSE(StealingAttack):
         x, answers = queries.x.to(self.device), target.log_posteriors(queries.x).exp().float().to(self.device)
         optimizer = torch.optim.SGD(network.parameters(), lr=self.params.learning_rate, momentum=0.9)
         for _ in range(self.params.epochs):
-            # Parts of nearly equal size: batch norm cannot train on a last part of one image.
+            # Batches of nearly equal size: BatchNorm cannot train on a last batch of one image.
             order = torch.randperm(len(x), generator=self.generator).to(self.device)
             for part in order.tensor_split(math.ceil(len(x) / 64)):
                 loss = self._loss(network(x[part]), answers[part])

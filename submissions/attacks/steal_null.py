@@ -1,4 +1,4 @@
-"""What stealing scores are worth: the auxiliary labels alone, without a question to the target (RULES 18)."""
+"""Null row of stealing (RULES 18): the score of a copy trained on auxiliary labels, without asking the target."""
 
 import math
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class StealNull(StealingAttack):
         x, y = queries.x.to(self.device), queries.y.to(self.device)
         optimizer = torch.optim.SGD(network.parameters(), lr=self.params.learning_rate, momentum=0.9)
         for _ in range(self.params.epochs):
-            # Parts of nearly equal size: batch norm cannot train on a last part of one image.
+            # Batches of nearly equal size: BatchNorm cannot train on a last batch of one image.
             order = torch.randperm(len(x), generator=self.generator).to(self.device)
             for part in order.tensor_split(math.ceil(len(x) / 64)):
                 loss = nn.functional.cross_entropy(network(x[part]), y[part])

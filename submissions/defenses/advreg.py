@@ -1,17 +1,18 @@
-"""Adversarial regularisation: the network also learns to leave a membership classifier undecided.
+"""Adversarial regularisation: training also penalises what a membership classifier gains.
 
 Source: Nasr et al. 2018, equations 4 to 6 and algorithm 1, with the weight 1 of He et al. 2022. An attack network h
 sees posteriors and labels of training samples (members) and of the reference part (non-members). Before every update
-of the model, h climbs log h on members plus log(1 - h) on non-members `attack_steps` times; then the model descends
-its loss plus `weight` times the mean of log h on the batch, through the weights of h, which stay as they are.
+of the model, h takes `attack_steps` steps that raise log h on members plus log(1 - h) on non-members. Then the model
+takes a step on its loss plus `weight` times the mean of log h on the batch; h stays as it is.
 
 `as_released` is the published code (METHODS C6): h learns by the squared error from weights of deviation 0.01, the
-model's penalty is the mean of h less 1/2, and in the first epoch the model goes without it while h takes five steps
-for each of its own.
+model's penalty is the mean of h less 1/2, and in the first epoch the model has no penalty while h takes five steps
+for each step of the model.
 
-Differences: the branches of h have the widths that SELENA and HAMP give them. Algorithm 1 draws both batches of h at
-random; so do we, under the recipe's augmentation, and h asks the model in eval mode, as an attacker does. Adam at
-1e-3 trains h (the released versions range from 1e-5 to 1e-3, and from 1 to 26 steps of h for each of the model).
+Differences: the branches of h have the widths that SELENA and HAMP give them. Both batches of h are drawn at random, as
+in algorithm 1, under the recipe's augmentation, and the model answers them in eval mode, as it answers an attacker.
+Adam at 1e-3 trains h (the released versions range from 1e-5 to 1e-3, and from 1 to 26 steps of h for each of the
+model).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from benchmark.api import Annotated, Card, Defense, Field, Hyper, Samples, Searc
 
 
 class AdvReg(Defense):
-    """A game of the model with the attack network that it trains against."""
+    """Training against an attack network that is trained at the same time."""
 
     card = Card(
         title="AdvReg",
@@ -68,7 +69,7 @@ class AdvReg(Defense):
     def improve(
         self, h: nn.Module, optimizer: torch.optim.Optimizer, answering: nn.Module, members: Samples, others: Samples
     ) -> None:
-        """One update of h on the posteriors that the model gives to members and non-members; the model stays."""
+        """One update of h on the model's posteriors of members and non-members; the model is not changed."""
         x, y = torch.cat([members.x, others.x]), torch.cat([members.y, others.y])
         with torch.no_grad():
             posteriors = answering(x).softmax(1)
@@ -85,7 +86,7 @@ class AdvReg(Defense):
         h.requires_grad_(False)
 
     def penalty(self, h: nn.Module, logits: Tensor, y: Tensor) -> Tensor:
-        """What h gains on a batch of members, as a function of the model's logits (n, k): a scalar."""
+        """The penalty on the model: how sure h is of a batch of members, from their logits (n, k); a scalar."""
         guess: Tensor = h(logits.softmax(1), y)
         return guess.sigmoid().mean() - 0.5 if self.params.as_released else nn.functional.logsigmoid(guess).mean()
 
@@ -93,7 +94,7 @@ class AdvReg(Defense):
 class InferenceNetwork(nn.Module):
     """Posteriors (n, k) and labels (n,) -> logits (n,) of membership, by two branches (METHODS A5).
 
-    `deviation` is that of normal weights with zero biases; None is PyTorch's own start of a linear layer.
+    `deviation`: standard deviation of normal initial weights, with zero biases; None: PyTorch's default initialisation.
     """
 
     def __init__(self, classes: int, generator: torch.Generator, deviation: float | None = None) -> None:
@@ -125,7 +126,7 @@ def _relu_layers(*widths: int) -> nn.Sequential:
 
 
 def _linear(before: int, after: int) -> nn.Linear:
-    """Without a start: PyTorch's own would draw from its global generator."""
+    """A layer without initial values: PyTorch's initialisation would draw from its global generator."""
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, before, after)
     return layer
 

@@ -1,7 +1,7 @@
 """Uniform posteriors whatever the query: the anchor of perfect privacy and no utility.
 
-No attack that asks it can beat chance, so an attack that does reads something it should not, and a ranking that
-puts this row first lacks its utility floor.
+No attack on it can beat chance: one that does reads something that it should not. A ranking that puts this row first
+lacks a utility floor.
 """
 
 from __future__ import annotations

@@ -1,21 +1,26 @@
-"""DIFFENCE: the query is replaced by a diffusion model's reconstruction of it that keeps its label.
+"""DIFFENCE: the network answers for a diffusion model's reconstruction of the query, one that keeps its label.
 
-Source: Peng et al. 2025, section III-B and equation 3. Of N reconstructions, those with the label of the query are the
-candidates. Scenario 3 (the defender knows no member and no non-member) answers for a random one. Scenarios 1 and 2
-answer for a random one whose logit phi = log p / (1 - p), p the largest posterior, lies in an interval, else for the one
-closest to it: [least, mean] of the members' phi in scenario 2; in scenario 1 the interval of a grid between the least
-phi of members and the largest of non-members after which both sides' phi have the least Jensen-Shannon divergence.
-`average` is section III-B3: the mean of all N answers, which may change labels. The diffusion model is the DDPM of
-Ho et al. 2020, trained on the target's own training data, on the reference part, or on both (appendix C), or a model of
-the user's (`external`; section IV-B5), which serves the target's and the shadow's world alike; a reconstruction is the
-forward noising to step T and one jump of DDIM (Song et al. 2021, equation 12) back to the image.
+Source: Peng et al. 2025, section III-B and equation 3. N reconstructions are made; those with the query's label are the
+candidates. phi = log(p / (1 - p)), p the largest posterior, is the logit of an answer.
+- Scenario 3: the defender knows no members and no non-members. A random candidate is taken.
+- Scenarios 1 and 2: a random candidate whose phi lies in an interval; without one, the candidate closest to it.
+- In scenario 2 the interval is [least, mean] of phi of known members.
+- In scenario 1 it is chosen on a grid between the least phi of members and the largest of non-members, so that the
+  Jensen-Shannon divergence of both sides' phi is smallest afterwards.
 
-Differences: the UNet has 0.16 million parameters and trains for minutes at most, so that a CPU is enough; pixels of
-images of 28 and more go in blocks of two by two as channels, which costs a quarter. Where no reconstruction keeps the
-label the query itself is answered for; the paper does not say. Scenario 1 takes 21 points of the grid and 100 bins from
-the released code, and the first candidate in the interval for a random one while it searches: they are drawn alike.
-The released code noises with other coefficients (`as_released`), steps once without effect and ends one step early;
-this is the formula of the paper. The threat model leaves out what the diffusion model itself leaks (section II-B).
+`average` is section III-B3: the mean of all N answers, which may change labels. The diffusion model is the DDPM of Ho
+et al. 2020. It is trained on the target's own training data, on the reference part, or on both (appendix C), or it is a
+model of the user's (`external`; section IV-B5) that serves the target's and the shadow's world alike. A reconstruction
+adds the forward process's noise of step T and goes back to the image in one step of DDIM (Song et al. 2021, equation
+12).
+
+Differences: the UNet has 0.16 million parameters and trains for minutes at most, so that a CPU is enough; images of 28
+pixels and more enter as blocks of two by two pixels in the channels, which costs a quarter. Where no reconstruction
+keeps the label, the answer is that to the query itself; the paper does not say. Scenario 1 takes 21 grid points and 100
+bins from the released code. While it searches the interval, it takes the first candidate inside instead of a random
+one, which has the same distribution. The released code noises with other coefficients (`as_released`), takes one step
+without effect and ends one step early; this is the formula of the paper. The threat model leaves out what the diffusion
+model itself leaks (section II-B).
 """
 
 from __future__ import annotations
@@ -47,23 +52,27 @@ from benchmark.api import (
 )
 
 STEPS = 1000
+"""Steps of the diffusion process."""
 BATCH = 128
 LEARNING_RATE = 4e-3
 CHUNK = 500
+"""Images reconstructed at once."""
 EXTERNAL_CHUNK = 50
 """Images at once through a model of the user's, which may be a hundred times as large."""
 KNOWN = 1000
 """Members, and as many non-members, that the defender of scenarios 1 and 2 knows (section IV-B1)."""
 GRID = 20
+"""Steps between the grid's points, of which scenario 1 chooses two."""
 BINS = 100
+"""Bins of the histograms of phi."""
 INTERVAL = "_interval"
-"""Name of the interval's ends in the guard's state. What is remembered does not depend on it."""
+"""Name of the interval's ends in the guard's state. It begins with "_": stored reconstructions do not depend on it."""
 CONFIG, LEVELS = "config", "levels"
-"""Names of an external model's configuration and schedule there."""
+"""Names of an external model's configuration and noise schedule in the guard's state."""
 
 
 class Diffence(Defense):
-    """Answers for one of the reconstructions that keep the label. Labels never change, but with `average`."""
+    """The answer to one of the reconstructions that keep the label. Labels change only with `average`."""
 
     card = Card(
         title="DIFFENCE",
@@ -76,7 +85,8 @@ class Diffence(Defense):
     uses = {"reference": {"scenario": (1,), "diffusion": ("reference", "members-and-reference")}}
 
     class Params(Hyper):
-        """`n` reconstructions a query, noised to `timestep`; the diffusion model takes `train_steps` batches of `diffusion`.
+        """`n` reconstructions a query, noised to `timestep`; the diffusion model trains for `train_steps` on
+        `diffusion`.
 
         `external` names a model that takes its place (a folder of LEAKBOARD_MODELS). Scenario 1 reads known
         non-members from the reference part. With `average` the scenario must be 3.
@@ -92,7 +102,11 @@ class Diffence(Defense):
         as_released: bool = False
 
     def prepare(self, predict: Predict, training: Training) -> dict[str, Tensor]:
-        """The diffusion model's weights, which no network changes; scenarios 1 and 2 add the interval (2,) float64."""
+        """The diffusion model's weights, which depend on data and seed alone; in scenarios 1 and 2 also the interval
+        (2,).
+
+        Raises ValueError for `average` with another scenario than 3, and without a reference part where one is needed.
+        """
         p = self.params
         if p.average and p.scenario != 3:
             raise ValueError(f"scenario: expected 3 with average=true, which chooses no candidate, given {p.scenario}")
@@ -126,7 +140,7 @@ class Diffence(Defense):
         return state | {INTERVAL: torch.tensor(interval, dtype=torch.float64)}
 
     def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
-        """The predictor of a kept reconstruction, or of the query itself where none keeps its label."""
+        """Images (n, c, h, w) -> log-posteriors (n, k) of reconstructions with the label, else of the images."""
         p, interval = self.params, state.get(INTERVAL)
 
         @cache
@@ -138,7 +152,8 @@ class Diffence(Defense):
                 noise = context.normal(f"diffence-{i}", x)
                 return self._reconstruct(denoiser(tuple(x.shape[1:])), x, noise, context.device)
 
-            # Named by step and i alone, so that a smaller n takes the first of a larger one's, and every scenario all.
+            # Named by step and i alone: all scenarios share reconstructions, and a smaller n the first ones of a larger
+            # n.
             return context.remember(f"reconstruction-{self._step}-{i}", x, make)
 
         def guarded(x: Tensor) -> Tensor:
@@ -178,8 +193,8 @@ def _some(reference: Tensor) -> Tensor:
 def choose(original: Tensor, answers: Tensor, uniform: Tensor, interval: Tensor | None = None) -> Tensor:
     """A random one of answers (N, n, k) that has the label of original (n, k); original where none has.
 
-    uniform (n,) in (0, 1) decides. With an interval (2,) of phi, among those in it, else those closest to it
-    (section III-B2).
+    uniform (n,) in (0, 1) decides. With an interval (2,) the choice is among answers whose phi lies in it, else among
+    those closest to it (section III-B2).
     """
     keeps = answers.argmax(2) == original.argmax(1)
     if interval is not None:
@@ -196,7 +211,7 @@ def choose(original: Tensor, answers: Tensor, uniform: Tensor, interval: Tensor 
 
 
 class Known(NamedTuple):
-    """phi (N, n) float64 of reconstructions of n samples, which of them keep the label, and phi (n,) of the samples."""
+    """phi (N, n) of N reconstructions of each of n samples, which of them keep the label, and phi (n,) of the samples."""
 
     phi: Tensor
     keeps: Tensor
@@ -204,12 +219,12 @@ class Known(NamedTuple):
 
     @property
     def pool(self) -> Tensor:
-        """phi of all candidates (m,); where there is none at all, of the samples."""
+        """phi of all candidates (m,); of the samples where there is no candidate at all."""
         return self.phi[self.keeps] if self.keeps.any() else self.own
 
 
 def candidates(original: Tensor, answers: Tensor) -> Known:
-    """From log-posteriors of samples (n, k) and of their reconstructions (N, n, k)."""
+    """`Known` from log-posteriors of samples (n, k) and of their reconstructions (N, n, k)."""
     labels = original.argmax(1)
     return Known(logit_margin(answers, labels), answers.argmax(2) == labels, logit_margin(original, labels))
 
@@ -225,7 +240,7 @@ def lower_half(members: Known) -> tuple[float, float]:
 
 
 def best_interval(members: Known, nonmembers: Known) -> tuple[float, float]:
-    """Scenario 1: the ends on the grid after which both sides' phi differ least; of equally good ones, the first."""
+    """Scenario 1: the interval on the grid whose answers differ least between both sides; of equals the first."""
     ends = sorted((float(members.pool.min()), float(nonmembers.pool.max())))
     grid = np.linspace(*ends, GRID + 1).tolist()
 
@@ -236,7 +251,7 @@ def best_interval(members: Known, nonmembers: Known) -> tuple[float, float]:
 
 
 def told(known: Known, low: float, high: float) -> Tensor:
-    """phi (n,) of what is answered: the first candidate in the interval, or the closest, or the sample itself."""
+    """phi (n,) of the answer: of the first candidate in the interval, else the closest, else the sample itself."""
     first = distance(known, low, high).argmin(0)
     return torch.where(known.keeps.any(0), known.phi.gather(0, first.unsqueeze(0)).squeeze(0), known.own)
 
@@ -254,7 +269,7 @@ def divergence(first: Tensor, second: Tensor) -> float:
 
 
 def signal_level(device: torch.device) -> Tensor:
-    """The share of variance that is signal, abar_t for t = 1 to 1000 (Ho et al. 2020, section 2, linear betas)."""
+    """abar_t for t = 1 to 1000, the share of the variance that is signal (Ho et al. 2020, section 2, linear betas)."""
     betas = torch.linspace(1e-4, 2e-2, STEPS, dtype=torch.float64)
     return (1 - betas).cumprod(0).float().to(device)
 

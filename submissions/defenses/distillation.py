@@ -7,11 +7,12 @@ at the temperature T, times T squared, which keeps its gradients as large as tho
 `as_released` doubles the soft part, as their training file does. They distil VGG-19 into VGG-11; here the student is
 the protocol's network and `teacher` names the other one, None the same network from another start. Compare with an
 undefended network of the student's kind (RULES 31). Teacher and student learn from the same data, so that this
-protects nothing by itself.
+is no privacy mechanism by itself.
 
-Differences: the teacher answers for the very images of the augmented batch. The student learns at the paper's own rate
-(section 5.3), for at a temperature of 20 the soft part is nearly the squared distance of the logits, which stays as
-curved where cross-entropy is flat: with the rate of fashion-mini-v1, five times as large, students ended in NaN.
+Differences: the teacher answers for the augmented images of the batch. The student has the learning rate of ML-DOCTOR
+(section 5.3), not the recipe's: at a temperature of 20 the soft part is nearly the squared distance of the logits,
+whose curvature does not fall where cross-entropy is flat. At the rate of fashion-mini-v1, five times as large, training
+diverged.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Distillation(Defense):
 
     def train(self, training: Training) -> nn.Module:
         """Train the teacher by the recipe, then the student by the same recipe."""
-        if self.params.teacher is None:  # from another seed than the student's, or it would only repeat its steps
+        if self.params.teacher is None:  # from another seed: with the student's, both would be the same network
             (teacher,) = training.fit_each([torch.arange(len(training.train))], "teacher")
         else:
             teacher = training.fit(training.build(self.params.teacher))
@@ -65,7 +66,7 @@ class Distillation(Defense):
         return training.fit(self.network(training), cost=cost, optimizer=sgd)
 
     def student_loss(self, logits: Tensor, taught: Tensor, y: Tensor) -> Tensor:
-        """Losses (n,) of the student's logits (n, k) beside the teacher's, and labels y (n,)."""
+        """Losses (n,) in nats of the student's logits (n, k), given the teacher's, `taught` (n, k), and labels y (n,)."""
         t, share = self.params.temperature, self.params.soft_weight
         target = (taught / t).log_softmax(1)
         divergence = (target.exp() * (target - (logits / t).log_softmax(1))).sum(1)

@@ -5,8 +5,8 @@ noise 0.001 and Liu et al. 2022 epsilon below 10; only the latter is a privacy g
 
 The strong recipe of Aerni et al. 2024 (after De et al. 2022) averages a sample's gradient over `augmult` augmented
 views before it is clipped, at a high learning rate: for instance
-`dp_sgd[augmentation=simple,augmult=8,learning_rate=4,batch_size=2048,noise_multiplier=0.2]`. Their utility comes from
-noise so small that epsilon guarantees nothing; the row prints it all the same.
+`dp_sgd[augmentation=simple,augmult=8,learning_rate=4,batch_size=2048,noise_multiplier=0.2]`. It gets its utility
+from noise so small that epsilon guarantees nothing; the row prints epsilon all the same.
 
 BatchNorm mixes the samples of a batch, so it becomes GroupNorm: compare with an undefended target in the same
 norm (RULES 31). Training runs in float32. Epochs are the recipe's, as for every defense (RULES 23).
@@ -27,10 +27,10 @@ from benchmark.api import Annotated, Card, Claims, Defense, Field, Hyper, Search
 GRADIENT_ELEMENTS = 2**27
 """Per-sample gradients held at a time, in float32 elements (512 MB): larger batches go in parts."""
 LARGE_ORDERS = (*(round(64 * 1.1**i) for i in range(29)), 1000)
-"""Beyond the accountant's own, which end at 63: with them alone epsilon never falls below a tenth. Its binomials
-overflow a little above the last one."""
+"""Renyi orders beyond the accountant's own, which end at 63: with those alone epsilon never falls below a tenth. The
+accountant's binomials overflow a little above the last order."""
 PRECISION = 1e-4
-"""Relative error of a noise multiplier that is solved for, always to the side of more noise."""
+"""Relative error of a solved noise multiplier; it never errs towards less noise."""
 
 
 class DPSGD(Defense):
@@ -45,9 +45,9 @@ class DPSGD(Defense):
     stages = ("training",)
 
     class Params(Hyper):
-        """Noise is in units of `max_grad_norm`: as given, or solved for `target_epsilon`, or with neither 1.0.
+        """Noise is in units of `max_grad_norm`: as given, or solved for `target_epsilon`, or 1.0 with neither.
 
-        `augmult` views need a recipe with augmentation. None elsewhere stands for the recipe's value.
+        `augmult` above 1 needs a recipe with augmentation. learning_rate and batch_size: None is the recipe's value.
         """
 
         noise_multiplier: Annotated[
@@ -72,7 +72,7 @@ class DPSGD(Defense):
             network: nn.Module = ModuleValidator.fix(training.build())
             problems += ModuleValidator.validate(network, strict=False)
             problems += GradSampleModule.validate(network, strict=False)
-        except Exception as problem:  # of a replacement that it can't make
+        except Exception as problem:  # Opacus has no replacement for some layer
             problems.append(problem)
         if problems:
             given = " ".join(str(problems[0]).split())[:200]
@@ -80,7 +80,7 @@ class DPSGD(Defense):
         return network
 
     def sampling(self, training: Training) -> tuple[float, int]:
-        """The rate at which a sample enters a batch, and the batches an epoch: ceil(1 / rate)."""
+        """The probability that a sample is in a batch, and the batches an epoch: ceil(1 / rate)."""
         n = len(training.train)
         batch_size = min(self.params.batch_size or training.recipe.batch_size, n)
         return batch_size / n, math.ceil(n / batch_size)
@@ -179,20 +179,20 @@ def _on_device(generator: torch.Generator, device: torch.device) -> torch.Genera
 
 @cache  # reference models share it
 def epsilon_of(noise: float, rate: float, steps: int, delta: float) -> float:
-    """Epsilon of `steps` Poisson batches at this rate and noise multiplier: an upper bound, the best over all orders."""
+    """An upper bound on epsilon after `steps` Poisson batches at this rate and noise: the best over all orders."""
     from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()
     accountant.DEFAULT_ALPHAS = [*accountant.DEFAULT_ALPHAS, *LARGE_ORDERS]
     accountant.history = [(noise, rate, steps)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the best order at the edge of the range is a looser bound, still valid
+        warnings.simplefilter("ignore")  # it warns where the best order is the last: a looser bound, still valid
         return float(accountant.get_epsilon(delta))
 
 
 @cache
 def noise_for(target: float, rate: float, steps: int, delta: float) -> float:
-    """The least noise multiplier whose epsilon is at most `target`, but for PRECISION."""
+    """The least noise multiplier with an epsilon of at most `target`, to PRECISION. Raises ValueError where there is none."""
     from scipy.optimize import brentq
 
     low = high = 1.0

@@ -1,9 +1,9 @@
 """Gaussian smoothing: the mean answer to n noisy copies of the query. The cheap anchor for DIFFENCE.
 
 Source: the smoothed classifier of Cohen et al. 2019 (section 3, equation 1), whose base classifier is asked for its
-posteriors instead of its label: an input guard without a diffusion model, so that what DIFFENCE gains over noise alone
-can be read off. Its jump back undoes noise of standard deviation sqrt(1 / abar - 1) / 2 in pixels of [0, 1]: 0.14 at
-step 80, 0.28 at step 160.
+posteriors instead of its label. It is an input guard without a diffusion model, so it shows what DIFFENCE gains over
+noise alone. DIFFENCE's reconstruction removes noise of standard deviation sqrt(1 / abar - 1) / 2 in pixels of [0, 1]:
+0.14 at step 80, 0.28 at step 160.
 
 Differences: a network that was not trained under noise answers; noise is drawn from the query by the contract's keyed
 hash; pixels stay in [0, 1]; no radius is certified. Labels may change.

@@ -1,17 +1,18 @@
-"""HAMP: training for high entropy, and answers that carry nothing but their ranking.
+"""HAMP: training towards high entropy, and answers of which only the ranking of the classes is kept.
 
-Source: Chen and Pattabiraman 2024. Training: the true class of a soft label keeps as much as lets its entropy reach
-`gamma` of the largest, ln k, and the others share the rest; the loss is the divergence from soft label to network less
-the entropy of the network's answer, weighted. Test: an answer is replaced by that to an image of uniform noise,
-its values placed in the ranking of the query's own, so that labels and rankings stay.
+Source: Chen and Pattabiraman 2024. Training: soft labels have an entropy of `gamma` times the largest possible one, ln
+k; the other classes share evenly what the true class leaves. The loss is the divergence from soft label to answer minus
+`alpha` times the entropy of the answer. Test: the values of an answer are those of the answer to an image of uniform
+noise, put into the order of the query's own answer, so that label and ranking stay.
 
 gamma 0.95 and alpha 0.001 are theirs for CIFAR-10 (0.5 and 0.005 for CIFAR-100). Their code averages the
 divergence over samples and classes and the entropy over samples alone; with a mean over samples, alpha is multiplied
 by k, and their learning rate of 0.5 is 0.5 / k here.
 
-Differences: the entropy equation is solved, not approached in steps of 0.01. The noise image follows from the 8-bit
-query and a secret key, so that a query always gets the same answer (they draw anew). Training follows the recipe, with
-one optimiser (theirs starts anew each epoch). `test_step` false leaves the test out, as DIFFENCE's rows of HAMP do.
+Differences: the share of the true class is solved for, not approached in steps of 0.01. The noise image follows from
+the 8-bit query and a secret key, so that a query always gets the same answer (they draw anew). Training follows the
+recipe, with one optimiser (theirs starts anew each epoch). `test_step` false leaves the test out, as DIFFENCE's rows of
+HAMP do.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from benchmark.api import Annotated, Card, Context, Defense, Field, Hyper, Predi
 
 
 class HAMP(Defense):
-    """Only the loss differs in training, so that reference models can train as one ensemble; the guard keeps every label."""
+    """Only the loss differs in training, so reference models can train as one ensemble; the guard keeps every label."""
 
     card = Card(
         title="HAMP",
@@ -57,7 +58,7 @@ class HAMP(Defense):
         return divergence - self.params.alpha * k * entropy
 
     def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
-        """Images (n, c, h, w) -> log-posteriors (n, k) float64 of noise, in the ranking of the images' own."""
+        """Images (n, c, h, w) -> log-posteriors (n, k) float64 of noise images, in the order of the images' own."""
         if not self.params.test_step:
             return predict
 
@@ -85,9 +86,10 @@ def true_share(gamma: float, classes: int) -> float:
 
 
 def reordered(values: Tensor, ranking: Tensor) -> Tensor:
-    """The values (n, k) of each row, placed in the order of its `ranking` (n, k); of equals the first ranks higher."""
+    """The values (n, k) of each row, sorted as its `ranking` (n, k) is; of equals the first class ranks higher."""
     values = values.sort(1, descending=True).values
-    # Where the two largest are equal, the label would be the first of them: let one be larger by the last digit.
+    # If the two largest were equal, the first class of them would be the label: the top one is raised by one last
+    # digit.
     tied = values[:, 0] == values[:, 1]
     values[:, 0] = torch.where(tied, torch.nextafter(values[:, 0], torch.zeros_like(values[:, 0])), values[:, 0])
     order = ranking.sort(dim=1, descending=True, stable=True).indices

@@ -1,17 +1,18 @@
 """Certified training by interval bounds: the loss at the worst logits that the bounds allow.
 
 Source: Gowal et al. 2018, section 3: kappa * CE(z, y) + (1 - kappa) * CE(worst z, y) (equation 12), where the worst
-logits are y's lower bound and the others' upper bounds (equation 10) over the ball within [0, 1]. Settings of Song et al.
-2019 (METHODS C4): radius 0.1 on 28x28 grey images, weights 0.5 and 0.5 at the end. The first `warm_up` of the training
-is natural (8,000 of 80,001 steps); then, over `ramp` of it (30,000 steps), the radius rises from 0 and kappa falls from
-1, both linearly; the rest is trained at their last values.
+logits are y's lower bound and the others' upper bounds (equation 10) over the ball within [0, 1]. Settings of Song et
+al. 2019 (METHODS C4): radius 0.1 on 28x28 grey images, weights 0.5 and 0.5 at the end. The first `warm_up` of the
+training is natural (8,000 of 80,001 steps); then, over `ramp` of it (30,000 steps), the radius rises from 0 and kappa
+falls from 1, both linearly; the rest is trained at their last values.
 
-The certificate is the radius: what interval bounds prove at it is measured as certified accuracy, and I_V reads the same
-bounds. It is no promise that any given sample is certified.
+The certificate is the radius at which the judge measures certified accuracy by interval bounds. The attack I_V
+(`song_verified`) reads the same bounds. It does not mean that a given sample is certified.
 
 Differences: optimiser, epochs and batches are the recipe's (RULES 23), where the released code takes Adam at 1e-4, and
-warm-up and ramp are shares of it. The worst logits are bounded one by one, as equation 10 has it and I_V reads them; the
-released code merges the last layer with their differences. Bounds take BatchNorm's running statistics, and are in float32.
+warm-up and ramp are shares of it. The worst logits are bounded one by one, as equation 10 has it and I_V reads them;
+the released code merges the last layer with their differences. Bounds take BatchNorm's running statistics, and are in
+float32.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class IBP(Defense):
         def cost(answering: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
             rise = self.rise(next(passed) / steps)
             natural = cross_entropy(answering(x), y)
-            # The network itself, for bounds have to be sums in float32 whatever the protocol's precision.
+            # `network`, not `answering`: bounds are computed in float32 whatever the protocol's precision is.
             return self.mixed(natural, network, x, y, rise) if rise > 0 else natural
 
         return training.fit(network, cost=cost)

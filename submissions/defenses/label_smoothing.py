@@ -13,7 +13,7 @@ from benchmark.api import Annotated, Card, Defense, Field, Hyper, Search
 
 
 class LabelSmoothing(Defense):
-    """Cross-entropy against smoothed labels; only the loss differs, so that reference models can train as one ensemble."""
+    """Cross-entropy against smoothed labels. Only the loss differs, so reference models can train as one ensemble."""
 
     card = Card(
         title="Label smoothing",

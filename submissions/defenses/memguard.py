@@ -1,13 +1,13 @@
-"""MemGuard: noise that leaves a membership classifier undecided, within a budget of distortion.
+"""MemGuard: noise on the answers that leaves a membership classifier undecided, within a budget of distortion.
 
 Source: Jia et al. 2019, sections 4.2 (phase I, algorithm 1) and 4.3 (phase II); constants of the released code
 (METHODS C7). Phase I moves the sorted logits until the defender's classifier g changes sides while the label
 stays; phase II returns them with the probability that keeps the expected L1 distortion of the posteriors within
 the budget, by one draw that is fixed for a query.
 
-What g is asked about is what will be returned: an adversary's classifier sorts it again, and noise changes the order of
-four answers in ten. The released code asks g about the noise in the order of the clean answer, so that a third of what it
-returns still lies on g's old side; `as_released` does the same.
+g judges the noisy answer sorted anew, as an adversary's classifier does: noise changes the order of four answers in
+ten. The released code keeps the order of the clean answer, so that a third of what it returns still lies on g's old
+side; `as_released` does the same.
 
 Differences: all samples move at once, each until it is done, and the weight of distortion stops rising once the
 distortion is below 0.01. g is the paper's 256-128-64-1 network on log-posteriors, because posteriors saturate and
@@ -28,12 +28,12 @@ from benchmark.api import Annotated, Card, Context, Defense, Field, Hyper, Predi
 LABEL_WEIGHT = 10.0
 DISTORTION_WEIGHTS = (0.1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
 NEGLIGIBLE = 0.01
-"""L1 distortion that needs no more reduction."""
+"""L1 distortion at which the search stops raising the weight."""
 STEP = 0.1
 ITERATIONS = 300
 CHUNK = 2048
 FLOOR = -50.0
-"""Least log-posterior: an exact zero has no gradient that could move it."""
+"""Lower bound of log-posteriors: a posterior of exactly 0 has no gradient that could move it."""
 
 
 class MemGuard(Defense):
@@ -50,7 +50,7 @@ class MemGuard(Defense):
     keeps_labels = True
 
     class Params(Hyper):
-        """`budget` bounds the expected L1 distance of returned and true posteriors, of at most 2.
+        """`budget` bounds the expected L1 distance, in [0, 2], between returned and true posteriors.
 
         as_released: g judges the noise in the order of the clean answer, not in that of the noisy one.
         """
@@ -82,7 +82,7 @@ class MemGuard(Defense):
 
 
 def train_classifier(members: Tensor, nonmembers: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """Weights and biases, float64, of g: ascending log-posteriors (n, k) of both sides -> the logit of membership."""
+    """Train g on ascending log-posteriors (n, k) of both sides; its weights, biases and input scaling, float64."""
     x = torch.cat([members, nonmembers])
     state = {"mean": x.mean(0).float(), "scale": x.std(0).clamp_min(1e-3).float()}
     x = x.float()
@@ -117,7 +117,8 @@ def membership_logit(log_posteriors: Tensor, state: dict[str, Tensor]) -> Tensor
 def logit_and_slope(log_posteriors: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """`membership_logit` (n,) and its gradient in the log-posteriors (n, k).
 
-    By hand, for autograd's own work was a quarter of the search; activations lie as (width, n), as products are fastest.
+    The gradient is written out: autograd's overhead was a quarter of the search. Activations are (width, n), for which
+    products are fastest.
     """
     weights, active = [state[f"weight{i}"] for i in range(4)], []
     hidden = ((log_posteriors - state["mean"]) / state["scale"]).t()
@@ -132,7 +133,7 @@ def logit_and_slope(log_posteriors: Tensor, state: dict[str, Tensor]) -> tuple[T
 
 
 def logit_as_seen(log_posteriors: Tensor, state: dict[str, Tensor], as_released: bool) -> tuple[Tensor, Tensor]:
-    """`logit_and_slope` of log-posteriors (n, k) in the order of the clean answer: g sorts them, or (released) does not."""
+    """`logit_and_slope` of log-posteriors (n, k) in the clean answer's order; g sorts them anew unless as_released."""
     if as_released:
         return logit_and_slope(log_posteriors, state)
     ordered, at = log_posteriors.sort(1)
@@ -143,8 +144,8 @@ def logit_as_seen(log_posteriors: Tensor, state: dict[str, Tensor], as_released:
 def add_noise(clean: Tensor, state: dict[str, Tensor], as_released: bool = False) -> Tensor:
     """Phase I on log-posteriors (n, k) float64: the noisy ones, or the clean ones where no noise is found.
 
-    The weight of distortion rises tenfold until the search first fails; the last success stays. Every row is
-    moved on its own, so that the batch makes no difference.
+    The weight of distortion rises tenfold until the search first fails; the last success counts. Rows are moved
+    independently, so that the batch makes no difference.
     """
     state = {name: w.to(clean) for name, w in state.items()}
     # Log-posteriors are logits up to a constant; an exact zero would have no gradient to move it.
@@ -158,10 +159,11 @@ def add_noise(clean: Tensor, state: dict[str, Tensor], as_released: bool = False
 
 
 def _search(start: Tensor, side: Tensor, state: dict[str, Tensor], as_released: bool) -> Tensor:
-    """Descend from the sorted logits (n, k) till g changes sides and the top stays, again under each higher weight.
+    """Gradient descent from sorted logits (n, k) until g changes sides and the label is kept, under each weight in
+    turn.
 
-    A row that succeeds starts anew under the next weight at once, and rows that are done leave the batch: its steps
-    are those of the slowest row, and its cost is that of the rows still on their way.
+    A row that succeeds starts anew under the next weight at once, and rows that are done leave the batch. So the number
+    of steps is that of the slowest row, and each step costs what the rows left in the batch cost.
     """
     result, weights = start.clone(), start.new_tensor(DISTORTION_WEIGHTS)
     rows = (side.sigmoid() - 0.5).abs().gt(1e-5).nonzero().squeeze(1)

@@ -1,10 +1,10 @@
-"""MixupMMD: mixed samples, and members' posteriors that are distributed as those of other samples of their classes.
+"""MixupMMD: mixup, and a penalty that draws members' posteriors towards those of other samples of their classes.
 
 Source: Li et al. 2021 (mixup with Beta(1, 1); squared maximum mean discrepancy with a Gaussian kernel of width 1,
 biased estimate), with the weight 3 of He et al. 2022. Each epoch trains on mixed batches. Where the accuracies on
-training and reference data then lie `gap` or more apart, a second pass descends `weight` times the discrepancy
-between the posteriors of a training batch and those of reference samples of the same classes; the reference side is
-held fixed. There is no second pass in the last epoch.
+training and reference data then lie `gap` or more apart, a second pass minimises `weight` times the discrepancy between
+the posteriors of a training batch and those of reference samples of the same classes; the latter are constants. There
+is no second pass in the last epoch.
 
 Differences: the published code calls its held-out data validation; here it is the reference part (RULES 6). Batches
 of the second pass are shuffled, as in the paper's own code and not sorted by class as in He et al.'s. It runs in eval
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmark.api import Annotated, Card, Defense, Field, Hyper, Samples, Search, Training
 
 CHUNK = 1000
-"""Images that accuracy is measured on at a time."""
+"""Images in each call when accuracy is measured."""
 
 
 class MixupMMD(Defense):
@@ -46,7 +46,7 @@ class MixupMMD(Defense):
         gap: Annotated[float, Field(ge=0, le=1), Search(0, 0.1)] = 0.03
 
     def train(self, training: Training) -> nn.Module:
-        """Train on `training.train`, partner it to `training.reference`. Raises ValueError where that is empty."""
+        """Train on `training.train` with partners from `training.reference`. Raises ValueError where that is empty."""
         if not len(training.reference):
             raise ValueError("mixup_mmd: expected a split with a reference part, given none")
         recipe, device = training.recipe, training.device
@@ -99,7 +99,7 @@ class MixupMMD(Defense):
 
     def applies(self, inside: float, outside: float) -> bool:
         """Whether accuracies on training and reference data lie far enough apart for the second pass."""
-        return round(abs(inside - outside), 9) >= self.params.gap  # 0.93 - 0.9 is a little less than 0.03
+        return round(abs(inside - outside), 9) >= self.params.gap  # as floats, 0.93 - 0.9 is a little less than 0.03
 
 
 class Partners:
@@ -111,7 +111,7 @@ class Partners:
         self.start = self.count.cumsum(0) - self.count
 
     def draw(self, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Positions in y (n,) whose class is there, and for each of them a random sample of its class."""
+        """Positions in y (n,) whose class is among the labels, and for each of them a random sample of its class."""
         known = (self.count[y] > 0).nonzero().squeeze(1)
         label = y[known]
         place = torch.rand(len(label), generator=generator, dtype=torch.float64).to(y.device) * self.count[label]
@@ -119,7 +119,7 @@ class Partners:
 
 
 def mix(x: Tensor, other: Tensor, share: float) -> Tensor:
-    """Images (n, c, h, w), of which the first have this share."""
+    """share * x + (1 - share) * other, images (n, c, h, w)."""
     return share * x + (1 - share) * other
 
 

@@ -1,4 +1,4 @@
-"""PGD adversarial training: the network learns the worst images that PGD finds around each training point.
+"""PGD adversarial training: the network is trained on the worst images that PGD finds around each training image.
 
 Source: Madry et al. 2018, section 2.1, with the settings of Song et al. 2019, section 4, on 28x28 grey images: radius
 0.1 (of pixels in [0, 1]), 8 sign steps of 0.02 from a random start in the ball; the batch is adversarial throughout.
@@ -86,7 +86,7 @@ class PGDTraining(Defense):
 
 @contextmanager
 def statistics_kept(network: nn.Module) -> Iterator[None]:
-    """BatchNorm in training mode goes by the batch, and does not move its running statistics."""
+    """In this context BatchNorm in training mode normalises by the batch but does not update its running statistics."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False

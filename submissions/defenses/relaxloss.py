@@ -1,9 +1,9 @@
-"""RelaxLoss: the training loss is held at a level above zero, where members look like non-members.
+"""RelaxLoss: the training loss is held at a level above zero, so that members' losses resemble non-members'.
 
-Source: Chen et al. 2022, algorithm 1. While the mean cross-entropy of a batch lies above `alpha`, the network descends
-it. Below, even epochs (counted from 0) climb back: the loss is |mean - alpha|. Odd epochs climb on the samples that
-are right and flatten the posteriors of those that are wrong: (1 - correct) * soft cross-entropy - cross-entropy, where
-the soft label keeps the confidence in the true class, up to `upper`, and spreads the rest evenly.
+Source: Chen et al. 2022, algorithm 1. While the mean cross-entropy of a batch lies above `alpha`, the network minimises
+it. Below, even epochs (counted from 0) raise it again: the loss is |mean - alpha|. Odd epochs raise it on samples that
+are classified correctly and flatten the posteriors of the others: (1 - correct) * soft cross-entropy - cross-entropy,
+where the soft label keeps the confidence in the true class, up to `upper`, and spreads the rest evenly.
 
 `alpha` is 1.0, their value for ResNet-20 on ten classes (0.4 for VGG-11; Peng et al. 2025 use 0.05 to 0.3). A network
 that guesses has the loss ln k, so that alpha lies below it. `as_released` lets the gradient through the soft label, as
@@ -57,11 +57,11 @@ class RelaxLoss(Defense):
         if epoch % 2 == 0:
             return (own.mean() - self.params.alpha).abs()
         flat = ((logits.argmax(1) != y) * -(self.soft_label(own, y, logits.shape[1]) * log_posteriors).sum(1)) - own
-        # Both are cheap beside the network, and a branch would wait for the device.
+        # Both are cheap beside the network. A Python branch would have to wait for the GPU.
         return torch.where(own.mean() > self.params.alpha, own.mean(), flat.mean())
 
     def soft_label(self, own: Tensor, y: Tensor, classes: int) -> Tensor:
-        """Labels (n, k): the confidence exp(-own) in the true class, what is left spread evenly."""
+        """Labels (n, k): the confidence exp(-own), at most `upper`, in the true class; the rest is spread evenly."""
         confidence = (own if self.params.as_released else own.detach()).neg().exp().clamp_max(self.params.upper)
         rest = ((1 - confidence) / (classes - 1)).unsqueeze(1).repeat(1, classes)
         return rest.scatter(1, y.unsqueeze(1), confidence.unsqueeze(1))

@@ -1,11 +1,11 @@
-"""Rounding: posteriors are told to a few digits.
+"""Rounding: answers give posteriors to a few decimal digits.
 
 Source: Shokri et al. 2017, section VIII, the second mitigation: coarsen the precision of the prediction vector. One and
-three digits are among their settings, as recalled.
+three digits are among their settings (not verified against the paper's text).
 
-Differences: what is rounded is divided by its sum, so that posteriors stay posteriors. The label never changes: it
-has at least one unit of the last digit, and a class that rounding made equal to it is told as the next smaller float64.
-A posterior of 0 is told as e^-50, for attacks take logarithms.
+Differences: rounded posteriors are divided by their sum, so that they sum to 1. The label never changes: it keeps at
+least one unit of the last digit, and a class that rounding makes equal to it gets the next smaller float64. A posterior
+of 0 is given as e^-50, because attacks take logarithms.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmark.api import Annotated, Card, Context, Defense, Field, Hyper, Predict, Search
 
 FLOOR = -50.0
-"""Log-posterior of what is rounded to 0."""
+"""Log-posterior of a class that is rounded to 0."""
 
 
 class Rounding(Defense):

@@ -1,12 +1,12 @@
-"""SELENA: networks that have not seen a sample say what the deployed network shall answer for it.
+"""SELENA: the deployed network learns, for each sample, the answer of sub-models that were not trained on it.
 
 Source: Tang et al. 2022, Split-AI (algorithm 1) and self-distillation (section 4.3), with their K = 25 and L = 10.
-Each training sample is left out of L of K sub-models. The soft label of a sample is the mean of the posteriors that
-those L give to it; the deployed network learns the soft labels of all training samples from its own start.
+Each training sample is left out of L of K sub-models. Its soft label is the mean of the posteriors that those L give to
+it. The deployed network is trained from fresh weights on the soft labels of all training samples.
 
-Differences: which L sub-models leave a sample out is drawn at random, then evened out, so that their sizes differ by
-at most one. Soft labels are those of the plain images, whatever the recipe's augmentation, and the last epoch counts
-(the released code chooses it on the data that it then attacks). The ports in HAMP and DIFFENCE average logits.
+Differences: which L sub-models leave a sample out is drawn at random, then evened out, so that the sub-models' training
+sets differ in size by at most one. Soft labels are those of the images without augmentation. The last epoch is kept
+(the released code chooses an epoch on the data that it then attacks). The ports in HAMP and DIFFENCE average logits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmark.api import Annotated, Card, Defense, Field, Hyper, Search, Training
 
 CHUNK = 1000
-"""Images that a sub-model answers for at a time."""
+"""Images in each call to a sub-model."""
 
 
 class Selena(Defense):
@@ -49,9 +49,11 @@ class Selena(Defense):
 
 
 def assign(n: int, models: int, left_out: int, generator: torch.Generator) -> Tensor:
-    """Which sub-models leave out which samples: (n, models) bool, `left_out` of each row, columns even to one.
+    """Which sub-models leave out which samples: (n, models) bool, `left_out` True in each row, columns equal to within
+    one.
 
-    Rows are drawn uniformly; then samples of sub-models that leave out too many go to those that leave out too few.
+    Rows are drawn uniformly. Then sub-models that leave out too many samples hand some to those that leave out too few.
+    Raises ValueError where left_out is not below models.
     """
     if left_out >= models:
         raise ValueError(f"left_out: expected below models = {models}, given {left_out}")

@@ -1,11 +1,12 @@
-"""Temperature: posteriors are flattened by a fixed temperature.
+"""Temperature: posteriors are flattened by a fixed softmax temperature.
 
 Source: Shokri et al. 2017, section VIII, the third mitigation: increase the entropy of the prediction vector by a
-temperature in the softmax. Temperatures of 5 and 20 are among their settings, as recalled.
+temperature in the softmax. Temperatures of 5 and 20 are among their settings (not verified against the
+paper's text).
 
-Differences: it works on log-posteriors in float64, which are logits up to a constant that the softmax takes away. The
-temperature is a hyperparameter: one that is fitted to data (Guo et al. 2017) would not be independent of them. It is a
-bijection of the answer: an attacker who knows it undoes it, up to rounding. The label never changes.
+Differences: it works on log-posteriors in float64, which are logits up to a constant that the softmax cancels. The
+temperature is a hyperparameter: one that is fitted to data (Guo et al. 2017) would not be independent of them. It is
+invertible: an attacker who knows the temperature undoes it, up to rounding. The label never changes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Temperature(Defense):
         temperature: Annotated[float, Field(ge=0.01, le=1e6), Search(0.5, 20, log=True)] = 5.0
 
     def guard(self, predict: Predict, state: dict[str, Tensor], context: Context) -> Predict:
-        """Images (n, c, h, w) -> log-posteriors (n, k) float64."""
+        """Images (n, c, h, w) -> log-posteriors (n, k) float64 at the temperature."""
         return lambda x: scaled(predict(x), self.params.temperature)
 
 

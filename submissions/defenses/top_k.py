@@ -1,10 +1,10 @@
-"""Top-k: only the k largest posteriors are told.
+"""Top-k: answers give only the k largest posteriors.
 
 Source: Shokri et al. 2017, section VIII, the first mitigation: restrict the prediction vector to its top k classes.
-k = 3 is among their settings, as recalled.
+k = 3 is among their settings (not verified against the paper's text).
 
-Differences: their vector has no other entries; here the other classes share what is left evenly, so that posteriors stay
-posteriors. Equal posteriors count in the order of their classes. The label never changes.
+Differences: their vector has k entries; here the other classes share the rest evenly, so that posteriors sum to 1.
+Equal posteriors are ranked in the order of their classes. The label never changes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TopK(Defense):
     data_independent = True
 
     class Params(Hyper):
-        """`k` classes are told; with k of all classes or more the answer stays as it is."""
+        """`k` posteriors are given; with k of all classes or more the answer stays as it is."""
 
         k: Annotated[int, Field(ge=1), Search(1, 9)] = 3
 
@@ -47,7 +47,7 @@ def top_k(clean: Tensor, k: int) -> Tensor:
     values, order = clean.sort(dim=1, descending=True, stable=True)
     rest = values[:, k:].logsumexp(1, keepdim=True) - math.log(clean.shape[1] - k)
     told = torch.cat([values[:, :k], rest.expand(-1, clean.shape[1] - k)], 1)
-    # A mean can be rounded up to the values that it is the mean of, and a label must not change at all.
+    # Rounding can make the mean of the rest equal to the largest posterior, and a label must not change at all.
     below = torch.nextafter(told[:, :1], told.new_tensor(-math.inf))
     told = torch.cat([told[:, :1], told[:, 1:].minimum(below)], 1)
     return torch.empty_like(clean).scatter_(1, order, told)

@@ -1,14 +1,14 @@
-"""TRADES: cross-entropy on the images, and a penalty on how far the answer moves in the ball around them.
+"""TRADES: cross-entropy on the images, and a penalty on how much the answer changes in the ball around them.
 
 Source: Zhang et al. 2019, equation 5 and algorithm 1: CE(f(x), y) + beta * KL(f(x) || f(x')), averaged over the batch,
 x' by 10 sign steps up that divergence from x + 0.001 * N(0, 1), in eval mode, within the ball and [0, 1]. Settings of
-Song et al. 2019: beta 1 (6 in the authors' code), radius 0.1 of pixels in [0, 1] on 28x28 grey images; steps of 0.02, the
-share of the radius that CIFAR-10's 0.007 is of its 0.031. `as_released=true` is Song et al.'s code: the clean answer is
-a constant in the penalty, so that only the answer at x' is pulled. The authors' code, and this default, pull both. (In
-the attack the clean answer is constant either way.)
+Song et al. 2019: beta 1 (6 in the authors' code), radius 0.1 of pixels in [0, 1] on 28x28 grey images; steps of 0.02,
+the share of the radius that CIFAR-10's 0.007 is of its 0.031. `as_released=true` is Song et al.'s code: the clean
+answer is a constant in the penalty, so that only the answer at x' is pulled. The authors' code, and this default, pull
+both. (In the attack the clean answer is constant either way.)
 
-Differences: optimiser, epochs and batches are the recipe's (RULES 23). Where a protocol trains in bfloat16, about one
-image in a hundred stays where it is: at the attack's start its two answers are equal in the digits that there are.
+Differences: optimiser, epochs and batches are the recipe's (RULES 23). Where a protocol trains in bfloat16, the attack
+does not move about one image in a hundred: at its start both answers are equal in bfloat16, and the gradient is 0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TRADES(Defense):
     stages = ("training",)
 
     class Params(Hyper):
-        """The penalty's weight, the largest change of a pixel, the steps and their size, whose answer is pulled."""
+        """The penalty's weight, the largest change of a pixel, the steps and their size, whose answer is constant."""
 
         beta: Annotated[float, Field(gt=0), Search(0.3, 10, log=True)] = 1.0
         epsilon: Annotated[float, Field(gt=0, le=1), Search(0.01, 0.3, log=True)] = 0.1
@@ -64,7 +64,7 @@ class TRADES(Defense):
         return cross_entropy(logits, y) + self.params.beta * divergence
 
     def attack(self, network: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Images in [0, 1], at most epsilon from x (n, c, h, w) in every pixel, where the network answers otherwise."""
+        """Images in [0, 1], at most epsilon from x (n, c, h, w) in every pixel, where the answer diverges more."""
         epsilon, step = self.params.epsilon, self.params.step_size
         low, high = (x - epsilon).clamp(0, 1), (x + epsilon).clamp(0, 1)
         with torch.no_grad():

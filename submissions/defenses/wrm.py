@@ -1,4 +1,4 @@
-"""WRM: distributionally robust training, on images moved as far as their loss is worth the cost of transport.
+"""WRM: distributionally robust training, on images that are moved to raise the loss, at a cost of transport.
 
 Source: Sinha, Namkoong and Duchi 2018, equation 2 and algorithm 1: maximise loss(x') - gamma * c(x, x') in x'.
 `transport` names the cost c and with it the inner problem; g is a times the gradient of the loss at x':
@@ -8,10 +8,10 @@ Source: Sinha, Namkoong and Duchi 2018, equation 2 and algorithm 1: maximise los
 - l2: Sinha et al. (released code). From x + g, steps number t = 0, 1, ... of size 1 / sqrt(t + 2) along g - (x' - x);
   a = 1 / (2 gamma). 15 steps with a = 1.3 on MNIST. Images may leave [0, 1].
 
-Traps of linf: the mean of |g| is over the whole batch, so what becomes of a sample depends on the batch and on its
+Mind with linf: the mean of |g| is over the whole batch, so what becomes of a sample depends on the batch and on its
 size; and nothing limits x', for the released code does not use the epsilon that it is given. Nor is `epsilon` used
-here: it is the radius at which robust accuracy is measured. The gradient is that of each sample's own loss (as
-inferred: the attacks of the released code sum the loss over the batch).
+here: it is the radius at which robust accuracy is measured. The gradient is that of each sample's own loss, on the
+assumption that WRM sums the loss over the batch as the released code's other attacks do.
 
 Differences: optimiser, epochs and batches are the recipe's (RULES 23). The inner problem goes through the network as it
 trains; BatchNorm's running statistics are moved by the training step alone.
@@ -41,7 +41,7 @@ class WRM(Defense):
     stages = ("training",)
 
     class Params(Hyper):
-        """The cost of transport, the inner steps, what scales the gradient, and the radius that is measured at."""
+        """The cost of transport, the inner steps, the factor of the gradient, the radius that is measured at."""
 
         transport: Literal["linf", "l2"] = "linf"
         steps: Annotated[int, Field(ge=1), Search(1, 20)] = 8
@@ -85,7 +85,7 @@ class WRM(Defense):
 
 @contextmanager
 def statistics_kept(network: nn.Module) -> Iterator[None]:
-    """BatchNorm in training mode goes by the batch, and does not move its running statistics."""
+    """In this context BatchNorm in training mode normalises by the batch but does not update its running statistics."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False

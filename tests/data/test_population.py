@@ -213,8 +213,8 @@ def test_each_canary_is_planted_by_a_coin_of_its_own() -> None:
             population.candidates
         )
     assert not set(population.indices("shadow", 0)) & set(population.candidates)
-    assert population.apart(3, 6).tolist() == [True] * 3 + [False] + [True] * 2
-    assert draw().apart(3, 6).tolist() == [True] * 2 + [False] * 2 + [True] * 2
+    assert population.independent_of(3, 6).tolist() == [True] * 3 + [False] + [True] * 2
+    assert draw().independent_of(3, 6).tolist() == [True] * 2 + [False] * 2 + [True] * 2
 
 
 def test_more_canaries_than_there_are_outsiders() -> None:
@@ -244,11 +244,11 @@ def test_the_shadow_world_may_come_from_other_data() -> None:
     )
     population = populate(changed, 0)
     own = populate(DIGITS, 0)
-    assert np.array_equal(population.candidates, own.candidates) and population.own == len(own.data)
+    assert np.array_equal(population.candidates, own.candidates) and population.target_samples == len(own.data)
     shadow = population.samples(population.indices("shadow", 0))
     assert shadow.x.shape[1:] == (1, 8, 8) and set(shadow.y.tolist()) <= {0, 1}
-    assert population.indices("shadow", 0).min() >= population.own
-    assert population.indices("offline", 1).min() >= population.own
+    assert population.indices("shadow", 0).min() >= population.target_samples
+    assert population.indices("offline", 1).min() >= population.target_samples
     assert not population.reference_members("offline", 4).any()
     assert torch.equal(population.samples(own.candidates).x, own.samples(own.candidates).x)
 

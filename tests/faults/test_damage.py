@@ -265,6 +265,6 @@ def test_an_odd_note_of_tuning_is_one_line_and_still_says_so(tmp_path: Path, con
     assert store.how_tuned("p", "d") is None
     store.note_tuned("p", "d", "3 trials")
     assert store.how_tuned("p", "d") == "3 trials"
-    store.tuned("p", "d").write_bytes(content)
+    store.tuned_path("p", "d").write_bytes(content)
     said = store.how_tuned("p", "d")
     assert said and said.isprintable() and len(said) <= 1000

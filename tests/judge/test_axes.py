@@ -19,8 +19,8 @@ from benchmark import data, protocol
 from benchmark.api import Candidates, Context, References
 from benchmark.errors import UserError
 from benchmark.judge import kinds
-from benchmark.judge.scenario import Outcome, Skip
-from benchmark.protocol import Adversary, Canaries, Protocol, World
+from benchmark.judge.scenario import Measurements, Skip
+from benchmark.protocol import Adversary, Canaries, Protocol, WorldName
 from benchmark.run.plan import make_plan, scenario_key
 from benchmark.targets.artifacts import Artifacts
 from leakboard import score
@@ -34,7 +34,7 @@ def changed(**axes: Any) -> Protocol:
     return Protocol.model_validate(SMOKE.model_dump() | axes)
 
 
-def outcome(artifacts: Artifacts, attack: str, chain: str = "undefended") -> Outcome:
+def outcome(artifacts: Artifacts, attack: str, chain: str = "undefended") -> Measurements:
     return kinds.scenario(artifacts, artifacts.registry.attack(attack), artifacts.chain(chain), 0).score()
 
 
@@ -166,7 +166,7 @@ def test_another_adversary_has_another_shadow_and_the_same_target(
         assert (len(keys) == 1) == alike, role
     found = [outcome(a, "nn_top3[epochs=10]").metrics["auc"] for a in (other, same)]
     assert found[0] != found[1] and np.isfinite(found).all()
-    shadow = other.network(training, 0, "shadow").judges()
+    shadow = other.network(training, 0, "shadow").judge_copy()
     assert shadow is not None and shadow.head.in_features == (128 if "architecture" in axes else 64)
 
 
@@ -245,7 +245,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
 @pytest.mark.parametrize("world", ["target", "shadow"])
 @pytest.mark.parametrize("role", ["shadow", "online", "offline", "target"])
 def test_models_answer_behind_the_state_of_one_world_and_their_own_noise(
-    guarded: Artifacts, role: str, world: World
+    guarded: Artifacts, role: str, world: WorldName
 ) -> None:
     model = guarded.served(replace(guarded.chain("marked"), prepared=world), 0, role)
     part = {"shadow": "shadow-test", "target": "target-test"}.get(role, "candidates")

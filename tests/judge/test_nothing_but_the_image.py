@@ -80,7 +80,7 @@ def test_candidates_and_references_say_nothing_of_membership(name: str, secret: 
         held = population.reference_members("online", loaded.references.online)
         found.append(tells(np.c_[held.T, held.sum(0)], population.members))
         for k in range(0, len(held), 5):  # each model is a target in its turn
-            others = held[population.apart(k, len(held))]
+            others = held[population.independent_of(k, len(held))]
             found.append(tells(np.c_[others.T, others.sum(0)], held[k]))
     assert together(found) > CHANCE and min(found) > CHANCE
 

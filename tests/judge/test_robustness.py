@@ -146,7 +146,7 @@ MEASURED = {"robust_accuracy": "target-test", "robust_train_accuracy": "target-t
 def test_what_a_certified_defense_is_worth(artifacts):
     chain = artifacts.chain("ibp[epsilon=0.02]")
     found = utility(artifacts, chain, 0)
-    network = artifacts.network(chain.training, 0).judges()
+    network = artifacts.network(chain.training, 0).judge_copy()
     test = artifacts.population(0).part("target-test")
     proven = robustness.certified(network, test.x, test.y, 0.02).double().mean()
     assert found.metrics["certified_accuracy"] == pytest.approx(float(proven))
@@ -209,7 +209,7 @@ def test_robust_accuracy_is_measured_on_so_many_samples_at_most(artifacts, monke
 
 
 def test_a_network_that_the_judge_cannot_build_has_no_robust_accuracy(artifacts, monkeypatch):
-    monkeypatch.setattr(Network, "judges", lambda _: None)
+    monkeypatch.setattr(Network, "judge_copy", lambda _: None)
     found = utility(artifacts, artifacts.chain("ibp"), 0)
     assert not found.metrics.keys() & {*MEASURED, "certified_accuracy"}
 

@@ -288,7 +288,7 @@ def test_a_real_browser_draws_every_page(folder: Path, made_up: Toy) -> None:
 def test_data_and_network_narrow_the_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["digits-v1", "fashion-mini-v1", "fashion-claims-v1", "gone-v1"]
     monkeypatch.setattr(tables, "protocols", lambda: names)
-    assert tables.fixed("gone-v1") == ("", "")
+    assert tables.data_and_network("gone-v1") == ("", "")
     app = AppTest.from_file(APP, default_timeout=30).run()
     assert app.selectbox(key="protocol").options == names
     app.button_group(key="dataset").set_value(["fashion_mnist"]).run()

@@ -23,7 +23,7 @@ from benchmark.result import Picture, Result
 from leaderboard import tables
 from leaderboard.cache import GROUP, Notes, Table
 from leaderboard.publish import publish
-from leaderboard.ranking import Board, _needed, attack_table, defense_table, readable, scenarios
+from leaderboard.ranking import Board, _samples_needed, attack_table, defense_table, readable, scenarios
 from leaderboard.records import Records, null_lists
 from tests.leaderboard.conftest import hostile, make_board, make_result
 
@@ -40,7 +40,7 @@ def slow_scenarios(results: Iterable[Result]) -> pd.DataFrame:
     wanted = [*names, "seconds", "queries", "train_seconds", "members", "nonmembers", *METRICS, "null_auc", "claims"]
     frame = pd.DataFrame(rows).reindex(columns=list(dict.fromkeys(wanted)))
     for metric in METRICS:
-        if needed := _needed(metric):
+        if needed := _samples_needed(metric):
             side = "members" if metric.startswith("tnr") else "nonmembers"
             frame[metric] = frame[metric].where(frame[side] >= needed)
     return frame

@@ -10,10 +10,10 @@ from leaderboard.charts import (
     HEIGHT,
     LONGEST,
     NAME_HEIGHT,
-    apart,
     budget,
     initials,
     short_names,
+    spread,
     tradeoff,
     without_budget,
 )
@@ -54,11 +54,11 @@ def test_one_budget_each_is_no_curve() -> None:
 
 
 def test_heights_move_as_little_as_it_takes() -> None:
-    assert apart(np.array([0.0, 100.0, 50.0]), 13).tolist() == [0, 100, 50], "what lies apart stays"
-    assert apart(np.array([10.0, 10.0]), 12) == pytest.approx([4, 16])
-    assert apart(np.array([]), 13).tolist() == []
+    assert spread(np.array([0.0, 100.0, 50.0]), 13).tolist() == [0, 100, 50], "what lies apart stays"
+    assert spread(np.array([10.0, 10.0]), 12) == pytest.approx([4, 16])
+    assert spread(np.array([]), 13).tolist() == []
     given = np.random.default_rng(0).uniform(0, 100, 20)
-    found = apart(given, 13)
+    found = spread(given, 13)
     assert (np.diff(found[np.argsort(given)]) >= 13 - 1e-9).all()
     assert found.mean() == pytest.approx(given.mean()), "of all in one block"
 

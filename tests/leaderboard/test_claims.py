@@ -13,7 +13,7 @@ from scipy import stats
 from benchmark import protocol
 from benchmark.entries.registry import Registry
 from benchmark.result import Result
-from leaderboard.claims import Claim, Quantity, Score, adjusted_for_many, check, load
+from leaderboard.claims import Claim, Quantity, Score, adjust, check, load
 from leakboard.tables import print_claims
 from tests.conftest import SUBMISSIONS
 
@@ -74,16 +74,16 @@ def test_a_verdict(values: dict[str, list[float]], relation: str, margin: float,
 def test_chances_are_those_of_the_t_test() -> None:
     d = np.array([0.02, 0.05, 0.03, 0.06])
     p = stats.ttest_1samp(d, 0.01, alternative="greater").pvalue
-    assert claim("above", 0.01).chances(d) == pytest.approx((p, 1 - p))
+    assert claim("above", 0.01).p_values(d) == pytest.approx((p, 1 - p))
     low, high = (stats.ttest_1samp(d, m, alternative=a).pvalue for m, a in ((-0.1, "greater"), (0.1, "less")))
-    assert claim("equal", 0.1).chances(d)[0] == pytest.approx(max(low, high)), "two one-sided tests"
+    assert claim("equal", 0.1).p_values(d)[0] == pytest.approx(max(low, high)), "two one-sided tests"
     p = stats.ttest_1samp(d, -0.01, alternative="greater").pvalue
-    assert claim("not below", 0.01).chances(d) == pytest.approx((p, 1 - p))
+    assert claim("not below", 0.01).p_values(d) == pytest.approx((p, 1 - p))
 
 
 def test_many_claims_at_once_are_harder_to_hold() -> None:
     """R: p.adjust(c(.01, .04, .03, .005, .8), "BH")."""
-    assert adjusted_for_many(np.array([0.01, 0.04, 0.03, 0.005, 0.8])) == pytest.approx([0.025, 0.05, 0.05, 0.025, 0.8])
+    assert adjust(np.array([0.01, 0.04, 0.03, 0.005, 0.8])) == pytest.approx([0.025, 0.05, 0.05, 0.025, 0.8])
     sure, wrong = claim("above", 0.107), claim("above", 0.2)
     assert verdicts([sure], SURE) == ["holds"]
     assert verdicts([sure] * 40, SURE) == ["holds"] * 40, "of forty that look alike not one in twenty is wrong"

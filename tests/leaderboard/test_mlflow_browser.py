@@ -12,7 +12,7 @@ import pytest
 
 from benchmark.run import tracking
 from benchmark.run.connection import view
-from benchmark.run.tracking import Tracker, Trials
+from benchmark.run.tracking import Tracker, TrialTracker
 from tests.faults.servers import Server, free_port
 from tests.leaderboard.conftest import make_board
 
@@ -66,7 +66,7 @@ def ui(chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             for result in make_board(seeds=(0,))[0]:
                 if result.defense in SHOWN and result.task != "attribute":
                     tracker.log(result.model_copy(update={"provenance": {}}))
-            trials = Trials("toy-v1", "dp_sgd")
+            trials = TrialTracker("toy-v1", "dp_sgd")
             for name, (worst, accuracy) in WORTH.items():
                 tracker.summarise("toy-v1", name, {"worst_auc": worst, "test_accuracy": accuracy}, {}, {})
             for number in range(3):

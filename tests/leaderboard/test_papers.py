@@ -13,7 +13,7 @@ from benchmark.entries.registry import Registry
 from benchmark.result import Result
 from leaderboard import claims
 from leaderboard.comparison import estimate, leave_one_out
-from leaderboard.papers import Paper, Table, beside, load
+from leaderboard.papers import Paper, Table, load, side_by_side
 from leaderboard.publish import publish
 from leaderboard.ranking import Board
 from tests.conftest import SUBMISSIONS
@@ -48,7 +48,7 @@ def records(protocol: str, **scores: list[float]) -> list[Result]:
 
 def test_each_number_meets_ours() -> None:
     kept = {"near-v1": records("near-v1", a=A, b=B), "far-v1": []}
-    table = beside(paper(), kept.__getitem__, {"near-v1": 2000}).set_index("row")
+    table = side_by_side(paper(), kept.__getitem__, {"near-v1": 2000}).set_index("row")
     one, best, accuracy, nowhere = (table.loc[row] for row in ("one", "best", "accuracy", "nowhere"))
     assert (one.printed, one.paper, one.attack) == ("65.30 %", pytest.approx(0.653), "a")
     assert (one.ours, one.low, one.high) == pytest.approx(estimate(np.array(A)))
@@ -62,21 +62,23 @@ def test_each_number_meets_ours() -> None:
 def test_the_protocol_that_has_most_of_a_table_counts() -> None:
     near, far = records("near-v1", a=A[:1]), records("far-v1", a=B)
     kept = {"near-v1": near, "far-v1": far}
-    table = beside(paper(), kept.__getitem__, {}).set_index("row")
+    table = side_by_side(paper(), kept.__getitem__, {}).set_index("row")
     assert (table.protocol["one"], table.ours["one"]) == ("far-v1", pytest.approx(np.mean(B)))
     assert table.protocol["accuracy"] == "far-v1", "numbers of one table are compared with each other"
     whole = {"near-v1": records("near-v1", a=A), "far-v1": far}
-    assert set(beside(paper(), whole.__getitem__, {}).protocol.dropna()) == {"near-v1"}, "of equals the nearest"
+    assert set(side_by_side(paper(), whole.__getitem__, {}).protocol.dropna()) == {"near-v1"}, "of equals the nearest"
     alone = {"near-v1": [r for r in near if not r.attack], "far-v1": [r for r in far if r.attack]}
-    assert set(beside(paper(), alone.__getitem__, {}).protocol.dropna()) == {"near-v1", "far-v1"}, "what one lacks"
-    same = beside(paper(dataset="toy", network="tiny", size="2,000"), kept.__getitem__, {"far-v1": 2000})
+    assert set(side_by_side(paper(), alone.__getitem__, {}).protocol.dropna()) == {"near-v1", "far-v1"}, (
+        "what one lacks"
+    )
+    same = side_by_side(paper(dataset="toy", network="tiny", size="2,000"), kept.__getitem__, {"far-v1": 2000})
     assert same.differs[0] == "", "nothing differs"
 
 
 @pytest.mark.parametrize(("unit", "value"), [("percent", 0.57), ("fraction", 57), ("ms", 57), ("hours", 57 * 3600)])
 def test_units(unit: str, value: float) -> None:
     number = {"row": "r", "value": "57", "attacks": [""], "metric": "train_seconds"}
-    found = beside(paper(unit=unit, numbers=[number]), lambda _: [], {})
+    found = side_by_side(paper(unit=unit, numbers=[number]), lambda _: [], {})
     assert found.paper[0] == pytest.approx(value)
 
 

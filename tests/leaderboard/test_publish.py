@@ -17,15 +17,15 @@ from leaderboard.publish import (
     all_attacks,
     as_csv,
     compare,
+    count_other_editions,
     edition_folder,
-    left_behind,
     load,
     mark,
     merge,
     provenance,
     publish,
+    rows_of_older_code,
     several_versions,
-    strangers,
 )
 from leaderboard.ranking import Board, defense_table, scenarios
 from tests.leaderboard.conftest import hostile, make_board, make_result
@@ -296,16 +296,16 @@ def test_who_brings_another_version_is_told_what_to_score_again(made_up: MadeUp,
 
     mixed = [*of(results[::2]), *of(results[1::2], defense="d2", attack="a2")]
     before = publish(mixed, board, tmp_path)
-    assert len(several_versions(before)) > 3 and left_behind(before, before) == {}
+    assert len(several_versions(before)) > 3 and rows_of_older_code(before, before) == {}
     mine = [r.model_copy(update={"attack": "mine"}) for r in results if r.attack == "loss"]
     written = publish(merge(of(mine, defense="d2"), before), board, tmp_path)
-    assert left_behind(written, before) == {}, "the defenses that it met were mixed before"
+    assert rows_of_older_code(written, before) == {}, "the defenses that it met were mixed before"
     other = [r for r in mine if r.defense in ("hamp", "selena") and r.seed == 0]
     rest = [
         r for r in written if r.attack == "mine" and (r.defense, r.seed) not in {(o.defense, o.seed) for o in other}
     ]
     again_written = publish(merge(of(other, "a9", "d2", finished=9e8 * 2), written), board, tmp_path)
-    found = left_behind(again_written, written)
+    found = rows_of_older_code(again_written, written)
     assert found.keys() == {"mine"} and {r.key for r in found["mine"]} == {r.key for r in rest}
     assert again("mine", rest, "toy-v1") == "leakboard run mine --protocol toy-v1"
     some = [r for r in rest if r.defense in ("hamp", "selena+diffence[n=10]")]
@@ -344,4 +344,6 @@ def test_rows_that_share_no_table_are_not_merged(made_up: MadeUp, changes: dict[
     results, _ = made_up
     strange = [r.model_copy(update=changes) for r in results]
     assert merge(results[:5], strange) == results[:5]
-    assert strangers(results[:5], strange) == len(strange) and strangers(results[:5], results) == 0
+    assert (
+        count_other_editions(results[:5], strange) == len(strange) and count_other_editions(results[:5], results) == 0
+    )

@@ -513,7 +513,7 @@ def test_a_defense_that_was_tuned_says_so_though_it_was_scored_before(scored: Ho
     entries = [tuned, f"{tuned}+rounding", "label_smoothing[epsilon=0.5]"]
     assert scored.call("run", *entries, "--protocol", "smoke").code == 0
     assert not any("tuned" in r.claims for r in fetch_results("smoke"))
-    mark = Store(scored.store).tuned("smoke", tuned)
+    mark = Store(scored.store).tuned_path("smoke", tuned)
     mark.parent.mkdir()
     mark.write_text("4 trials on other splits, against loss")
     ended = scored.call("run", *entries, "--protocol", "smoke", "--json")

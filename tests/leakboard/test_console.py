@@ -287,7 +287,7 @@ def test_no_rank_where_rows_are_too_few(scored: Home) -> None:
     own = scored.protocol(name="own", attacks=["loss", "random_scores"], seeds=[0, 1], split=_two_seeds())
     ended = scored.call("run", "loss", "--protocol", own, "--seed", "0")
     assert ended.code == 0, ended
-    assert "seed 0 alone; no ranks: they need the protocol's other seeds too" in ended.out
+    assert "seed 0 alone, no ranks: they need the protocol's other seeds too" in ended.out
     assert not re.search(r"^ *1 +a +", ended.out, re.M) and re.search(r"^ +loss +", ended.out, re.M)
     ended = scored.call("run", "loss", "--protocol", own)
     assert "no ranks: they need the rows of random_scores, by leakboard run" in " ".join(ended.out.split())

@@ -323,7 +323,9 @@ def test_an_attack_by_labels_scores_the_same_behind_a_guard_that_keeps_them(
     own = home.protocol(attacks=["metric_corr"], defenses=["memguard", "undefended"])
     asked = []
     whole = scenario.Scenario.score
-    monkeypatch.setattr("benchmark.judge.scenario.Scenario.score", lambda s: asked.append(s.served.name) or whole(s))
+    monkeypatch.setattr(
+        "benchmark.judge.scenario.Scenario.score", lambda s: asked.append(s.full_chain.name) or whole(s)
+    )
     code, said, results = run(home, protocol=own)
     assert code == 0, said
     assert sorted(asked) == ["memguard", "undefended"], "nothing to take it from yet"

@@ -25,7 +25,7 @@ from benchmark import places
 from benchmark.errors import UserError
 from benchmark.result import Result
 from benchmark.run import tracking
-from benchmark.run.tracking import Tracker, Trials, Unreachable, fetch_results, gone_runs, result_of
+from benchmark.run.tracking import Tracker, TrialTracker, Unreachable, fetch_results, gone_runs, result_of
 from tests.conftest import Ended, Home
 from tests.test_addresses import SECRETS as ADDRESSES_WITH_SECRETS
 
@@ -423,14 +423,14 @@ def test_a_study_in_a_copy_leaves_the_original_alone(home: Home, project: Path) 
     home.patch.chdir(project)
     figure = home.folder / "figure.txt"
     figure.write_text("1")
-    Trials("toy", "a study").figure(figure)
+    TrialTracker("toy", "a study").figure(figure)
     before = files_of(project)
     copy = shutil.copytree(project, home.folder / "copy")
     shutil.rmtree(copy / "mlruns/artifacts")
     home.patch.chdir(copy)
     utils._artifact_repos_cache.clear()  # one process knows a run by its id alone; here it is in two databases
     figure.write_text("2")
-    Trials("toy", "a study").figure(figure)
+    TrialTracker("toy", "a study").figure(figure)
     assert files_of(project) == before
     assert [p.read_text() for p in copy.rglob("figure.txt")] == ["2"]
 
@@ -494,10 +494,10 @@ def test_names_are_no_part_of_a_query(ledger: Path) -> None:
 @pytest.mark.parametrize("name", ["it's", "both ' and \"", "x' OR 'a' = 'a", "100% \\ `"])
 def test_studies_of_any_name_are_found_again(home: Home, name: str) -> None:
     for _ in range(2):
-        trials = Trials("toy", name)
+        trials = TrialTracker("toy", name)
         trials.log(0, {"a": name}, {"worst_case": 0.5}, {"defense": name})
-    other = Trials("toy", name + " other")
-    assert other.logged == set() and other.parent != trials.parent and Trials("toy", name).logged == {0}
+    other = TrialTracker("toy", name + " other")
+    assert other.logged == set() and other.parent != trials.parent and TrialTracker("toy", name).logged == {0}
     client = tracking.connect()
     assert len(client.search_runs([client.get_experiment_by_name("toy.tuning").experiment_id])) == 3
 
@@ -505,7 +505,7 @@ def test_studies_of_any_name_are_found_again(home: Home, name: str) -> None:
 def test_what_was_logged_before_stays_one(ledger: Path) -> None:
     """Parents and studies without the digest of their name, experiments without a view."""
     Tracker(ledger).log(record())
-    trials = Trials("toy", "dp_sgd[a=1]+hamp")
+    trials = TrialTracker("toy", "dp_sgd[a=1]+hamp")
     trials.log(0, {}, {"worst_case": 0.5}, {})
     client = tracking.connect()
     for name in ("toy", "toy.tuning"):
@@ -517,7 +517,7 @@ def test_what_was_logged_before_stays_one(ledger: Path) -> None:
         for tag in ("mlflow.experimentKind", "mlflow.sharedViewState.leakboard"):
             client.delete_experiment_tag(experiment.experiment_id, tag)
     Tracker(ledger).log(record("lira"))
-    again = Trials("toy", "dp_sgd[a=1]+hamp")
+    again = TrialTracker("toy", "dp_sgd[a=1]+hamp")
     assert (again.parent, again.logged) == (trials.parent, {0})
     assert len(runs_of("entry")) == 1
     for name in ("toy", "toy.tuning"):
@@ -627,5 +627,5 @@ def refused(*_: Any, **__: Any) -> Any:
 def test_a_password_without_its_address_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://judge:Tr0ub%40dor77@127.0.0.1:1/db?sslpassword=pw%2Fpw")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
-    told = tracking.said(ValueError("bad password 'Tr0ub@dor77' (Tr0ub%40dor77), pw/pw,\n token t0ken"))
+    told = tracking.redacted_line(ValueError("bad password 'Tr0ub@dor77' (Tr0ub%40dor77), pw/pw,\n token t0ken"))
     assert told == "bad password '***' (***), ***, token ***"

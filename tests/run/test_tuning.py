@@ -358,8 +358,12 @@ def test_all_that_was_tried_is_marked_as_it_is_tried(tmp_path: Path, registry: R
         return spec
 
     first, second, third = tell(), tell(), tell(failure=True)
-    assert first == "mine" and not store.tuned("smoke", first).exists() and not store.tuned("smoke", third).exists()
-    assert store.tuned("smoke", second).read_text() == "2 trials on other splits, against loss"
+    assert (
+        first == "mine"
+        and not store.tuned_path("smoke", first).exists()
+        and not store.tuned_path("smoke", third).exists()
+    )
+    assert store.tuned_path("smoke", second).read_text() == "2 trials on other splits, against loss"
 
 
 def test_changed_ranges_make_a_study_of_their_own(tmp_path: Path, registry: Registry) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from benchmark import protocol
 from benchmark.entries.registry import Registry
-from benchmark.errors import own_line, said, trace
+from benchmark.errors import error_line, own_line, trace
 from benchmark.judge import kinds
 from benchmark.run import work
 from benchmark.run.plan import ScenarioJob
@@ -206,5 +206,5 @@ def test_only_the_submissions_lines_count() -> None:
     with pytest.raises(KeyError) as error:
         raise KeyError("x")
     assert own_line(error.value) == ("", "") and trace(error.value) == ""
-    assert said("KeyError", "'x'") == "KeyError: 'x'"
-    assert said("MemoryError", "") == "MemoryError"
+    assert error_line("KeyError", "'x'") == "KeyError: 'x'"
+    assert error_line("MemoryError", "") == "MemoryError"

@@ -956,7 +956,7 @@ def test_who_stops_its_sandbox_stops_nobody_else(sandboxes: Sandboxes, monkeypat
 def test_the_sandbox_that_rested_longest_makes_room(sandboxes: Sandboxes) -> None:
     inside(sandboxes, "return 1")
     first = sandboxes.warm[0]
-    few = Sandboxes(sandboxes.launcher, LIMITS, "cpu", most=1, warm=[first])
+    few = Sandboxes(sandboxes.launcher, LIMITS, "cpu", max_warm=1, warm=[first])
     sandboxes.warm.clear()
     try:
         busy = opened(few, "return 1")

@@ -1,1 +1,1 @@
-"""A module a source of data: its `SOURCES` are found by their names."""
+"""One module for each source of data sets; `benchmark.data` finds all their `SOURCES`."""

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits (8x8) that come with scikit-learn: no download, minutes to score."""
+"""The 1,797 handwritten digits (8x8 pixels) that come with scikit-learn: no download, and minutes to score."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmark.data.dataset import Data, make
 
 
 def load() -> Data:
-    """Grey levels 0..16 become round(level * 255 / 16). Digits aren't flipped: a mirrored 2 is no 2."""
+    """The digits with grey levels 0 to 16 scaled to 0 to 255. Simple augmentation does not flip: a mirrored 2 is no 2."""
     from sklearn.datasets import load_digits  # slow to import
 
     levels, y = load_digits(return_X_y=True)

@@ -22,13 +22,13 @@ from benchmark.data.dataset import Data, DataError, make
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 LAYOUTS = (".", "fashion-mnist", "FashionMNIST/raw", "raw")
-"""Where in the user's folder the files may lie: in it, as they are downloaded here, or as torchvision has them."""
+"""Where below the user's folder the files may lie: in it, where a download puts them here, or where torchvision puts them."""
 _PARTS = ("train", "t10k")
 _FILES = tuple(f"{part}-{kind}-ubyte" for part in _PARTS for kind in ("images-idx3", "labels-idx1"))
 
 
 def load() -> Data:
-    """Flips belong to "simple" here: a mirrored shirt is a shirt. Raises DataError."""
+    """Both published sets, from files or a download. Simple augmentation flips: a mirrored shirt is a shirt. Raises DataError."""
     folder = _folder()
     images, labels = zip(*(_part(folder, part) for part in _PARTS), strict=True)
     return make("fashion_mnist", np.concatenate(images), np.concatenate(labels), {"pad": 2, "flip": True})
@@ -37,50 +37,50 @@ def load() -> Data:
 def _folder() -> Path:
     """The folder with the four files: the user's own, Debian's, or the user's own after a download.
 
-    The one that LEAKBOARD_DATA names is the only one: other files than those that are meant would never be noticed.
+    Where LEAKBOARD_DATA is set, no other folder is tried: that other files were read would go unnoticed.
     """
     named = os.environ.get("LEAKBOARD_DATA")
     own = Path(named or "~/.cache/leakboard").expanduser()
     for folder in [own / layout for layout in LAYOUTS] + ([] if named else [DEBIAN]):
         if all(_file(folder, name) for name in _FILES):
             return folder
-    home = own / "fashion-mnist"
+    destination = own / "fashion-mnist"
     try:
-        _download(home)
+        _download(destination)
     except (OSError, RuntimeError) as error:
         places = ", ".join(f"{own / layout}" for layout in LAYOUTS)
         debian = "unset LEAKBOARD_DATA after `apt install" if named else "`apt install"
         raise DataError(
-            f"no Fashion-MNIST: expected {', '.join(f'{n}.gz' for n in _FILES)} (or without .gz) in one of {places}; a download to {home} failed "
+            f"no Fashion-MNIST: expected {', '.join(f'{n}.gz' for n in _FILES)} (or without .gz) in one of {places}; a download to {destination} failed "
             f"({error}). Put them there, let torchvision download them (this needs a network), or {debian} "
             "dataset-fashion-mnist`"
         ) from error
-    return home
+    return destination
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    """The gzipped file, or the plain one."""
+    """The file of this name, gzipped or plain; None where there is neither."""
     return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
 
 
 def _download(folder: Path) -> None:
-    """Fetch the four files, held to their checksums, and put them into the folder whole; failing leaves nothing behind."""
+    """Download the four files, check their MD5, and move them into the folder together; a failure leaves nothing behind."""
     from torchvision.datasets import FashionMNIST  # slow to import, seldom needed
     from torchvision.datasets.utils import download_url
 
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as part:
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
             for name, md5 in FashionMNIST.resources:
                 if (folder / name).is_file():
-                    shutil.copyfile(folder / name, Path(part, name))  # fetched again where it is not whole
-                download_url(FashionMNIST.mirrors[0] + name, part, md5=md5)
+                    shutil.copyfile(folder / name, Path(scratch, name))  # downloaded again if its MD5 is wrong
+                download_url(FashionMNIST.mirrors[0] + name, scratch, md5=md5)
             for name, _ in FashionMNIST.resources:
-                os.replace(Path(part, name), folder / name)
+                os.replace(Path(scratch, name), folder / name)
     except BaseException:
-        for path in made:
-            with contextlib.suppress(OSError):  # not empty, or not ours
+        for path in created:
+            with contextlib.suppress(OSError):  # not empty, or of another user
                 path.rmdir()
         raise
 

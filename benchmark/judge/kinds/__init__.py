@@ -1,4 +1,4 @@
-"""Kinds of attack: a module a kind, whose `Scenario` is found by the task that it names. A new file here is a new kind."""
+"""Kinds of attack, one module each. A module is named after the task, and its class `Kind` is the `Scenario`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from benchmark.judge.scenario import Scenario
 from benchmark.targets.artifacts import Artifacts
 
 KINDS: dict[str, type[Scenario]] = {
-    found.name: import_module(f"{__name__}.{found.name}").Kind for found in iter_modules(__path__)
+    module.name: import_module(f"{__name__}.{module.name}").Kind for module in iter_modules(__path__)
 }
-"""By the `task` of an attack's base class, which is the module's name."""
+"""By the `task` of an attack's base class, which is the module's name. A new file here is a new kind."""
 
 
 def scenario(artifacts: Artifacts, attack: Part, chain: Chain, seed: int) -> Scenario:
-    """An attack on a defense, of the attack's own kind."""
+    """The scenario of an attack on a defense, of the attack's kind."""
     return KINDS[attack.entry.task](artifacts, attack, chain, seed)

@@ -1,4 +1,4 @@
-"""Attribute inference: what does an embedding say of a sample, besides its class?"""
+"""Attribute inference: which attribute of a sample, besides its class, can be read from its embedding?"""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from benchmark.api import Embeddings
 from benchmark.data.population import seed_of
 from benchmark.errors import printable
 from benchmark.judge import reports
-from benchmark.judge.scenario import Outcome, Scenario, expect
+from benchmark.judge.scenario import Measurements, Scenario, expect
 from benchmark.networks.access import exact_float32
 
 
 class Kind(Scenario):
-    """Attributes of target-test from embeddings of the bare network."""
+    """Guesses of the attribute on target-test, from embeddings of the bare network or of an untrained one."""
 
     behind_guards = False
 
-    def judge(self, attack: Any) -> Outcome:
+    def judge(self, attack: Any) -> Measurements:
         network = self._network()
         if (embedding := attack.choice("embedding")) not in ("target", "untrained"):
             raise ValueError(f"expected an embedding of target or untrained, given {printable(embedding, 40)!r}")
@@ -31,21 +31,22 @@ class Kind(Scenario):
             data, architecture = self.population.data, self.artifacts.protocol.architecture
             network = networks.build(architecture, data.classes, data.shape, seed_of("untrained", self.seed)).eval()
         shadow, test = (self._embed(network, p) for p in ("shadow-train", "target-test"))
-        knowledge = self._knowledge(embeddings=shadow if self.attack.entry.given("embeddings") else None)
+        knowledge = self._knowledge(embeddings=shadow if self.attack.entry.receives("embeddings") else None)
         start = time.perf_counter()
         attack.fit(knowledge)
         guess = attack.answer(test.x)
         seconds = time.perf_counter() - start
         expect(guess, (len(test.y),), "attribute labels")
-        found, intervals = reports.attribute_metrics(
+        metrics, intervals = reports.attribute_metrics(
             guess.cpu().numpy(), test.attribute.numpy(), np.random.default_rng(seed_of("bootstrap", self.seed))
         )
-        return Outcome(found, intervals, {"seconds": seconds}, null=embedding == "untrained" or None)
+        return Measurements(metrics, intervals, {"seconds": seconds}, null=embedding == "untrained" or None)
 
     def _embed(self, network: nn.Module, part: str) -> Embeddings:
+        """Embeddings (n, d) of a part, with labels and attributes."""
         samples = self.population.part(part)
         network = network.to(self.artifacts.device)
         with torch.no_grad(), exact_float32():
-            parts = [network.embed(x.to(self.artifacts.device)).cpu() for x in samples.x.split(500)]  # type: ignore[operator]
+            embeddings = [network.embed(x.to(self.artifacts.device)).cpu() for x in samples.x.split(500)]  # type: ignore[operator]
         rows = torch.from_numpy(self.population.parts[part])
-        return Embeddings(torch.cat(parts), samples.y, self.population.data.attribute[rows])
+        return Embeddings(torch.cat(embeddings), samples.y, self.population.data.attribute[rows])

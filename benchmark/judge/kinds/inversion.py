@@ -8,20 +8,20 @@ from typing import Any
 import torch
 
 from benchmark.judge import reports
-from benchmark.judge.scenario import Outcome, Scenario, expect
+from benchmark.judge.scenario import Measurements, Scenario, expect
 from benchmark.result import Picture
 
 _SHOWN = 10
-"""Classes of which the record keeps a reconstruction."""
+"""How many classes the record keeps a picture of."""
 
 
 class Kind(Scenario):
-    """Reconstructions against the class means, and whether another classifier knows them."""
+    """Reconstructions of the classes, compared with the classes' mean images and classified by the evaluator."""
 
     behind_guards = False
     evaluator = True
 
-    def judge(self, attack: Any) -> Outcome:
+    def judge(self, attack: Any) -> Measurements:
         classes, shape = self.population.data.classes, self.population.data.shape
         knowledge = self._knowledge()
         start = time.perf_counter()
@@ -36,8 +36,8 @@ class Kind(Scenario):
         means = torch.stack([train.x[train.y == c].mean(0) for c in range(classes)])
         baseline = self.artifacts.chain(self.artifacts.protocol.baseline).training
         evaluator = self.artifacts.network(baseline, self.seed, "evaluator").predictor()
-        found = reports.inversion_metrics(images, means)
-        found["evaluator_accuracy"] = float((evaluator(images).argmax(1) == torch.arange(classes)).double().mean())
-        shown = {"reconstructions": images, "class_means": means}
-        pictures = {name: Picture.of(x[:_SHOWN].numpy()) for name, x in shown.items()}
-        return Outcome(found, {}, {"seconds": seconds}, pictures=pictures)
+        metrics = reports.inversion_metrics(images, means)
+        metrics["evaluator_accuracy"] = float((evaluator(images).argmax(1) == torch.arange(classes)).double().mean())
+        images_by_name = {"reconstructions": images, "class_means": means}
+        pictures = {name: Picture.of(x[:_SHOWN].numpy()) for name, x in images_by_name.items()}
+        return Measurements(metrics, {}, {"seconds": seconds}, pictures=pictures)

@@ -1,4 +1,4 @@
-"""Model stealing: how near comes a copy that is trained on the target's answers?"""
+"""Model stealing: how well does a copy that was trained on the target's answers agree with the target?"""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from benchmark.data.population import seed_of
 from benchmark.judge import reports
-from benchmark.judge.scenario import Outcome, Scenario, expect
+from benchmark.judge.scenario import Measurements, Scenario, expect
 
 
 class Kind(Scenario):
-    """A copy's labels against the target's and the true ones."""
+    """Labels of the copy on target-test, compared with the target's labels and with the true ones."""
 
     asks = ("shadow-train",)
 
-    def judge(self, attack: Any) -> Outcome:
+    def judge(self, attack: Any) -> Measurements:
         knowledge = self._knowledge()
         queries = self.population.part("shadow-train")
         start = time.perf_counter()
@@ -27,15 +27,15 @@ class Kind(Scenario):
         seconds = time.perf_counter() - start
         if isinstance(predict, Tensor) or not callable(predict):
             raise ValueError(f"expected a network from steal, given {type(predict).__name__}")
-        self.target.close()  # the copy answers for itself
+        self.target.close()  # so that the copy can't query the target at test time
         test = self.population.part("target-test")
-        copy = predict(test.x)
-        expect(copy, (len(test), self.population.data.classes), "the copy's answers")
-        truth = self._model().answers("target-test")
-        found, intervals = reports.stealing_metrics(
-            copy.argmax(1).numpy(),
-            truth.argmax(1).numpy(),
+        copy_answers = predict(test.x)
+        expect(copy_answers, (len(test), self.population.data.classes), "the copy's answers")
+        target_answers = self._model().answers("target-test")
+        metrics, intervals = reports.stealing_metrics(
+            copy_answers.argmax(1).numpy(),
+            target_answers.argmax(1).numpy(),
             test.y.numpy(),
             np.random.default_rng(seed_of("bootstrap", self.seed)),
         )
-        return Outcome(found, intervals, {"seconds": seconds})
+        return Measurements(metrics, intervals, {"seconds": seconds})

@@ -1,1 +1,1 @@
-"""A module a family of networks: its `NETWORKS` are found by their names."""
+"""One module for each family of networks; `benchmark.networks` finds all their `NETWORKS`."""

@@ -10,7 +10,7 @@ Shape = tuple[int, int, int]
 
 
 def simple_cnn(classes: int, shape: Shape) -> Network:
-    """Two 3x3 convolutions of 32 and 64 channels with max pooling, a hidden layer of 128."""
+    """Two 3x3 convolutions of 32 and 64 channels with max pooling, a hidden layer; d = 128."""
     c, h, w = shape
     return Network(
         nn.Sequential(
@@ -24,9 +24,9 @@ def simple_cnn(classes: int, shape: Shape) -> Network:
 
 
 def small_cnn(classes: int, shape: Shape) -> Network:
-    """Two convolutions of 16 and 32 channels that halve by stride, a hidden layer of 64: cheap on a CPU.
+    """Two strided convolutions of 16 and 32 channels, a hidden layer; d = 64. Cheap on a CPU.
 
-    5x5, both stride 2; on images under 16 pixels 3x3, strides 1 and 2, for little is left to halve.
+    5x5 with stride 2 each; on images under 16 pixels 3x3 with strides 1 and 2, for there is little left to halve.
     """
     c, h, w = shape
     kernel, first = (5, 2) if min(h, w) >= 16 else (3, 1)

@@ -13,7 +13,9 @@ def resnet18(classes: int, shape: tuple[int, int, int]) -> Network:
 
     backbone = timm.create_model("resnet18", pretrained=False, num_classes=0, in_chans=shape[0])
     backbone.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's others
+    nn.init.kaiming_normal_(
+        backbone.conv1.weight, mode="fan_out", nonlinearity="relu"
+    )  # as timm initialises its convolutions
     backbone.maxpool = nn.Identity()
     return Network(backbone, width=512, classes=classes)
 

@@ -1,7 +1,7 @@
-"""Executors: what gives work to workers. A module a way to have workers; `execute` and tuning run on any of them.
+"""Executors, which give work to workers. Each module is one kind of worker; `execute` and tuning run on any.
 
-A worker does one piece of work after the other, in the order in which they were handed to it. Whatever becomes of a
-worker, each piece of work that was handed in ends exactly once.
+A worker does its pieces of work one after another, in the order in which it got them. Whatever becomes of a
+worker, each piece of work that was submitted is reported as ended exactly once.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ Work = TypeVar("Work")
 Made = TypeVar("Made")
 
 How = Literal["made", "raised", "lost", "hung", "not begun"]
-"""How a piece of work ended: it gave something; it raised; its worker died, or was stopped for it took too long; or its
-worker was replaced before it came to it."""
+"""How a piece of work ended. made: it returned something; raised: it raised; lost: its worker died; hung: it took too
+long, and its worker was stopped; not begun: its worker was replaced before it began this one."""
 
 
 @dataclass(frozen=True)
 class Ended(Generic[Work, Made]):
-    """One piece of work that is with no worker any more."""
+    """One piece of work that has ended. `made`: what it returned; `problem`: what it raised."""
 
     work: Work
     how: How
@@ -36,22 +36,22 @@ class Executor(ABC, Generic[Work, Made]):
 
     @abstractmethod
     def at_hand(self, worker: int) -> Sequence[Work]:
-        """What a worker has: first what it does, then what waits for it there."""
+        """The work of a worker: first the piece that it is doing, then those that wait."""
 
     @abstractmethod
     def submit(self, worker: int, work: Work) -> bool:
-        """Hand a worker something to do after what it has; False where it cannot take it now."""
+        """Give a worker a piece of work, to be done after what it has. False if it cannot take it now."""
 
     @abstractmethod
     def ended(self, timeout: float) -> list[Ended[Work, Made]]:
-        """What ended since the last call; where nothing has, what ends within these seconds. [] for nothing.
+        """The work that ended since the last call. If none has, wait up to `timeout` seconds for some; [] if none ends.
 
         A worker that died or hangs is replaced before its work is returned.
         """
 
     @abstractmethod
     def stop(self, *, kill: bool = False) -> None:
-        """End all workers, at once with `kill`; what they do is lost. Work that was stored stays stored."""
+        """End all workers, at once with `kill`. Their current work is lost; what they have stored is kept."""
 
     @property
     def busy(self) -> bool:

@@ -18,19 +18,19 @@ from benchmark.sandbox.host import MALLOC
 
 @dataclass
 class _Worker(Generic[Work, Made]):
-    """One process and the work that it has at hand (it does the first)."""
+    """One process, and its work by future; it is doing the first piece."""
 
     process: ProcessPoolExecutor
     work: dict[Future[Made], Work] = field(default_factory=dict)
     since: float = 0.0
-    """When the first of its work came to be the first."""
+    """Time (`time.monotonic`) at which it began the first piece."""
 
 
 class Pool(Executor[Work, Made]):
-    """A process a worker, each with a pool of its own: then a death has one culprit.
+    """One process for each worker. Each has a pool of its own, so that a death shows whose work was the cause.
 
-    do: what a worker does with a piece of work, by a name that can be imported. limit: seconds after which a piece of
-    work hangs; None for none.
+    do: the function that does a piece of work; it must be importable by name. limit: seconds after which a piece of
+    work counts as hung; None for no limit.
     """
 
     def __init__(self, do: Callable[[Work], Made], setting: Setting, workers: int, limit: float | None = None) -> None:
@@ -42,60 +42,60 @@ class Pool(Executor[Work, Made]):
         return list(self._team[worker].work.values())
 
     def submit(self, worker: int, work: Work) -> bool:
-        one = self._team[worker]
+        chosen = self._team[worker]
         try:
-            future = one.process.submit(self.do, work)
-        except BrokenProcessPool:  # it died since the last look; what it was doing, if anything, tells
-            if not one.work:
-                self._replace(one)
+            future = chosen.process.submit(self.do, work)
+        except BrokenProcessPool:  # it died since the last call; if it had work, `ended` will notice
+            if not chosen.work:
+                self._replace(chosen)
             return False
-        if not one.work:
-            one.since = time.monotonic()
-        one.work[future] = work
+        if not chosen.work:
+            chosen.since = time.monotonic()
+        chosen.work[future] = work
         return True
 
     def ended(self, timeout: float) -> list[Ended[Work, Made]]:
-        running = {future: one for one in self._team for future in one.work}
-        found: list[Ended[Work, Made]] = []
+        running = {future: worker for worker in self._team for future in worker.work}
+        ended: list[Ended[Work, Made]] = []
         done = wait(running, timeout=timeout, return_when=FIRST_COMPLETED).done
-        for future, one in running.items():
-            if future not in done or future not in one.work:  # or it went with its worker
+        for future, worker in running.items():
+            if future not in done or future not in worker.work:  # or it ended together with its worker
                 continue
-            problem = future.exception()
-            if isinstance(problem, BrokenProcessPool):
-                found += self._lost(one, "lost")
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                ended += self._lost(worker, "lost")
                 continue
-            one.since = time.monotonic()
-            work = one.work.pop(future)
-            found.append(Ended(work, "raised", problem=problem) if problem else Ended(work, "made", future.result()))
-        for one in self._team:
-            if self.limit is not None and one.work and time.monotonic() - one.since > self.limit:
-                found += self._lost(one, "hung")
-        return found
+            worker.since = time.monotonic()
+            work = worker.work.pop(future)
+            ended.append(Ended(work, "raised", problem=error) if error else Ended(work, "made", future.result()))
+        for worker in self._team:
+            if self.limit is not None and worker.work and time.monotonic() - worker.since > self.limit:
+                ended += self._lost(worker, "hung")
+        return ended
 
     def stop(self, *, kill: bool = False) -> None:
-        for one in self._team:
-            _end(one.process, kill=kill)
+        for worker in self._team:
+            _end(worker.process, kill=kill)
 
-    def _lost(self, one: _Worker[Work, Made], how: How) -> list[Ended[Work, Made]]:
-        first, *others = one.work.values()
-        self._replace(one)
+    def _lost(self, worker: _Worker[Work, Made], how: How) -> list[Ended[Work, Made]]:
+        first, *others = worker.work.values()
+        self._replace(worker)
         return [Ended(first, how), *(Ended(other, "not begun") for other in others)]
 
-    def _replace(self, one: _Worker[Work, Made]) -> None:
-        one.work.clear()
-        _end(one.process, kill=True)
-        one.process = process(self.setting, self.workers)
+    def _replace(self, worker: _Worker[Work, Made]) -> None:
+        worker.work.clear()
+        _end(worker.process, kill=True)
+        worker.process = process(self.setting, self.workers)
 
 
 def process(setting: Setting, workers: int) -> ProcessPoolExecutor:
-    """One process that ends with this one, and has the judge at hand."""
+    """A pool of one process, which rebuilds the judge from the setting and ends with this process."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, context, initializer=start_worker, initargs=(setting, os.getpid(), workers))
 
 
 def one_thread() -> None:
-    """Have processes that start from here on use one thread each."""
+    """Have processes that are started from now on use one thread each."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
     for name, value in MALLOC.items():
