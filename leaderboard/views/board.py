@@ -183,8 +183,8 @@ def _attacks(table: pd.DataFrame, task: str, metric: str) -> None:
     st.text(
         f"Ranked within a track by the mean {METRICS[metric].label} over the required defenses: larger is stronger."
     )
-    interval = rank_interval(table).where(~table.null_row.astype(bool), "null")
-    shown = table.assign(interval=interval, apart=apart(table))
+    place = rank_interval(table).where(~table.null_row.astype(bool), "null")
+    shown = table.assign(interval=place, apart=apart(table))
     config: dict[str, Any] = CHIEF | {
         "attack": column.TextColumn("Attack", pinned=True, width="medium"),
         "track": column.TextColumn("Track", help="Access / auxiliary knowledge: different adversaries are not ranked together"),
