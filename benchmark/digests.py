@@ -201,6 +201,10 @@ def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, 
     for statement in tree.body:
         for name_defined in _names_defined_by(statement):
             own.setdefault(name_defined, []).append(statement)
+    if twice := sorted(own.keys() & {*imported, *foreign}):
+        raise LookupError(
+            f"benchmark.{name}: expected one meaning of a name, given {twice[0]} as its own and as an import"
+        )
     return own, imported, foreign
 
 

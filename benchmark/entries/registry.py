@@ -51,6 +51,8 @@ _DECLARED = {
     "adaptive_attack",
 }
 """Attributes of a submission's class that are read from the syntax tree."""
+_OF_THE_CONTRACT = ("task", "answer", "from_shadow")
+"""Attributes by which the contract describes a kind of attack."""
 SIZE = 1 << 18
 """Bytes of a submission at most, so that reading one takes a bounded time."""
 _WARNINGS_LOCK = threading.Lock()
@@ -441,6 +443,7 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
         name, value = _assignment(node)
         if name in _DECLARED and value is not None:
             values[name] = literal(value, path)
+    _check_declarations(cls, path)
     if kind == "attack" and (named := pretrained_marks(params)):
         raise UserError(f"{path}: Params: {next(iter(named))}: expected Pretrained in a defense, given an attack")
     _check_values(values, task, path, params)
@@ -470,6 +473,27 @@ def _parse(text: str, path: Path) -> ast.Module:
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(text)
+
+
+def _check_declarations(cls: ast.ClassDef, path: Path) -> None:
+    """Check that what is read of a class is what Python would make of it, and that it leaves the contract's own names alone."""
+    plain = {id(target) for n in cls.body if isinstance(n, ast.Assign) and len(n.targets) == 1 for target in n.targets}
+    plain |= {id(n.target) for n in cls.body if isinstance(n, ast.AnnAssign)}
+    seen: set[str] = set()
+    for node in _class_level(cls.body):
+        if not isinstance(node, ast.Name) or isinstance(node.ctx, ast.Load):
+            continue
+        if node.id in _OF_THE_CONTRACT:
+            raise UserError(
+                f"{path}: line {node.lineno}: expected another name, given {node.id!r}, which is the contract's own"
+            )
+        if node.id in _DECLARED and (id(node) not in plain or node.id in seen):
+            raise UserError(
+                f"{path}: line {node.lineno}: {node.id}: expected one plain assignment, {node.id} = ..., given another"
+            )
+        seen.add(node.id)
+    for method in (n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name in {*_OF_THE_CONTRACT, *_DECLARED}):
+        raise UserError(f"{path}: line {method.lineno}: expected another name for the method {method.name!r}")
 
 
 def _check_methods(cls: ast.ClassDef, methods: set[str], task: str, stages: tuple[str, ...], path: Path) -> None:
@@ -538,6 +562,8 @@ def _check_values(values: dict[str, Any], task: str, path: Path, params: type[Hy
                 if not isinstance(item, str) or item not in known:
                     raise UserError(f"{path}: {name}: expected one of {', '.join(sorted(known))}, given {item!r}")
     values["needs"] = frozenset(values.get("needs", ()))
+    if len(values["needs"] & {"references-online", "references-offline"}) > 1:
+        raise UserError(f"{path}: needs: expected one of references-offline and references-online, given both")
     values["stages"] = tuple(values.get("stages", ()))
     uses = values.get("uses", ())
     values["uses"] = uses if isinstance(uses, dict) else {name: {} for name in uses}
@@ -633,21 +659,30 @@ def _short_texts(tree: ast.Module) -> frozenset[str]:
 
 
 def _submission_class(tree: ast.Module, path: Path) -> ast.ClassDef:
-    """The one top-level class that derives from a class of the contract. Raises UserError for none or several."""
+    """The one top-level class that derives from one class of the contract. Raises UserError for another number of either."""
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and _base_class(n) in _TASK_OF_BASE]
     if len(classes) != 1:
         given = " and ".join(c.name for c in classes) or "none"
         raise UserError(f"{path}: expected one class deriving from {', '.join(_TASK_OF_BASE)}; given {given}")
+    bases = [name for base in classes[0].bases if (name := _name_of(base)) in _TASK_OF_BASE]
+    if len(bases) > 1:
+        raise UserError(
+            f"{path}: expected a class deriving from one class of the contract, given {' and '.join(bases)}"
+        )
     return classes[0]
 
 
 def _base_class(cls: ast.ClassDef) -> str:
     """The contract's class that a class derives from; "" for none."""
     for base in cls.bases:
-        name = base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
+        name = _name_of(base)
         if name in _TASK_OF_BASE:
             return name
     return ""
+
+
+def _name_of(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
 def _assignment(node: ast.stmt) -> tuple[str, ast.expr | None]:

@@ -22,7 +22,7 @@ def judge_code(task: str) -> str:
     root = "judge.utility:utility" if task == "utility" else f"judge.kinds.{task}:Kind"
     return code_of(
         root, "targets.artifacts:Artifacts", "data.population:populate",
-        "networks.access:GuardedTarget", "networks.access:ask", "networks.access:raw", "sandbox.local:Attacker", "sandbox.local:Defender",
+        "networks.access:GuardedTarget", "networks.access:ask", "networks.access:raw", "sandbox.local:Attacker", "sandbox.local:Defender", "sandbox.remote:Builder",
         "data.attribute:thickness", "data.attribute:above_class_median",
     )  # fmt: skip
 
@@ -137,7 +137,7 @@ def scenario_key(artifacts: Artifacts, attack: Part | None, chain: Chain, seed: 
         [artifacts.stamp(seed, w) for w in ("target", "shadow")] if chain.guards else [],
         artifacts.key(artifacts.chain(artifacts.protocol.baseline).training) if evaluator else "",
         artifacts.key(chain.training), [artifacts.key(g) for g in chain.guards], artifacts.reference_sizes(chain.training),
-        seed, judge_code(attack.entry.task if attack else "utility"), training_code(), artifacts.networks_code(evaluator), artifacts.environment, *asked,
+        artifacts.population(seed).data.simple, seed, judge_code(attack.entry.task if attack else "utility"), training_code(), artifacts.networks_code(evaluator), artifacts.environment, *asked,
     )  # fmt: skip
 
 

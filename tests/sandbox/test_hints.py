@@ -161,7 +161,7 @@ def test_a_defense_is_told_of_its_own_device() -> None:
 
     entry: Any = SimpleNamespace(kind="defense")
     assert hint("AssertionError", "Torch not compiled with CUDA enabled", "", entry).endswith(
-        "use task.device or context.device"
+        "use training.device or context.device"
     )
     assert hint("AttributeError", "'NoneType' object has no attribute 'members'", "", entry) == ""
 
