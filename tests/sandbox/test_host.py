@@ -390,7 +390,7 @@ def inside(sandboxes: Sandboxes, body: str, entry: str = "one") -> Any:
     """What `body` returns there, as JSON."""
     session = opened(sandboxes, body, entry)
     try:
-        value = session.call("predict", {}, {"x": torch.zeros(1)})[1]["value"]
+        value = session.call("answer", {"arguments": [{"tensor": "x"}]}, {"x": torch.zeros(1)})[1]["value"]
     finally:
         session.close()
     return json.loads(bytes(value.tolist()))
@@ -788,7 +788,7 @@ def test_the_judges_own_time_is_not_the_submissions(sandboxes: Sandboxes, warm: 
     session = opened(sandboxes, "return 1")
     warm.limits = LIMITS.model_copy(update={"seconds": 2})
     time.sleep(2.5)
-    session.call("predict", {}, {"x": torch.zeros(1)})
+    session.call("answer", {"arguments": [{"tensor": "x"}]}, {"x": torch.zeros(1)})
     session.close()
 
 
@@ -912,7 +912,7 @@ def test_a_fork_cannot_touch_what_it_was_forked_from(sandboxes: Sandboxes) -> No
 
 def test_two_entries_do_not_see_each_other(sandboxes: Sandboxes, launcher: Launcher) -> None:
     one = opened(sandboxes, LITTER)
-    one.call("predict", {}, {"x": torch.zeros(1)})
+    one.call("answer", {"arguments": [{"tensor": "x"}]}, {"x": torch.zeros(1)})
     here = inside(sandboxes, LOOK, entry="other")
     assert here[:2] == [[], []] and len(here[2]) <= 2
     pids = [s.process.pid for s in sandboxes.warm]
@@ -981,7 +981,7 @@ import torch
 if __name__ == "__main__":
     sandboxes = Sandboxes(launcher(), LIMITS, "cpu")
     session = opened(sandboxes, {body!r})
-    session.call("predict", {{}}, {{"x": torch.zeros(1)}})
+    session.call("answer", {{"arguments": [{{"tensor": "x"}}]}}, {{"x": torch.zeros(1)}})
     print(sandboxes.warm[0].process.pid, flush=True)
     time.sleep(60)
 """
