@@ -83,7 +83,8 @@ def test_the_mean_over_the_pool_keeps_defenses_on_which_a_variant_is_its_default
         else r.model_copy(update={"attack": "nn_sorted[guards=target]", "status": "skipped", "metrics": {}})
         for r in of
     ]
-    before, after = points(made_up, "mean"), points(([*results, *more], board), "mean")
+    required = replace(board, required_attacks=(*board.required_attacks, "nn_sorted[guards=target]"))
+    before, after = points(made_up, "mean"), points(([*results, *more], required), "mean")
     assert set(before.defense) == set(after.defense)
     assert after.leakage["selena+diffence[n=10]"] > before.leakage["selena+diffence[n=10]"]
 
