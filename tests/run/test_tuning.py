@@ -557,7 +557,7 @@ def test_a_study_from_start_to_board(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (("constant_output",), "expected a hyperparameter with Search"),
-        (("label_smoothing", "--leakage", "mse"), "expected auc or tpr_at_fpr_0.01"),
+        (("label_smoothing", "--leakage", "mse"), "is not one of 'auc', 'tpr_at_fpr_0.01'"),
         (("label_smoothing", "--attack", "fredrikson"), "expected membership attacks, given fredrikson"),
         (("label_smooth",), "label_smoothing"),
         (("diffence[external=none]",), "mlruns/models/none: expected a folder that save_pretrained of diffusers wrote"),
