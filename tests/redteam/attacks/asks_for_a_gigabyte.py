@@ -25,7 +25,7 @@ class Hostile(Attack):
         stream = target._work.channel.stream
         n = (1 << 22) - (1 << 12)
         header = json.dumps({"x": {"dtype": "F32", "shape": [n, 1, 8, 8], "data_offsets": [0, n * 256]}}).encode()
-        text = json.dumps({"do": "log_posteriors", "with": {"target": "0"}}).encode()
+        text = json.dumps({"do": "log_posteriors", "with": {"target": 0}}).encode()
         stream.sendall(
             struct.pack(">IQ", len(text), 8 + len(header) + n * 256) + text + struct.pack("<Q", len(header)) + header
         )

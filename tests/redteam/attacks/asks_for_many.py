@@ -19,4 +19,4 @@ class Hostile(Attack):
 
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         many = candidates.x[:1].repeat(150_000, 1, 1, 1)
-        return target._work.ask("log_posteriors", {"target": "0"}, {"x": many})["value"][: len(candidates), 0]
+        return target._work.ask("log_posteriors", {"target": 0}, {"x": many})["value"][: len(candidates), 0]
