@@ -168,10 +168,10 @@ WRONG: dict[str, tuple[str, str]] = {
     "private": ("channel.call('labels', {'target': '__class__'}, {'x': x})", "expected a target that the judge has given"),
     "no_target": ("channel.call('labels', {}, {'x': x})", "expected a target that the judge has given"),
     "references": ("channel.call('references', {}, {'x': x})", "PermissionError: expected reference models that the judge has given"),
-    "no_images": ("channel.call('labels', {'target': '0'})", "expected an array 'x', given none"),
+    "no_images": ("channel.call('labels', {'target': 0})", "expected an array 'x', given none"),
     "odd_images": ("target.labels(x[:, :, :3])", "x: expected nx1x8x8 torch.float32, given 60x1x3x8"),
-    "store": ("channel.call('store', {})", "broke the protocol: expected one of references, labels, log_posteriors, white_box, given 'store'"),
-    "before": ("channel.call('before', {}, {'x': x})", "broke the protocol: expected one of references, labels"),
+    "store": ("channel.call('store', {})", "broke the protocol: expected one of labels, log_posteriors, references, white_box, given 'store'"),
+    "before": ("channel.call('before', {}, {'x': x})", "broke the protocol: expected one of labels, log_posteriors, references"),
     "list": ("return scores.tolist()", "expected a tensor from score, given list"),
     "half": ("return scores.half()", "expected scores of dtype float64, given float16"),
     "whole": ("return scores.long()", "expected scores of dtype float64, given int64"),
@@ -470,7 +470,7 @@ def test_claims_are_escaped(defender: Callable[..., RemoteDefender]) -> None:
 def test_artifacts_are_those_of_its_own_tasks(defender: Callable[..., RemoteDefender], number: object) -> None:
     session = Said(({}, {}))
     defender(session).train(tasks(2))
-    with pytest.raises(ValueError, match="expected one of 2 tasks"):
+    with pytest.raises(ValueError, match="expected one of 2 trainings"):
         session.handlers["artifact"]({"training": number, "name": "a"}, {})
     with pytest.raises(ValueError, match="a name of at most 200 characters"):
         session.handlers["artifact"]({"training": 0, "name": ["a"]}, {})
