@@ -164,7 +164,7 @@ BODIES
 WRONG: dict[str, tuple[str, str]] = {
     "posteriors": ("target.log_posteriors(x)", "PermissionError: the attack declares label access; it asked for posteriors"),
     "network": ("target.white_box()", "PermissionError: the attack declares label access; it asked for the network"),
-    "other": ("channel.call('labels', {'target': '1'}, {'x': x})", "PermissionError: expected a target that the judge has given"),
+    "other": ("channel.call('labels', {'target': 1}, {'x': x})", "PermissionError: expected a target that the judge has given"),
     "private": ("channel.call('labels', {'target': '__class__'}, {'x': x})", "expected a target that the judge has given"),
     "no_target": ("channel.call('labels', {}, {'x': x})", "expected a target that the judge has given"),
     "references": ("channel.call('references', {}, {'x': x})", "PermissionError: expected reference models that the judge has given"),
