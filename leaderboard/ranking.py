@@ -145,8 +145,13 @@ def _samples_needed(metric: str) -> int:
 
 
 def rank_metric(frame: pd.DataFrame, board: Board) -> str:
-    """The first metric of `board.rank_by` for which the smallest sample of non-members is large enough, else AUC."""
-    least = frame.nonmembers[(frame.task == "membership") & (frame.status == "ok")].min()
+    """The first metric of `board.rank_by` for which the smallest sample of non-members is large enough, else AUC.
+
+    Only what the protocol requires counts (where there is some): no other entry's sample changes what everybody is ranked by.
+    """
+    scored = frame[(frame.task == "membership") & (frame.status == "ok")]
+    required = scored.attack.isin(board.required_attacks) & scored.defense.isin(board.required_defenses)
+    least = scored.nonmembers[required if required.any() else slice(None)].min()
     return next((m for m in board.rank_by if not _samples_needed(m) or least >= 10 * _samples_needed(m)), AUC)
 
 

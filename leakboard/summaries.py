@@ -54,7 +54,8 @@ def _summary(row: dict[str, Any], mine: list[Result], chain: Chain, board: Board
     if seeds and not math.isfinite(
         row["worst_auc"]
     ):  # not all of the board's attacks were run on it: take those that were
-        met = tuple({r.attack: None for r in mine if r.task == "membership" and r.status == "ok"})
+        scored = {(r.attack, r.seed) for r in mine if r.task == "membership" and r.status == "ok"}
+        met = tuple(sorted({a for a, _ in scored if all((a, s) in scored for s in seeds)}))
         of_its_own = replace(board, required_attacks=met, required_defenses=(), seeds=seeds, baseline=chain.name)
         row, over = _table(mine, of_its_own)[chain.name], f"what it has met, seeds {', '.join(map(str, seeds))}"
     completed = [r for r in mine if r.attack and r.status in ("ok", "skipped")]

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.api.augmentation import views
 from benchmark.api.bounds import interval_bounds
+from benchmark.api.declared import Card, Hyper, Pretrained, Search
 from benchmark.api.perceptron import Perceptron
 from benchmark.api.signals import best_thresholds, logit_margin
 
@@ -59,48 +60,6 @@ Extra = Literal["reference", "validation"]
 
 Predict = Callable[[Tensor], Tensor]
 """Images (n, c, h, w) float32 in [0, 1] -> log-posteriors (n, k) float64."""
-
-
-# --- What a file declares ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Card:
-    """Who made a method and where it is described. Every argument must be a literal."""
-
-    title: str
-    authors: tuple[str, ...]
-    reference: str
-    year: int | None
-    null: bool = False
-    """Whether this is a null row: a score that uses nothing of the target, to compare others with (RULES 18)."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """The closed range that tuning searches (`log`: on a logarithmic scale), and the paper's own grid. Both lie in the range of `Field`."""
-
-    low: float
-    high: float
-    log: bool = False
-    grid: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """Marks a hyperparameter that names a diffusion model of the user's (or None), for `training.pretrained`.
-
-    The judge reads the model before any work starts. The model replaces what the hyperparameters `instead_of` set: they must
-    stay at their defaults with it.
-    """
-
-    instead_of: tuple[str, ...] = ()
-
-
-class Hyper(BaseModel):
-    """Base of every `Params`: unknown names and values out of range are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 # --- What an attack is given ------------------------------------------------------------------------
@@ -226,6 +185,8 @@ class AnyAttack:
     """The kind's name, and that of the module in `judge/kinds/` that scores it."""
     answer: ClassVar[str]
     """The name of that method."""
+    returns: ClassVar[Literal["tensor", "network"]] = "tensor"
+    """What that method returns."""
     from_shadow: ClassVar[ShadowField]
     """Which field of `Knowledge` the need "shadow" fills for attacks of this kind."""
 
@@ -293,6 +254,7 @@ class StealingAttack(AnyAttack):
 
     task: ClassVar[str] = "stealing"
     answer: ClassVar[str] = "steal"
+    returns: ClassVar[Literal["tensor", "network"]] = "network"
     from_shadow: ClassVar[ShadowField] = "auxiliary"
 
     def steal(self, target: Target, queries: Samples, build: Callable[[], nn.Module]) -> nn.Module:

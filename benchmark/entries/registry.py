@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import re
 import sys
@@ -26,7 +27,7 @@ from typing import Any, Literal, cast
 from pydantic import ValidationError
 
 from benchmark import api, reading
-from benchmark.api import AnyAttack, Card, Hyper, Pretrained
+from benchmark.api import AnyAttack, Card, Defense, Hyper, Pretrained
 from benchmark.digests import code_of, tree_digest
 from benchmark.entries.cards import WORD, hyperparameters, literal, pretrained_marks
 from benchmark.errors import UserError, printable, suggest
@@ -51,7 +52,7 @@ _DECLARED = {
     "adaptive_attack",
 }
 """Attributes of a submission's class that are read from the syntax tree."""
-_OF_THE_CONTRACT = ("task", "answer", "from_shadow")
+_OF_THE_CONTRACT = ("task", "answer", "returns", "from_shadow")
 """Attributes by which the contract describes a kind of attack."""
 SIZE = 1 << 18
 """Bytes of a submission at most, so that reading one takes a bounded time."""
@@ -453,6 +454,7 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
         len(cls.bases) == 1 and not cls.keywords and not cls.decorator_list
     ):  # other bases or a decorator may bring methods
         _check_methods(cls, methods, task, values["stages"], path)
+        _check_signatures(cls, ATTACKS.get(task, Defense), path)
     plain = [len(cls.bases) == 1 and not own & names for names in ({"train", "network"}, {"network"})]
     return Entry(
         id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=tree_digest(tree),
@@ -517,6 +519,23 @@ def _check_methods(cls: ast.ClassDef, methods: set[str], task: str, stages: tupl
             f"{path}: stages: expected {stage} for the method {(stray + idle)[0]!r}, given {', '.join(stages) or 'none'}; "
             "what is no step of the contract needs another name"
         )
+
+
+def _check_signatures(cls: ast.ClassDef, contract: type, path: Path) -> None:
+    """Check that the contract's methods can be called with what the judge hands to them, in the contract's order."""
+    for node in cls.body:
+        method = getattr(contract, node.name, None) if isinstance(node, ast.FunctionDef) else None
+        if not isinstance(node, ast.FunctionDef) or not inspect.isfunction(method) or node.decorator_list:
+            continue
+        handed = list(inspect.signature(method).parameters)
+        places = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+        required = len(places) - len(node.args.defaults)
+        enough = len(places) >= len(handed) or node.args.vararg
+        if required > len(handed) or not enough or None in node.args.kw_defaults:
+            raise UserError(
+                f"{path}: line {node.lineno}: expected {node.name}({', '.join(handed)}), "
+                f"given {node.name}({', '.join(places)})"
+            )
 
 
 def _class_level(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from benchmark.api import Annotated, Attack, References, Candidates, Card, Field, Hyper, Knowledge, Search, Target
+from benchmark.api import Annotated, Attack, Candidates, Card, Field, Hyper, Knowledge, References, Search, Target
 
 
 class Submission(Attack):
@@ -15,7 +15,7 @@ class Submission(Attack):
 
     card = Card(title="NAME", authors=("you",), reference="unpublished", year=None)
     access = "posterior"  # "label", "posterior" or "white-box"
-    needs = frozenset()  # of "shadow", "partial", "references-online", "references-offline"
+    needs = frozenset()  # of "shadow", "partial", "references-online" or "references-offline", "certificate"
     calibrate = "shadow"  # who sets the threshold: "shadow" the judge, "own" (score > 0), "none"
 
     class Params(Hyper):

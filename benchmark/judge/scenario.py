@@ -187,13 +187,11 @@ def same_labels(target: ServedModel, chain: Chain, predict: Predict | None = Non
             )
 
 
-def checked_scores(scores: Any, n: int) -> Floats:
+def checked_scores(scores: Tensor, n: int) -> Floats:
     """Scores as an array (s, n).
 
     Raises ValueError unless they are finite float64, (n,) or (s, n) with s up to ATTACK_SEEDS.
     """
-    if not isinstance(scores, Tensor):
-        raise ValueError(f"expected scores as a tensor, given {type(scores).__name__}")
     if scores.dtype != torch.float64:
         raise ValueError(f"expected scores of dtype float64, given {str(scores.dtype).removeprefix('torch.')}")
     if scores.ndim not in (1, 2) or scores.shape[-1] != n or scores.shape[0] == 0:

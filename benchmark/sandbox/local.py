@@ -84,13 +84,9 @@ class Attacker:
         """
         kind = ATTACKS[self.attack.task]
         result = getattr(self.attack, kind.answer)(*arguments)
-        is_network = getattr(kind, kind.answer).__annotations__["return"] == "nn.Module"
-        if is_network and isinstance(result, nn.Module):
-            return raw(result, self.device)
-        if is_network or not isinstance(result, Tensor):
-            expected = "network" if is_network else "tensor"
-            raise ValueError(f"expected a {expected} from {kind.answer}, given {type(result).__name__}")
-        return result
+        if not isinstance(result, nn.Module if kind.returns == "network" else Tensor):
+            raise ValueError(f"expected a {kind.returns} from {kind.answer}, given {type(result).__name__}")
+        return raw(result, self.device) if isinstance(result, nn.Module) else result
 
     def choice(self, name: str) -> str:
         """The value of a property by which the attack chooses, such as `embedding`."""

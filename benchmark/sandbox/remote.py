@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmark import networks
 from benchmark.api import Claims, Context, Knowledge, Predict, References, Target
-from benchmark.entries.registry import Entry, Part
+from benchmark.entries.registry import ATTACKS, Entry, Part
 from benchmark.errors import Fault, printable
 from benchmark.networks.access import CHUNK, raw
 from benchmark.networks.training import TrainingRun
@@ -316,8 +316,7 @@ class RemoteAttacker:
     """`Attacker` in a sandbox. One fork serves from `fit` to the last answer."""
 
     def __init__(self, isolation: Isolation, part: Part, setup: Setup) -> None:
-        self._shape = setup.shape
-        self._classes = setup.classes
+        self._kind, self._shape, self._classes = ATTACKS[part.entry.task], setup.shape, setup.classes
         self._targets: list[Target] = []
         self._references: References | None = None
         self._session = isolation.open(part, setup)
@@ -332,9 +331,10 @@ class RemoteAttacker:
 
     def answer(self, *arguments: Any) -> Any:
         meta, tensors = self._call("answer", *arguments)
-        return (
-            _RemotePredictor(self._session, self._classes, 10 * CHUNK) if meta.get("network") else tensors.get("value")
-        )
+        sent = "network" if meta.get("network") is True else "tensor" if "value" in tensors else "nothing"
+        if sent != self._kind.returns:  # the other side may be anything
+            raise ValueError(f"expected a {self._kind.returns} from {self._kind.answer}, given {sent}")
+        return _RemotePredictor(self._session, self._classes, 10 * CHUNK) if sent == "network" else tensors["value"]
 
     def choice(self, name: str) -> str:
         return str(self._session.call("choice", {"name": name})[0].get("choice"))

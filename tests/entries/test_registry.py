@@ -258,6 +258,25 @@ BROKEN = {
     "wrong_access": (changed('access = "posterior"', 'access = "gray-box"'), "access: expected one of label, posterior"),
     "list_access": (changed('access = "posterior"', 'access = ["label"]'), "access: expected a name, given ['label']"),
     "wrong_need": (changed("needs = frozenset()", 'needs = {"shadows"}'), "needs: expected one of certificate, partial, references-offline"),
+    "both_references": (
+        changed("needs = frozenset()", 'needs = {"references-online", "references-offline"}'), "expected one of references-offline and references-online",
+    ),
+    "need_added": (changed("needs = frozenset()", 'needs = {"shadow"}\n    needs |= {"partial"}'), "needs: expected one plain assignment"),
+    "need_twice": (changed("needs = frozenset()", 'needs = {"shadow"}\n    needs = {"partial"}'), "needs: expected one plain assignment"),
+    "access_of_several": (changed('access = "posterior"', 'access, extra = "label", 1'), "access: expected one plain assignment"),
+    "access_chained": (changed('access = "posterior"', 'access = calibrate = "label"'), "access: expected one plain assignment"),
+    "access_in_passing": (changed('access = "posterior"', '(access := "label")'), "access: expected one plain assignment"),
+    "access_conditional": (changed('access = "posterior"', 'if True:\n        access = "label"'), "access: expected one plain assignment"),
+    "another_task": (changed('access = "posterior"', 'access = "posterior"\n    task = "stealing"'), "given 'task', which is the contract's own"),
+    "another_answer": (changed("    def fit(", "    def answer(self):\n        pass\n\n    def fit("), "another name for the method 'answer'"),
+    "two_kinds": (changed("Submission(Attack)", "Submission(Attack, StealingAttack)"), "one class of the contract, given Attack and StealingAttack"),
+    "score_of_more": (
+        changed("references: References | None)", "references: References | None, extra: int)"),
+        "expected score(self, target, candidates, references), given score(self, target, candidates, references, extra)",
+    ),
+    "score_of_less": (changed(", references: References | None)", ")"), "expected score(self, target, candidates, references), given"),
+    "fit_of_none": (changed("def fit(self, knowledge: Knowledge)", "def fit(self)"), "expected fit(self, knowledge), given fit(self)"),
+    "keyword_alone": (changed("def fit(self, knowledge: Knowledge)", "def fit(self, knowledge, *, more)"), "expected fit(self, knowledge)"),
     "text_need": (changed("needs = frozenset()", 'needs = "shadow"'), "needs: expected a collection of names"),
     "nested_need": (changed("needs = frozenset()", 'needs = (["shadow"],)'), "needs: expected one of"),
     "unhashable": (changed("needs = frozenset()", "needs = {[1]}"), "unhashable"),
@@ -710,8 +729,9 @@ def test_attacks_by_labels_meet_no_guard_that_keeps_them(shipped: Registry, spec
     ],
 )
 def test_what_is_declared_wrongly_is_a_line(write: Callable[..., Path], given: str, message: str) -> None:
-    lines = GUARD.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.strip().startswith("data_independent"))
+    name = given.partition(" =")[0]
+    lines = [line for line in GUARD.splitlines() if not line.strip().startswith(f"{name} = ")]
+    at = next(i for i, line in enumerate(lines) if line.strip().startswith("card"))
     path = write("mine", "\n".join([*lines[:at], f"    {given}", *lines[at:]]), "defense")
     assert message in read(path, "defense").error
 

@@ -360,11 +360,21 @@ def test_an_incomplete_entry_changes_no_other_row(result: Make) -> None:
     more = [result("membership", "a", "s", k, metrics={"auc": 0.51}, null_auc=(0.5, 0.4, 0.53)) for k in range(3)]
     more += [result("utility", "", "s", k, metrics={"test_accuracy": 0.9}) for k in range(3)]
     more += [result("membership", "z", "p", k, metrics={"auc": 0.99}, null_auc=(0.5, 0.4, 0.53)) for k in range(3)]
+    more += [result("membership", "tiny", "p", k, metrics={"auc": 0.5, "nonmembers": 20.0}) for k in range(3)]
     after = defense_table([*results, *more], board)
     assert by(after, "defense")["s"].reason.startswith("b missing")
     pd.testing.assert_frame_equal(after[after.defense != "s"], before)
     attacks = [attack_table(rows, board) for rows in (results, [*results, *more])]
-    pd.testing.assert_frame_equal(attacks[1][attacks[1].attack != "z"].reset_index(drop=True), attacks[0])
+    pd.testing.assert_frame_equal(attacks[1][~attacks[1].attack.isin(["z", "tiny"])].reset_index(drop=True), attacks[0])
+    whole = [
+        r.model_copy(update={"metrics": r.metrics | {"nonmembers": 2000.0, "tpr_at_fpr_0.01": 0.02}}) if r.attack else r
+        for r in results
+    ]
+    by_tpr = Board(board.required_attacks, board.required_defenses, board.seeds, "r", 0.5)
+    for make in (defense_table, attack_table):
+        assert make([*whole, *more], by_tpr).attrs["metric"] == "tpr_at_fpr_0.01", (
+            "a small sample elsewhere changes nothing"
+        )
 
 
 def test_a_stronger_attack_that_is_not_required_is_best_known_and_moves_no_rank(result: Make) -> None:

@@ -172,6 +172,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "odd_images": ("target.labels(x[:, :, :3])", "x: expected nx1x8x8 torch.float32, given 60x1x3x8"),
     "store": ("channel.call('store', {})", "broke the protocol: expected one of labels, log_posteriors, references, white_box, given 'store'"),
     "before": ("channel.call('before', {}, {'x': x})", "broke the protocol: expected one of labels, log_posteriors, references"),
+    "forged": ("channel._send({'done': {'network': True}}, {})", "expected a tensor from score, given network"),
     "list": ("return scores.tolist()", "expected a tensor from score, given list"),
     "half": ("return scores.half()", "expected scores of dtype float64, given float16"),
     "whole": ("return scores.long()", "expected scores of dtype float64, given int64"),

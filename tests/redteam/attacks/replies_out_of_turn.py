@@ -9,7 +9,7 @@ from benchmark.api import Attack, Candidates, Card, References, Target
 
 STOPPED_BY = "calls nest strictly: a reply is taken for the call in hand, and held to its contract"
 STATUS = ("failed",)
-REASON = "expected scores as a tensor"
+REASON = "expected a tensor from score, given nothing"
 
 
 class Hostile(Attack):
