@@ -321,12 +321,9 @@ def with_published(job: Run, outcome: Outcome, published: Path) -> tuple[list[Re
     rows = publish.merge(own, published_rows)
     if more := len(rows) - len(own):
         return rows, f"your {len(own)} rows and {more} published ones ({places.brief(folder)})"
-    others = (
-        f", and {len(published_rows)} of another version in {places.brief(folder)}"
-        if publish.count_other_editions(own, published_rows)
-        else ""
-    )
-    return own, f"your {len(own)} rows; nothing published is to be added{others}"
+    others = publish.count_other_editions(own, published_rows)
+    apart = f", and {others} of another version in {places.brief(folder)}" if others else ""
+    return own, f"your {len(own)} rows; nothing published is to be added{apart}"
 
 
 def print_summary(job: Run, outcome: Outcome) -> None:
