@@ -82,7 +82,7 @@ class Scores:
     def fit(self, knowledge: object) -> None:
         pass
 
-    def score(self, *_: object) -> torch.Tensor:
+    def answer(self, *_: object) -> torch.Tensor:
         return self.rows.pop(0)
 
 
@@ -104,7 +104,7 @@ def test_every_target_of_a_row_is_told_of_the_same_references(
     class Counting:
         fit = Scores.fit
 
-        def score(self, target: object, candidates: Candidates, references: References) -> torch.Tensor:
+        def answer(self, target: object, candidates: Candidates, references: References) -> torch.Tensor:
             seen.append((len(references.members), len(references.log_posteriors), references.whole))
             return torch.zeros(len(candidates), dtype=torch.float64)
 

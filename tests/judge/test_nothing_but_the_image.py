@@ -118,7 +118,7 @@ def test_that_is_what_crosses_to_an_attack(artifacts, monkeypatch: pytest.Monkey
         def fit(self, knowledge: Knowledge) -> None:
             given.append(knowledge)
 
-        def score(self, target: object, candidates: Candidates, references: object) -> torch.Tensor:
+        def answer(self, target: object, candidates: Candidates, references: object) -> torch.Tensor:
             given.append(candidates)
             return candidates.id.double()
 

@@ -13,7 +13,6 @@ import pytest
 
 from benchmark.result import Result
 from leaderboard.publish import (
-    again,
     all_attacks,
     as_csv,
     compare,
@@ -24,6 +23,7 @@ from leaderboard.publish import (
     merge,
     provenance,
     publish,
+    rescoring_command,
     rows_of_older_code,
     several_versions,
 )
@@ -307,9 +307,9 @@ def test_who_brings_another_version_is_told_what_to_score_again(made_up: MadeUp,
     again_written = publish(merge(of(other, "a9", "d2", finished=9e8 * 2), written), board, tmp_path)
     found = rows_of_older_code(again_written, written)
     assert found.keys() == {"mine"} and {r.key for r in found["mine"]} == {r.key for r in rest}
-    assert again("mine", rest, "toy-v1") == "leakboard run mine --protocol toy-v1"
+    assert rescoring_command("mine", rest, "toy-v1") == "leakboard run mine --protocol toy-v1"
     some = [r for r in rest if r.defense in ("hamp", "selena+diffence[n=10]")]
-    assert again("mine", some, "toy-v1") == "leakboard run mine hamp 'selena+diffence[n=10]' --protocol toy-v1"
+    assert rescoring_command("mine", some, "toy-v1") == "leakboard run mine hamp 'selena+diffence[n=10]' --protocol toy-v1"
 
 
 def test_official_rows_have_a_folder_of_their_own(made_up: MadeUp, tmp_path: Path) -> None:

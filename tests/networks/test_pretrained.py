@@ -333,7 +333,7 @@ def test_a_link_to_nothing_and_a_near_miss(models: Path) -> None:
         read("another", SHAPE)
 
 
-@pytest.mark.parametrize("name", ["is_dir", "is_file", "stat", "read_bytes"])
+@pytest.mark.parametrize("name", ["is_dir", "is_file", "stat", "open"])
 def test_what_cannot_be_read_is_said_in_one_line(models: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
