@@ -32,6 +32,8 @@ from leakboard import cli, console
 ROOT = Path(__file__).resolve().parent.parent
 SUBMISSIONS = ROOT / "submissions"
 
+torch.set_num_threads(1)  # as a worker of the judge: tests run beside each other, and two threads each are slower
+
 
 def artifacts_in(folder: Path, loaded: Protocol | None = None, submissions: Path = SUBMISSIONS) -> Artifacts:
     """Of `smoke` or another protocol; all submissions run in this process."""
@@ -236,10 +238,7 @@ def home(
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield Home(tmp_path, capsys, monkeypatch)
-    torch.set_num_threads(threads)
     secret.take.cache_clear()
     console._given.clear()
     console.notes.quiet = console.progress.quiet = False
@@ -283,8 +282,6 @@ def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from leakboard import score
 
     root = tmp_path_factory.mktemp("smoke") / "store"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     job = score.prepare([], "smoke", SUBMISSIONS, root, "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work, "_artifacts", None)
@@ -292,7 +289,6 @@ def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(pool, "one_thread", lambda: None)
         patch.setattr(pool, "process", lambda setting, workers: Inline(setting))
         results = list(execute(job.plan, job.setting, on_this_machine(job.setting, 1), lambda *_: None))
-    torch.set_num_threads(threads)
     assert [r.status for r in results] == ["ok"] * 3
     return root
 

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
@@ -26,7 +25,6 @@ def caught_by(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    torch.set_num_threads(1)
     return tmp_path_factory.mktemp("store")
 
 

@@ -6,7 +6,6 @@ import ast
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmark import protocol
 from benchmark.entries.registry import Registry
@@ -18,7 +17,6 @@ REGISTRY = Registry(ROOT / "submissions")
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory, worker_id):
-    torch.set_num_threads(1)
     place = tmp_path_factory.getbasetemp()  # of this process; the one above it is all processes' of this run
     store = (place if worker_id == "master" else place.parent) / "contract"
     bench = checks.Bench(REGISTRY, store)

@@ -102,7 +102,6 @@ def test_the_test_sees_what_it_is_to_see(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory):
-    torch.set_num_threads(1)
     loaded = protocol.load("smoke").model_copy(update={"label_only": 40})
     return artifacts_in(tmp_path_factory.mktemp("store"), loaded)
 

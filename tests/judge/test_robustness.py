@@ -24,7 +24,6 @@ SHAPE, CLASSES = (1, 8, 8), 4
 @pytest.fixture(scope="module")
 def trained():
     """A small network that is right on most of 400 images of four bright quadrants under noise, and those."""
-    torch.set_num_threads(1)
     g = torch.Generator().manual_seed(0)
     y = torch.randint(CLASSES, (400,), generator=g)
     x = torch.rand(400, *SHAPE, generator=g) * 0.7
@@ -135,7 +134,6 @@ def test_a_sample_that_is_wrong_without_attack_is_not_robust(trained):
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory):
-    torch.set_num_threads(1)
     return artifacts_in(tmp_path_factory.mktemp("store"))
 
 

@@ -309,7 +309,9 @@ def test_who_brings_another_version_is_told_what_to_score_again(made_up: MadeUp,
     assert found.keys() == {"mine"} and {r.key for r in found["mine"]} == {r.key for r in rest}
     assert rescoring_command("mine", rest, "toy-v1") == "leakboard run mine --protocol toy-v1"
     some = [r for r in rest if r.defense in ("hamp", "selena+diffence[n=10]")]
-    assert rescoring_command("mine", some, "toy-v1") == "leakboard run mine hamp 'selena+diffence[n=10]' --protocol toy-v1"
+    assert (
+        rescoring_command("mine", some, "toy-v1") == "leakboard run mine hamp 'selena+diffence[n=10]' --protocol toy-v1"
+    )
 
 
 def test_official_rows_have_a_folder_of_their_own(made_up: MadeUp, tmp_path: Path) -> None:

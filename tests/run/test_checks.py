@@ -30,7 +30,6 @@ HIDDEN = ("smoke-2x1", "smoke-100x3", "smoke-noise")
 
 @pytest.fixture
 def bench(tmp_path):
-    torch.set_num_threads(1)
     bench = Bench(REGISTRY, tmp_path)
     yield bench
     bench.close()

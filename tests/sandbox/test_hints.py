@@ -94,8 +94,6 @@ def judge(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Itera
     (folder / "path" / "leakboard_on_the_path.py").write_text("x = 1")
     text = (SUBMISSIONS / "defenses" / "undefended.py").read_text()
     (folder / "defenses" / "undefended.py").write_text(text)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     modes = {m: Isolation(m, launcher) for m in ("always", "never")}  # type: ignore[arg-type]
 
     def run(body: str, mode: str, declared: str = "", base: str = "Attack", method: str = SCORE) -> work.Done:
@@ -118,7 +116,6 @@ def judge(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield run
     for isolation in modes.values():
         isolation.close()
-    torch.set_num_threads(threads)
 
 
 def line_of(body: str) -> str:

@@ -34,14 +34,6 @@ def made(folder: Path, isolation: Isolation, submissions: Path = SUBMISSIONS, lo
     return Artifacts(loaded, Registry(submissions), Store(folder), CPU, isolation)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def everything(launcher: Launcher) -> Iterator[Isolation]:
     """Isolates all; at most as many sandboxes at once as a small machine holds."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -542,11 +541,8 @@ def test_what_cannot_be_is_said_in_one_line():
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifacts]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield artifacts_in(tmp_path_factory.mktemp("guards"))
-    torch.set_num_threads(threads)
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    return artifacts_in(tmp_path_factory.mktemp("guards"))
 
 
 QUICK = "diffence[n=3,timestep=80,train_steps=2]"

@@ -21,11 +21,6 @@ CPU, SHAPE = torch.device("cpu"), (1, 8, 8)
 MODULES = {"pgd_training": pgd_training, "trades": trades, "wrm": wrm, "ibp": ibp}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)  # as in a worker
-
-
 def samples(n: int = 40, classes: int = 4, seed: int = 0) -> Samples:
     """Images with a bright quadrant each, of its class, under noise."""
     g = torch.Generator().manual_seed(seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,6 @@ CPU = torch.device("cpu")
 CLASSES = 4
 NEW = (advreg, mixup_mmd, distillation, selena, relaxloss, hamp)
 SUBMISSIONS = Path(__file__).parents[2] / "submissions"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -581,10 +572,7 @@ def context(key: bytes = b"secret") -> Context:
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     made = make(hamp).train(make_training(epochs=20))
-    torch.set_num_threads(threads)
     return made
 
 
