@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from benchmark.result import Result
-from benchmark.text import base_name, name_parts
+from benchmark.text import name_parts
 from leaderboard.ranking import AUC
+from leaderboard.texts import short_names
 
 BLUE, ORANGE, GREY, VERMILLION, DARK = "#3a8fcf", "#d98a00", "#8a8f98", "#d55e00", "#1b2430"
 STUDIES = ["#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a7a00"]
@@ -24,27 +25,8 @@ HEIGHT, FITTED_HEIGHT, NAME_HEIGHT = 460, 460, 13
 """Heights in pixels: the plots of the trade-off and of the model risks, and a line of text in them."""
 AXIS_HEIGHT, LEGEND_HEIGHT = 81, 22
 """Heights in pixels: axis and title below a plot, and a line of its legend. Streamlit's figure height includes both."""
-LONGEST = 36
-"""Most characters of a name in a plot. In a longer one hyperparameters become initials; then it is cut."""
 CHANCE = {AUC: 0.5, "balanced_accuracy": 0.5, "attribute_accuracy": 0.5, "attribute_balanced_accuracy": 0.5}
 """The value of a random guess, for metrics where it does not depend on the data: the middle of a diverging scale."""
-
-
-def short_names(names: Iterable[str]) -> dict[str, str]:
-    """A short unique name for each: without hyperparameters if that is unique, else by `initials`, else in full."""
-    short = {name: base_name(name) for name in names}
-    taken = list(short.values())
-    candidates = {name: s if taken.count(s) == 1 else initials(name) for name, s in short.items()}
-    shown = list(candidates.values())  # two entries with one name would share a column
-    return {name: s if shown.count(s) == 1 else name for name, s in candidates.items()}
-
-
-def initials(name: str) -> str:
-    """A name that is longer than LONGEST with its hyperparameters' initials: a[batch_size=5,...] -> a[bs=5,...]."""
-    if len(name) <= LONGEST:
-        return name
-    short = re.sub(r"([a-z_0-9]+)=", lambda m: "".join(word[0] for word in m[1].split("_") if word) + "=", name)
-    return short if len(short) <= LONGEST else f"{short[: LONGEST - 1]}…"
 
 
 def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, float]) -> alt.LayerChart:

@@ -3,6 +3,8 @@
     scenarios.parquet   one row a result; nested fields are JSON texts
     defenses.csv        `ranking.defense_table`
     attacks.csv         `ranking.attack_table` of every task
+    index.html          the board as a page that needs no server
+    board.json          the same tables as JSON
     provenance.json     counts, protocol, board, machines, hours, versions, SHA-256 of scenarios.parquet
     studies.json        Optuna's studies of the protocol, where there are any
     official/           the same files of the rows on a secret split, without studies
@@ -21,6 +23,7 @@ import io
 import json
 import os
 import shlex
+import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,8 +41,9 @@ from benchmark.metrics import TASK_METRICS
 from benchmark.result import LONGEST, Result
 from benchmark.run import studies
 from benchmark.text import contents, parse_json, plain, short_repr
-from leaderboard import bounded
-from leaderboard.ranking import Board, attack_table, defense_table, scenarios, split_of
+from leaderboard import bounded, page
+from leaderboard.forest import Paper
+from leaderboard.ranking import Board, attack_table, defense_table, readable, scenarios, split_of
 
 NESTED = (
     "metrics",
@@ -60,6 +64,8 @@ for _name, _kind in {"seed": pa.int64(), "null_row": pa.bool_(), "finished": pa.
     SCHEMA = SCHEMA.set(SCHEMA.get_field_index(_name), pa.field(_name, _kind))
 LARGEST_NOTE = 1 << 20
 """Most bytes of a provenance.json that is read."""
+LARGEST_JSON = 1 << 24
+"""Most bytes of a board.json that is read."""
 SCENARIOS_REQUIRED = 2_000
 """Most scenarios (opponents times seeds) that a published board may require of an entry."""
 ROWS = 2000
@@ -68,19 +74,22 @@ OFFICIAL = "official"
 """The subfolder of a protocol's folder for rows on a secret split (RULES 26)."""
 
 
-def publish(results: Sequence[Result], board: Board, folder: Path) -> list[Result]:
+def publish(results: Sequence[Result], board: Board, folder: Path, notes: page.Notes | None = None) -> list[Result]:
     """Write the folder and return the rows that it holds, with the marks `reproduced` that unchanged rows had there.
 
-    Each file is replaced in one step, the provenance last. Raises ValueError without results, or where they cannot
+    notes: what the page says of the protocol and of papers. Each file is replaced in one step, the provenance last.
+    Raises ValueError without results, or where they cannot
     share a table (`ranking.scenarios`), and OSError.
     """
     if not results:
         raise ValueError("there is nothing to publish: no results")
     with contextlib.suppress(ValueError):  # a damaged folder has no marks to keep, and is overwritten
         results = _keep_marks(results, load(folder))
-    records = [json.loads(r.to_json()) for r in sorted(results, key=lambda r: (r.task, r.attack, r.defense, r.seed))]
+    records = [json.loads(r.to_json()) for r in sorted(results, key=_scenario)]
     frame = scenarios(map(Result.from_fields, records))
-    tables = {"defenses.csv": defense_table(frame, board), "attacks.csv": all_attacks(frame, board)}
+    defenses, attacks = defense_table(frame, board), attacks_by_task(frame, board)
+    files = {"defenses.csv": as_csv(defenses), "attacks.csv": as_csv(_joined(attacks))}
+    files |= _pages(results, board, defenses, attacks, notes)
     for record in records:
         record |= {field: json.dumps(record[field], separators=(",", ":")) for field in NESTED}
     buffer = io.BytesIO()
@@ -89,8 +98,8 @@ def publish(results: Sequence[Result], board: Board, folder: Path) -> list[Resul
     pq.write_table(table, buffer, ROWS, compression="zstd", store_schema=False, write_statistics=False)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / SCENARIOS, buffer.getvalue())
-    for name, table in tables.items():
-        _replace(folder / name, as_csv(table).encode())
+    for name, text in files.items():
+        _replace(folder / name, text.encode())
     provenance = _provenance(results) | {
         "board": asdict(board),
         "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
@@ -268,6 +277,17 @@ def provenance(folder: Path) -> dict[str, object]:
     return content if isinstance(content, dict) else {}
 
 
+def papers(folder: Path) -> dict[str, Paper]:
+    """The papers of defenses that a published folder names, by the entry's id; {} where it names none.
+
+    So a page need not load the registry, which takes seconds.
+    """
+    try:
+        return page.papers_of(parse_json(contents(folder / page.JSON, LARGEST_JSON)))
+    except (OSError, ValueError):
+        return {}
+
+
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 """Characters with which a spreadsheet begins a formula."""
 
@@ -292,6 +312,17 @@ def as_csv(table: pd.DataFrame) -> str:
         if not pd.api.types.is_numeric_dtype(table[c]) and not pd.api.types.is_datetime64_any_dtype(table[c])
     ]
     return table.assign(**{str(c): table[c].map(safe) for c in texts}).to_csv(index=False)
+
+
+def pages(folder: Path, notes: page.Notes) -> dict[str, str]:
+    """The page and the JSON file of a published folder, by file name, made anew from its own rows and settings.
+
+    Raises ValueError as `load` and `settings`, and where nothing is published.
+    """
+    if not (results := load(folder)):
+        raise ValueError(f"{folder}: nothing is published")
+    frame, board = scenarios(results), settings(folder)
+    return _pages(results, board, defense_table(frame, board), attacks_by_task(frame, board), notes)
 
 
 # --- Marks ------------------------------------------------------------------------------------------
@@ -435,8 +466,34 @@ def _vouched(result: Result) -> dict[str, Any]:
 
 def all_attacks(frame: pd.DataFrame, board: Board) -> pd.DataFrame:
     """`ranking.attack_table` of every task, in one table."""
-    tables = [attack_table(frame, board, task) for task in TASK_METRICS]
+    return _joined(attacks_by_task(frame, board))
+
+
+def attacks_by_task(frame: pd.DataFrame, board: Board) -> dict[str, pd.DataFrame]:
+    """`ranking.attack_table` of every task, by task."""
+    return {task: attack_table(frame, board, task) for task in TASK_METRICS}
+
+
+def _joined(attacks: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    tables = [*attacks.values()]
     return pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+
+
+def _pages(
+    results: Sequence[Result],
+    board: Board,
+    defenses: pd.DataFrame,
+    attacks: Mapping[str, pd.DataFrame],
+    notes: page.Notes | None,
+) -> dict[str, str]:
+    """The page and the JSON file of these tables, by file name; the order of the results changes no byte."""
+    first = readable(min(results, key=_scenario))
+    contents = page.Contents(
+        first.protocol, first.protocol_digest, split_of(first), first.dataset, first.architecture, board, defenses,
+        attacks, dict(sorted(Counter(r.trust for r in results).items())), min(r.finished for r in results), max(r.finished for r in results),
+        notes or page.Notes(),
+    )  # fmt: skip
+    return {page.PAGE: page.as_html(contents), page.JSON: page.as_json(contents)}
 
 
 def _provenance(results: Sequence[Result]) -> dict[str, object]:
@@ -475,3 +532,22 @@ def _replace(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def main(protocols: Sequence[str]) -> None:
+    """`python -m leaderboard.publish [PROTOCOL ...]`: write the pages of published boards anew; their rows and tables stay."""
+    from benchmark import places
+    from benchmark import protocol as definitions
+    from benchmark.entries.registry import Registry
+
+    entries = Registry(places.submissions(), places.baselines()).entries.values()
+    for name in protocols or sorted(path.name for path in places.published().iterdir()):
+        folder = places.published() / name
+        for edition in (path.parent for path in sorted(folder.rglob(SCENARIOS))):
+            for file, text in pages(edition, page.Notes.of(definitions.load(name), entries)).items():
+                _replace(edition / file, text.encode())
+                print(edition / file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

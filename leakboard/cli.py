@@ -434,6 +434,7 @@ def publish(
     from benchmark import protocol as protocols
     from benchmark.run import studies
     from leaderboard import publish as publishing
+    from leaderboard.page import Notes
     from leakboard import score
 
     loaded, entries = protocols.load(protocol), registry()
@@ -458,7 +459,9 @@ def publish(
         curves = publishing.publish_studies(tuned, folder, loaded.name) if tuned else 0
         rows = results if replace else publishing.merge(results, before or [])
         with console.working("writing the tables"):
-            written = publishing.publish(rows, score.board_of(loaded, entries), folder)
+            written = publishing.publish(
+                rows, score.board_of(loaded, entries), folder, Notes.of(loaded, entries.entries.values())
+            )
     except (ValueError, OSError) as problem:  # ValueError also where the database of studies cannot be read
         raise UserError(f"{folder}: {problem}") from None
     levels = Counter(r.trust for r in written)
@@ -686,6 +689,7 @@ def _reproduce_board(name: str) -> None:
     from benchmark.targets.store import Store
     from benchmark.text import plain
     from leaderboard import publish as publishing
+    from leaderboard.page import Notes
     from leakboard import score
 
     loaded = protocols.load(name)
@@ -709,7 +713,9 @@ def _reproduce_board(name: str) -> None:
         try:
             with console.working("writing the tables"):
                 folder = places.own_board(loaded.name)
-                publishing.publish(marking.results, score.board_of(loaded, registry()), folder)
+                known = registry()
+                notes = Notes.of(loaded, known.entries.values())
+                publishing.publish(marking.results, score.board_of(loaded, known), folder, notes)
         except (ValueError, OSError) as problem:
             raise UserError(f"{folder}: {problem}") from None
     other = "LEAKBOARD_STORE=another/folder " if marking.same else ""

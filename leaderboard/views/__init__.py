@@ -6,6 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -15,7 +16,8 @@ import streamlit as st
 from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.result import Result, Trust
 from benchmark.text import NAME, plain
-from leaderboard import tables
+from leaderboard import publish, tables
+from leaderboard.forest import Paper
 from leaderboard.publish import as_csv
 from leaderboard.ranking import (
     TRUST,
@@ -78,11 +80,32 @@ def chosen() -> tuple[str, Records]:
 
 def empty(title: str, text: str, command: str) -> NoReturn:
     """End a page that has nothing to show with a command to run."""
-    st.subheader(title, anchor=False)
-    st.text(text)
-    st.code(command, language=None)
+    advise(title, text, command)
     st.stop()
     raise AssertionError  # `st.stop` does not return
+
+
+def advise(title: str, text: str, command: str) -> None:
+    """Say why there is nothing to show, and what to run."""
+    st.subheader(title, anchor=False)
+    st.text(text)
+    st.code(command, language=None, wrap_lines=True)
+
+
+def advise_on_trust(protocol: str, results: Records) -> None:
+    """Say what the chosen level of trust, at which nothing is ranked, would need; nothing for the weakest."""
+    least, levels = least_trust(), list(TRUST)
+    enough = sum(levels.index(trust) >= levels.index(least) for trust in results.values("trust"))
+    count = f"{enough:,} of {len(results):,} rows are at least {least}, and an entry shows the weakest of its rows."
+    secret = "A row is official if it is scored on a secret split: put 32 random bytes into a file of mode 0600."
+    again = "A row is reproduced once a second scoring has given the same numbers: score the rows in a store of your own, then compare."
+    score = f"leakboard run --protocol {protocol}"
+    if least == "official":
+        advise("Nothing is ranked that is official", f"{secret} {count}",
+               f"LEAKBOARD_SPLIT_SECRET_FILE=/path/to/secret {score}")  # fmt: skip
+    elif least == "reproduced":
+        advise("Nothing is ranked that is at least reproduced", f"{again} {count}",
+               f"{score} && leakboard reproduce --protocol {protocol}")  # fmt: skip
 
 
 def unknown(key: str, known: Collection[str]) -> None:
@@ -97,6 +120,12 @@ def unknown(key: str, known: Collection[str]) -> None:
 def least_trust() -> Trust:
     """The weakest trust that is ranked, as chosen above the page."""
     return st.session_state.get("trust") or tables.least_trust()
+
+
+@st.cache_data(ttl=60, max_entries=64, show_spinner=False)  # type: ignore[untyped-decorator]
+def known_papers(folder: Path) -> dict[str, Paper]:
+    """The papers that a published folder names, by the id of a defense."""
+    return publish.papers(folder)
 
 
 def frame(results: Records) -> pd.DataFrame:
@@ -197,16 +226,3 @@ def number(metric: str, label: str = "", note: str = "", digits: int = 3) -> obj
     return st.column_config.NumberColumn(
         label or METRICS[metric].label, format=f"%.{digits}f", help=f"{note}{METRICS[metric].help}"
     )
-
-
-def digits(table: pd.DataFrame, column: str) -> int:
-    """Decimals, 2 or 3, that a column's 95 % intervals support: by the lower quartile of their half-widths."""
-    half = float((table[f"{column}_high"] - table[f"{column}_low"]).quantile(0.25)) / 2
-    return 2 if half >= 0.01 else 3
-
-
-def interval(table: pd.DataFrame, column: str, digits: int = 3) -> pd.Series:
-    """A column's intervals as text, such as 0.62 – 0.67; "" without one."""
-    pairs = zip(table[f"{column}_low"], table[f"{column}_high"], strict=True)
-    texts = ["" if pd.isna(a) else f"{a:z.{digits}f} – {b:z.{digits}f}" for a, b in pairs]
-    return pd.Series(texts, index=table.index, dtype=str)

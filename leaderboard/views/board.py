@@ -1,4 +1,4 @@
-"""The board: defenses and attacks, ranked, with what is not ranked and why."""
+"""The board: who leads and how sure that is, then defenses and attacks, ranked, with what is not ranked and why."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from benchmark import places
 from benchmark.metrics import METRICS, TASK_METRICS
 from leaderboard import charts
+from leaderboard.forest import QUESTION, forest, leader
 from leaderboard.ranking import AUC, RANKS, TPR, WORST, apart, best_known, rank_interval
+from leaderboard.texts import digits, interval
 from leaderboard.views import (
     TRUST_COLUMNS,
+    advise,
+    advise_on_trust,
     axes,
     chosen,
-    digits,
     download,
     frame,
-    interval,
     isolation,
+    known_papers,
+    least_trust,
     literal,
     note_columns,
     number,
@@ -48,6 +53,16 @@ def defenses() -> None:
     whole = tables["defenses"]
     attacks = len({r.attack for r in results} - {""})
     st.title("Defenses", anchor=False)
+    st.text(QUESTION)
+    if (whole.reason == "").any():
+        st.text(leader(whole, board.baseline))
+        st.html(forest(whole, board.baseline, known_papers(places.board(protocol))))
+    elif least_trust() == "self-reported":
+        advise("Nothing is ranked yet", "A rank needs every scenario that the protocol requires; what is missing stands below.",
+               f"leakboard run --protocol {protocol}")  # fmt: skip
+    else:
+        advise_on_trust(protocol, results)
+    st.subheader("All numbers", anchor=False)
     st.text(f"{axes(results)}; {len(whole)} defenses, {attacks} attacks, {len(board.seeds)} seeds")
     metric = whole.attrs["metric"]
     table, csv = _filtered(whole, "defense", f"worst_{metric}_track", "of the deciding attack")
@@ -183,8 +198,7 @@ def _attacks(table: pd.DataFrame, task: str, metric: str) -> None:
     st.text(
         f"Ranked within a track by the mean {METRICS[metric].label} over the required defenses: larger is stronger."
     )
-    place = rank_interval(table).where(~table.null_row.astype(bool), "null")
-    shown = table.assign(interval=place, apart=apart(table))
+    shown = table.assign(interval=rank_interval(table), apart=apart(table))
     config: dict[str, Any] = CHIEF | {
         "attack": column.TextColumn("Attack", pinned=True, width="medium"),
         "track": column.TextColumn("Track", help="Access / auxiliary knowledge: different adversaries are not ranked together"),
@@ -198,8 +212,13 @@ def _attacks(table: pd.DataFrame, task: str, metric: str) -> None:
         shown[f"{m}_ci"] = interval(table, m, fine)
         config |= {m: number(m, digits=fine), f"{m}_ci": column.TextColumn("95 %", help="t-interval over seeds")}
         order += [m, f"{m}_ci"]
-    shown["reason"] = shown.reason.where(~shown.null_row, "")  # null rows stay in the table, as its reference
-    _both(shown, [*order, "coverage", *TRUST_COLUMNS, "seconds", "queries", "targets"], config, "attack")
+    null = shown.null_row.astype(bool)
+    order += ["coverage", *TRUST_COLUMNS, "seconds", "queries", "targets"]
+    _both(shown[~null], order, config, "attack")
+    if null.any():
+        st.subheader("Null rows", anchor=False)
+        st.text("They use nothing of the target, and show what a score is worth.")
+        _table(shown[null], [c for c in order if c not in (*RANKS, "interval", "apart")], config, "null-attack")
 
 
 def _both(shown: pd.DataFrame, order: list[str], config: dict[str, Any], name: str) -> None:
@@ -224,5 +243,5 @@ def _table(shown: pd.DataFrame, order: list[str], config: dict[str, Any], key: s
         on_select="rerun", selection_mode="single-row", key=key, placeholder="–",
     )  # fmt: skip
     if rows := event["selection"]["rows"]:
-        name = str(shown.iloc[rows[0]][key.removeprefix("unranked-")])
+        name = str(shown.iloc[rows[0]][key.rpartition("-")[2]])
         st.switch_page(st.session_state["pages"]["entry"], query_params={"entry": name})

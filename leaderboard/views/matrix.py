@@ -13,6 +13,7 @@ from benchmark.metrics import METRICS, TASK_METRICS, lower_bound
 from benchmark.result import Result
 from leaderboard import charts
 from leaderboard.ranking import Board
+from leaderboard.texts import short_names
 from leaderboard.views import (
     TRUST_COLUMNS,
     axes,
@@ -106,7 +107,7 @@ def matrix(scenarios: pd.DataFrame, board: Board, metric: str) -> pd.DataFrame:
     ):
         order = {name: i for i, name in enumerate(dict.fromkeys((*required, *sorted(cells[kind].unique()))))}
         cells[kind] = pd.Categorical(cells[kind], sorted(cells[kind].unique(), key=order.__getitem__))
-        cells[short] = cells[kind].map(charts.short_names(cells[kind].cat.categories)).astype(str)
+        cells[short] = cells[kind].map(short_names(cells[kind].cat.categories)).astype(str)
     cells = cells.sort_values(["attack", "defense"], ignore_index=True)
     return cells.astype({"attack": str, "defense": str})
 

@@ -17,14 +17,14 @@ from leaderboard import charts
 from leaderboard.comparison import either_sign, estimate
 from leaderboard.pairs import values_by_seed
 from leaderboard.ranking import AUC, CLAIM_COLUMNS, TPR, WORST, Board, with_defaults
+from leaderboard.texts import digits, interval
 from leaderboard.views import (
+    advise_on_trust,
     axes,
     chosen,
-    digits,
     download,
     empty,
     frame,
-    interval,
     least_trust,
     note_columns,
     number,
@@ -46,9 +46,9 @@ def show() -> None:
     st.title("Privacy–utility", anchor=False)
     st.text(axes(results))
     nothing = not (table.reason == "").any()
-    if nothing and (least := least_trust()) != "self-reported":
-        empty(f"Nothing is ranked that is at least {least}", "Rows that are scored again and agree become reproduced.",
-              f"leakboard reproduce --protocol {protocol}")  # fmt: skip
+    if nothing and least_trust() != "self-reported":
+        advise_on_trust(protocol, results)
+        st.stop()
     if nothing:
         empty("Nothing is ranked yet", "A leakage needs the attacks that the protocol requires.",
               f"leakboard run --protocol {protocol}")  # fmt: skip

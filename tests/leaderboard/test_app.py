@@ -9,9 +9,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from benchmark.result import Result
-from leaderboard import screenshots, tables
+from leaderboard import page, screenshots, tables
+from leaderboard.forest import QUESTION, Paper, forest, leader
 from leaderboard.publish import edition_folder, publish
-from leaderboard.ranking import Board
+from leaderboard.ranking import Board, defense_table
 from tests.conftest import SUBMISSIONS
 from tests.leaderboard.conftest import APP, EVIL, app_page, hostile, texts
 
@@ -40,12 +41,28 @@ def test_the_board_ranks_and_explains(folder: Path, made_up: Toy) -> None:
     assert list(app.dataframe[0].value["defense"]) == ["selena+diffence[n=10]", "selena"]
 
 
+def test_the_question_comes_first_then_who_leads_then_the_forest(folder: Path, made_up: Toy) -> None:
+    results, board = made_up
+    cited = page.Notes(papers={"selena": Paper("arXiv:2110.08324", "")})
+    publish(results, board, folder / "toy-v1", cited)
+    app = app_page("board", "defenses").run()
+    assert not app.exception
+    table = defense_table(results, board)
+    assert [e.value for e in app.text][:2] == [QUESTION, leader(table, board.baseline)]
+    (drawn,) = app.get("html")
+    assert drawn.proto.body == forest(table, board.baseline, {"selena": Paper("arXiv:2110.08324", "https://arxiv.org/abs/2110.08324")})  # fmt: skip
+    app.text_input(key="search").set_value("nobody").run()
+    assert app.get("html")[0].proto.body == drawn.proto.body, "what is searched is below"
+
+
 def test_attacks_by_task_and_track(folder: Path, made_up: Toy) -> None:
     publish(*made_up, folder / "toy-v1")
     app = app_page("board", "attacks").run()
     assert not app.exception
-    assert "random" in list(app.dataframe[0].value["attack"])
-    assert list(app.dataframe[1].value["attack"]) == ["lira"]
+    ranked, rest, null = (list(element.value["attack"]) for element in app.dataframe)
+    assert (rest, null) == (["lira"], ["random"]), "null rows at the foot"
+    tracks = list(app.dataframe[0].value["track"])
+    assert len(ranked) == 4 and tracks == sorted(tracks), "by track"
     app.button_group(key="knowledge").set_value(["shadow"]).run()
     assert list(app.dataframe[0].value["attack"]) == ["nn_sorted"]
     app.button_group(key="knowledge").set_value([]).run()
@@ -170,6 +187,12 @@ def test_trust_decides_what_is_ranked(folder: Path, made_up: Toy, monkeypatch: p
         ranked, rest = (element.value for element in app.dataframe)
         assert set(ranked["trust"]) == {"reproduced"}
         assert dict(rest[["defense", "reason"]].itertuples(index=False))["selena"] == "only self-reported"
+    assert "Nothing is ranked that" not in texts(public)
+    public.button_group(key="trust").select("official").run()
+    assert not public.exception
+    assert f"0 of {len(results)} rows are at least official" in texts(public)
+    assert public.code[0].value == "LEAKBOARD_SPLIT_SECRET_FILE=/path/to/secret leakboard run --protocol toy-v1"
+    assert "selena" in list(public.dataframe[-1].value["defense"]), "what is not ranked stays below"
     public.button_group(key="trust").select("self-reported").run()
     assert "selena" in list(public.dataframe[0].value["defense"])
 

@@ -8,11 +8,8 @@ import pytest
 
 from leaderboard.charts import (
     HEIGHT,
-    LONGEST,
     NAME_HEIGHT,
     budget,
-    initials,
-    short_names,
     spread,
     tradeoff,
     without_budget,
@@ -98,7 +95,3 @@ def test_long_names_have_initials_or_end_early() -> None:
     data = next(d for d in drawn["datasets"].values() if d and d[0].get("named"))
     assert [d["name"] for d in data] == ["dp_sgd[nm=0.0154,lr=0.852]", "dp_sgd[noise_multiplier=3.0]", "hamp"]
     assert [d["defense"] for d in data] == given
-    long = initials("label_smoothing+diffence[n=10,timestep=80,train_steps=300]")
-    alike = [f"label_smoothing+diffence[n=10,timestep=80,train_steps={n}]" for n in (300, 400)]
-    assert short_names(alike) == {name: name for name in alike}, "cut short they would be one"
-    assert long == "label_smoothing+diffence[n=10,t=80,…" and len(long) == LONGEST

@@ -1,0 +1,346 @@
+"""The ranked defenses as a forest plot in HTML: rank, interval, null and baseline on one axis. Pure functions: no app.
+
+The plot is made of boxes and CSS, without SVG and script: the app's pages let nothing else through, and a file needs
+nothing else. All texts of entries pass `html.escape`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from benchmark.metrics import METRICS
+from benchmark.text import name_parts
+from leaderboard.ranking import AUC, best_known, rank_interval
+from leaderboard.texts import digits, interval, short_names
+
+QUESTION = (
+    "How much do defended image classifiers leak about their training data? Every defense meets the same attacks on the "
+    "same data, and counts by what the strongest of them finds."
+)
+NAMED = 6
+"""How many defenses a sentence names at most."""
+STEPS = 6
+"""How many steps between ticks an axis has at most."""
+MARKS = {
+    "tuned": "tuned",
+    "attacked_by": "standard attacks only",
+    "extra_data": "extra data",
+    "alone": "flag",
+}
+"""Remarks that stand below a defense's name, by the column that holds their text (RULES 13, 27)."""
+
+
+class Paper(NamedTuple):
+    """Where a method comes from: the card's reference, and an address, "" if it names no arXiv id or DOI."""
+
+    reference: str
+    address: str
+
+
+def papers(entries: Iterable[Any]) -> dict[str, Paper]:
+    """The papers of defenses, by the entry's id. entries: the registry's, with `id`, `kind` and `card`."""
+    return {e.id: Paper(e.card.reference, address(e.card.reference)) for e in entries if e.kind == "defense" and e.card}
+
+
+def address(reference: str) -> str:
+    """The web address of the arXiv id or the DOI that a reference names; "" if it names none.
+
+    No other address is made a link: anybody may have written the reference.
+    """
+    if found := re.search(r"\barXiv:(\d{4}\.\d{4,5})(?![\w.])", reference, re.IGNORECASE):
+        return f"https://arxiv.org/abs/{found[1]}"
+    if found := re.search(r"\bdoi:(10\.\d{4,9}/[A-Za-z0-9][A-Za-z0-9._/-]*[A-Za-z0-9])", reference, re.IGNORECASE):
+        return f"https://doi.org/{found[1]}"
+    return ""
+
+
+# --- In words ---------------------------------------------------------------------------------------
+
+
+def leader(table: pd.DataFrame, baseline: str = "") -> str:
+    """Who leaks least, and how sure that is, in one or two sentences of plain text.
+
+    table: `ranking.defense_table`, its `attrs` included. baseline: the undefended one, which is told if it is at chance.
+    """
+    rows = table[table.reason == ""]
+    if rows.empty:
+        return "No defense is ranked yet."
+    metric, short = table.attrs["metric"], short_names(table.defense)
+    chance, rest = rows[rows.at_chance.astype(bool)], rows[~rows.at_chance.astype(bool)]
+    if chance.empty:
+        return _first(rows, metric, short)
+    names = _listed(chance.defense, short)
+    nothing = "these attacks find nothing to defend against"
+    if len(rows) == 1:
+        also = f": {nothing}" if baseline in set(rows.defense) else ""
+        return (
+            f"{names} is the only defense that is ranked, and leaks no more than chance to the required attacks{also}."
+        )
+    if len(chance) == 1:
+        text = f"Of {len(rows)} defenses {names} alone leaks no more than chance to the required attacks."
+    else:
+        share = f"All {len(rows)}" if rest.empty else f"{len(chance)} of {len(rows)}"
+        text = f"{share} defenses leak no more than chance to the required attacks ({names}); there is no order among them."
+    if baseline in set(chance.defense):
+        text += f" {short[baseline]} is among them: {nothing}."
+    if len(rest):
+        first, others = rest.iloc[0], len(rows) - 1
+        text += (
+            f" Of the rest {short[first.defense]} leaks least ({_value(rows, first, metric)}): clearly "
+            f"better than {first.better_than or 'none'} of {others} others, clearly worse than {first.worse_than or 'none'}."
+        )
+    return text
+
+
+def _first(rows: pd.DataFrame, metric: str, short: Mapping[str, str]) -> str:
+    """The sentence on the first of ranked rows above chance."""
+    first, others = rows.iloc[0], len(rows) - 1
+    value = _value(rows, first, metric)
+    who = f"{short[first.defense]} ({value})"
+    if not others:
+        return f"{who} is the only defense that is ranked."
+    ahead = rows.defense[rows["rank"] == first["rank"]]
+    if len(ahead) > 1:
+        return f"{_listed(ahead, short)} lead with the same {value}."
+    better, all_others = int(first.better_than), f"the {others} others" if others > 1 else "the other"
+    if not better:
+        return f"{who} has the smallest value, but cannot be told from {'any of ' * (others > 1)}{all_others}."
+    if better == others:
+        return f"{who} leads: clearly better than {all_others}."
+    return f"{who} leads: clearly better than {better} of {others} others; {others - better} cannot be told from it."
+
+
+def _worst(metric: str) -> str:
+    return f"worst-case {METRICS[metric].label}"
+
+
+def _value(rows: pd.DataFrame, row: pd.Series, metric: str) -> str:
+    column = f"worst_{metric}"
+    return f"{_worst(metric)} {row[column]:.{_decimals(rows, column)}f}"
+
+
+def _listed(names: Iterable[str], short: Mapping[str, str]) -> str:
+    shown = [short[name] for name in names]
+    if len(shown) > NAMED:
+        return f"{', '.join(shown[:NAMED])} and {len(shown) - NAMED} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def caption(table: pd.DataFrame, baseline: str) -> str:
+    """How to read the plot, in plain text."""
+    line = short_names(table.defense).get(baseline, "")
+    return (
+        f"Dot: the {_worst(table.attrs['metric'])}, the mean over seeds; bar: its 95 % t-interval. Further left leaks less. "
+        "Grey band: what the same attacks find under permuted labels (up to its 95 % quantile); what is not above it has a "
+        "hollow dot and reads chance."
+        + (f" Dashed line: {line}." if line else "")
+        + " Rank: the best and the worst that the seeds allow; the attack is the one that decides."
+    )
+
+
+# --- The plot ---------------------------------------------------------------------------------------
+
+
+class Axis(NamedTuple):
+    """A linear axis from `low` to `high` with `steps` equal steps; its ends are ticks."""
+
+    low: float
+    high: float
+    steps: int
+
+    def at(self, value: float) -> float:
+        """Where a value lies, in percent of the width from the left, cut to the axis."""
+        return min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low)))
+
+    def ticks(self) -> list[float]:
+        """The values at the ticks, from left to right."""
+        return [self.low + i * (self.high - self.low) / self.steps for i in range(self.steps + 1)]
+
+
+def axis(values: Iterable[float], start: float) -> Axis:
+    """An axis with round ticks that holds all finite values, and `start`."""
+    finite = [start, *(v for v in values if math.isfinite(v))]
+    low, high = min(finite), max(finite)
+    span = max(high - low, 0.01)
+    power = 10.0 ** math.floor(math.log10(span / STEPS))
+    step = next(s * power for s in (1, 2, 5, 10, 20) if math.ceil(span / (s * power)) < STEPS)
+    first, last = math.floor(low / step + 1e-9), math.ceil((low + span) / step - 1e-9)
+    return Axis(round(first * step, 10), round(last * step, 10), last - first)
+
+
+def forest(table: pd.DataFrame, baseline: str, known: Mapping[str, Paper] | None = None) -> str:
+    """The ranked defenses of `ranking.defense_table` as one HTML element, in the table's order; "" if none is ranked.
+
+    baseline: the defense whose value is drawn as a line through all rows. known: papers by the entry's id.
+    """
+    rows = table[table.reason == ""]
+    if rows.empty:
+        return ""
+    metric = table.attrs["metric"]
+    worst = f"worst_{metric}"
+    drawn = rows[[worst, f"{worst}_low", f"{worst}_high", f"{worst}_null_95"]].to_numpy(float)
+    scale = axis(drawn.ravel(), 0.5 if metric == AUC else 0.0)
+    fine, short = _decimals(rows, worst), short_names(table.defense)
+    shown = rows.assign(
+        short=rows.defense.map(short),
+        place=rank_interval(rows),
+        interval=interval(rows, worst, fine),
+        known=best_known(rows, metric),
+    )
+    line = _baseline(table, baseline, worst)
+    items = "\n".join(_row(row, metric, fine, scale, line, known or {}) for _, row in shown.iterrows())
+    mark = ""
+    if math.isfinite(line):
+        at = scale.at(line)
+        side = "start" if at < 25 else "end" if at > 75 else "middle"
+        text = f"{short[baseline]} {line:.{fine}f}"
+        mark = f'<span class="lb-mark lb-{side}" style="left:{at:.3f}%">{escape(text)}</span>'
+    head = (
+        '<div class="lb-head" aria-hidden="true"><span class="lb-rank">Rank</span><span class="lb-name">Defense</span>'
+        f'<div class="lb-plot">{mark}{_ticks(scale)}</div>'
+        f'<span class="lb-value">Worst {escape(METRICS[metric].label)} (95 %)</span>'
+        '<div class="lb-more"><span class="lb-by">Decided by</span><span class="lb-accuracy">Test accuracy</span>'
+        '<span class="lb-paper"></span></div></div>'
+    )
+    return (
+        f'<style>{STYLE}</style>\n<section class="lb" aria-label="Ranked defenses" style="--lb-steps:{scale.steps}">\n{head}\n'
+        f'<ol class="lb-rows">\n{items}\n</ol>\n'
+        f'<div class="lb-head lb-foot" aria-hidden="true"><div class="lb-plot">{_ticks(scale)}</div></div>\n'
+        f'<p class="lb-note">{escape(caption(table, baseline))}</p>\n</section>'
+    )
+
+
+def _decimals(rows: pd.DataFrame, column: str) -> int:
+    """As many decimals as the intervals support; 3 where two ranks would print the same number."""
+    fine = digits(rows, column)
+    prints = rows[column].map(lambda v: f"{v:.{fine}f}")
+    return 3 if (rows["rank"].groupby(prints).nunique() > 1).any() else fine
+
+
+def _baseline(table: pd.DataFrame, baseline: str, worst: str) -> float:
+    found = table.loc[table.defense == baseline, worst]
+    return float(found.iloc[0]) if len(found) else math.nan
+
+
+def _ticks(scale: Axis) -> str:
+    decimals = max(0, -math.floor(math.log10((scale.high - scale.low) / scale.steps) + 1e-9))
+    return "".join(
+        f'<span class="lb-tick" style="left:{scale.at(v):.3f}%">{v:.{decimals}f}</span>' for v in scale.ticks()
+    )
+
+
+def _row(row: pd.Series, metric: str, fine: int, scale: Axis, line: float, known: Mapping[str, Paper]) -> str:
+    worst = f"worst_{metric}"
+    low, value, high, null = (float(row[f"{worst}{end}"]) for end in ("_low", "", "_high", "_null_95"))
+    plot = ""
+    if math.isfinite(null):
+        plot += f'<i class="lb-null" style="width:{scale.at(null):.3f}%"></i>'
+    if math.isfinite(line):
+        plot += f'<i class="lb-base" style="left:{scale.at(line):.3f}%"></i>'
+    if math.isfinite(low):
+        plot += f'<i class="lb-bar" style="left:{scale.at(low):.3f}%;width:{scale.at(high) - scale.at(low):.3f}%"></i>'
+    if math.isfinite(value):
+        plot += f'<i class="lb-dot" style="left:{scale.at(value):.3f}%"></i>'
+    chance = bool(row.at_chance)
+    why = ' title="not above what chance finds; no order among these"' if chance else ""
+    number = f"{value:.{fine}f}" if math.isfinite(value) else "–"
+    bounds = f' <span class="lb-soft">({row.interval})</span>' if row.interval else ""
+    accuracy = f"{row.test_accuracy:.2f}" if pd.notna(row.test_accuracy) else "–"
+    return (
+        f'<li class="lb-row{" lb-chance" if chance else ""}">'
+        f'<span class="lb-rank"{why}><span class="lb-hidden">rank </span>{escape(row.place)}</span>'
+        f'<span class="lb-name"><b title="{escape(row.defense)}">{escape(row.short)}</b>{_marks(row)}</span>'
+        f'<div class="lb-plot" aria-hidden="true">{plot}</div>'
+        f'<span class="lb-value"><span class="lb-hidden">{escape(_worst(metric))} </span><b>{number}</b>{bounds}</span>'
+        f'<div class="lb-more"><span class="lb-by"><span class="lb-label">decided by </span>{_attack(row, worst)}</span>'
+        f'<span class="lb-accuracy"><span class="lb-label">test accuracy </span>{accuracy}</span>'
+        f'<span class="lb-paper">{_links(row.defense, known)}</span></div></li>'
+    )
+
+
+def _marks(row: pd.Series) -> str:
+    """The remarks on a defense, each with its text in the title."""
+    there = [(label, str(row[column])) for column, label in MARKS.items() if row.get(column)]
+    return "".join(f' <small title="{escape(text)}">{label}</small>' for label, text in there)
+
+
+def _attack(row: pd.Series, worst: str) -> str:
+    """The deciding attack with its track, and what a stronger one finds that is not required (RULES 12)."""
+    name, track = escape(str(row[f"{worst}_attack"])), escape(str(row[f"{worst}_track"]))
+    more = f" <small>best known {escape(row.known)}</small>" if row.known else ""
+    return f"{name} <small>{track}</small>{more}"
+
+
+def _links(defense: str, known: Mapping[str, Paper]) -> str:
+    """A link to the paper of each part of a defense's name that has one."""
+    links = []
+    for id, _ in name_parts(defense):
+        paper = known.get(id)
+        if paper and paper.address:
+            said = escape(f"Paper of {id}: {paper.reference}")
+            links.append(f'<a href="{escape(paper.address)}" title="{said}" aria-label="{said}">paper</a>')
+    return " ".join(dict.fromkeys(links))
+
+
+BLUE, GREY, VERMILLION = "#3a8fcf", "#8a8f98", "#d55e00"
+"""Of Okabe and Ito's palette, with a contrast of at least 3 to 1 on white and on dark pages; text has the page's colour."""
+
+# The rows are grids of their own, and the first columns have fixed widths, so that all plots are equally wide. Without
+# the sign "smaller than", which the app's filter of HTML takes for a tag.
+STYLE = f"""
+.lb {{ container-type: inline-size; font-size: .875rem; line-height: 1.35;
+  --lb-line: color-mix(in srgb, currentColor 16%, transparent); }}
+.lb .lb-rows {{ list-style: none; margin: 0; padding: 0; }}
+.lb .lb-head, .lb .lb-row {{ display: grid; align-items: center; column-gap: .8rem; margin: 0; padding: 0;
+  grid-template-columns: 3.4rem minmax(7rem, 14rem) minmax(9rem, 1fr) 9.6rem minmax(7rem, 12rem) 4rem 2.6rem;
+  grid-template-areas: "rank name plot value by accuracy paper"; }}
+.lb .lb-row {{ border-top: 1px solid var(--lb-line); min-height: 2rem; font-size: inherit; }}
+.lb .lb-head {{ align-items: end; font-weight: 600; }}
+.lb .lb-rank {{ grid-area: rank; }}
+.lb .lb-name {{ grid-area: name; overflow-wrap: anywhere; padding: .15rem 0; }}
+.lb .lb-value {{ grid-area: value; font-variant-numeric: tabular-nums; }}
+.lb .lb-by {{ grid-area: by; overflow-wrap: anywhere; padding: .15rem 0; }}
+.lb .lb-accuracy {{ grid-area: accuracy; font-variant-numeric: tabular-nums; }}
+.lb .lb-paper {{ grid-area: paper; }}
+.lb .lb-more {{ display: contents; }}
+.lb .lb-soft, .lb small, .lb .lb-note {{ opacity: .82; }}
+.lb small {{ font-size: .75rem; display: inline-block; }}
+.lb .lb-chance .lb-rank {{ font-style: italic; }}
+.lb .lb-plot {{ grid-area: plot; position: relative; align-self: stretch; min-height: 2rem; margin: 0 .9rem;
+  border-right: 1px solid var(--lb-line);
+  background: linear-gradient(90deg, var(--lb-line) 1px, transparent 1px) 0 0 / calc(100% / var(--lb-steps)) 100%; }}
+.lb .lb-head .lb-plot {{ background: none; border: 0; min-height: 2.7rem; font-weight: 400; font-size: .75rem; }}
+.lb .lb-foot {{ border-top: 1px solid var(--lb-line); }}
+.lb .lb-foot .lb-plot {{ min-height: 1.3rem; }}
+.lb .lb-plot > * {{ position: absolute; }}
+.lb .lb-tick {{ bottom: 0; transform: translateX(-50%); }}
+.lb .lb-mark {{ top: 0; white-space: nowrap; font-weight: 600; transform: translateX(-50%); }}
+.lb .lb-start {{ transform: translateX(-.4rem); }}
+.lb .lb-end {{ transform: translateX(calc(.4rem - 100%)); }}
+.lb .lb-null {{ left: 0; top: 0; bottom: 0; background: color-mix(in srgb, {GREY} 28%, transparent); }}
+.lb .lb-base {{ top: -1px; bottom: 0; border-left: 2px dashed {VERMILLION}; transform: translateX(-1px); }}
+.lb .lb-bar {{ top: calc(50% - 1.5px); height: 3px; background: {BLUE}; }}
+.lb .lb-dot {{ top: 50%; width: .7rem; height: .7rem; box-sizing: border-box; border-radius: 50%; background: {BLUE};
+  transform: translate(-50%, -50%); }}
+.lb .lb-chance .lb-bar {{ background: {GREY}; }}
+.lb .lb-chance .lb-dot {{ background: transparent; border: 3px solid {GREY}; }}
+.lb .lb-note {{ margin: .6rem 0 0; max-width: 60rem; }}
+.lb .lb-hidden, .lb .lb-label {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
+  white-space: nowrap; }}
+@container (max-width: 52rem) {{
+  .lb .lb-head, .lb .lb-row {{ grid-template-columns: 3.4rem 1fr auto;
+    grid-template-areas: "rank name value" "plot plot plot" "more more more"; }}
+  .lb .lb-row {{ padding: .3rem 0; }}
+  .lb .lb-value {{ text-align: right; }}
+  .lb .lb-plot {{ min-height: 1.5rem; }}
+  .lb .lb-more {{ display: flex; flex-wrap: wrap; column-gap: .9rem; grid-area: more; }}
+  .lb .lb-head .lb-more {{ display: none; }}
+  .lb .lb-label {{ position: static; width: auto; height: auto; clip-path: none; opacity: .82; }}
+}}
+""".strip()
