@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from benchmark import protocol
+from benchmark import places, protocol
+from benchmark.entries.registry import Registry
 from benchmark.run import studies
-from leaderboard.publish import all_attacks, load
+from leaderboard import page
+from leaderboard.publish import all_attacks, load, pages
 from leaderboard.ranking import Board, defense_table, scenarios
 
 FOLDER = Path(__file__).parents[2] / "leaderboard" / "published"
@@ -31,6 +34,21 @@ def test_the_tables_follow_from_the_scenarios(folder):
         pd.testing.assert_frame_equal(
             pd.read_csv(io.StringIO(table.to_csv(index=False))), pd.read_csv(folder / name), rtol=1e-9
         )
+
+
+@pytest.mark.parametrize("folder", EDITIONS, ids=lambda p: p.name)
+def test_the_pages_follow_from_the_scenarios(folder):
+    """Of the protocol's and the cards' words, too: after a change of one, `python -m leaderboard.publish` writes them anew."""
+    entries = Registry(places.PACKAGED / "submissions").entries.values()
+    made = pages(folder, page.Notes.of(protocol.load(folder.name), entries))
+    assert made[page.PAGE] == (folder / page.PAGE).read_text("utf-8")
+    expected, found = (json.loads(text) for text in (made[page.JSON], (folder / page.JSON).read_text("utf-8")))
+    for kind in ("defenses", *expected["attacks"]):
+        tables = [pd.DataFrame(d["defenses"] if kind == "defenses" else d["attacks"][kind]) for d in (found, expected)]
+        pd.testing.assert_frame_equal(*tables, rtol=1e-9)
+    assert {k: v for k, v in found.items() if k not in ("defenses", "attacks")} == {
+        k: v for k, v in expected.items() if k not in ("defenses", "attacks")
+    }
 
 
 @pytest.mark.parametrize("folder", EDITIONS, ids=lambda p: p.name)
