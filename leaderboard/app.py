@@ -27,8 +27,7 @@ from leaderboard.views import (
     unknown,
 )
 
-REFRESH_SECONDS = 10
-"""How often an open page looks for new results."""
+REFRESH_SECONDS = 10  # how often an open page looks for new results
 # Path in the address, title, icon (Material symbols) and page; the first is the one that opens.
 PAGES: tuple[tuple[str, str, str, Callable[[], None]], ...] = (
     ("defenses", "Defenses", "shield", board.defenses),
@@ -54,7 +53,7 @@ def main() -> None:
     }
     st.session_state["pages"] = pages
     try:
-        places.tracking(), places.optuna()
+        _ = places.tracking(), places.optuna()
     except UserError as error:
         st.text(str(error))
         st.stop()

@@ -17,7 +17,7 @@ import pandas as pd
 from benchmark.metrics import METRICS
 from benchmark.text import name_parts
 from leaderboard.ranking import AUC, best_known, rank_interval
-from leaderboard.texts import digits, interval, short_names
+from leaderboard.texts import interval, rank_digits, short_names
 
 QUESTION = (
     "How much do defended image classifiers leak about their training data? Every defense meets the same attacks on the "
@@ -107,7 +107,7 @@ def _first(rows: pd.DataFrame, metric: str, short: Mapping[str, str]) -> str:
         return f"{who} is the only defense that is ranked."
     ahead = rows.defense[rows["rank"] == first["rank"]]
     if len(ahead) > 1:
-        return f"{_listed(ahead, short)} lead with the same {value}."
+        return f"{_listed(ahead, short)} lead with the same value ({value})."
     better, all_others = int(first.better_than), f"the {others} others" if others > 1 else "the other"
     if not better:
         return f"{who} has the smallest value, but cannot be told from {'any of ' * (others > 1)}{all_others}."
@@ -122,7 +122,7 @@ def _worst(metric: str) -> str:
 
 def _value(rows: pd.DataFrame, row: pd.Series, metric: str) -> str:
     column = f"worst_{metric}"
-    return f"{_worst(metric)} {row[column]:.{_decimals(rows, column)}f}"
+    return f"{_worst(metric)}: {row[column]:.{rank_digits(rows, column)}f}"
 
 
 def _listed(names: Iterable[str], short: Mapping[str, str]) -> str:
@@ -175,18 +175,19 @@ def axis(values: Iterable[float], start: float) -> Axis:
 
 
 def forest(table: pd.DataFrame, baseline: str, known: Mapping[str, Paper] | None = None) -> str:
-    """The ranked defenses of `ranking.defense_table` as one HTML element, in the table's order; "" if none is ranked.
+    """Who leads, and the ranked defenses of `ranking.defense_table` in the table's order, as one HTML element.
 
     baseline: the defense whose value is drawn as a line through all rows. known: papers by the entry's id.
     """
     rows = table[table.reason == ""]
+    lead = f'<p class="lb-lead">{escape(leader(table, baseline))}</p>'
     if rows.empty:
-        return ""
+        return f'<section class="lb" aria-label="Ranked defenses">{lead}</section>'
     metric = table.attrs["metric"]
     worst = f"worst_{metric}"
     drawn = rows[[worst, f"{worst}_low", f"{worst}_high", f"{worst}_null_95"]].to_numpy(float)
     scale = axis(drawn.ravel(), 0.5 if metric == AUC else 0.0)
-    fine, short = _decimals(rows, worst), short_names(table.defense)
+    fine, short = rank_digits(rows, worst), short_names(table.defense)
     shown = rows.assign(
         short=rows.defense.map(short),
         place=rank_interval(rows),
@@ -194,7 +195,7 @@ def forest(table: pd.DataFrame, baseline: str, known: Mapping[str, Paper] | None
         known=best_known(rows, metric),
     )
     line = _baseline(table, baseline, worst)
-    items = "\n".join(_row(row, metric, fine, scale, line, known or {}) for _, row in shown.iterrows())
+    items = "\n".join(_row(row, metric, fine, scale, baseline, line, known or {}) for _, row in shown.iterrows())
     mark = ""
     if math.isfinite(line):
         at = scale.at(line)
@@ -209,18 +210,11 @@ def forest(table: pd.DataFrame, baseline: str, known: Mapping[str, Paper] | None
         '<span class="lb-paper"></span></div></div>'
     )
     return (
-        f'<style>{STYLE}</style>\n<section class="lb" aria-label="Ranked defenses" style="--lb-steps:{scale.steps}">\n{head}\n'
+        f'<style>{STYLE}</style>\n<section class="lb" aria-label="Ranked defenses" style="--lb-steps:{scale.steps}">\n{lead}\n{head}\n'
         f'<ol class="lb-rows">\n{items}\n</ol>\n'
         f'<div class="lb-head lb-foot" aria-hidden="true"><div class="lb-plot">{_ticks(scale)}</div></div>\n'
         f'<p class="lb-note">{escape(caption(table, baseline))}</p>\n</section>'
     )
-
-
-def _decimals(rows: pd.DataFrame, column: str) -> int:
-    """As many decimals as the intervals support; 3 where two ranks would print the same number."""
-    fine = digits(rows, column)
-    prints = rows[column].map(lambda v: f"{v:.{fine}f}")
-    return 3 if (rows["rank"].groupby(prints).nunique() > 1).any() else fine
 
 
 def _baseline(table: pd.DataFrame, baseline: str, worst: str) -> float:
@@ -235,7 +229,9 @@ def _ticks(scale: Axis) -> str:
     )
 
 
-def _row(row: pd.Series, metric: str, fine: int, scale: Axis, line: float, known: Mapping[str, Paper]) -> str:
+def _row(
+    row: pd.Series, metric: str, fine: int, scale: Axis, baseline: str, line: float, known: Mapping[str, Paper]
+) -> str:
     worst = f"worst_{metric}"
     low, value, high, null = (float(row[f"{worst}{end}"]) for end in ("_low", "", "_high", "_null_95"))
     plot = ""
@@ -253,15 +249,20 @@ def _row(row: pd.Series, metric: str, fine: int, scale: Axis, line: float, known
     bounds = f' <span class="lb-soft">({row.interval})</span>' if row.interval else ""
     accuracy = f"{row.test_accuracy:.2f}" if pd.notna(row.test_accuracy) else "–"
     return (
-        f'<li class="lb-row{" lb-chance" if chance else ""}">'
+        f'<li class="lb-row{" lb-chance" if chance else ""}{" lb-baseline" if row.defense == baseline else ""}">'
         f'<span class="lb-rank"{why}><span class="lb-hidden">rank </span>{escape(row.place)}</span>'
-        f'<span class="lb-name"><b title="{escape(row.defense)}">{escape(row.short)}</b>{_marks(row)}</span>'
+        f'<span class="lb-name"><b title="{escape(row.defense)}">{_breaking(row.short)}</b>{_marks(row)}</span>'
         f'<div class="lb-plot" aria-hidden="true">{plot}</div>'
         f'<span class="lb-value"><span class="lb-hidden">{escape(_worst(metric))} </span><b>{number}</b>{bounds}</span>'
         f'<div class="lb-more"><span class="lb-by"><span class="lb-label">decided by </span>{_attack(row, worst)}</span>'
         f'<span class="lb-accuracy"><span class="lb-label">test accuracy </span>{accuracy}</span>'
         f'<span class="lb-paper">{_links(row.defense, known)}</span></div></li>'
     )
+
+
+def _breaking(name: str) -> str:
+    """A name as HTML that a line may break behind its signs."""
+    return re.sub(r"([_+\[,])", r"\1<wbr>", escape(name))
 
 
 def _marks(row: pd.Series) -> str:
@@ -272,8 +273,8 @@ def _marks(row: pd.Series) -> str:
 
 def _attack(row: pd.Series, worst: str) -> str:
     """The deciding attack with its track, and what a stronger one finds that is not required (RULES 12)."""
-    name, track = escape(str(row[f"{worst}_attack"])), escape(str(row[f"{worst}_track"]))
-    more = f" <small>best known {escape(row.known)}</small>" if row.known else ""
+    name, track = _breaking(str(row[f"{worst}_attack"])), escape(str(row[f"{worst}_track"]))
+    more = f" <small>best known {_breaking(row.known)}</small>" if row.known else ""
     return f"{name} <small>{track}</small>{more}"
 
 
@@ -298,7 +299,7 @@ STYLE = f"""
   --lb-line: color-mix(in srgb, currentColor 16%, transparent); }}
 .lb .lb-rows {{ list-style: none; margin: 0; padding: 0; }}
 .lb .lb-head, .lb .lb-row {{ display: grid; align-items: center; column-gap: .8rem; margin: 0; padding: 0;
-  grid-template-columns: 3.4rem minmax(7rem, 14rem) minmax(9rem, 1fr) 9.6rem minmax(7rem, 12rem) 4rem 2.6rem;
+  grid-template-columns: 3.4rem minmax(7rem, 12rem) minmax(9rem, 1fr) 10.6rem minmax(7rem, 13.5rem) 4rem 2.6rem;
   grid-template-areas: "rank name plot value by accuracy paper"; }}
 .lb .lb-row {{ border-top: 1px solid var(--lb-line); min-height: 2rem; font-size: inherit; }}
 .lb .lb-head {{ align-items: end; font-weight: 600; }}
@@ -309,8 +310,10 @@ STYLE = f"""
 .lb .lb-accuracy {{ grid-area: accuracy; font-variant-numeric: tabular-nums; }}
 .lb .lb-paper {{ grid-area: paper; }}
 .lb .lb-more {{ display: contents; }}
+.lb .lb-head .lb-name, .lb .lb-head .lb-by {{ padding: 0; }}
 .lb .lb-soft, .lb small, .lb .lb-note {{ opacity: .82; }}
-.lb small {{ font-size: .75rem; display: inline-block; }}
+.lb .lb-soft {{ white-space: nowrap; }}
+.lb small {{ font-size: .75rem; display: block; }}
 .lb .lb-chance .lb-rank {{ font-style: italic; }}
 .lb .lb-plot {{ grid-area: plot; position: relative; align-self: stretch; min-height: 2rem; margin: 0 .9rem;
   border-right: 1px solid var(--lb-line);
@@ -330,14 +333,22 @@ STYLE = f"""
   transform: translate(-50%, -50%); }}
 .lb .lb-chance .lb-bar {{ background: {GREY}; }}
 .lb .lb-chance .lb-dot {{ background: transparent; border: 3px solid {GREY}; }}
+.lb .lb-baseline .lb-bar, .lb .lb-baseline .lb-dot {{ background: {VERMILLION}; }}
+.lb .lb-baseline.lb-chance .lb-dot {{ background: transparent; border-color: {VERMILLION}; }}
+.lb .lb-lead {{ margin: .2rem 0 1rem; max-width: 60rem; font-size: 1.05rem; font-weight: 600; overflow-wrap: anywhere; }}
+.lb a {{ color: inherit; }}
 .lb .lb-note {{ margin: .6rem 0 0; max-width: 60rem; }}
 .lb .lb-hidden, .lb .lb-label {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   white-space: nowrap; }}
 @container (max-width: 52rem) {{
-  .lb .lb-head, .lb .lb-row {{ grid-template-columns: 3.4rem 1fr auto;
+  .lb .lb-head, .lb .lb-row {{ grid-template-columns: 3.1rem 1fr auto; column-gap: .6rem;
     grid-template-areas: "rank name value" "plot plot plot" "more more more"; }}
   .lb .lb-row {{ padding: .3rem 0; }}
   .lb .lb-value {{ text-align: right; }}
+  .lb .lb-row .lb-soft {{ display: block; font-size: .8rem; }}
+  .lb .lb-head .lb-rank, .lb .lb-head .lb-name {{ display: none; }}
+  .lb .lb-head .lb-value {{ grid-column: 1 / -1; }}
+  .lb small {{ display: inline-block; }}
   .lb .lb-plot {{ min-height: 1.5rem; }}
   .lb .lb-more {{ display: flex; flex-wrap: wrap; column-gap: .9rem; grid-area: more; }}
   .lb .lb-head .lb-more {{ display: none; }}

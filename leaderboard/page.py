@@ -21,7 +21,7 @@ from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.text import name_parts, plain
 from leaderboard.forest import QUESTION, Paper, address, forest, leader, papers
 from leaderboard.ranking import TRUST, WORST, Board, apart, best_known, rank_interval
-from leaderboard.texts import digits, interval
+from leaderboard.texts import digits, interval, rank_digits
 
 if TYPE_CHECKING:
     from benchmark.protocol import Protocol
@@ -128,8 +128,7 @@ def as_html(contents: Contents) -> str:
     title = f"Leakboard: {c.protocol}"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        _text(QUESTION, "question"),
-        _text(leader(c.defenses, c.board.baseline), "lead"),
+        _text(QUESTION),
         forest(c.defenses, c.board.baseline, c.notes.papers),
         *_defenses(c),
         *_attacks(c),
@@ -147,9 +146,9 @@ def as_html(contents: Contents) -> str:
     )
 
 
-def _text(text: str, name: str = "") -> str:
+def _text(text: str) -> str:
     """A paragraph of plain text."""
-    return f'<p class="{name}">{escape(text)}</p>' if name else f"<p>{escape(text)}</p>"
+    return f"<p>{escape(text)}</p>"
 
 
 def _table(caption: str, columns: Mapping[str, str], rows: pd.DataFrame, html: str = "") -> str:
@@ -166,9 +165,9 @@ def _table(caption: str, columns: Mapping[str, str], rows: pd.DataFrame, html: s
     )
 
 
-def _numbers(table: pd.DataFrame, column: str) -> list[str]:
-    """A column with its intervals as text, such as 0.65 (0.62 – 0.67)."""
-    fine = digits(table, column)
+def _numbers(table: pd.DataFrame, column: str, ranks: bool = False) -> list[str]:
+    """A column with its intervals as text, such as 0.65 (0.62 – 0.67). ranks: whether it is what the rows are ranked by."""
+    fine = (rank_digits if ranks else digits)(table[table.reason == ""], column)
     pairs = zip(table[column], interval(table, column, fine), strict=True)
     return ["–" if pd.isna(value) else f"{value:.{fine}f}{f' ({bounds})' if bounds else ''}" for value, bounds in pairs]
 
@@ -187,7 +186,7 @@ def _defenses(c: Contents) -> list[str]:
         place=rank_interval(table), apart=apart(table), known=best_known(table, metric), level=_levels(table),
         test_accuracy=_numbers(table, "test_accuracy"),
         paper=[_references(name, c.notes.papers) for name in table.defense],
-        **{f"worst_{m}": _numbers(table, f"worst_{m}") for m in metrics},
+        **{f"worst_{m}": _numbers(table, f"worst_{m}", m == metric) for m in metrics},
         **{n: table[n].fillna("").astype(str) for n in notes},
         **{f"worst_{m}_null_95": _three(table[f"worst_{m}_null_95"]) for m in metrics},
     )  # fmt: skip
@@ -322,10 +321,9 @@ h1 { font-size: 1.8rem; margin: .5rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.35rem; margin: 2.2rem 0 .4rem; }
 h3 { font-size: 1.05rem; margin: 1.4rem 0 .3rem; }
 p { max-width: 60rem; overflow-wrap: anywhere; }
-.lead { font-size: 1.1rem; font-weight: 600; }
 a { color: var(--link); }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
+table { width: max-content; border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .2rem 0; opacity: .82; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line);
   min-width: 4rem; max-width: 22rem; overflow-wrap: break-word; }

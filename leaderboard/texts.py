@@ -36,6 +36,13 @@ def digits(table: pd.DataFrame, column: str) -> int:
     return 2 if half >= 0.01 else 3
 
 
+def rank_digits(rows: pd.DataFrame, column: str) -> int:
+    """Decimals for ranked rows: as many as the intervals support, but 3 where two ranks would print the same number."""
+    fine = digits(rows, column)
+    prints = rows[column].map(lambda v: f"{v:.{fine}f}")
+    return 3 if (rows["rank"].groupby(prints).nunique() > 1).any() else fine
+
+
 def interval(table: pd.DataFrame, column: str, digits: int = 3) -> pd.Series:
     """A column's intervals as text, such as 0.62 – 0.67; "" without one."""
     pairs = zip(table[f"{column}_low"], table[f"{column}_high"], strict=True)

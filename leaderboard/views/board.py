@@ -11,9 +11,9 @@ import streamlit as st
 from benchmark import places
 from benchmark.metrics import METRICS, TASK_METRICS
 from leaderboard import charts
-from leaderboard.forest import QUESTION, forest, leader
+from leaderboard.forest import QUESTION, forest
 from leaderboard.ranking import AUC, RANKS, TPR, WORST, apart, best_known, rank_interval
-from leaderboard.texts import digits, interval
+from leaderboard.texts import digits, interval, rank_digits
 from leaderboard.views import (
     TRUST_COLUMNS,
     advise,
@@ -55,7 +55,6 @@ def defenses() -> None:
     st.title("Defenses", anchor=False)
     st.text(QUESTION)
     if (whole.reason == "").any():
-        st.text(leader(whole, board.baseline))
         st.html(forest(whole, board.baseline, known_papers(places.board(protocol))))
     elif least_trust() == "self-reported":
         advise("Nothing is ranked yet", "A rank needs every scenario that the protocol requires; what is missing stands below.",
@@ -142,6 +141,7 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
         f"chance: not above its null, without an order among these. Best known: what a stronger attack finds that is not required."
     )
     fine = {c: digits(whole, c) for c in ("test_accuracy", *(f"worst_{m}" for m in WORST))}
+    fine[f"worst_{metric}"] = rank_digits(whole[whole.reason == ""], f"worst_{metric}")
     intervals = {f"{c}_ci": interval(table, c, fine[c]) for c in fine}
     columns = {
         "test_accuracy": number("test_accuracy", digits=fine["test_accuracy"]),
@@ -224,13 +224,14 @@ def _attacks(table: pd.DataFrame, task: str, metric: str) -> None:
 def _both(shown: pd.DataFrame, order: list[str], config: dict[str, Any], name: str) -> None:
     """The table of ranked entries; below it the others with the reason."""
     shown = shown.assign(isolation=shown.isolation.map(isolation))
-    _table(shown[shown.reason == ""], order, config, name)
     rest = shown[shown.reason != ""]
+    if len(rest) < len(shown) or shown.empty:
+        _table(shown[shown.reason == ""], order, config, name)
     if len(rest):
         st.subheader("Not ranked", anchor=False)
         _table(
             rest,
-            [name, "reason", *(c for c in order if c not in (name, *RANKS, "interval"))],
+            [name, "reason", *(c for c in order if c not in (name, *RANKS, "interval", "apart"))],
             config,
             f"unranked-{name}",
         )

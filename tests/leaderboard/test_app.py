@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from benchmark.result import Result
 from leaderboard import page, screenshots, tables
 from leaderboard.forest import QUESTION, Paper, forest, leader
-from leaderboard.publish import edition_folder, publish
+from leaderboard.publish import edition_folder, load, publish
 from leaderboard.ranking import Board, defense_table
 from tests.conftest import SUBMISSIONS
 from tests.leaderboard.conftest import APP, EVIL, app_page, hostile, texts
@@ -24,6 +24,7 @@ def test_an_empty_board_says_what_to_run(folder: Path) -> None:
     app = AppTest.from_file(APP, default_timeout=30).run()
     assert not app.exception
     assert app.code[0].value == "leakboard run --protocol digits-v1"
+    assert not app.markdown, "no value of the script is drawn, least of all a database's address"
 
 
 def test_the_board_ranks_and_explains(folder: Path, made_up: Toy) -> None:
@@ -47,9 +48,10 @@ def test_the_question_comes_first_then_who_leads_then_the_forest(folder: Path, m
     publish(results, board, folder / "toy-v1", cited)
     app = app_page("board", "defenses").run()
     assert not app.exception
-    table = defense_table(results, board)
-    assert [e.value for e in app.text][:2] == [QUESTION, leader(table, board.baseline)]
+    table = defense_table(load(folder / "toy-v1"), board)
+    assert app.text[0].value == QUESTION
     (drawn,) = app.get("html")
+    assert f'<p class="lb-lead">{leader(table, board.baseline)}</p>' in drawn.proto.body
     assert drawn.proto.body == forest(table, board.baseline, {"selena": Paper("arXiv:2110.08324", "https://arxiv.org/abs/2110.08324")})  # fmt: skip
     app.text_input(key="search").set_value("nobody").run()
     assert app.get("html")[0].proto.body == drawn.proto.body, "what is searched is below"

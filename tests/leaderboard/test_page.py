@@ -179,7 +179,7 @@ def test_a_browser_draws_the_file(chromium: Chromium, site: Path, name: str, sch
         shown.set_viewport_size({"width": width, "height": 1000})
         assert shown.evaluate("document.documentElement.scrollWidth") <= width
         dots = shown.locator(".lb-dot")
-        assert dots.count() == {"full": 7, "hostile": 7, "empty": 0}[name]
+        assert dots.count() == {"full": 7, "hostile": 8, "empty": 0}[name]
         for i in range(dots.count()):
             box, plot = dots.nth(i).bounding_box(), dots.nth(i).locator("..").bounding_box()
             assert box and plot and plot["x"] <= box["x"] + box["width"] / 2 <= plot["x"] + plot["width"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from leaderboard.texts import LONGEST, digits, initials, interval, short_names
+from leaderboard.texts import LONGEST, digits, initials, interval, rank_digits, short_names
 
 
 def test_long_names_have_initials_or_end_early() -> None:
@@ -21,6 +21,13 @@ def test_as_many_decimals_as_the_intervals_support() -> None:
     assert digits(table, "auc") == 2
     assert digits(table.assign(auc_low=0.498, auc_high=0.502), "auc") == 3
     assert digits(table.assign(auc_low=np.nan, auc_high=np.nan), "auc") == 3, "one seed has no interval"
+
+
+def test_two_ranks_do_not_print_alike() -> None:
+    table = pd.DataFrame({"rank": [1, 2], "auc": [0.551, 0.554], "auc_low": [0.53, 0.53], "auc_high": [0.57, 0.58]})
+    assert (digits(table, "auc"), rank_digits(table, "auc")) == (2, 3)
+    assert rank_digits(table.assign(rank=1), "auc") == rank_digits(table.assign(auc=[0.55, 0.65]), "auc") == 2
+    assert rank_digits(table[:0], "auc") == 3
 
 
 def test_an_interval_is_text_and_no_zero_is_negative() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import time
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from leaderboard import screenshots
 from tests.leaderboard.conftest import Browser, make_result
+from tests.leaderboard.test_accessibility import violations
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,6 +39,39 @@ def test_every_view_opens_with_results(browser: Browser) -> None:
     for path in paths:
         browser.open(f"{path}?protocol=digits-v1")
         assert not browser.errors, path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_forest_is_drawn_wide_and_narrow(browser: Browser, scheme: Literal["light", "dark"]) -> None:
+    """Streamlit's filter of HTML leaves it whole; the page is no wider than the window; axe-core finds nothing."""
+    page = browser.page
+    page.emulate_media(color_scheme=scheme)
+    try:
+        for width in (1280, 400):
+            page.set_viewport_size({"width": width, "height": 1800})
+            browser.open("?protocol=toy-v1")
+            rows, head = page.locator(".lb-row"), page.locator(".lb-head").first
+            assert rows.count() == 7 and rows.first.is_visible() and head.is_visible()
+            names = [row.locator(".lb-name b").inner_text() for row in rows.all()]
+            assert names[:2] == ["dp_sgd", "selena+diffence"]
+            ticks = [tick.bounding_box() for tick in head.locator(".lb-tick").all()]
+            for row in rows.all():
+                plot, dot, name, value = (
+                    row.locator(mark).bounding_box() for mark in (".lb-plot", ".lb-dot", ".lb-name", ".lb-value")
+                )
+                assert plot and dot and name and value and ticks[0] and ticks[-1]
+                assert plot["x"] <= dot["x"] + dot["width"] / 2 <= plot["x"] + plot["width"] and plot["width"] > 150
+                assert abs(plot["x"] - ticks[0]["x"] - ticks[0]["width"] / 2) < 2, "the axis is the rows'"
+                assert abs(plot["x"] + plot["width"] - ticks[-1]["x"] - ticks[-1]["width"] / 2) < 2
+                assert name["x"] + name["width"] <= value["x"], "the name does not meet the number"
+                assert (value["y"] < plot["y"]) == (width == 400), "below the number where the page is narrow"
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= width
+            assert not (found := violations(page)), "\n".join(found)
+    finally:
+        page.emulate_media(color_scheme="light")
+        page.set_viewport_size({"width": 1280, "height": 1800})
+    assert not browser.errors
 
 
 def test_search_filters_and_csv(browser: Browser, tmp_path: Path) -> None:
