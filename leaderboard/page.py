@@ -208,7 +208,7 @@ def _defenses(c: Contents) -> list[str]:
         parts.append(_table("Ranked defenses", columns, ranked, "paper"))
     if len(rest):
         others = {n: label for n, label in columns.items() if n not in ("defense", "place", "apart")}
-        parts += ["<h3>Not ranked</h3>", _table("Defenses that are not ranked", {"defense": "Defense", "reason": "Why not"} | others, rest, "paper")]  # fmt: skip
+        parts += ["<h3>Not ranked</h3>", _table("Defenses that are not ranked", {"defense": "Defense", "reason": "Why not ranked"} | others, rest, "paper")]  # fmt: skip
     return parts
 
 
@@ -323,6 +323,7 @@ h3 { font-size: 1.05rem; margin: 1.4rem 0 .3rem; }
 p { max-width: 60rem; overflow-wrap: anywhere; }
 a { color: var(--link); }
 .wide { overflow-x: auto; }
+.wide + .wide { margin-top: 1rem; }
 table { width: max-content; border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .2rem 0; opacity: .82; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line);

@@ -542,11 +542,11 @@ def main(protocols: Sequence[str]) -> None:
 
     entries = Registry(places.submissions(), places.baselines()).entries.values()
     for name in protocols or sorted(path.name for path in places.published().iterdir()):
-        folder = places.published() / name
-        for edition in (path.parent for path in sorted(folder.rglob(SCENARIOS))):
-            for file, text in pages(edition, page.Notes.of(definitions.load(name), entries)).items():
-                _replace(edition / file, text.encode())
-                print(edition / file)
+        definition = definitions.load(name) if name in definitions.names() else None
+        for folder in sorted(path.parent for path in (places.published() / name).rglob(SCENARIOS)):
+            for file, text in pages(folder, page.Notes.of(definition, entries)).items():
+                _replace(folder / file, text.encode())
+                print(folder / file)
 
 
 if __name__ == "__main__":

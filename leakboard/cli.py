@@ -430,7 +430,7 @@ def publish(
     replace: Annotated[bool, typer.Option("--replace", help="Publish what your store holds and nothing else; default: published rows that it lacks stay.")] = False,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Write your rows of a protocol, and its tables, to leaderboard/published/ of the project."""
+    """Write your rows of a protocol, its tables and its page to leaderboard/published/ of the project."""
     from benchmark import protocol as protocols
     from benchmark.run import studies
     from leaderboard import publish as publishing

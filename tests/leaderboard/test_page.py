@@ -17,7 +17,7 @@ from benchmark.result import Result
 from benchmark.text import plain
 from leaderboard import page, screenshots
 from leaderboard.forest import QUESTION, Paper, leader
-from leaderboard.publish import pages, papers, publish
+from leaderboard.publish import main, pages, papers, publish
 from leaderboard.ranking import Board, defense_table
 from tests.leaderboard.conftest import EVIL, hostile, make_board
 
@@ -104,6 +104,16 @@ def test_same_results_same_bytes(made_up: Toy, tmp_path: Path) -> None:
     assert pages(tmp_path / "a", NOTES) == {
         name: (tmp_path / "a" / name).read_text("utf-8") for name in (page.PAGE, page.JSON)
     }, "and it is made anew from what is published"
+
+
+def test_the_pages_of_what_is_published_are_written_anew(folder: Path, made_up: Toy) -> None:
+    """Nothing else is: rows, tables and provenance stay as they are."""
+    publish(*made_up, folder / "toy-v1")
+    before = {path.name: path.read_bytes() for path in (folder / "toy-v1").iterdir()}
+    for name in (page.PAGE, page.JSON):
+        (folder / "toy-v1" / name).write_text("old")
+    main([])
+    assert {path.name: path.read_bytes() for path in (folder / "toy-v1").iterdir()} == before
 
 
 def test_nothing_published_has_no_page(tmp_path: Path) -> None:

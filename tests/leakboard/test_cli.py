@@ -353,7 +353,9 @@ def test_publish_writes_the_tables(scored: Home) -> None:
     ended = scored.call("publish", "--protocol", "smoke")
     assert ended.code == 0
     assert "published 3 results" in ended.out
-    assert any((scored.folder / "published" / "smoke").iterdir())
+    said = (scored.folder / "published" / "smoke" / "index.html").read_text("utf-8")
+    assert protocol.load("smoke").about.split(".")[0] in said, "the protocol's own words"
+    assert "Rethinking the Inception Architecture" in said or "The recipe of the protocol" in said, "and the cards'"
 
 
 def test_publishing_keeps_what_others_scored(scored: Home) -> None:

@@ -121,4 +121,11 @@ def test_publish_writes_what_the_board_shows(scored, place, protocol):
     done = leakboard(place, "publish", "--protocol", protocol)
     assert done.returncode == 0, done.stderr
     folder = place / "published" / "digits-e2e"
-    assert {p.name for p in folder.iterdir()} >= {"scenarios.parquet", "attacks.csv", "defenses.csv", "provenance.json"}
+    assert {p.name for p in folder.iterdir()} >= {
+        "scenarios.parquet",
+        "attacks.csv",
+        "defenses.csv",
+        "provenance.json",
+        "index.html",
+        "board.json",
+    }
