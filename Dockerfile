@@ -9,7 +9,7 @@ COPY leakboard leakboard
 RUN pip install --no-cache-dir --editable '.[postgres]'
 COPY submissions submissions
 ENTRYPOINT ["leakboard"]
-CMD ["run", "--protocol", "digits-v1"]
+CMD ["run", "--protocol", "digits-v2"]
 
 FROM score AS app
 ENV LEAKBOARD_PUBLIC=1

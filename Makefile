@@ -4,8 +4,8 @@ BIN := .venv/bin
 
 .PHONY: help soak fuzz quickstart test setup lint docs screenshots speed redteam clean
 
-quickstart: .venv/.run ## set up .venv, score digits-v1 and print the ranked tables
-	$(BIN)/leakboard run --protocol digits-v1
+quickstart: .venv/.run ## set up .venv, score digits-v2 and print the ranked tables
+	$(BIN)/leakboard run --protocol digits-v2
 
 test: .venv/.test lint ## set up .venv, run the linters and all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal --durations 15
@@ -29,7 +29,7 @@ speed: .venv/.test ## time the parts of the judge and the board
 
 # A random fault every few seconds for ten minutes, and ten minutes of odd input for every reader.
 soak: .venv/.test ## a random fault every few seconds for ten minutes
-	$(BIN)/python -m tests.faults.soak --protocol digits-v1 --seconds 600
+	$(BIN)/python -m tests.faults.soak --protocol digits-v2 --seconds 600
 
 fuzz: .venv/.test ## odd input for every reader for ten minutes
 	LEAKBOARD_FUZZ_MINUTES=10 $(BIN)/python -m pytest tests/fuzz --timeout 0

@@ -134,6 +134,9 @@ def _registry() -> dict[str, Metric]:
 
 METRICS = _registry()
 
+BY_TARGET = ("auc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.01_reversed", "balanced_accuracy")
+"""Metrics whose value is kept for each target: entries are compared on the targets that both have met."""
+
 TASK_METRICS = {
     task: tuple(m.name for m in METRICS.values() if m.table == task)
     for task in dict.fromkeys(m.table for m in METRICS.values() if m.table)

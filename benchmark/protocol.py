@@ -101,10 +101,12 @@ class Recipe(_Strict):
 
 
 class ReferenceSizes(_Strict):
-    """How many reference models are trained on the target's population (online) and on shadow data (offline); in pairs."""
+    """How many reference models an attack on one target has; in pairs."""
 
     online: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
+    """Networks of the target's own population, those of its pair left out."""
     offline: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
+    """Networks of shadow data."""
 
 
 class Canaries(_Strict):
@@ -133,10 +135,16 @@ class Adversary(_Strict):
 
 
 class Costly(_Strict):
-    """Fewer reference models for training defenses that cost several times as much as plain training."""
+    """What costs several times as much as the rest: it has fewer reference models, or is scored on fewer targets."""
 
-    references: ReferenceSizes
-    defenses: tuple[str, ...]
+    references: ReferenceSizes | None = None
+    """For training defenses. None: as many as the others, which compares entries best."""
+    targets: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """The first so many targets. None: all."""
+    defenses: tuple[str, ...] = ()
+    """Ids of defenses, in whatever cascade."""
+    attacks: tuple[str, ...] = ()
+    """Ids of attacks."""
 
 
 class Limits(_Strict):
@@ -169,6 +177,8 @@ class Protocol(_Strict):
     """Architecture of the classifier that judges reconstructions of inversion: another one than the target's, on other data (RULES 18)."""
     recipe: Recipe
     references: ReferenceSizes
+    targets: Annotated[int, Field(ge=1, le=4096)] = 1
+    """How many networks of the population membership attacks are scored on: complete pairs; or 1, the split's own alone."""
     costly: Costly | None = None
     canaries: Canaries | None = None
     adversary: Adversary | None = None
@@ -192,9 +202,34 @@ class Protocol(_Strict):
         content = self.model_dump(mode="json", exclude=excluded)
         if not self.recipe.early_stopping:
             del content["recipe"]["early_stopping"]
+        if self.targets == 1:
+            del content["targets"]
+        if content["costly"]:
+            content["costly"] = {name: value for name, value in content["costly"].items() if value}
         for section in filter(None, (content, content["costly"])):
-            section["bank"] = section.pop("references")  # the name that the digests of the first boards were made with
+            if "references" in section:
+                section["bank"] = section.pop("references")  # the name in the digests of the first boards
         return digest(content)
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Protocol:
+        if self.costly and self.costly.references and self.targets > 1:
+            raise ValueError("costly.references: expected none where several networks of the population are targets")
+        most = self.references.online + self.pair
+        for where, targets in (("targets", self.targets), ("costly.targets", self.costly and self.costly.targets)):
+            if targets and (targets > most or (targets > 1 and targets % self.pair)):
+                raise ValueError(
+                    f"{where}: expected 1, or complete pairs of the {most} networks of the population, given {targets}"
+                )
+        return self
+
+    @property
+    def pair(self) -> int:
+        """How many networks of the population were drawn together, and are no references of each other.
+
+        Two, a half of the pool and the other half; one where canaries are planted, in each network independently.
+        """
+        return 1 if self.canaries else 2
 
     @model_validator(mode="after")
     def _canaries_alone(self) -> Protocol:

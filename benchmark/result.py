@@ -111,6 +111,9 @@ class Result(BaseModel):
     null_row: bool = False
     metrics: dict[str, float] = Field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    values: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Some of the metrics of a membership attack for each target, in the order of the targets' numbers; empty where there was one
+    target. `metrics` has their means."""
     roc: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """FPR and TPR of the ROC curve's corners, thinned to at most 100 points."""
     histogram: tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]] | None = None
@@ -145,7 +148,14 @@ class Result(BaseModel):
 
     def to_json(self) -> str:
         """Compact JSON, numbers to 6 significant digits: enough for any table, small enough for a tag."""
-        unknown: dict[str, Any] = {"roc": None, "histogram": None, "null_auc": [], "null_tpr": [], "finished": 0.0}
+        unknown: dict[str, Any] = {
+            "roc": None,
+            "histogram": None,
+            "null_auc": [],
+            "null_tpr": [],
+            "values": {},
+            "finished": 0.0,
+        }
         return json.dumps(unknown | _rounded(self.model_dump(mode="json")), separators=(",", ":"), sort_keys=True)
 
     @classmethod
@@ -348,7 +358,8 @@ _RECORD = _known_fields("field", {
     **dict.fromkeys(("attack", "defense", "dataset", "architecture"), _NAME),
     "reason": _PARAGRAPH, "log": _text(100_000), "seed": _seed, "null_row": _flag,
     "metrics": _METRICS, "intervals": _INTERVALS, "roc": _curve, "histogram": _bins, "pictures": _mapping_of(4, _PICTURE),
-    "null_auc": _NULL_VALUES, "null_tpr": _NULL_VALUES, "claims": _mapping_of(64, _PARAGRAPH), "provenance": _mapping_of(64, _PARAGRAPH),
+    "null_auc": _NULL_VALUES, "null_tpr": _NULL_VALUES, "values": _known_fields("metric", {m.name: _number_list(*_bounds(m), 2, 4096) for m in METRICS.values()}),
+    "claims": _mapping_of(64, _PARAGRAPH), "provenance": _mapping_of(64, _PARAGRAPH),
     "cost": _known_fields("cost", dict.fromkeys(COSTS, _number(0, 1e15))), "finished": _number(0, YEAR_2100),
 })  # fmt: skip
 """What each field of a `Result` is held to. A check raises _Refused."""

@@ -53,6 +53,7 @@ NESTED = (
     "pictures",
     "null_auc",
     "null_tpr",
+    "values",
     "claims",
     "cost",
     "provenance",

@@ -23,7 +23,7 @@ from benchmark.metrics import METRICS, TASK_METRICS, epsilon_fault, lower_bound,
 from benchmark.result import Claim, Result, Trust
 from benchmark.text import LINE, LOG, NAME, plain, plain_log
 from leaderboard.comparison import Floats, interval, leave_one_out, nanmean, rank
-from leaderboard.records import Records, null_lists, positions
+from leaderboard.records import Records, lists, positions
 from leaderboard.records import split_of as split_of
 
 TPR, AUC = "tpr_at_fpr_0.01", "auc"
@@ -179,10 +179,24 @@ class _Grid:
 
         Where there is no row, the length is 0.
         """
-        values, starts, lengths = null_lists(self._rows.result, column)
+        values, starts, lengths = lists(self._rows.result, column)
         starts_and_lengths = np.zeros((2, *self._shape), np.int64)
         starts_and_lengths[:, *self._places] = starts, lengths
         return values, starts_and_lengths[0], starts_and_lengths[1]
+
+    def by_target(self, metric: str) -> Floats:
+        """A metric as (defenses, attacks, targets, seeds); NaN where a row was not scored on a target, or is not there.
+
+        Rows with no value for each target were scored on the first one alone.
+        """
+        values, (found, starts, lengths) = self.values(metric), self.lists(f"values_{metric}")
+        targets = np.arange(max(1, int(lengths.max(initial=1))))
+        places = starts[..., None] + np.minimum(targets, np.maximum(lengths, 1)[..., None] - 1)
+        listed = np.append(found, np.nan)[np.minimum(places, len(found))]
+        listed = np.where(targets < lengths[..., None], listed, np.nan)
+        alone = np.where(targets == 0, values[..., None], np.nan)
+        cube = np.where(lengths[..., None] > 0, np.where(np.isfinite(values)[..., None], listed, np.nan), alone)
+        return np.asarray(cube.transpose(0, 1, 3, 2))
 
     def done(self) -> NDArray[np.bool_]:
         """Whether there is a row of status ok or skipped, (defenses, attacks, seeds)."""
@@ -285,11 +299,11 @@ def defense_table(
     others_grid = _Grid(counted[counted.task == "membership"], defenses, complete, board.seeds)
     rows_that_count = frame[frame.index.isin(counted.index) | ~frame.defense.isin(ranked)]
     table = pd.DataFrame({"defense": defenses, "reason": [reasons[d] for d in defenses]}, index=pd.Index(defenses))
-    parts, by_seed = [table, _weakest_levels(rows_that_count, "defense").reindex(defenses, fill_value="")], {}
+    parts, by_target = [table, _weakest_levels(rows_that_count, "defense").reindex(defenses, fill_value="")], {}
     tracks = dict(zip(zip(membership.defense, membership.attack, strict=True), membership.track, strict=True))
     for m in WORST:
-        columns, by_seed[m] = _worst_case(grid, m, defenses, pool, tracks)
-        columns |= _best_known(others_grid, m, by_seed[m])
+        columns, by_seed, by_target[m] = _worst_case(grid, m, defenses, pool, tracks)
+        columns |= _best_known(others_grid, m, by_seed)
         parts.append(pd.DataFrame(columns, index=table.index))
     # The bound of the attack that does best on the other seeds, for it holds only for an attack chosen beforehand
     # (RULES 30); with one seed there are no others. The least of the seeds' bounds: their mean would not hold with 95
@@ -301,8 +315,7 @@ def defense_table(
     )
     table["at_chance"] = table[f"worst_{metric}"] <= table[f"worst_{metric}_null_95"]
     rows = [defenses.index(d) for d in ranked]
-    values = by_seed[metric][rows].reshape(len(ranked), 1, len(board.seeds))
-    ranks = rank(values, larger_is_better=False, level=table.at_chance.to_numpy()[rows])
+    ranks = rank(by_target[metric][rows], larger_is_better=False, level=table.at_chance.to_numpy()[rows])
     table = _with_ranks(table, ranks.set_index(pd.Index(ranked)))
     table.attrs = {"metric": metric, "pool": pool}
     return table
@@ -396,8 +409,8 @@ def epsilon_text(claims: Mapping[Any, str]) -> str:
 
 def _worst_case(
     grid: _Grid, metric: str, defenses: Sequence[str], pool: Sequence[str], tracks: dict[tuple[str, str], str]
-) -> tuple[dict[str, object], Floats]:
-    """The columns of one metric's worst case, and the worst case on each seed (defenses, seeds).
+) -> tuple[dict[str, object], Floats, Floats]:
+    """The columns of one metric's worst case, and the worst case (defenses, seeds) and (defenses, targets, seeds).
 
     Candidates are the attacks of the pool with both signs (RULES 16). With its sign reversed an attack has 1 - AUC; its
     TPR is in the record. tracks: by (defense, attack).
@@ -405,7 +418,8 @@ def _worst_case(
     values = grid.values(metric)
     by_seed, chosen = _strongest(grid, metric)
     complete = np.asarray(grid.done().all((1, 2)) & np.isfinite(by_seed).all(-1))
-    by_seed[~complete] = np.nan
+    by_target = _on_targets(grid, metric, chosen)
+    by_seed[~complete] = by_target[~complete] = np.nan
     names = [*pool, *(f"{a}, sign reversed" for a in pool)]
     deciding = [names[np.bincount(c).argmax()] if w else "" for c, w in zip(chosen, complete, strict=True)]
     null = _null_worst_case(grid, metric)
@@ -422,7 +436,16 @@ def _worst_case(
     }
     if metric == AUC:
         columns["worst_auc_oracle"] = np.where(complete, _applicable(values).max(1, initial=-np.inf).mean(-1), np.nan)
-    return columns, by_seed
+    return columns, by_seed, by_target
+
+
+def _on_targets(grid: _Grid, metric: str, chosen: NDArray[np.intp]) -> Floats:
+    """The values (defenses, targets, seeds) of the attacks that decide, as `_strongest` numbers them."""
+    values = grid.by_target(metric)
+    both = np.concatenate([values, 1 - values if metric == AUC else grid.by_target(f"{metric}_reversed")], axis=1)
+    if not both.shape[1]:
+        return np.full((len(values), *values.shape[2:]), np.nan)
+    return np.take_along_axis(both, chosen[:, None, None, :], 1)[:, 0]
 
 
 def _applicable(values: Floats) -> Floats:

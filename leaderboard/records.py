@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic_core import from_json, to_json
 
-from benchmark.metrics import METRICS
+from benchmark.metrics import BY_TARGET, METRICS
 from benchmark.result import Result
 
 CATEGORIES = ("protocol", "protocol_digest", "task", "attack", "defense", "dataset", "architecture", "status", "reason",
@@ -23,8 +23,8 @@ CATEGORIES = ("protocol", "protocol_digest", "task", "attack", "defense", "datas
 """Texts with few different values, kept as dictionaries."""
 NUMBERS = tuple(dict.fromkeys(("seconds", "queries", "train_seconds", "members", "nonmembers", *METRICS)))
 """Costs and metrics that tables show; NaN where a record has none."""
-NULLS = ("null_auc", "null_tpr")
-"""Lists: a metric under permuted labels."""
+LISTS = ("null_auc", "null_tpr", *(f"values_{name}" for name in BY_TARGET))
+"""Lists: a metric under permuted labels, and metrics for each target."""
 RUN_FIELDS = ("run_id", "experiment_id")
 """Fields of the provenance that name the record's run in MLflow; "" without a run."""
 
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
     [("key", pa.string()), ("seed", pa.int64()), ("null_row", pa.bool_()), ("finished", pa.float64())]
     + [(name, _text) for name in CATEGORIES]
     + [(name, pa.float64()) for name in NUMBERS]
-    + [(name, pa.list_(pa.float64())) for name in NULLS]
+    + [(name, pa.list_(pa.float64())) for name in LISTS]
     + [("claims", _text), ("numbers", pa.string())]  # JSON; a digest of all metrics
     + [("run_id", pa.string()), ("experiment_id", _text)]
 )
@@ -53,8 +53,9 @@ def columns(results: Sequence[Result]) -> pa.Table:
     values["split"] = [split_of(r) for r in results]
     for name in NUMBERS:
         values[name] = [r.metrics.get(name, r.cost.get(name)) for r in results]
-    for name in NULLS:
-        values[name] = [getattr(r, name) for r in results]
+    for name in LISTS:
+        metric = name.removeprefix("values_")
+        values[name] = [getattr(r, name) if name == metric else r.values.get(metric, ()) for r in results]
     values["claims"] = [to_json(r.claims).decode() for r in results]
     values["numbers"] = [hashlib.sha256(to_json(sorted(r.metrics.items()))).hexdigest()[:16] for r in results]
     for name in RUN_FIELDS:
@@ -169,7 +170,7 @@ class Records(Sequence[Result]):
     def frame(self) -> pd.DataFrame:
         """The columns that tables are computed from, and in the column `result` the rows themselves.
 
-        Lists are left out (see `null_lists`): as objects they would take half of all memory.
+        Lists are left out (see `lists`): as objects they would take half of all memory.
         """
         names = ["task", "attack", "defense", "seed", "status", "reason", "track", "null_row", "trust", "isolation"]
         names += [*NUMBERS, "claims"]
@@ -200,7 +201,7 @@ class Records(Sequence[Result]):
         return cast(Iterator[Result], map(Row, repeat(self), range(len(self))))
 
 
-def null_lists(rows: pd.Series[Any], name: str) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+def lists(rows: pd.Series[Any], name: str) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
     """A column of lists of n rows of one `Records` (`frame.result`): all values (v,), starts (n,) and lengths (n,)."""
     if rows.empty:
         return np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)

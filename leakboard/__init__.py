@@ -4,8 +4,8 @@
 
     for outcome in leakboard.check("submissions/attacks/mine.py"):
         print(outcome.name, outcome.state)
-    results = leakboard.run(["mine"], protocol="digits-v1")
-    board = leakboard.load_board("digits-v1")
+    results = leakboard.run(["mine"], protocol="digits-v2")
+    board = leakboard.load_board("digits-v2")
     board.attacks["membership"], board.defenses  # pandas tables, ranked
 
 Mistakes in what is given raise `leakboard.UserError` with the line that the command would print.
@@ -67,7 +67,7 @@ def load_board(protocol: str) -> Leaderboard:
 
 def run(
     entries: Sequence[str] = (),
-    protocol: str = "digits-v1",
+    protocol: str = "digits-v2",
     *,
     seeds: Sequence[int] = (),
     workers: int | None = None,

@@ -151,7 +151,7 @@ def list_entries(as_json: AsJson = False) -> None:
             out.print(f"[red]broken[/red]  {escape(entry.error)}", soft_wrap=True)
     say(f"protocols: {', '.join(protocol.names())}", out)
     say(f"project: {project.root} ({project.how})")
-    tell_next(command_line("run", "--protocol", "digits-v1"))
+    tell_next(command_line("run", "--protocol", "digits-v2"))
 
 
 def _is_baseline(entry: Entry) -> bool:
@@ -237,7 +237,7 @@ def check(
     steps = [] if failed else [step for path in files for step in _copy_commands(path)]
     names = [_unused_name(path) for path in files]
     trusted = ["--trust"] if trust else []
-    step = " && ".join([*steps, command_line("run", *names, "--protocol", "digits-v1", *trusted)])
+    step = " && ".join([*steps, command_line("run", *names, "--protocol", "digits-v2", *trusted)])
     if as_json:
         answer({
             "checks": [{"file": path, "state": result.state, **asdict(result)} for path, result in outcomes], "failed": failed,
@@ -281,7 +281,7 @@ def _copy_commands(path: Path) -> list[str]:
 @app.command()
 def run(
     entries: Entries = None,
-    protocol: ProtocolName = "digits-v1",
+    protocol: ProtocolName = "digits-v2",
     workers: Workers = None,
     device: Device = "auto",
     seed: Annotated[list[int] | None, typer.Option(help="Only these seeds.")] = None,
@@ -348,7 +348,7 @@ _JOBS = {
 @app.command()
 def tune(
     defense: Annotated[str, typer.Argument(help="A defense or a cascade; hyperparameters that you give stay fixed.", autocompletion=_entry_names)],
-    protocol: ProtocolName = "digits-v1",
+    protocol: ProtocolName = "digits-v2",
     trials: Annotated[int, typer.Option(min=1, help="Finished trials of the study, those of earlier calls included.")] = 20,
     workers: Workers = None,
     timeout: Annotated[float | None, typer.Option(min=1, help="Seconds after which no trial is begun.")] = None,
@@ -426,7 +426,7 @@ def review(files: list[Path]) -> None:
 
 @app.command()
 def publish(
-    protocol: ProtocolName = "digits-v1",
+    protocol: ProtocolName = "digits-v2",
     replace: Annotated[bool, typer.Option("--replace", help="Publish what your store holds and nothing else; default: published rows that it lacks stay.")] = False,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip

@@ -189,8 +189,8 @@ def test_the_digests_to_pin_are_printed(capsys: pytest.CaptureFixture[str]) -> N
     assert found
     exec(found[1], {})
     lines = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
-    pinned = protocol.load("digits-v1")
-    assert lines == {"data_digest": pinned.data_digest} | {str(s): pinned.split.digests[s] for s in (0, 1, 2)}
+    pinned = protocol.load("digits-v2")
+    assert lines == {"data_digest": pinned.data_digest} | {str(s): pinned.split.digests[s] for s in range(5)}
 
 
 def test_columns_pages_and_statuses_of_the_board_are_explained() -> None:

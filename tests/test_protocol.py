@@ -44,9 +44,9 @@ def test_a_shipped_protocol_is_whole(name: str) -> None:
     assert {loaded.architecture, loaded.evaluator} <= set(networks.NAMES)
     assert set(loaded.seeds) <= loaded.split.digests.keys()
     if loaded.costly:
-        assert set(loaded.costly.defenses) <= {
-            registry.chain(d, loaded.baseline).training.entry.id for d in loaded.defenses
-        }
+        parts = [part for d in loaded.defenses for part in registry.chain(d, loaded.baseline).parts]
+        assert set(loaded.costly.defenses) <= {part.entry.id for part in parts}
+        assert all(("attack", id) in registry.entries for id in loaded.costly.attacks)
     try:
         data.load(loaded.dataset)
     except DataError:
@@ -159,8 +159,8 @@ def test_each_field_is_written_once(load: Any) -> None:
 
 
 def test_a_name_that_is_no_protocol(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown protocol 'digits-v2'; did you mean 'digits-v1'"):
-        protocol.load("digits-v2")
+    with pytest.raises(UserError, match="unknown protocol 'digits-v3'; did you mean 'digits-v"):
+        protocol.load("digits-v3")
     for missing in (tmp_path / "none.yaml", tmp_path / "folder.yaml"):
         (tmp_path / "folder.yaml").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=missing.name):

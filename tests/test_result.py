@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -37,3 +38,20 @@ def test_a_list_holds_numbers_within_bounds(field: str, values: list[Any]) -> No
     assert Result.from_fields(record | {field: [0.5, 0.6]})
     with pytest.raises(ValueError, match=f"{field}: expected numbers from 0 to 1"):
         Result.from_fields(record | {field: values})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"auc": [0.5]}, "values: auc: expected a list of 2 to 4096"),
+        ({"auc": [0.5, 1.5]}, "values: auc: expected numbers from 0 to 1"),
+        ({"leak": [0.5, 0.6]}, "values: expected a metric that this version knows, given 'leak'"),
+        ([0.5, 0.6], "values: expected metrics by name"),
+    ],
+)
+def test_values_of_targets_are_metrics_within_bounds(values: Any, message: str) -> None:
+    record = {"key": "k", "protocol": "p", "protocol_digest": "d", "task": "membership", "attack": "a", "defense": "b"}
+    record |= {"dataset": "digits", "architecture": "small_cnn", "seed": 0, "status": "ok"}
+    assert Result.from_fields(record | {"values": {"auc": [0.5, 0.6]}}).values == {"auc": (0.5, 0.6)}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Result.from_fields(record | {"values": values})

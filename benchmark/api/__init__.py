@@ -141,8 +141,6 @@ class References:
     log_posteriors: Tensor
     ask: Predict = field(default=_candidates_only, repr=False)
     """The models' log-posteriors (m, n, k) of other images (n, c, h, w), such as views of the candidates."""
-    whole: int | None = None
-    """How many models were trained. Where one of them serves as the target, m is smaller: it and its pair are left out (RULES 21)."""
 
 
 @dataclass(frozen=True)

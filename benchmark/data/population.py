@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -72,15 +73,15 @@ class Population:
         """How many samples of each of the two parts partial knowledge reserves (RULES 5)."""
         return round(self.protocol.split.known_fraction * len(self.parts["target-train"]))
 
-    @property
-    def known_members(self) -> Indices:
-        """Members that are reserved for partial knowledge: the same for all entries, never scored (RULES 5)."""
-        return self._shuffled["target-train"][: self._reserved]
+    def known(self, k: int = 0) -> tuple[Indices, Indices]:
+        """Members and as many non-members of target k that partial knowledge gives away.
 
-    @property
-    def known_nonmembers(self) -> Indices:
-        """Non-members that are reserved for partial knowledge, as many."""
-        return self._shuffled["target-test"][: self._reserved]
+        They are among the reserved samples, which are the same for all entries and targets and never scored (RULES 5).
+        """
+        reserved = np.concatenate([self._shuffled[part][: self._reserved] for part in ("target-train", "target-test")])
+        inside = np.isin(reserved, self.indices("target", k))
+        least = min(inside.sum(), (~inside).sum())
+        return reserved[inside][:least], reserved[~inside][:least]
 
     @cached_property
     def candidates(self) -> Indices:
@@ -93,13 +94,18 @@ class Population:
 
     @cached_property
     def members(self) -> NDArray[np.bool_]:
-        """The membership labels of the candidates. Only the judge sees them."""
-        return np.isin(self.candidates, self.indices("target", 0))
+        """The membership labels (candidates,) in target 0, the split's own."""
+        return self.members_of("target", 0)
+
+    def members_of(self, role: str, k: int) -> NDArray[np.bool_]:
+        """The membership labels (candidates,) in network k of a role. Only the judge sees a target's."""
+        return np.isin(self.candidates, self.indices(role, k))
 
     def scored(self, access: str) -> NDArray[np.int64]:
         """Positions among the candidates that an attack of this access is scored on, in the order in which it gets them.
 
-        All, in order. For label access the protocol may take fewer: the first members and as many non-members (RULES 15).
+        All, in order. For label access the protocol may take fewer: target 0's first members and as many non-members
+        (RULES 15).
         These are shuffled again. In the old order, the last ones would all be members, or all be non-members, and give their
         membership away.
         """
@@ -121,7 +127,7 @@ class Population:
 
     @cached_property
     def canaries(self) -> Indices:
-        """Samples that are in no part, shuffled. Mislabelled, they are planted in the target and the online reference models."""
+        """Samples that are in no part, shuffled. Mislabelled, they are planted in the networks of the population."""
         assert self.protocol.canaries is not None
         return self.outside[self._rng("canaries").permutation(len(self.outside))][: self.protocol.canaries.count]
 
@@ -140,41 +146,46 @@ class Population:
         """Samples of the target's data that are in no part, ascending."""
         return np.setdiff1d(np.arange(self.target_samples), np.concatenate(list(self.parts.values())))
 
-    def independent_of(self, i: int, m: int) -> NDArray[np.bool_]:
-        """(m,) bool: the online models of m whose training sets were drawn independently of model i's.
-
-        The two models of a pair have complementary training sets, so i's partner is left out with i. With canaries, every
-        model is drawn independently, and i alone is left out.
-        """
-        models: Indices = np.arange(m)
-        size = 1 if self.protocol.canaries else 2
-        return np.not_equal(models // size, i // size)
-
     def indices(self, role: str, k: int) -> Indices:
-        """The training set of network k of a role: target, shadow, online, offline or evaluator.
+        """The training set of network k of a role: target, shadow, offline or evaluator.
 
-        With canaries, the target and the online reference models share target-train, and each draws canaries of its own.
-        Otherwise reference models come in pairs: models 2j and 2j + 1 have a random half of the pool and the other half. Each
-        training set is as large as the target's, and every sample is in exactly half of them.
+        The networks of the population are the targets. They come in pairs: targets 2j and 2j + 1 have a half of the pool
+        (target-train and target-test) and the other half; the first pair has the split's own halves, the others random
+        ones. So all training sets are equally large, and every sample is in exactly half of them. With canaries, all
+        targets share target-train, and each draws canaries of its own. Offline reference models come in such pairs too,
+        of random halves of the shadow world's pool.
         """
-        if self.protocol.canaries and role in ("target", "online"):
-            planted = (self._rng(f"planted/{role}/{k}").random(len(self.canaries)) < 0.5) ^ (self.seed < 0)
+        if role == "target" and self.protocol.canaries:
+            planted = (self._rng("planted/{}/{}".format(*self.stream(role, k))).random(len(self.canaries)) < 0.5) ^ (
+                self.seed < 0
+            )
             return np.concatenate([self.parts["target-train"], self.canaries[planted]])
-        if role == "target":
-            return self.parts["target-train"]
-        if role == "shadow":
-            return self.parts["shadow-train"]
-        if role == "evaluator":
-            return self.parts["shadow-test"]
-        world = {"online": "target", "offline": "shadow"}[role]
+        if (role == "target" and k < self.protocol.pair) or role in ("shadow", "evaluator"):
+            part = {
+                "target": ("target-train", "target-test")[k % 2],
+                "shadow": "shadow-train",
+                "evaluator": "shadow-test",
+            }
+            return self.parts[part[role]]
+        world = {"target": "target", "offline": "shadow"}[role]
         pool = np.concatenate([self.parts[f"{world}-train"], self.parts[f"{world}-test"]])
-        order = pool[self._rng(f"{role}/{k // 2}").permutation(len(pool))]
+        name, number = self.stream(role, k)
+        order = pool[self._rng(f"{name}/{number // 2}").permutation(len(pool))]
         half = len(pool) // 2
         return order[:half] if k % 2 == 0 else order[half : 2 * half]
 
-    def reference_members(self, role: str, m: int) -> NDArray[np.bool_]:
-        """(m, candidates) bool: which candidates are in the training sets of the first m reference models of a role."""
-        return np.stack([np.isin(self.candidates, self.indices(role, k)) for k in range(m)])
+    def stream(self, role: str, k: int) -> tuple[str, int]:
+        """The name and number under which network k of a role has its random streams.
+
+        Targets beyond the first pair were once reference models alone, and keep the streams of these.
+        """
+        first = self.protocol.pair
+        return ("online", k - first) if role == "target" and k >= first else (role, k)
+
+    def references_of(self, k: int, models: Sequence[int]) -> list[int]:
+        """Which of these targets were drawn independently of target k: all outside of its pair."""
+        pair = self.protocol.pair
+        return [m for m in models if m // pair != k // pair]
 
     def reference(self, world: str) -> tuple[Indices, Indices]:
         """The reference part of a world in two: four fifths as reference data, one fifth as validation data (RULES 6)."""

@@ -31,7 +31,7 @@ from benchmark.api import AnyAttack, Card, Defense, Hyper, Pretrained
 from benchmark.digests import code_of, tree_digest
 from benchmark.entries.cards import WORD, hyperparameters, literal, pretrained_marks
 from benchmark.errors import UserError, printable, suggest
-from benchmark.protocol import OWN_GUARDS, UNCHANGED, AttackAxes, Axes, WorldName
+from benchmark.protocol import OWN_GUARDS, UNCHANGED, AttackAxes, Axes
 from benchmark.text import NAME, name_parts
 
 ATTACKS: dict[str, type[AnyAttack]] = {cls.task: cls for cls in AnyAttack.__subclasses__()}
@@ -247,17 +247,20 @@ class Chain:
     name: str
     training: Part
     guards: tuple[Part, ...] = ()
-    prepared: WorldName = "shadow"
-    """The world in which the guards of the adversary's own models are prepared (`facing`)."""
+    prepared: tuple[str, int] = ("shadow", 0)
+    """The network on which the guards of the adversary's own models are prepared: the shadow model, or the target that
+    is attacked (`facing`)."""
 
-    def facing(self, attack: Part) -> Chain:
-        """This cascade as this attack is scored on it.
+    def facing(self, attack: Part, target: int = 0) -> Chain:
+        """This cascade as this attack is scored on it, on the target of this number.
 
         The adversary's own models stand behind guards that are prepared in the world that the attack's `guards` names
         (RULES 3). For label access, guards that change no label are left out: they change no answer.
         """
         seen = self.by_label() if attack.entry.access == "label" else self
-        return replace(seen, prepared=attack.adversary.guards) if seen.guards else seen
+        return (
+            replace(seen, prepared=("target", target)) if seen.guards and attack.adversary.guards == "target" else seen
+        )
 
     def by_label(self) -> Chain:
         """The cascade without its last guards that promise to change no label: it predicts the same labels."""

@@ -12,15 +12,15 @@ Measured coverage of the 95 % intervals, on binormal scores (AUC 0.6 and 0.75; 3
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, expit
-from scipy.stats import binom
+from scipy.stats import binom, t
 
-from benchmark.metrics import Bools, Curve, Floats, resolves, thin_roc
+from benchmark.metrics import BY_TARGET, METRICS, Bools, Curve, Floats, resolves, thin_roc
 
 LEVEL = 0.95
 _BLOCK = 2_000_000  # bootstrap weights held at once: 16 MB an array
@@ -44,6 +44,8 @@ class MembershipReport:
     histogram: tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]]
     null_auc: tuple[float, ...]
     null_tpr: tuple[float, ...]
+    values: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """By metric of BY_TARGET, the value for each target (`mean_report`)."""
 
 
 def membership_report(
@@ -71,9 +73,9 @@ def membership_report(
     metrics = {name: float(value) for name, value in _metrics(curves, threshold).items()}
     # No interval: a maximum over thresholds is biased upwards, in a bootstrap twice (its coverage was 75 to 87 %).
     metrics["balanced_accuracy_oracle"] = float(np.mean([c.balanced_accuracies().max() for c in curves]))
-    intervals = _intervals(seed_scores, members, threshold, resamples, rng)
+    intervals = _intervals(seed_scores, members, threshold, resamples, rng) if resamples else {}
     positives, negatives = int(members.sum()), int((~members).sum())
-    for name in metrics.keys() & {*_SHARES_OF_MEMBERS, "tnr_at_fnr_0.001"}:
+    for name in intervals.keys() & {*_SHARES_OF_MEMBERS, "tnr_at_fnr_0.001"}:
         n = positives if name in _SHARES_OF_MEMBERS else negatives
         intervals[name] = at_least_binomial(intervals[name], metrics[name], n)
     if len(seed_scores) > 1:
@@ -108,27 +110,33 @@ def score_histogram(scores: Floats, members: Bools) -> tuple[tuple[float, ...], 
     return tuple(edges.tolist()), tuple(of_members.tolist()), tuple(of_nonmembers.tolist())
 
 
-def references_auc(
-    scores: ArrayLike, members: ArrayLike, rng: np.random.Generator, resamples: int = 1000
-) -> tuple[float, float, float]:
-    """(mean AUC, low, high) of an attack on each of m reference models in turn (RULES 21).
+def mean_report(reports: Sequence[MembershipReport], pair: int) -> MembershipReport:
+    """The report of a row that was scored on several targets: means over the targets, with nulls permuted alike.
 
-    scores (m, n) and members (m, n) bool, over the same n samples. The 95 % interval resamples models and
-    samples independently (two-way or pigeonhole bootstrap; Owen 2007 shows that it is mildly conservative).
-    Raises ValueError where a score is NaN or a model lacks members or non-members.
+    Targets stand in pairs of `pair` that were drawn together, here all complete: where one has a sample the other
+    lacks it, so that the difficulty of samples cancels. Intervals (95 %) are t-intervals over pairs, for the mean of one
+    seed's targets; there are none with a single pair. ROC curve and histogram are those of the first target.
     """
-    scores, members = np.asarray(scores, np.float64), np.asarray(members, bool)
-    models, samples = scores.shape
-    pairs = list(zip(scores, members, strict=True))
-    mean_auc = np.mean([Curve.of(s, in_model, ~in_model).auc() for s, in_model in pairs])
-    resampled = []
-    for size in _blocks(resamples, samples):
-        model_weights = _multiplicities(models, size, rng)
-        weights = _multiplicities(samples, size, rng)
-        aucs = [_weighted_auc(s, in_model, weights) for s, in_model in pairs]
-        resampled.append((model_weights.T * aucs).sum(0) / models)
-    low, high = _interval(np.concatenate(resampled))
-    return float(mean_auc), low, high
+    first = reports[0]
+    by_name = {
+        name: np.array([r.metrics[name] for r in reports])
+        for name in first.metrics
+        if all(name in r.metrics for r in reports)
+    }
+    metrics = {name: float(values.mean()) for name, values in by_name.items()}
+    for side in ("members", "nonmembers"):
+        metrics[side] = float(by_name[side].min())
+    intervals = {}
+    for name in by_name.keys() & METRICS.keys() - {"members", "nonmembers", "balanced_accuracy_oracle", "auc_seed_sd"}:
+        means = by_name[name].reshape(-1, pair).mean(1)
+        if len(means) > 1:
+            half = float(t.ppf(_QUANTILES[1], len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
+            low, high = METRICS[name].low, METRICS[name].high
+            intervals[name] = max(low, metrics[name] - half), min(high, metrics[name] + half)
+    nulls = (np.mean([getattr(r, name) for r in reports], axis=0) for name in ("null_auc", "null_tpr"))
+    null_auc, null_tpr = (tuple(np.atleast_1d(draws).tolist()) for draws in nulls)
+    values = {name: tuple(by_name[name].tolist()) for name in BY_TARGET if name in by_name}
+    return replace(first, metrics=metrics, intervals=intervals, null_auc=null_auc, null_tpr=null_tpr, values=values)
 
 
 def _metrics(curves: list[Curve], threshold: float | None) -> dict[str, Floats]:
@@ -179,16 +187,6 @@ def _null(
     metrics = _metrics([Curve.of(scores, permuted, ~permuted) for scores in seed_scores], None)
     tpr = metrics.get("tpr_at_fpr_0.01", np.empty(0))
     return tuple(metrics["auc"].tolist()), tuple(tpr.tolist())
-
-
-def _weighted_auc(scores: Floats, members: Bools, weights: Floats) -> Floats:
-    """AUC (r,) of scores (n,) under weights (r, n); 0.5 for a resample without members or without non-members."""
-    sides = np.where(members, weights, 0), np.where(members, 0, weights)
-    complete = np.all([side.any(1) for side in sides], axis=0)
-    auc = np.full(len(weights), 0.5)
-    if complete.any():
-        auc[complete] = Curve.of(scores, sides[0][complete], sides[1][complete]).auc()
-    return auc
 
 
 def _multiplicities(n: int, size: int, rng: np.random.Generator) -> Floats:

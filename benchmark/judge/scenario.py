@@ -56,15 +56,16 @@ class Measurements:
     null_tpr: tuple[float, ...] = ()
     claims: dict[Claim, str] | None = None
     pictures: dict[str, Picture] | None = None
+    values: dict[str, tuple[float, ...]] | None = None
     null: bool | None = None
     """True where this run of an attack used nothing of the target: its row is a null row (`Result.null_row`)."""
 
 
 @dataclass
 class Scenario:
-    """One attack on one target, with one seed. A kind of attack is a subclass, in a module of `kinds/`.
+    """One attack on one defense, with one seed. A kind of attack is a subclass, in a module of `kinds/`.
 
-    `full_chain` is the whole defense, `chain` the defense as the attack meets it (`Chain.facing`).
+    `full_chain` is the whole defense, `chain` the defense as the attack meets it (`Chain.facing`), on target `number`.
     """
 
     behind_guards: ClassVar[bool] = True
@@ -73,6 +74,8 @@ class Scenario:
     """Parts of the data on which it queries the target, besides target-train and target-test."""
     evaluator: ClassVar[bool] = False
     """Whether the judge needs an evaluation classifier of its own, trained on other data."""
+    every_target: ClassVar[bool] = False
+    """Whether it is scored on all targets of the protocol (`Experiment.targets`), or on target 0 alone."""
 
     artifacts: Artifacts
     attack: Part
@@ -80,8 +83,8 @@ class Scenario:
     seed: int
 
     def __post_init__(self) -> None:
-        self.full_chain = self.chain
-        self.chain = self.chain.facing(self.attack)
+        self.full_chain, self.population = self.chain, self.artifacts.population(self.seed)
+        self._face(0)
 
     def score(self) -> Measurements:
         """Run the attack and judge it.
@@ -95,7 +98,6 @@ class Scenario:
             raise Skip(NO_STATE)
         if self.chain.guards != self.full_chain.guards:
             same_labels(self.artifacts.served(self.full_chain, self.seed), self.full_chain)
-        self._open()
         if entry.access == "white-box":
             self._network()
         if "certificate" in entry.needs and self._model().network.claims().certificate is None:
@@ -103,9 +105,9 @@ class Scenario:
         adversary = self.artifacts.protocol.adversary
         if entry.access == "white-box" and adversary and adversary.architecture:
             raise Skip("the shadow's network is not the target's: its weights say nothing of the target's")
-        attack = self.artifacts.attacker(self.attack, self.seed)
-        outcome = self.judge(attack)
-        outcome.cost["queries"] = float(self.target.queries)
+        self._open()
+        outcome = self.judge(self.artifacts.attacker(self.attack, self.seed))
+        outcome.cost.setdefault("queries", float(self.target.queries))
         return outcome
 
     def judge(self, attack: Any) -> Measurements:
@@ -114,25 +116,32 @@ class Scenario:
 
     # --- What the attack is given ---
 
-    def _open(self) -> None:
-        """Set `population` and `target`, which the attack is going to query."""
-        self.population = self.artifacts.population(self.seed)
+    def _face(self, number: int) -> None:
+        """Have `chain` and `number` be those of the target of this number."""
+        self.number, self.chain = number, self.full_chain.facing(self.attack, number)
+
+    def _open(self, number: int = 0) -> None:
+        """Set `target`, which the attack is going to query: the one of this number."""
+        self._face(number)
         canaries = ["candidates"] if self.artifacts.protocol.canaries else []
         self.target = self._target("target", *self.asks, *canaries)
 
-    def _model(self, role: str = "target", number: int = 0) -> ServedModel:
-        """The model of this role behind the guards of `chain`."""
-        return self.artifacts.served(self.chain, self.seed, role, number)
+    def _model(self, role: str = "target") -> ServedModel:
+        """The target, or the shadow model, behind the guards of `chain`."""
+        return self.artifacts.served(self.chain, self.seed, role, self.number if role == "target" else 0)
 
     def _target(self, role: str, *asked: str) -> GuardedTarget:
         """The model of this role behind the attack's access level, with stored answers on its parts and on `asked`."""
         model, access = self._model(role), self.attack.entry.access
         known = model.known(*model.parts, *asked)
-        return GuardedTarget(access, lambda x: model.predictor()(x), known, lambda: self._network(role))  # type: ignore[arg-type]
+        return GuardedTarget(access, lambda x: model.predictor()(x), known, lambda: self._network(model))  # type: ignore[arg-type]
 
-    def _network(self, role: str = "target") -> nn.Module:
-        """The network without guards, in the judge's architecture. Raises Skip where its weights don't fit."""
-        network = self._model(role).network.judge_copy()
+    def _network(self, model: ServedModel | None = None) -> nn.Module:
+        """The target's network, or a model's, without guards and in the judge's architecture.
+
+        Raises Skip where its weights don't fit.
+        """
+        network = (model or self._model()).network.judge_copy()
         if network is None:
             raise Skip("only the defense's own code can build this network")
         return network.to(self.artifacts.device)
@@ -145,7 +154,7 @@ class Scenario:
         """The knowledge that the attack declared, and nothing else."""
         entry = self.attack.entry
         samples, data = self.population.samples, self.population.data
-        partial = World(self.target, samples(self.population.known_members), samples(self.population.known_nonmembers))
+        partial = World(self.target, *map(samples, self.population.known(self.number)))
         return Knowledge(
             classes=data.classes,
             shape=data.shape,

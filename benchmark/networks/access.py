@@ -109,6 +109,10 @@ class GuardedTarget(Target):
         self.queries = 0
         self._closed = False
 
+    def __deepcopy__(self, _: object) -> GuardedTarget:
+        """The same target: copies of an attack ask the one that counts its queries."""
+        return self
+
     def close(self) -> None:
         """Answer no more queries: a stolen copy must predict without the target's help."""
         self._closed = True

@@ -9,9 +9,8 @@ from typing import ClassVar
 from benchmark.digests import code_of
 from benchmark.entries.registry import ATTACKS, Chain, Part
 from benchmark.judge.kinds import KINDS
-from benchmark.protocol import WorldName
 from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.experiment import NetworkId, prepared_in
+from benchmark.targets.experiment import NetworkId, prepared_on, trained_as
 from benchmark.targets.network import Network, training_code
 from benchmark.targets.served import Guard
 from benchmark.targets.store import digest
@@ -65,22 +64,22 @@ class NetworksJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class GuardJob(Job):
-    """The state of a guard, by its place in the cascade, in one world."""
+    """The state of a guard, by its place in the cascade, as it is prepared on one network."""
 
     kind = "guard"
     place: int
-    world: WorldName
+    prepared: NetworkId
 
     def make(self, artifacts: Artifacts) -> None:
-        artifacts.served(artifacts.chain(self.defense), self.seed, self.world).guards[self.place].state()
+        artifacts.served(artifacts.chain(self.defense), self.seed, *self.prepared).guards[self.place].state()
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswersJob(Job):
-    """The answers of models to parts of the data, behind guards that were prepared in `world`."""
+    """The answers of models to parts of the data; the adversary's stand behind guards that were prepared on `prepared`."""
 
     kind = "answers"
-    world: WorldName
+    prepared: NetworkId
     parts: tuple[str, ...]
     models: tuple[NetworkId, ...]
 
@@ -89,7 +88,7 @@ class AnswersJob(Job):
         return float(len(self.models))
 
     def make(self, artifacts: Artifacts) -> None:
-        chain = replace(artifacts.chain(self.defense), prepared=self.world)
+        chain = replace(artifacts.chain(self.defense), prepared=self.prepared)
         for model in self.models:
             for part in self.parts:
                 artifacts.served(chain, self.seed, *model).answers(part)
@@ -160,15 +159,20 @@ def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], se
         for chain in chains:
             for attack in (None, *attacks):
                 key = scenario_key(artifacts, attack, chain, seed)
-                ids = list(_network_ids(artifacts, attack, chain))
+                numbers = _targets(artifacts, attack, chain)
+                ids = list(_network_ids(artifacts, attack, chain, seed, numbers))
                 for id in ids:
                     _count_group(plan, artifacts, chain, seed, id)
                 if artifacts.store.result(key) is not None:
                     plan.done.append(key)
                     continue
-                faced = chain.facing(attack) if attack else chain
-                needs = frozenset(_answers_jobs(plan, artifacts, attack, faced, seed, ids))
-                if faced.guards != chain.guards:  # the judge compares the labels with those behind all guards
+                faced = [chain.facing(attack, k) if attack else chain for k in numbers]
+                needs = frozenset(
+                    job
+                    for each in {one.prepared: one for one in faced}.values()
+                    for job in _answers_jobs(plan, artifacts, attack, each, seed, ids)
+                )
+                if faced[0].guards != chain.guards:  # the judge compares the labels with those behind all guards
                     needs |= frozenset(_answers_jobs(plan, artifacts, None, chain, seed, [("target", 0)]))
                 if (same := same_scenario(artifacts, attack, chain, seed)) in plan.jobs:
                     needs |= {same}
@@ -177,9 +181,16 @@ def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], se
     return plan
 
 
-def _network_ids(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Iterator[NetworkId]:
-    """The networks that a scenario needs."""
-    yield "target", 0
+def _targets(artifacts: Artifacts, attack: Part | None, chain: Chain) -> range:
+    """The numbers of the targets that a scenario is scored on."""
+    return artifacts.targets(chain, attack) if attack and KINDS[attack.entry.task].every_target else range(1)
+
+
+def _network_ids(
+    artifacts: Artifacts, attack: Part | None, chain: Chain, seed: int, numbers: range
+) -> Iterator[NetworkId]:
+    """The networks that a scenario needs, in the roles in which they answer; `numbers`: its targets'."""
+    yield from (("target", k) for k in numbers)
     if attack is None:
         return
     needs = attack.entry.needs
@@ -188,11 +199,9 @@ def _network_ids(artifacts: Artifacts, attack: Part | None, chain: Chain) -> Ite
     )
     if uses_shadow or (chain.guards and any(n.startswith("references") for n in needs)):
         yield "shadow", 0
-    sizes = artifacts.reference_sizes(chain.training)
-    if "references-online" in needs:
-        yield from (("online", k) for k in range(sizes.online))
-    if "references-offline" in needs:
-        yield from (("offline", k) for k in range(sizes.offline))
+    for role in ("online", "offline"):
+        if f"references-{role}" in needs:
+            yield from sorted({id for k in numbers for id in artifacts.reference_ids(chain, seed, role, k)})
     if KINDS[attack.entry.task].evaluator:
         yield "evaluator", 0
 
@@ -207,7 +216,7 @@ def _count_group(plan: Plan, artifacts: Artifacts, chain: Chain, seed: int, id: 
 def _network(artifacts: Artifacts, chain: Chain, seed: int, id: NetworkId) -> Network:
     """The network of this id. The evaluator is trained like the baseline, whatever the defense."""
     defense = artifacts.chain(artifacts.protocol.baseline) if id[0] == "evaluator" else chain
-    return artifacts.network(defense.training, seed, *id)
+    return artifacts.network(defense.training, seed, *trained_as(*id))
 
 
 def _answers_jobs(
@@ -221,20 +230,24 @@ def _answers_jobs(
         if role == "evaluator" or (role == "shadow" and not _asks_shadow(attack)):
             yield from filter(None, networks)
             continue
-        model = artifacts.served(chain, seed, role)
-        parts, world = model.parts, prepared_in(chain, role)
-        if role == "target" and artifacts.protocol.canaries:
-            parts = (*parts, "candidates")
-        if attack:
-            parts = (*parts, *KINDS[attack.entry.task].asks)
-        guards = [_guard_job(plan, guard, chain) for guard in model.guards]
-        id = digest("job", "answers", chain.name, seed, role, parts, world)
-        needs = frozenset(filter(None, [*networks, *guards]))
-        if id not in plan.jobs:
-            plan.jobs[id] = AnswersJob(
-                id=id, defense=chain.name, seed=seed, world=world, parts=parts, models=tuple(ids), needs=needs
-            )
-        yield id
+        # Targets stand behind guards of their own; those of all others are prepared on one network, once.
+        for together in [[one] for one in ids] if role == "target" else [ids]:
+            model, prepared = artifacts.served(chain, seed, *together[0]), prepared_on(chain, *together[0])
+            parts = model.parts
+            if role == "target" and artifacts.protocol.canaries:
+                parts = (*parts, "candidates")
+            if attack:
+                parts = (*parts, *KINDS[attack.entry.task].asks)
+            guards = [_guard_job(plan, guard, chain) for guard in model.guards]
+            own = networks if role != "target" else [networks[ids.index(together[0])]]
+            id = digest("job", "answers", chain.name, seed, together, parts, prepared)
+            needs = frozenset(filter(None, [*own, *guards]))
+            if id not in plan.jobs:
+                plan.jobs[id] = AnswersJob(
+                    id=id, defense=chain.name, seed=seed, prepared=prepared, parts=parts, models=tuple(together),
+                    needs=needs,
+                )  # fmt: skip
+            yield id
 
 
 def _asks_shadow(attack: Part | None) -> bool:
@@ -260,7 +273,7 @@ def _guard_job(plan: Plan, guard: Guard, chain: Chain) -> str:
     if key not in plan.jobs:
         needs = [_networks_job(plan, before.network, chain), *(_guard_job(plan, g, chain) for g in before.guards)]
         plan.jobs[key] = GuardJob(
-            id=key, defense=chain.name, seed=before.seed, place=len(before.guards), world=before.world,
+            id=key, defense=chain.name, seed=before.seed, place=len(before.guards), prepared=before.id,
             needs=frozenset(filter(None, needs)),
         )  # fmt: skip
     return key

@@ -171,7 +171,18 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
     )
 
 
-_MEASURED_FIELDS = ("metrics", "intervals", "cost", "roc", "histogram", "null_auc", "null_tpr", "pictures", "null_row")
+_MEASURED_FIELDS = (
+    "metrics",
+    "intervals",
+    "cost",
+    "roc",
+    "histogram",
+    "null_auc",
+    "null_tpr",
+    "values",
+    "pictures",
+    "null_row",
+)
 """Fields of a result that are measured; the others say of what it is, and where it was made."""
 
 

@@ -6,6 +6,8 @@ judge checks them and trusts nothing here.
 
 from __future__ import annotations
 
+import io
+import pickle
 import random
 import socket
 import sys
@@ -28,6 +30,9 @@ from benchmark.protocol import Recipe
 from benchmark.sandbox.local import Attacker, Defender
 from benchmark.sandbox.values import restore
 from benchmark.sandbox.wire import QUERY_BYTES, QUERY_IMAGES, Channel, Closed, Message, Meta, RemoteError, Tensors
+
+LARGEST_STATE = QUERY_BYTES // 2
+"""Bytes of a frozen state from which on an attack is fitted anew for each target instead."""
 
 
 def warm_up() -> None:
@@ -111,7 +116,7 @@ class _Work:
         self.predict: Predict | None = None
         """What `query` asks: the served network, the guard, or a stolen copy."""
         names = (
-            "open", "fit", "answer", "choice", "train", "serve", "prepare", "guard", "claims", "query", "make",
+            "open", "fit", "answer", "choice", "freeze", "thaw", "train", "serve", "prepare", "guard", "claims", "query", "make",
         )  # fmt: skip
         channel.handlers.update({name: getattr(self, f"_{name}") for name in names})
 
@@ -160,6 +165,26 @@ class _Work:
 
     def _choice(self, meta: Meta, _: Tensors) -> Message:
         return {"choice": self.attacker.choice(meta["name"])[:100]}, {}
+
+    def _freeze(self, _: Meta, __: Tensors) -> Message:
+        """The instance's state as bytes, which only this entry's own forks read; nothing where it can't be copied."""
+        buffer = io.BytesIO()
+        pickler = pickle.Pickler(buffer)
+        pickler.persistent_id = lambda value: "work" if value is self else None  # type: ignore[method-assign]
+        try:
+            pickler.dump(self.attacker.attack)
+        except Exception:  # whatever an attack keeps, such as a generator or a function of its own
+            return {}, {}
+        content = buffer.getvalue()
+        return {}, (
+            {"state": torch.frombuffer(bytearray(content), dtype=torch.uint8)} if len(content) < LARGEST_STATE else {}
+        )
+
+    def _thaw(self, _: Meta, tensors: Tensors) -> Message:
+        unpickler = pickle.Unpickler(io.BytesIO(tensors["state"].numpy().tobytes()))
+        unpickler.persistent_load = lambda _: self  # type: ignore[method-assign]
+        self.attacker = Attacker(unpickler.load(), self.device)
+        return {}, {}
 
     def _arguments(self, meta: Meta, tensors: Tensors) -> list[Any]:
         return [restore(node, tensors, self._stand_in) for node in meta["arguments"]]

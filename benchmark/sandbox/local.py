@@ -6,7 +6,8 @@ that runs in a sandbox.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -91,3 +92,17 @@ class Attacker:
     def choice(self, name: str) -> str:
         """The value of a property by which the attack chooses, such as `embedding`."""
         return str(getattr(self.attack, name))
+
+    def freeze(self) -> Callable[[], Attacker] | None:
+        """What makes attackers that have fitted as this one, and met nothing since; None where its state can't be copied.
+
+        This one is closed.
+        """
+        try:
+            frozen = copy.deepcopy(self.attack)
+        except Exception:  # whatever an attack keeps, such as a generator or an open file
+            return None
+        return lambda: Attacker(copy.deepcopy(frozen), self.device)
+
+    def close(self) -> None:
+        """End it."""

@@ -316,6 +316,7 @@ class RemoteAttacker:
     """`Attacker` in a sandbox. One fork serves from `fit` to the last answer."""
 
     def __init__(self, isolation: Isolation, part: Part, setup: Setup) -> None:
+        self._made_from = isolation, part, setup
         self._kind, self._shape, self._classes = ATTACKS[part.entry.task], setup.shape, setup.classes
         self._targets: list[Target] = []
         self._references: References | None = None
@@ -335,6 +336,22 @@ class RemoteAttacker:
         if sent != self._kind.returns:  # the other side may be anything
             raise ValueError(f"expected a {self._kind.returns} from {self._kind.answer}, given {sent}")
         return _RemotePredictor(self._session, self._classes, 10 * CHUNK) if sent == "network" else tensors["value"]
+
+    def freeze(self) -> Callable[[], RemoteAttacker] | None:
+        """Every copy is a fork of its own that restores the bytes which this one makes of its state, and reads alone."""
+        state, targets = self._session.call("freeze")[1], self._targets
+        self.close()  # before a copy begins: what is alone in its sandbox leaves nothing behind for the next
+
+        def thaw() -> RemoteAttacker:
+            other = RemoteAttacker(*self._made_from)
+            other._targets = [*targets]  # under the numbers that the state has for them
+            other._session.call("thaw", {}, state)
+            return other
+
+        return thaw if state else None
+
+    def close(self) -> None:
+        self._session.close()
 
     def choice(self, name: str) -> str:
         return str(self._session.call("choice", {"name": name})[0].get("choice"))

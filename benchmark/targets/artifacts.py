@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from benchmark.data.population import seed_of
 from benchmark.entries.registry import Chain, Part
 from benchmark.sandbox.local import Attacker
 from benchmark.sandbox.remote import Builder, RemoteAttacker
-from benchmark.targets.experiment import Experiment, prepared_in
+from benchmark.targets.experiment import Experiment, NetworkId, prepared_on, trained_as
 from benchmark.targets.network import Network
 from benchmark.targets.served import Guard, ServedModel
 from benchmark.targets.store import tensor_digest
@@ -36,30 +37,34 @@ class Artifacts(Experiment):
         return self._networks[key]
 
     def served(self, chain: Chain, seed: int, role: str = "target", number: int = 0) -> ServedModel:
-        """A network behind the chain's guards.
-
-        Their states are prepared on the main network of `prepared_in(chain, role)`.
-        """
-        world = prepared_in(chain, role)
-        key = chain.training.name, tuple((g.name, world) for g in chain.guards), seed, role, number
+        """A network behind the chain's guards, whose states are prepared on the network `prepared_on`."""
+        main = prepared_on(chain, role, number)
+        key = chain.training.name, tuple((g.name, main) for g in chain.guards), seed, role, number
         if key not in self._served:
-            model = ServedModel(self.network(chain.training, seed, role, number))
+            model = ServedModel(self.network(chain.training, seed, *trained_as(role, number)), role)
             if chain.guards:
                 model.before = self.served(replace(chain, guards=chain.guards[:-1]), seed, role, number)
-                if (role, number) == (world, 0):
+                if (role, number) == main:
                     model.guards = (*model.before.guards, Guard(chain.guards[-1], model.before))
                 else:
-                    model.guards = self.served(chain, seed, world).guards
+                    model.guards = self.served(chain, seed, *main).guards
             self._served[key] = model
         return self._served[key]
 
-    def references(self, chain: Chain, seed: int, role: str) -> References:
-        """The reference models of this chain and their answers to the candidates; `role`: online or offline.
+    def reference_ids(self, chain: Chain, seed: int, role: str, target: int) -> list[NetworkId]:
+        """The reference models of an attack on this target; `role`: online or offline."""
+        if role == "offline":
+            return [(role, k) for k in range(self.reference_sizes(chain.training).offline)]
+        models = self.population_models(chain.training)
+        return [(role, k) for k in self.population(seed).references_of(target, models)]
+
+    def references(self, chain: Chain, seed: int, role: str, target: int = 0) -> References:
+        """The reference models of an attack on this target, and their answers to the candidates.
 
         Their `ask` raises PermissionError once the answers to other images exceed the attack's share of the store.
         """
-        population, sizes = self.population(seed), self.reference_sizes(chain.training)
-        models = [self.served(chain, seed, role, k) for k in range(getattr(sizes, role))]
+        population, ids = self.population(seed), self.reference_ids(chain, seed, role, target)
+        models = [self.served(chain, seed, *id) for id in ids]
         m, log_posteriors = len(models), [model.answers("candidates") for model in models]
         answer_bytes: dict[str, int] = {}
 
@@ -71,7 +76,8 @@ class Artifacts(Experiment):
                 )
             return torch.stack([model.answers_to(x) for model in models])
 
-        return References(torch.from_numpy(population.reference_members(role, m)), torch.stack(log_posteriors), ask, m)
+        members = np.stack([population.members_of(*trained_as(*id)) for id in ids])
+        return References(torch.from_numpy(members), torch.stack(log_posteriors), ask)
 
     def attacker(self, part: Part, seed: int) -> Attacker | RemoteAttacker:
         """A new instance of an attack, which has fitted nothing yet."""

@@ -34,8 +34,10 @@ _THROWAWAY, _STALE_SECONDS = ".throwaway-", 86400
 NetworkId = tuple[str, int]
 """Role and number of a network.
 
-Roles: `target`; `shadow`, the shadow model; `online` and `offline`, the reference models, numbered from 0; `evaluator`,
-the judge's own classifier, which judges inversions.
+Roles: `target`, a network of the population (`Population.indices`): 0 is trained on the split's own target-train, and the
+others are its reference models and targets themselves; `shadow`, the shadow model; `offline`, a reference model trained on
+shadow data; `evaluator`, the judge's own classifier, which judges inversions. A target that serves the adversary as a
+reference model of another target has the role `online` (`trained_as`).
 """
 
 
@@ -49,25 +51,30 @@ def built_by(name: str) -> list[str]:
     return [networks.code(name), *(f"{package} {version_of(package)}" for package in networks.libraries(name))]
 
 
-def world_of(role: str) -> WorldName:
-    """The world whose secrets a network of this role stands behind.
+def trained_as(role: str, number: int) -> NetworkId:
+    """The id under which a network of this role is trained."""
+    return ("target", number) if role == "online" else (role, number)
 
-    Reference models are the adversary's: shadow (RULES 3).
+
+def owner_of(role: str, number: int) -> str:
+    """Whose secrets a network of this role stands behind: those of the target of this number, or the adversary's.
+
+    Every target has its own, and reference models are the adversary's: `shadow` (RULES 3).
     """
-    return "target" if role == "target" else "shadow"
+    return "shadow" if role != "target" else f"target/{number}" if number else "target"
 
 
-def prepared_in(chain: Chain, role: str) -> WorldName:
-    """The world in which the guards before a network of this role are prepared.
+def prepared_on(chain: Chain, role: str, number: int) -> NetworkId:
+    """The network on which the guards before a network of this role are prepared.
 
-    Their noise key is that of `world_of`.
+    Their noise key is that of `owner_of`.
     """
-    return "target" if role == "target" else chain.prepared
+    return (role, number) if role == "target" else chain.prepared
 
 
 def data_of(role: str) -> WorldName:
-    """The world whose data a network is trained on. Online reference models are trained on the target's population."""
-    return "target" if role in ("target", "online") else "shadow"
+    """The world whose data a network is trained on, and whose reference data its defense reads."""
+    return "target" if role == "target" else "shadow"
 
 
 def official_measures(protocol: Protocol, secret: bytes | None) -> str:
@@ -152,13 +159,31 @@ class Experiment:
     def reference_sizes(self, training: Part) -> ReferenceSizes:
         """How many online and offline reference models a defense has; fewer if it is costly to train."""
         costly = self.protocol.costly
-        return costly.references if costly and training.entry.id in costly.defenses else self.protocol.references
+        few = costly.references if costly and training.entry.id in costly.defenses else None
+        return few or self.protocol.references
+
+    def population_models(self, training: Part) -> list[int]:
+        """The numbers of the networks of the population that a defense has.
+
+        Target 0, and as many reference models as `references.online` outside of its pair. The other one of its pair is
+        no reference of it, and there only where it is a target itself.
+        """
+        first = self.protocol.pair
+        others = range(first, first + self.reference_sizes(training).online)
+        return [*range(first if self.protocol.targets > 1 else 1), *others]
+
+    def targets(self, chain: Chain, attack: Part) -> range:
+        """The numbers of the targets on which a membership attack is scored: fewer where the protocol calls it costly."""
+        costly, most = self.protocol.costly, self.protocol.targets
+        if costly is None or costly.targets is None:
+            return range(most)
+        few = attack.entry.id in costly.attacks or any(part.entry.id in costly.defenses for part in chain.parts)
+        return range(min(most, costly.targets) if few else most)
 
     def groups(self, training: Part) -> list[list[NetworkId]]:
         """The networks of one defense and seed, in groups that train together (`recipe.ensemble`), in a fixed order."""
-        sizes = self.reference_sizes(training)
-        online: list[NetworkId] = [("online", k) for k in range(sizes.online)]
-        offline: list[NetworkId] = [("offline", k) for k in range(sizes.offline)]
+        online: list[NetworkId] = [("target", k) for k in self.population_models(training) if k]
+        offline: list[NetworkId] = [("offline", k) for k in range(self.reference_sizes(training).offline)]
         trained_alike: list[list[NetworkId]] = [[("target", 0), ("shadow", 0), *online, *offline]]
         if self.protocol.adversary:  # an ensemble has one network and one recipe
             trained_alike = [[("target", 0), *online], [("shadow", 0), *offline]]
@@ -180,14 +205,14 @@ class Experiment:
             return [protocol.data_digest, protocol.adversary.data_digest]
         return protocol.data_digest
 
-    def noise_key(self, seed: int, world: WorldName) -> bytes:
-        """The secret of a world, from which its guards draw their noise: one for all chains (RULES 3, 8)."""
-        name = f"noise/{self.protocol.dataset}/{seed}/{world}"
+    def noise_key(self, seed: int, owner: str) -> bytes:
+        """The secret of a target or of the adversary (`owner_of`), from which guards draw their noise: one for all chains (RULES 3, 8)."""
+        name = f"noise/{self.protocol.dataset}/{seed}/{owner}"
         return hmac.digest(self.secret or b"development", name.encode(), "sha256")
 
-    def stamp(self, seed: int, world: WorldName) -> str:
+    def stamp(self, seed: int, owner: str) -> str:
         """A digest that stands for the noise key in store keys and does not reveal it."""
-        return hmac.digest(self.noise_key(seed, world), b"stamp", "sha256").hex()
+        return hmac.digest(self.noise_key(seed, owner), b"stamp", "sha256").hex()
 
     def setup(self, seed: int, role: str) -> Setup:
         """The architecture and data that a network of this role has."""

@@ -19,7 +19,7 @@ from benchmark.networks.access import raw
 from benchmark.networks.training import TrainingRun
 from benchmark.sandbox.local import Defender
 from benchmark.sandbox.remote import RemoteDefender, Setup
-from benchmark.targets.experiment import Experiment, NetworkId, built_by, world_of
+from benchmark.targets.experiment import Experiment, NetworkId, built_by, data_of
 from benchmark.targets.store import digest
 
 
@@ -69,7 +69,7 @@ class Network:
         return digest(
             "networks", experiment.key(self.training), training_code(), experiment.data_key(seed, role), architecture, recipe,
             [[role, k, digest_of(population.indices(role, k))] for role, k in self.group],
-            [digest_of(i) for w in sorted({world_of(role) for role, _ in self.group}) for i in population.reference(w)],
+            [digest_of(i) for w in sorted({data_of(role) for role, _ in self.group}) for i in population.reference(w)],
             seed, experiment.environment,
             built_by(architecture), *views,
             *([population.data.simple] if recipe.augmentation != "none" else []),
@@ -134,7 +134,7 @@ class Network:
 def training_for(network: Network, part: Part, samples: bool) -> TrainingRun:
     """`Network.training_of`. A function of its own, for `training_code` starts from it."""
     experiment, population, seed = network.experiment, network.population, network.seed
-    role, k, world = network.role, network.number, world_of(network.role)
+    role, k, world = network.role, network.number, data_of(network.role)
     reference, validation = population.reference(world)
     members, recipe, uses = population.indices(role, k), experiment.recipe(part, role), part.uses
     validated, none = "validation" in uses or recipe.early_stopping, members[:0]
@@ -164,7 +164,9 @@ def training_for(network: Network, part: Part, samples: bool) -> TrainingRun:
         recipe=recipe,
         architecture=network.setup.architecture,
         simple=population.data.simple,
-        seed=seed_of("network", experiment.protocol.dataset, seed, role, k, secret=experiment.secret),
+        seed=seed_of(
+            "network", experiment.protocol.dataset, seed, *population.stream(role, k), secret=experiment.secret
+        ),
         device=experiment.device,
         artifact=artifact,
         pretrained=read_pretrained,

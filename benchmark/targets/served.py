@@ -14,7 +14,7 @@ from benchmark.data.population import digest_of, seed_of
 from benchmark.digests import code_of
 from benchmark.entries.registry import Part
 from benchmark.networks.access import Answers, GuardedTarget, ask, check_log_posteriors
-from benchmark.targets.experiment import world_of
+from benchmark.targets.experiment import NetworkId, owner_of
 from benchmark.targets.network import Network, training_code
 from benchmark.targets.store import digest, tensor_digest
 
@@ -32,7 +32,7 @@ def serving_code() -> str:
 
 @dataclass(eq=False)
 class Guard:
-    """A guard at its place in a cascade. `before`: the main network of its world behind the guards that come first."""
+    """A guard at its place in a cascade, as it is prepared on one network: `before`, behind the guards that come first."""
 
     part: Part
     before: ServedModel
@@ -41,9 +41,12 @@ class Guard:
     def key(self) -> str:
         """The store key of the guard's state."""
         main, experiment = self.before, self.before.experiment
-        stamp = experiment.stamp(main.seed, main.world)
+        stamp = experiment.stamp(main.seed, main.owner)
         before = [[experiment.key(g.part), stamp] for g in main.guards]  # the stamp: their noise is in its answers
-        return digest("guard", experiment.key(self.part), before, main.network.key, main.world, training_code())
+        network = main.network
+        return digest(
+            "guard", experiment.key(self.part), before, network.key, network.place, main.owner, training_code()
+        )
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that the guard has prepared on `before`."""
@@ -57,21 +60,30 @@ class Guard:
 
 @dataclass(eq=False)
 class ServedModel:
-    """A network behind guards, innermost first. `before`: the same network behind all guards but the last."""
+    """A network behind guards, innermost first. `before`: the same network behind all guards but the last.
+
+    `role`: in which it answers (`experiment.NetworkId`).
+    """
 
     network: Network
+    role: str
     guards: tuple[Guard, ...] = ()
     before: ServedModel | None = None
 
     def __post_init__(self) -> None:
-        network, role = self.network, self.network.role
+        network = self.network
         self.experiment, self.population, self.seed = network.experiment, network.population, network.seed
-        self.world, self.parts = world_of(role), _PARTS.get(role, ("candidates",))
+        self.owner, self.parts = owner_of(self.role, network.number), _PARTS.get(self.role, ("candidates",))
+
+    @property
+    def id(self) -> NetworkId:
+        """Its role and number."""
+        return self.role, self.network.number
 
     @cached_property
     def key(self) -> str:
         """What identifies the model in keys of its answers."""
-        network, stamp = self.network, self.experiment.stamp(self.seed, self.world) if self.guards else ""
+        network, stamp = self.network, self.experiment.stamp(self.seed, self.owner) if self.guards else ""
         return digest("served", network.key, network.place, [guard.key for guard in self.guards], stamp)
 
     def behind(self, guards: int) -> ServedModel:
@@ -95,7 +107,7 @@ class ServedModel:
             if not stored:
                 context = replace(context, remember=lambda name, x, make: make())
             predict = self._checked(self.network.defender(guard.part).guard(predict, state, context), guard.part)
-        if self.network.role in ("target", "shadow"):  # reference models are many, and each is queried once
+        if self.role in ("target", "shadow"):  # reference models are many, and each is queried once
             predictors[cache_key] = predict
         return predict
 
@@ -110,7 +122,7 @@ class ServedModel:
 
     def _context(self, part: Part, state: dict[str, Tensor], kept: bool = True) -> Context:
         """What the contract hands to a guard while it answers."""
-        experiment, stamp = self.experiment, self.experiment.stamp(self.seed, self.world)
+        experiment, stamp = self.experiment, self.experiment.stamp(self.seed, self.owner)
         # A tensor whose name begins with _ does not affect what is remembered: DIFFENCE's interval differs by network,
         # its
         # reconstructions don't.
@@ -122,7 +134,7 @@ class ServedModel:
             store = experiment.store if kept or experiment.store.has("derived", key) else experiment.throwaway
             return store.get("derived", key, lambda: {"value": make()})["value"]  # type: ignore[operator]
 
-        return Context(experiment.noise_key(self.seed, self.world), experiment.device, remember)
+        return Context(experiment.noise_key(self.seed, self.owner), experiment.device, remember)
 
     def answers(self, part: str) -> Tensor:
         """Log-posteriors (n, k) float64 on a part, computed once for all attacks."""

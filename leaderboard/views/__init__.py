@@ -74,7 +74,7 @@ def chosen() -> tuple[str, Records]:
     by_name = editions(protocol) if protocol else {}
     if not by_name:
         empty("No results yet", "Score the baselines, then come back; this page looks for results every ten seconds.",
-              f"leakboard run --protocol {protocol or 'digits-v1'}")  # fmt: skip
+              f"leakboard run --protocol {protocol or 'digits-v2'}")  # fmt: skip
     return protocol, by_name.get(st.session_state.get("edition", "")) or next(iter(by_name.values()))
 
 

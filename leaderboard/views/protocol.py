@@ -51,7 +51,7 @@ def show() -> None:
         _describe(definition)
     elif not editions:
         st.text("Nothing is scored yet. To score a first protocol:")
-        st.code("leakboard run --protocol digits-v1", language=None, wrap_lines=True)
+        st.code("leakboard run --protocol digits-v2", language=None, wrap_lines=True)
         st.stop()
     axes = pd.DataFrame(_axes(definition) if definition else [], columns=["of", "what", "value"])
     if definition is not None:
@@ -116,9 +116,12 @@ def _axes(definition: Protocol) -> list[tuple[str, str, str]]:
         ("Recipe", "early stopping", "on validation data" if recipe.early_stopping else "none: one epoch count for all"),
         ("Recipe", "arithmetic", f"{recipe.precision}; {f'{recipe.ensemble} networks train as one ensemble' if recipe.ensemble > 1 else 'networks train one by one'}"),
         ("Adversary", "reference models", f"{definition.references.online} models of the population, {definition.references.offline} of shadow data"),
+        ("Targets", "a seed", f"{definition.targets} networks of the population" if definition.targets > 1 else "one, trained on target-train"),
     ]  # fmt: skip
-    if definition.costly:
-        rows.append(("Adversary", "reference models of costly defenses", f"{definition.costly.references.online} and {definition.costly.references.offline}, for {', '.join(definition.costly.defenses)}"))  # fmt: skip
+    if (costly := definition.costly) and costly.references:
+        rows.append(("Adversary", "reference models of costly defenses", f"{costly.references.online} and {costly.references.offline}, for {', '.join(costly.defenses)}"))  # fmt: skip
+    if costly and costly.targets:
+        rows.append(("Targets", "of what is costly", f"the first {costly.targets}, for {', '.join((*costly.defenses, *costly.attacks))}"))  # fmt: skip
     other = definition.adversary.model_dump(exclude_none=True) if definition.adversary else {}
     rows += [("Adversary", f"shadow world's {k.replace('_', ' ')}", str(v)[:NAME]) for k, v in other.items()]
     if definition.label_only:

@@ -30,7 +30,7 @@ def show() -> None:
     inversions = [r for r in results if r.task == TASK]
     if not inversions:
         st.text("No inversion attack was scored for this protocol. A protocol that has some:")
-        st.code("leakboard run --protocol digits-v1", language=None, wrap_lines=True)
+        st.code("leakboard run --protocol digits-v2", language=None, wrap_lines=True)
         st.stop()
     left, right = st.columns([3, 1])
     baseline = ranked(protocol, results)[0].baseline

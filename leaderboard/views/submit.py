@@ -21,9 +21,9 @@ STEPS = (
     ("Hold it to the contract, on a few digits and made-up images, in seconds.",
      "leakboard check submissions/attacks/mine.py"),
     ("Score it: it meets every required opponent, in minutes on the first protocol. Hyperparameters go in brackets.",
-     'leakboard run mine --protocol digits-v1\nleakboard run "mine[power=2]" --protocol fashion-mini-v1'),
+     'leakboard run mine --protocol digits-v2\nleakboard run "mine[power=2]" --protocol fashion-mini-v1'),
     ("Look at it on this board, beside the others on the page Compare; add its rows to the published tables: others' rows stay.",
-     "leakboard board\nleakboard publish --protocol digits-v1"),
+     "leakboard board\nleakboard publish --protocol digits-v2"),
     ("Open a pull request with the file and the published tables. Rows that you scored yourself say so.",
      'git checkout -b mine\ngit add submissions leaderboard/published\ngit commit -m "Attack mine"'),
 )  # fmt: skip

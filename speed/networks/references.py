@@ -31,7 +31,7 @@ from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.experiment import NetworkId
 
 SUBMISSIONS = Path(__file__).resolve().parents[2] / "submissions"
-REFERENCES: list[NetworkId] = [("online", k) for k in range(16)]
+REFERENCES: list[NetworkId] = [("target", k) for k in range(2, 18)]
 PROMISE = 1.8
 """Least speedup of the protocol's way over one by one in one process."""
 STARTING = 300

@@ -60,7 +60,7 @@ def run(name: str, arguments: list[str]) -> tuple[float, list[dict[str, Any]]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--protocol", default="digits-v1")
+    parser.add_argument("--protocol", default="digits-v2")
     parser.add_argument("--quick", action="store_true", help="one seed")
     parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()

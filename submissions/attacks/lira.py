@@ -66,10 +66,7 @@ class LiRA(Attack):
     def score(self, target: Target, candidates: Candidates, references: References | None) -> Tensor:
         """Log-likelihood ratios of IN to OUT (n,), the mean over views; with fixed variance, times that variance."""
         assert references is not None
-        # Reference models are also attacked as targets, without themselves and the model of the complementary half
-        # among their references. All targets of a row must meet the same attack, so the number of all models decides,
-        # not of those left. Where `whole` is unknown, a pair is taken to be missing.
-        few = (references.whole or len(references.members) + 2) // 2 < 32
+        few = len(references.members) // 2 < 32
         self.fixed = self.params.variance == "fixed" or (self.params.variance == "auto" and few)
         score = self._ratio(
             target.log_posteriors(candidates.x), references.log_posteriors, candidates.y, references.members

@@ -33,15 +33,20 @@ def draw(seed: int = 0, size: int | None = None, known: float = 0.33, scheme: st
 @settings(max_examples=25, deadline=None)
 def test_nobody_is_on_two_sides(seed: int, size: int, known: float) -> None:
     population = draw(seed, size, known)
-    groups = (population.known_members, population.known_nonmembers, population.candidates)
+    known_members, known_nonmembers = population.known()
+    groups = (known_members, known_nonmembers, population.candidates)
     for one, other in itertools.combinations(groups, 2):
         assert not set(one) & set(other)
     train, test = (set(population.parts[p]) for p in ("target-train", "target-test"))
     assert set(np.concatenate(groups)) == train | test
     assert sum(map(len, groups)) == 2 * size, "nobody is there twice"
-    assert set(population.known_members) <= train
-    assert set(population.known_nonmembers) <= test
-    assert len(population.known_members) == len(population.known_nonmembers) == round(known * size)
+    assert set(known_members) <= train
+    assert set(known_nonmembers) <= test
+    assert len(known_members) == len(known_nonmembers) == round(known * size)
+    for k in range(1, 4):  # every target has members and non-members of its own among the same samples
+        inside, outside = map(set, population.known(k))
+        assert inside | outside <= set(known_members) | set(known_nonmembers) and len(inside) == len(outside)
+        assert inside <= set(population.indices("target", k)) and not outside & set(population.indices("target", k))
     assert population.members.sum() * 2 == len(population.candidates), "as many members as non-members"
     assert set(population.candidates[population.members]) <= train
     assert set(population.candidates[~population.members]) <= test
@@ -57,8 +62,8 @@ def test_what_an_attack_is_given_says_nothing_of_membership() -> None:
         assert abs(z) < 4
 
 
-@pytest.mark.parametrize(("role", "world"), [("online", "target"), ("offline", "shadow")])
-def test_reference_models_are_exact_halves(role: str, world: str) -> None:
+@pytest.mark.parametrize(("role", "world"), [("target", "target"), ("offline", "shadow")])
+def test_networks_of_a_pool_are_exact_halves(role: str, world: str) -> None:
     population = draw(1)
     m = 8
     pool = set(population.parts[f"{world}-train"]) | set(population.parts[f"{world}-test"])
@@ -72,16 +77,20 @@ def test_reference_models_are_exact_halves(role: str, world: str) -> None:
         assert one | other == pool
     assert all(sum(i in s for s in models) == m // 2 for i in pool)
     assert len({frozenset(s) for s in models}) == m, "every pair is another draw"
-    told = population.reference_members(role, m)
+    told = np.stack([population.members_of(role, k) for k in range(m)])
     assert told.shape == (m, len(population.candidates))
     assert all(told[k, j] == (i in models[k]) for k in range(m) for j, i in enumerate(population.candidates))
-    assert (told.sum(0) == (m // 2 if role == "online" else 0)).all()
+    assert (told.sum(0) == (m // 2 if role == "target" else 0)).all()
 
 
-def test_the_target_is_not_in_its_own_references() -> None:
+def test_the_first_pair_is_the_splits_own_and_no_target_is_among_its_references() -> None:
     population = draw(2)
     target = set(population.indices("target", 0))
-    assert all(set(population.indices("online", k)) != target for k in range(16))
+    assert target == set(population.parts["target-train"])
+    assert set(population.indices("target", 1)) == set(population.parts["target-test"])
+    assert all(set(population.indices("target", k)) != target for k in range(1, 16))
+    assert population.references_of(0, range(6)) == population.references_of(1, range(6)) == [2, 3, 4, 5]
+    assert population.references_of(3, [0, *range(2, 6)]) == [0, 4, 5]
     assert all(
         not target & set(population.indices(*model)) for model in (("shadow", 0), ("offline", 3), ("evaluator", 0))
     )
@@ -99,17 +108,16 @@ def test_reference_data() -> None:
 
 def test_draws_are_the_same_twice_and_others_for_another_seed() -> None:
     one, again, other = draw(0), draw(0), draw(1)
-    for name in ("candidates", "known_members"):
-        assert np.array_equal(getattr(one, name), getattr(again, name))
-        assert not np.array_equal(getattr(one, name), getattr(other, name))
-    assert np.array_equal(one.indices("online", 3), again.indices("online", 3))
+    for drawn in (lambda p: p.candidates, lambda p: p.known()[0], lambda p: p.indices("target", 3)):
+        assert np.array_equal(drawn(one), drawn(again))
+        assert not np.array_equal(drawn(one), drawn(other))
     assert digest_of(one.candidates) == digest_of(again.candidates) != digest_of(one.candidates[::-1])
 
 
 def test_mirrors_score_the_same_samples_on_the_other_side() -> None:
     """So that a score of the image alone, blind to membership, has an AUC of one half over the pair."""
     one, other = draw(7), draw(-7)
-    assert set(one.candidates) == set(other.candidates) and set(one.known_members) == set(other.known_nonmembers)
+    assert set(one.candidates) == set(other.candidates) and set(one.known()[0]) == set(other.known()[1])
     sides = [dict(zip(p.candidates.tolist(), p.members.tolist(), strict=True)) for p in (one, other)]
     assert all(sides[0][i] != sides[1][i] for i in sides[0])
     blind = torch.rand(len(one.data.x), generator=torch.Generator().manual_seed(0))
@@ -200,21 +208,20 @@ def test_canaries_are_outsiders_under_a_wrong_label() -> None:
 def test_each_canary_is_planted_by_a_coin_of_its_own() -> None:
     """Over 60 models a canary is in about half of them, and no two models share their draws."""
     population = with_canaries()
-    inside = population.reference_members("online", 60)
+    inside = np.stack([population.members_of("target", k) for k in range(1, 61)])
     assert not inside.all(0).any() and inside.any(0).all()
     assert abs(inside.mean() - 0.5) < 4 * 0.5 / np.sqrt(inside.size)
     agree = (inside[:, None] == inside[None]).mean(2)[np.triu_indices(60, 1)]
     assert np.abs(agree - 0.5).max() < 5 * 0.5 / np.sqrt(200), "complementary pairs would agree nowhere"
     assert not np.array_equal(population.members, inside[0])
     assert np.array_equal(population.members, np.isin(population.candidates, population.indices("target", 0)))
-    for role, k in (("target", 0), ("online", 3)):
-        train = population.indices(role, k)
+    for k in (0, 3):
+        train = population.indices("target", k)
         assert np.array_equal(train[:250], population.parts["target-train"]) and set(train[250:]) <= set(
             population.candidates
         )
     assert not set(population.indices("shadow", 0)) & set(population.candidates)
-    assert population.independent_of(3, 6).tolist() == [True] * 3 + [False] + [True] * 2
-    assert draw().independent_of(3, 6).tolist() == [True] * 2 + [False] * 2 + [True] * 2
+    assert population.references_of(3, range(6)) == [0, 1, 2, 4, 5], "each was drawn by itself"
 
 
 def test_more_canaries_than_there_are_outsiders() -> None:
@@ -249,7 +256,7 @@ def test_the_shadow_world_may_come_from_other_data() -> None:
     assert shadow.x.shape[1:] == (1, 8, 8) and set(shadow.y.tolist()) <= {0, 1}
     assert population.indices("shadow", 0).min() >= population.target_samples
     assert population.indices("offline", 1).min() >= population.target_samples
-    assert not population.reference_members("offline", 4).any()
+    assert not any(population.members_of("offline", k).any() for k in range(4))
     assert torch.equal(population.samples(own.candidates).x, own.samples(own.candidates).x)
 
 

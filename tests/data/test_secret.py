@@ -117,8 +117,8 @@ def draws(given: bytes | None) -> dict[str, object]:
     return {
         "split": indices_digest(population.parts),
         "candidates": population.candidates.tobytes(),
-        "known members": population.known_members.tobytes(),
-        "online reference models": population.indices("online", 0).tobytes(),
+        "known members": population.known()[0].tobytes(),
+        "other targets": population.indices("target", 2).tobytes(),
         "offline reference models": population.indices("offline", 0).tobytes(),
         "seed of the target": target.training_of(training).seed,
         "seed of the shadow": shadow.training_of(training).seed,

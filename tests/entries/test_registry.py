@@ -234,7 +234,7 @@ def test_an_adversary_with_the_targets_guards_is_another_one(shipped: Registry) 
     assert shipped.attack("loss").knowledge == "none"
     assert "axes" not in own.key and other.key == own.key | {"axes": {"guards": "target"}}, "old keys stay as they were"
     guarded, bare = (shipped.chain(spec, "undefended") for spec in ("memguard", "undefended"))
-    assert guarded.facing(own) == guarded and guarded.facing(other).prepared == "target"
+    assert guarded.facing(own) == guarded and guarded.facing(other, 3).prepared == ("target", 3)
     assert bare.facing(other) == bare, "without a guard there is nothing to prepare"
 
 

@@ -6,7 +6,7 @@ from scipy import stats
 
 from benchmark import metrics
 from benchmark.judge import bootstrap
-from benchmark.judge.bootstrap import membership_report, references_auc, score_histogram
+from benchmark.judge.bootstrap import mean_report, membership_report, score_histogram
 from benchmark.metrics import METRICS
 from tests import curves
 
@@ -245,50 +245,55 @@ def test_no_nulls_on_request():
     assert report(*normal(), nulls=0).null_auc == ()
 
 
-# --- Reference models -------------------------------------------------------------------------------
+# --- Several targets --------------------------------------------------------------------------------
 
 
-def references(m, n, shift, rng, sample_effect=1.0):
-    """Binormal scores of m models: a sample's own difficulty, noise, and a shift where it is a member."""
-    members = rng.random((m, n)) < 0.5
-    scores = sample_effect * rng.normal(size=n) + rng.normal(size=(m, n)) + shift * members
+def targets(pairs, n, shift, rng, sample_effect=1.0):
+    """Binormal scores (2 pairs, n) of pairs of complementary targets, whose samples have a difficulty of their own."""
+    halves = np.array([rng.permutation(n) < n // 2 for _ in range(pairs)])
+    members = np.stack([halves, ~halves], 1).reshape(2 * pairs, n)
+    scores = sample_effect * rng.normal(size=n) + rng.normal(size=(2 * pairs, n)) + shift * members
     return scores, members
 
 
-def test_references_auc_is_the_mean_over_models():
-    scores, members = references(5, 80, 0.8, np.random.default_rng(0))
-    auc, low, high = references_auc(scores, members, np.random.default_rng(1), 100)
-    assert auc == pytest.approx(np.mean([curves.auc(*row) for row in zip(scores, members, strict=True)]))
-    assert 0 <= low < auc < high <= 1
+def reports(scores, members, nulls=20):
+    return [
+        membership_report(
+            *row, None, rng=np.random.default_rng(0), null_rng=np.random.default_rng(1), resamples=0, nulls=nulls
+        )
+        for row in zip(scores, members, strict=True)
+    ]
 
 
-def test_the_interval_over_reference_models_covers_the_truth():
-    """Owen 2007: the two-way bootstrap is mildly conservative. Truth: both scores differ by N(shift, 2 * 2)."""
-    truth, rng = stats.norm.cdf(0.8 / 2), np.random.default_rng(2024)
-    intervals = np.array([references_auc(*references(10, 150, 0.8, rng), rng, 150)[1:] for _ in range(200)])
-    assert ((intervals[:, 0] <= truth) & (truth <= intervals[:, 1])).mean() > 0.93
-
-
-def test_the_interval_over_reference_models_counts_models_as_a_source_of_chance():
-    """Models that differ widen the interval beyond what resampling the samples gives."""
-    rng = np.random.default_rng(0)
-    members = rng.random((6, 400)) < 0.5
-    scores = rng.normal(size=(6, 400)) + members * np.linspace(0, 3, 6)[:, None]
-    _, low, high = references_auc(scores, members, rng, 300)
+def test_a_row_is_the_mean_over_its_targets():
+    scores, members = targets(3, 200, 0.8, np.random.default_rng(0))
+    each = reports(scores, members)
+    found = mean_report(each, 2)
     aucs = [curves.auc(*row) for row in zip(scores, members, strict=True)]
-    assert (high - low) / 2 == pytest.approx(1.96 * np.std(aucs) / np.sqrt(6), rel=0.2)
+    assert found.values["auc"] == pytest.approx(aucs) and found.metrics["auc"] == pytest.approx(np.mean(aucs))
+    pairs = np.reshape(aucs, (3, 2)).mean(1)
+    expected = stats.t.interval(0.95, 2, pairs.mean(), stats.sem(pairs))
+    assert found.intervals["auc"] == pytest.approx(expected)
+    assert found.metrics["members"] == found.metrics["nonmembers"] == 100
+    assert found.roc == each[0].roc
+    single = mean_report(reports(scores[:2], members[:2]), 2)
+    assert single.intervals == {}, "one pair says nothing of others"
 
 
-def test_few_reference_models_have_finite_intervals():
-    scores, members = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[False, True], [True, False]])
-    auc, low, high = references_auc(scores, members, np.random.default_rng(0), 50)
-    assert auc == 1
-    assert 0.5 <= low <= high <= 1
+def test_what_is_blind_to_membership_has_the_mean_of_chance_over_a_pair():
+    scores = np.tile(np.random.default_rng(0).normal(size=150), (2, 1))
+    members = np.random.default_rng(1).permutation(150) < 75
+    found = mean_report(reports(scores, np.stack([members, ~members])), 2)
+    assert sum(found.values["auc"]) == pytest.approx(1, abs=1e-12) and found.null_auc == pytest.approx([0.5] * 20)
 
 
-def test_a_model_without_members_is_an_error():
-    with pytest.raises(ValueError, match="members and non-members"):
-        references_auc(np.zeros((2, 3)), np.zeros((2, 3), bool), np.random.default_rng(0), 10)
+def test_the_null_of_the_mean_permutes_all_targets_alike():
+    """So it is as wide as a mean over targets is, where a null of each target for itself would be too narrow."""
+    rng = np.random.default_rng(2)
+    members = np.tile(rng.permutation(200) < 100, (4, 1))
+    scores = np.tile(rng.normal(size=200), (4, 1))  # four times the same: the mean is as uncertain as one of them
+    found = mean_report(reports(scores, members, nulls=400), 1)
+    assert np.std(found.null_auc) == pytest.approx(np.sqrt(201 / (12 * 100**2)), rel=0.1)
 
 
 # --- Epsilon from canaries --------------------------------------------------------------------------

@@ -77,10 +77,10 @@ def test_candidates_and_references_say_nothing_of_membership(name: str, secret: 
             found.append(tells(outward(candidates), population.members[rows]))
             if loaded.label_only is None:
                 break
-        held = population.reference_members("online", loaded.references.online)
-        found.append(tells(np.c_[held.T, held.sum(0)], population.members))
-        for k in range(0, len(held), 5):  # each model is a target in its turn
-            others = held[population.independent_of(k, len(held))]
+        numbers = range(loaded.references.online + loaded.pair)
+        held = np.stack([population.members_of("target", k) for k in numbers])
+        for k in numbers[::5]:  # each network is a target in its turn
+            others = held[population.references_of(k, numbers)]
             found.append(tells(np.c_[others.T, others.sum(0)], held[k]))
     assert together(found) > CHANCE and min(found) > CHANCE
 
@@ -96,7 +96,7 @@ def test_the_test_sees_what_it_is_to_see(monkeypatch: pytest.MonkeyPatch) -> Non
             rows = population.scored("label")
             values.append(tells(outward(population.presented("label")), population.members[rows]))
     assert together(found) < CHANCE < together(shuffled)
-    held = population.reference_members("online", 16)
+    held = np.stack([population.members_of("target", k) for k in range(2, 18)])
     assert tells(held[1:].sum(0)[:, None], held[0]) < CHANCE
 
 

@@ -24,7 +24,7 @@ from leaderboard import tables
 from leaderboard.cache import GROUP, Notes, Table
 from leaderboard.publish import publish
 from leaderboard.ranking import Board, _samples_needed, attack_table, defense_table, readable, scenarios
-from leaderboard.records import Records, null_lists
+from leaderboard.records import Records, lists
 from tests.leaderboard.conftest import hostile, make_board, make_result
 
 MadeUp = tuple[list[Result], Board]
@@ -63,11 +63,11 @@ def test_columns_are_what_the_records_say(made_up: MadeUp, tmp_path: Path) -> No
         slow = slow_scenarios(results)
         for name in slow:
             if name == "null_auc":
-                values, starts, lengths = null_lists(found.result, name)
-                lists = [tuple(values[a : a + n]) for a, n in zip(starts, lengths, strict=True)]
-                assert lists == slow.null_auc.tolist()
-                values, starts, lengths = null_lists(found.result[::-7], name)
-                assert [tuple(values[a : a + n]) for a, n in zip(starts, lengths, strict=True)] == lists[::-7]
+                values, starts, lengths = lists(found.result, name)
+                found_lists = [tuple(values[a : a + n]) for a, n in zip(starts, lengths, strict=True)]
+                assert found_lists == slow.null_auc.tolist()
+                values, starts, lengths = lists(found.result[::-7], name)
+                assert [tuple(values[a : a + n]) for a, n in zip(starts, lengths, strict=True)] == found_lists[::-7]
             elif name == "claims":
                 assert [Records.of(results)[i].claims for i in range(3)] == [r.claims for r in results[:3]]
             elif slow[name].dtype == float:

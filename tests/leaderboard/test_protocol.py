@@ -38,13 +38,16 @@ def test_every_protocol_is_described_without_a_result(folder: Path, name: str) -
 def test_all_that_moves_a_number_is_told() -> None:
     """Each axis of a protocol is in the table, or is told elsewhere on the page; a new axis must be added here."""
     elsewhere = {"name", "about", "leaves_out", "dataset", "architecture", "attacks", "defenses"}
-    told = {"data_digest", "split", "seeds", "evaluator", "recipe", "references", "costly", "canaries", "adversary", "label_only",
+    told = {"data_digest", "split", "seeds", "evaluator", "recipe", "references", "targets", "costly", "canaries", "adversary", "label_only",
             "resamples", "nulls", "baseline", "utility_floor", "rank_by", "limits"}  # fmt: skip
     assert set(definitions.Protocol.model_fields) == elsewhere | told
     canaries = definitions.load("fashion-canaries-v1")
     rows = {what: value for _, what, value in view._axes(canaries)}
     assert canaries.canaries is not None
     assert str(canaries.canaries.count) in rows["canaries"]
+    targets = {(part, what): value for part, what, value in view._axes(definitions.load("digits-v2"))}
+    assert targets["Targets", "a seed"] == "10 networks of the population"
+    assert targets["Targets", "of what is costly"].startswith("the first 2, for memguard, diffence, label_only_")
     other = {what for _, what, _ in view._axes(definitions.load("fashion-other-recipe-v1"))}
     assert {"shadow world's learning rate", "shadow world's batch size", "shadow world's epochs"} <= other
 
@@ -83,7 +86,7 @@ def test_a_protocol_without_a_file(folder: Path, made_up: Toy) -> None:
 def test_nothing_at_all_says_what_to_run(folder: Path) -> None:
     app = app_page("protocol", protocol="no-such-v1").run()
     assert not app.exception
-    assert app.code[0].value == "leakboard run --protocol digits-v1"
+    assert app.code[0].value == "leakboard run --protocol digits-v2"
 
 
 def test_metrics_are_explained(folder: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_board_without_inversion_says_what_to_run(folder: Path) -> None:
     publish([r for r in inversions() if r.task == "utility"], BOARD, folder / "toy-v1")
     app = app_page("reconstructions").run()
     assert not app.exception
-    assert app.code[0].value == "leakboard run --protocol digits-v1"
+    assert app.code[0].value == "leakboard run --protocol digits-v2"
 
 
 def test_odd_pictures_and_names_do_no_harm(folder: Path) -> None:

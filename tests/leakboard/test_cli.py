@@ -246,7 +246,7 @@ def test_help_and_list(home: Home) -> None:
         assert ended.code == 0
         assert f"{name} [OPTIONS]" in ended.out
     ended = home.call("list")
-    assert "protocols: digits-v1, fashion-augmented-v1, " in ended.out
+    assert "protocols: digits-v1, digits-v2, fashion-augmented-v1, " in ended.out
     assert ended.out.splitlines()[-1].startswith("next: ")
     assert ended.err == ""
 
@@ -341,9 +341,9 @@ def test_what_is_checked_elsewhere_is_told_where_it_goes(
     there.write_text("class Mine(Defense):")
     for path in (loss, bad):
         path.write_text("class Mine(Attack):")
-    steps = f"cp {there} submissions/defenses/ && leakboard run here there --protocol digits-v1"
+    steps = f"cp {there} submissions/defenses/ && leakboard run here there --protocol digits-v2"
     assert home.call("check", str(here), str(there)).out.endswith(f"next: {steps}\n")
-    steps = f"cp {loss} submissions/attacks/loss_2.py && leakboard run loss_2 --protocol digits-v1"
+    steps = f"cp {loss} submissions/attacks/loss_2.py && leakboard run loss_2 --protocol digits-v2"
     assert f"next: {steps}" in home.call("check", str(loss)).out, "another file has its name"
     said = home.call("check", str(bad)).out
     assert "| one" in said and "last words" in said and "\x1b" not in said

@@ -326,7 +326,13 @@ def simulated(workers: int, before: bool) -> tuple[float, list[tuple[float, floa
             add(NetworksJob(id=f"n {name}", defense=defense, seed=seed, models=models), 2 * factor)
             networks = frozenset({f"n {name}"})
             asked = AnswersJob(
-                id=f"q {name}", defense=defense, seed=seed, world="target", parts=(), models=models[:1], needs=networks
+                id=f"q {name}",
+                defense=defense,
+                seed=seed,
+                prepared=("target", 0),
+                parts=(),
+                models=models[:1],
+                needs=networks,
             )
             add(asked, 0.3)
             for attack, typical in attacks.items():

@@ -1,4 +1,4 @@
-"""The real command on real data: one seed of digits-v1, from nothing to a published board."""
+"""The real command on real data: one seed of digits-v2, from nothing to a published board."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def protocol(place):
-    """digits-v1 with fewer reference models and a smaller diffusion model: half the time, and all else as it is."""
-    text = (ROOT / "benchmark" / "protocols" / "digits-v1.yaml").read_text("utf-8")
+    """digits-v2 with fewer targets and a smaller diffusion model: half the time, and all else as it is."""
+    text = (ROOT / "benchmark" / "protocols" / "digits-v2.yaml").read_text("utf-8")
     for whole, less in (
-        ("name: digits-v1", "name: digits-e2e"), ("references: {online: 16, offline: 8}", "references: {online: 6, offline: 4}"),
-        ("references: {online: 8, offline: 4}", "references: {online: 4, offline: 2}"),
-        ("n=10,timestep=80,train_steps=300", "n=5,timestep=80,train_steps=100"),
+        ("name: digits-v2", "name: digits-e2e"), ("references: {online: 8, offline: 4}", "references: {online: 4, offline: 2}"),
+        ("targets: 10", "targets: 2"),
+        ("n=5,timestep=80,train_steps=200", "n=5,timestep=80,train_steps=100"),
     ):  # fmt: skip
         assert whole in text
         text = text.replace(whole, less)

@@ -66,7 +66,7 @@ CHANCE = 0.9
 MARKER = "redteam-was-here"
 CONSTANTS = {
     "STOPPED_BY": "", "STATUS": (), "REASON": "", "CONTROL": False, "OFFICIAL": False, "TWICE": False,
-    "SWAPPED": False, "LONG": False, "METRIC": "auc", "DEFENSE": "constant_output", "LOOKUP": False,
+    "SWAPPED": False, "LONG": False, "TARGETS": 1, "DEFENSE": "constant_output", "LOOKUP": False,
     "RECOUNT": False, "UTILITY": False,
 }  # fmt: skip
 
@@ -245,6 +245,8 @@ class Range:
     def _isolated(self, hostile: Hostile, ending: Ending, path: Path) -> None:
         says = hostile.says
         setting = self.official if says["OFFICIAL"] else self.public
+        more = setting.protocol.model_copy(update={"targets": says["TARGETS"]})
+        setting = replace(setting, protocol=more)
         entry = registry.read(path, hostile.kind)
         if entry.error:
             ending.status, ending.reason, results = "refused", entry.error, []
@@ -305,9 +307,9 @@ class Range:
     def _facts(self, hostile: Hostile, result: Result) -> list[str]:
         """What the record shows of a success."""
         facts = self._told(result.to_json())
-        auc = result.metrics.get(hostile.says["METRIC"], 0.5)
+        auc = result.metrics.get("auc", 0.5)
         if max(auc, 1 - auc) > CHANCE:
-            facts.append(f"{hostile.says['METRIC']} {auc:.2f} on a target that tells nothing of it")
+            facts.append(f"AUC {auc:.2f} on a target that tells nothing of it")
         if result.log == "UNNOTICED":
             facts.append("the judge did not notice")
         if hostile.says["TWICE"] and result.seed == 1:

@@ -81,7 +81,7 @@ def test_every_job_comes_after_what_it_needs(artifacts: Artifacts) -> None:
     [
         ("random_scores", {"target"}),
         ("loss", {"target", "shadow"}),  # the judge finds its threshold there
-        ("lira", {"target", "online"}),
+        ("lira", {"target"}),
         ("lira_offline", {"target", "offline"}),
         ("fredrikson", {"target", "evaluator"}),
     ],
@@ -613,8 +613,8 @@ KINDS = {"scenario": ScenarioJob, "networks": NetworksJob, "guard": GuardJob, "a
 
 def job(name: str, attack: str = "", defense: str = "undefended", kind: str = "scenario", needs: str = "") -> Job:
     more: dict[str, Any] = {
-        "networks": {"models": ()}, "guard": {"place": 0, "world": "target"},
-        "answers": {"world": "target", "parts": (), "models": ()},
+        "networks": {"models": ()}, "guard": {"place": 0, "prepared": ("target", 0)},
+        "answers": {"prepared": ("target", 0), "parts": (), "models": ()},
     }.get(kind, {})  # fmt: skip
     return KINDS[kind](id=name, defense=defense, seed=0, attack=attack, needs=frozenset(needs), **more)
 

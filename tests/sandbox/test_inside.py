@@ -125,7 +125,7 @@ class Submission(Attack):
         assert k.classes == 10 and k.shape == (1, 8, 8) and k.seed == 5 and k.device == torch.device("cpu")
         assert k.shadow is not None and k.partial is None and k.embeddings is None and k.certificate == 0.1
         assert len(k.shadow.members) == 3 and len(k.shadow.nonmembers) == 2 and len(k.auxiliary) == 4
-        assert references.members.dtype == torch.bool and references.log_posteriors.shape == (2, 12, 10) and references.whole == 4
+        assert references.members.dtype == torch.bool and references.log_posteriors.shape == (2, 12, 10)
         return k.shadow.target.log_posteriors(k.shadow.members.x).sum(1)[:1].expand(12)
 """
 
@@ -141,7 +141,7 @@ def test_knowledge_and_references_arrive_whole(judge: Channel) -> None:
 
     shadow = World(Numbered(1), samples(3), samples(2))
     call(judge, "fit", Knowledge(10, SHAPE, 5, CPU, shadow=shadow, auxiliary=samples(4), certificate=0.1))
-    references = References(torch.ones(2, 12, dtype=torch.bool), torch.zeros(2, 12, 10, dtype=torch.float64), whole=4)
+    references = References(torch.ones(2, 12, dtype=torch.bool), torch.zeros(2, 12, 10, dtype=torch.float64))
     assert score(judge, 0, references=references).tolist() == [10.0] * 12
 
 

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmark import metrics
-from benchmark.api import Candidates, Knowledge, Predict, References, Samples
+from benchmark.api import Candidates, Knowledge, References, Samples
 from benchmark.data.population import seed_of
-from benchmark.errors import Fault
-from benchmark.judge.bootstrap import epsilon_lower_bound, membership_report, references_auc
+from benchmark.judge.bootstrap import epsilon_lower_bound, mean_report, membership_report
 from benchmark.judge.scenario import Measurements, Scenario, checked_scores
 from benchmark.metrics import Floats
-from benchmark.networks.access import Answers, GuardedTarget
+
+Instance = Callable[[], AbstractContextManager[Any]]
+"""Gives a fitted attack that has met no target since, and ends it."""
+_OF_ONE_TARGET = {"partial", "certificate"}
+"""Knowledge that each target has of its own, so that an attack which needs it is fitted for each."""
 
 
 class Kind(Scenario):
-    """Scores of candidates against their membership, with the null; online reference models are targets too."""
+    """Scores of candidates against their membership in each target, with the null."""
+
+    every_target = True
 
     def _prepare(self) -> tuple[Candidates, References | None, Knowledge]:
         """The arguments of the attack. Reference models come with their answers to the candidates that are scored."""
         access = self.attack.entry.access
         needs = sorted(self.attack.entry.needs)
         role = next((n.removeprefix("references-") for n in needs if n.startswith("references-")), None)
-        references = self.artifacts.references(self.chain, self.seed, role) if role else None
+        references = self.artifacts.references(self.chain, self.seed, role, self.number) if role else None
         if references is not None:
             rows = torch.from_numpy(self.population.scored(access))
             references = replace(
@@ -45,42 +51,89 @@ class Kind(Scenario):
         return attack, candidates, references
 
     def judge(self, attack: Any) -> Measurements:
-        # Before the clock starts: reading from the store is not the attack's time.
-        candidates, references, knowledge = self._prepare()
-        start = time.perf_counter()
+        numbers = self.artifacts.targets(self.full_chain, self.attack)
+        # What it learns from may be of one target: its partial knowledge, or models behind that target's guards.
+        of_one = bool(self.attack.entry.needs & _OF_ONE_TARGET) or self.attack.adversary.guards == "target"
+        met: list[tuple[Floats, Floats | None]] = []
+        seconds, queries = 0.0, 0
+        for number in numbers:
+            if number:
+                self.artifacts.predictors.clear()  # a target is met once: its guards' processes end
+                self._open(number)
+            # Before the clock starts: reading from the store is not the attack's time.
+            candidates, references, knowledge = self._prepare()
+            start = time.perf_counter()
+            if fits := number == 0 or of_one:
+                attack = self.artifacts.attacker(self.attack, self.seed) if number else attack
+                instance = self._fit(attack, knowledge, alone=len(numbers) == 1)
+            with instance() as fresh:
+                scores = checked_scores(fresh.answer(self.target, candidates, references), len(candidates))
+            seconds, queries = seconds + time.perf_counter() - start, queries + self.target.queries
+            if fits:
+                thresholds = self._thresholds(instance, references)
+            met.append((scores, thresholds))
+        outcome = self._report(met)
+        return replace(outcome, cost={"seconds": seconds / len(numbers), "queries": queries / len(numbers)})
+
+    def _fit(self, attack: Any, knowledge: Knowledge, *, alone: bool) -> Instance:
+        """Fit the attack, and return what gives an instance that has met no target since, for as long as it is entered.
+
+        One that has answered for several targets would hold reference models of its own. `alone`: there is one target.
+        """
         attack.fit(knowledge)
-        scores = checked_scores(attack.answer(self.target, candidates, references), len(candidates))
-        seconds = time.perf_counter() - start
-        thresholds = self._thresholds(attack, references)
-        threshold = None if thresholds is None else float(thresholds[0])
-        if thresholds is not None and len(thresholds) not in (1, len(scores)):
-            raise ValueError(
-                f"score: expected as many attack seeds as on the shadow world ({len(thresholds)}), given {len(scores)}"
+        if alone:
+            return lambda: nullcontext(attack)
+
+        def fit_again() -> Any:
+            other = self.artifacts.attacker(self.attack, self.seed)
+            other.fit(knowledge)
+            return other
+
+        make = attack.freeze() or fit_again
+        return lambda: closing(make())
+
+    def _report(self, met: Sequence[tuple[Floats, Floats | None]]) -> Measurements:
+        """Measurements of the scores (s, n) on each target in turn, and of its thresholds: one for each attack seed, or for all."""
+        protocol, rows = self.artifacts.protocol, self.population.scored(self.attack.entry.access)
+        seeds = len(met[0][0])
+        scores: list[tuple[Floats, float | None]] = []
+        for each, thresholds in met:
+            if len(each) != seeds:
+                raise ValueError(f"score: expected as many attack seeds for every target ({seeds}), given {len(each)}")
+            if thresholds is not None and len(thresholds) not in (1, seeds):
+                raise ValueError(
+                    f"score: expected as many attack seeds as on the shadow world ({len(thresholds)}), given {seeds}"
+                )
+            if thresholds is not None and len(thresholds) > 1:  # scores of different attack seeds have different scales
+                scores.append((each - thresholds[:, None], 0.0))
+            else:
+                scores.append((each, None if thresholds is None else float(thresholds[0])))
+        sides = [self.population.members_of("target", k)[rows] for k in range(len(scores))]
+        # Equal generators: the null of the mean over targets permutes them alike.
+        reports = [
+            membership_report(
+                each, members, threshold, rng=np.random.default_rng(seed_of("bootstrap", self.seed)),
+                resamples=protocol.resamples if len(scores) == 1 else 0, nulls=protocol.nulls,
+                null_rng=np.random.default_rng(seed_of("null", self.seed)),
             )
-        if thresholds is not None and len(thresholds) > 1:  # scores of different attack seeds have different scales
-            scores, threshold = scores - thresholds[:, None], 0.0
-        members = self.population.members[self.population.scored(self.attack.entry.access)]
-        report = membership_report(
-            scores,
-            members,
-            threshold,
-            rng=np.random.default_rng(seed_of("bootstrap", self.seed)),
-            resamples=self.artifacts.protocol.resamples,
-            nulls=self.artifacts.protocol.nulls,
-            null_rng=np.random.default_rng(seed_of("null", self.seed)),
-        )
-        cost = {"seconds": seconds}
+            for (each, threshold), members in zip(scores, sides, strict=True)
+        ]  # fmt: skip
+        report = reports[0] if len(reports) == 1 else mean_report(reports, protocol.pair)
         outcome = Measurements(
-            report.metrics, report.intervals, cost, report.roc, report.histogram, report.null_auc, report.null_tpr
-        )
-        if self.artifacts.protocol.canaries:
+            report.metrics, report.intervals, {}, report.roc, report.histogram, report.null_auc, report.null_tpr,
+            values=report.values,
+        )  # fmt: skip
+        if protocol.canaries:
             # The least over attack seeds: bounds are cut off at 0, so that their mean would be too large more often
             # than one is.
-            outcome.metrics["epsilon_lower"] = min(epsilon_lower_bound(row, members) for row in scores)
-        self._score_reference_models(candidates, references, outcome)
+            outcome.metrics["epsilon_lower"] = min(
+                epsilon_lower_bound(row, members)
+                for (each, _), members in zip(scores, sides, strict=True)
+                for row in each
+            )
         return outcome
 
-    def _thresholds(self, attack: Any, references: References | None) -> Floats | None:
+    def _thresholds(self, instance: Instance, references: References | None) -> Floats | None:
         """Decision thresholds: one for each attack seed, set on the shadow world; or 0 for all (`own`); or None."""
         calibrate = self.attack.entry.calibrate
         if calibrate == "own":
@@ -96,50 +149,7 @@ class Kind(Scenario):
         order = np.random.default_rng(seed_of("shadow candidates", self.seed)).permutation(sum(map(len, sides)))
         x, y = (torch.cat(parts)[torch.from_numpy(order)] for parts in ([s.x for s in sides], [s.y for s in sides]))
         candidates = Candidates(x, y, self.population.ids(len(y)))
-        scores = checked_scores(attack.answer(shadow.target, candidates, None), len(y))
+        with instance() as attack:
+            scores = checked_scores(attack.answer(shadow.target, candidates, None), len(y))
         members = order < len(sides[0])
         return np.array([metrics.best_threshold(row, members) for row in scores])
-
-    def _score_reference_models(
-        self, candidates: Candidates, references: References | None, outcome: Measurements
-    ) -> None:
-        """Attack each online reference model in turn, and add the mean AUC to the measurements (RULES 21)."""
-        if references is None or not references.members.any():
-            return
-        if self.chain.guards:
-            # Reference models share the shadow world's noise key: as targets they would face an attacker who knows
-            # their secret.
-            return
-        m, scores = len(references.members), []
-        for i in range(m):
-            # A fresh instance: one that has seen all reference models would recognise each by its answers.
-            self.artifacts.end_job()
-            attack = self.artifacts.attacker(self.attack, self.seed)
-            attack.fit(self._knowledge())
-            others = torch.from_numpy(self.population.independent_of(i, m))
-            stored = Answers()
-            stored.add(candidates.x, references.log_posteriors[i])
-            target = GuardedTarget(self.attack.entry.access, self._model("online", i).answers_to, stored)  # type: ignore[arg-type]
-            other_references = References(
-                references.members[others],
-                references.log_posteriors[others],
-                _ask_subset(references.ask, others),
-                references.whole,
-            )
-            try:
-                scores.append(checked_scores(attack.answer(target, candidates, other_references), len(candidates)))
-            except (PermissionError, Fault) as problem:
-                # White-box attacks are refused: reference models give no network away.
-                if isinstance(problem, Fault) and not problem.refused:
-                    raise
-                return
-        rng = np.random.default_rng(seed_of("bank", self.seed))  # the stream's name: another one changes the draws
-        members = references.members.numpy()
-        by_attack_seed = [references_auc(s, members, rng, resamples=200) for s in np.stack(scores, axis=1)]
-        auc, low, high = np.mean(by_attack_seed, axis=0)
-        outcome.metrics["auc_references"], outcome.intervals["auc_references"] = float(auc), (float(low), float(high))
-
-
-def _ask_subset(ask: Predict, models: Tensor) -> Predict:
-    """The `ask` of a subset (m,) of reference models."""
-    return lambda x: ask(x)[models]
