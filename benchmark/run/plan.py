@@ -182,8 +182,10 @@ def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], se
 
 
 def _targets(artifacts: Artifacts, attack: Part | None, chain: Chain) -> range:
-    """The numbers of the targets that a scenario is scored on."""
-    return artifacts.targets(chain, attack) if attack and KINDS[attack.entry.task].every_target else range(1)
+    """The numbers of the targets that a scenario is scored on. Guards that the attack does not meet make it no dearer."""
+    if attack is None or not KINDS[attack.entry.task].every_target:
+        return range(1)
+    return artifacts.targets(chain.facing(attack), attack)
 
 
 def _network_ids(

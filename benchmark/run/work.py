@@ -172,17 +172,8 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
 
 
 _MEASURED_FIELDS = (
-    "metrics",
-    "intervals",
-    "cost",
-    "roc",
-    "histogram",
-    "null_auc",
-    "null_tpr",
-    "values",
-    "pictures",
-    "null_row",
-)
+    "metrics", "intervals", "cost", "roc", "histogram", "null_auc", "null_tpr", "values", "pictures", "null_row",
+)  # fmt: skip
 """Fields of a result that are measured; the others say of what it is, and where it was made."""
 
 

@@ -173,7 +173,10 @@ class Experiment:
         return [*range(first if self.protocol.targets > 1 else 1), *others]
 
     def targets(self, chain: Chain, attack: Part) -> range:
-        """The numbers of the targets on which a membership attack is scored: fewer where the protocol calls it costly."""
+        """The numbers of the targets on which a membership attack is scored: fewer where the protocol calls it costly.
+
+        chain: as the attack meets it (`Chain.facing`).
+        """
         costly, most = self.protocol.costly, self.protocol.targets
         if costly is None or costly.targets is None:
             return range(most)

@@ -70,7 +70,9 @@ def main() -> None:
         for name in names:
             rounds = [(seconds(one, name), seconds(all_of_them, name)) for _ in range(options.rounds)]
             first, every = (statistics.median(column) for column in zip(*rounds, strict=True))
-            print(f"  {name}: {first:.3f} s on one target, {every:.3f} s on {all_of_them.protocol.targets}", flush=True)
+            attack, chain = all_of_them.registry.attack(name), all_of_them.chain(all_of_them.protocol.baseline)
+            met = len(all_of_them.targets(chain, attack))
+            print(f"  {name}: {first:.3f} s on one target, {every:.3f} s on {met}", flush=True)
             total[1] += first
             total[all_of_them.protocol.targets] += every
     few, many = total.values()

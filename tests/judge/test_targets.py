@@ -115,6 +115,12 @@ def test_what_is_costly_meets_fewer_targets(four: Artifacts) -> None:
     assert len(outcome(four, "metric_corr").values["auc"]) == 2  # type: ignore[index]
 
 
+def test_guards_that_an_attack_does_not_meet_make_it_no_dearer(four: Artifacts) -> None:
+    """MemGuard keeps labels: who asks for labels alone has the numbers of the chain without it, on as many targets."""
+    behind, plain = (outcome(four, "label_only_noise", chain) for chain in ("memguard", "undefended"))
+    assert behind.values == plain.values and len(plain.values["auc"]) == 4  # type: ignore[index]
+
+
 def test_an_attack_that_remembers_scores_the_last_target_as_the_first(own: Any) -> None:
     """Whatever it keeps, it keeps for one target: a bank of its own would be reference models that it did not declare."""
     remembers = (

@@ -51,7 +51,7 @@ class Kind(Scenario):
         return attack, candidates, references
 
     def judge(self, attack: Any) -> Measurements:
-        numbers = self.artifacts.targets(self.full_chain, self.attack)
+        numbers = self.artifacts.targets(self.chain, self.attack)
         # What it learns from may be of one target: its partial knowledge, or models behind that target's guards.
         of_one = bool(self.attack.entry.needs & _OF_ONE_TARGET) or self.attack.adversary.guards == "target"
         met: list[tuple[Floats, Floats | None]] = []
