@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -80,20 +81,25 @@ class Answers:
     """
 
     def __init__(self) -> None:
-        self._rows: dict[bytes, Tensor] = {}
+        self._rows: dict[bytes, int] = {}
+        self._table = torch.zeros(0, 0, dtype=torch.float64)
 
     @staticmethod
-    def _image_keys(x: Tensor) -> list[bytes]:
+    def _image_keys(x: Tensor) -> Iterator[bytes]:
         """A hash of 16 bytes for each image (n, c, h, w), so that images need not be kept."""
-        return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in x.numpy()]
+        return (hashlib.blake2b(image, digest_size=16).digest() for image in x.contiguous().numpy())
 
     def add(self, x: Tensor, log_posteriors: Tensor) -> None:
-        self._rows.update(zip(self._image_keys(x), log_posteriors, strict=True))
+        self._rows.update(zip(self._image_keys(x), itertools.count(len(self._table)), strict=False))
+        self._table = torch.cat([self._table, log_posteriors]) if len(self._table) else log_posteriors
 
-    def find(self, x: Tensor) -> tuple[list[Tensor | None], list[int]]:
-        """The stored rows (k,) for images (n, c, h, w), None where there is none; and the positions of these."""
-        rows = [self._rows.get(key) for key in self._image_keys(x)]
-        return rows, [i for i, row in enumerate(rows) if row is None]
+    def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Answers (n, k) to images (n, c, h, w), of any digits where none is stored; and the positions of these, (m,)."""
+        rows = torch.tensor([self._rows.get(key, -1) for key in self._image_keys(x)])
+        missing = (rows < 0).nonzero().squeeze(1)
+        if len(missing) == len(x):
+            return self._table[:0], missing
+        return self._table[rows], missing
 
 
 class GuardedTarget(Target):
@@ -142,11 +148,9 @@ class GuardedTarget(Target):
         rows, missing = self._answers.find(x)
         if len(missing) == len(x):
             return self._predict(x)
-        if missing:
-            fresh = self._predict(x[missing])
-            for i, row in zip(missing, fresh, strict=True):
-                rows[i] = row
-        return torch.stack([r for r in rows if r is not None])
+        if len(missing):
+            rows[missing] = self._predict(x[missing])
+        return rows
 
 
 def check_log_posteriors(answer: Tensor, n: int, classes: int, who: str) -> Tensor:

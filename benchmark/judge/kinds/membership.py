@@ -29,8 +29,8 @@ class Kind(Scenario):
 
     every_target = True
 
-    def _prepare(self) -> tuple[Candidates, References | None, Knowledge]:
-        """The arguments of the attack. Reference models come with their answers to the candidates that are scored."""
+    def _prepare(self) -> tuple[Candidates, References | None]:
+        """What the attack scores, and by what. Reference models come with their answers to the candidates that are scored."""
         access = self.attack.entry.access
         needs = sorted(self.attack.entry.needs)
         role = next((n.removeprefix("references-") for n in needs if n.startswith("references-")), None)
@@ -40,14 +40,14 @@ class Kind(Scenario):
             references = replace(
                 references, members=references.members[:, rows], log_posteriors=references.log_posteriors[:, rows]
             )
-        return self.population.presented(access), references, self._knowledge()
+        return self.population.presented(access), references
 
     def fitted(self) -> tuple[Any, Candidates, References | None]:
         """A fitted attack, with the candidates and references that it is to score; for the contract checks."""
         self._open()
         attack = self.artifacts.attacker(self.attack, self.seed)
-        candidates, references, knowledge = self._prepare()
-        attack.fit(knowledge)
+        candidates, references = self._prepare()
+        attack.fit(self._knowledge())
         return attack, candidates, references
 
     def judge(self, attack: Any) -> Measurements:
@@ -61,15 +61,16 @@ class Kind(Scenario):
                 self.artifacts.predictors.clear()  # a target is met once: its guards' processes end
                 self._open(number)
             # Before the clock starts: reading from the store is not the attack's time.
-            candidates, references, knowledge = self._prepare()
+            candidates, references = self._prepare()
+            knowledge = self._knowledge() if number == 0 or of_one else None
             start = time.perf_counter()
-            if fits := number == 0 or of_one:
+            if knowledge is not None:
                 attack = self.artifacts.attacker(self.attack, self.seed) if number else attack
                 instance = self._fit(attack, knowledge, alone=len(numbers) == 1)
             with instance() as fresh:
                 scores = checked_scores(fresh.answer(self.target, candidates, references), len(candidates))
             seconds, queries = seconds + time.perf_counter() - start, queries + self.target.queries
-            if fits:
+            if knowledge is not None:
                 thresholds = self._thresholds(instance, references)
             met.append((scores, thresholds))
         outcome = self._report(met)
