@@ -157,10 +157,13 @@ def _check_architectures(loaded: Protocol) -> None:
     from benchmark import networks
     from benchmark.errors import suggest
 
+    networks.discover()
     named = [("architecture", loaded.architecture), ("evaluator", loaded.evaluator)]
     if loaded.adversary and loaded.adversary.architecture:
         named.append(("adversary.architecture", loaded.adversary.architecture))
     for where, name in named:
+        if name in networks.broken:
+            raise UserError(f"{loaded.name}: {where}: {networks.broken[name]}")
         if name not in networks.NAMES:
             raise UserError(f"{loaded.name}: {where}: unknown architecture {name!r}{suggest(name, networks.NAMES)}")
 
