@@ -15,7 +15,7 @@ from benchmark.digests import add_module, code_of, libraries_of
 from benchmark.errors import UserError, error_line, message_of, printable
 from benchmark.networks.architecture import Architecture, Shape
 
-_LARGEST = 1 << 20
+LARGEST = 1 << 20
 """Bytes of a file."""
 
 
@@ -38,7 +38,7 @@ def texts_in(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.glob("*.py")):
         try:
-            text = reading.text(path, _LARGEST)
+            text = reading.text(path, LARGEST)
         except UserError:
             continue
         if is_network(text):
