@@ -21,7 +21,7 @@ from benchmark.networks import families, own
 from benchmark.networks.architecture import Architecture
 
 __all__ = [
-    "NAMES", "Architecture", "Network", "UnknownArchitecture", "about", "broken", "build", "code", "discover", "libraries",
+    "NAMES", "PACKAGED", "Architecture", "Network", "UnknownArchitecture", "about", "broken", "build", "code", "discover", "libraries",
     "own_texts", "use",
 ]  # fmt: skip
 
@@ -33,7 +33,8 @@ def _builders() -> dict[str, Architecture]:
 
 _BUILDERS = _builders()
 NAMES = tuple(_BUILDERS)
-_PACKAGED = dict(_BUILDERS)
+PACKAGED = dict(_BUILDERS)
+"""The package's own networks."""
 own_texts: dict[str, str] = {}
 """The files of the user's own networks, by name: what another process needs to build them (`use`)."""
 broken: dict[str, str] = {}
@@ -84,10 +85,10 @@ def use(texts: Mapping[str, str]) -> None:
     global NAMES
     for kept in (_BUILDERS, own_texts, broken):
         kept.clear()
-    _BUILDERS.update(_PACKAGED)
+    _BUILDERS.update(PACKAGED)
     for name, text in texts.items():
         try:
-            if name in _PACKAGED:
+            if name in PACKAGED:
                 raise UserError(f"{own.path_of(name)}: expected a name that no other network has, given {name!r}")
             _BUILDERS[name] = own.read(name, text)
             own_texts[name] = text
