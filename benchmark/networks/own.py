@@ -56,14 +56,14 @@ def read(name: str, text: str) -> Architecture:
         raise Unreadable(f"{path}: expected a file name of letters, digits and _, given {name!r}")
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError) as problem:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
         raise Unreadable(f"{path}: expected Python, given: {printable(str(problem), 200)}") from None
     about = _about(tree, path)
     module = f"own_networks.{name}"
     add_module(module, text)
     try:
         code_of(f"{module}:build"), libraries_of(f"{module}:build")
-    except LookupError as problem:
+    except (LookupError, RecursionError) as problem:
         raise Unreadable(f"{path}: {str(problem).removeprefix(f'benchmark.{module}: ')}") from None
 
     def build(classes: int, shape: Shape) -> Network:
@@ -100,11 +100,11 @@ def _about(tree: ast.Module, path: str) -> Architecture:
     try:
         values = [ast.literal_eval(a) for a in call.args]
         about = Architecture(*values, **{str(k.arg): ast.literal_eval(k.value) for k in call.keywords})
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise Unreadable(f"{path}: expected {expected} of literals, given {ast.unparse(call)[:100]}") from None
     texts = isinstance(about.title, str) and isinstance(about.paper, str) and about.title.strip()
-    if not texts or type(about.least) is not int or about.least < 1 or about.build is not None:
-        raise Unreadable(f"{path}: expected {expected}: texts, and pixels from 1 on; given {ast.unparse(call)[:100]}")
+    if not texts or type(about.least) is not int or not 1 <= about.least <= 4096 or about.build is not None:
+        raise Unreadable(f"{path}: expected {expected}: texts, and 1 to 4096 pixels; given {ast.unparse(call)[:100]}")
     if not any(isinstance(s, ast.FunctionDef) and s.name == "build" for s in tree.body):
         raise Unreadable(f"{path}: expected a function build(classes, shape), given none")
     return about

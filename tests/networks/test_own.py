@@ -99,7 +99,7 @@ def test_its_key_follows_what_it_takes_from_the_package():
     [
         ("network = (\n", "networks/mine.py: expected Python, given: '(' was never closed"),
         (TEXT.replace("least=4", "least=LEAST"), 'expected one line network = Architecture("a title", paper="a paper", least=32) of literals'),
-        (TEXT.replace("least=4", "least=0"), "texts, and pixels from 1 on; given Architecture('Mine'"),
+        (TEXT.replace("least=4", "least=0"), "texts, and 1 to 4096 pixels; given Architecture('Mine'"),
         (TEXT.replace("least=4", "lest=4"), "of literals, given Architecture('Mine'"),
         (TEXT.replace("Architecture(", "dict("), "given dict('Mine'"),
         (TEXT + "network = 1\n", "given 2 of them"),
