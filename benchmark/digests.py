@@ -108,6 +108,16 @@ _NUMBER_CODE = ("api", "data", "judge", "metrics", "networks", "sandbox.local", 
 """Rooms (packages) and modules whose code results depend on. The others carry, check and show results: they are in no key."""
 _STORED = ("targets.store",)
 """What lies in these rooms and still is in no key: it only keeps what the others made."""
+_ADDED: dict[str, str] = {}
+"""Texts of modules that lie outside of the package, by name."""
+
+
+def add_module(name: str, text: str) -> None:
+    """Let `code_of` know a module that has no file in the package, such as a user's own network."""
+    if _ADDED.get(name) != text:
+        _ADDED[name] = text
+        for kept in (code_of, libraries_of, _definition, _module):
+            kept.cache_clear()
 
 
 @cache
@@ -176,9 +186,9 @@ def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, 
     Imports from the project are (module, name), with name "" for a whole module; imports of other packages are dotted names.
     """
     path = _file(name)
-    if path is None:
+    if path is None and name not in _ADDED:
         raise LookupError(f"no module {name}")
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = ast.parse(path.read_text("utf-8") if path else _ADDED[name])
     own: dict[str, list[ast.stmt]] = {}
     imported: dict[str, tuple[str, str]] = {}
     foreign: dict[str, str] = {}

@@ -8,6 +8,7 @@ Baselines and published boards also come with the package, and are read where th
 project is written to. In a checkout both are the same folder.
 
     submissions/            LEAKBOARD_SUBMISSIONS   attacks/ and defenses/
+    networks/               LEAKBOARD_NETWORKS      networks of one's own
     mlruns/store            LEAKBOARD_STORE         what was computed
     mlruns/mlflow.db        MLFLOW_TRACKING_URI     MLflow
     mlruns/optuna.db        LEAKBOARD_OPTUNA        Optuna's studies
@@ -68,6 +69,11 @@ def baselines() -> Path | None:
     if os.environ.get("LEAKBOARD_SUBMISSIONS") or not packaged.is_dir() or _same_folder(packaged, submissions()):
         return None
     return packaged
+
+
+def networks() -> Path:
+    """The folder of the user's own networks."""
+    return _folder("LEAKBOARD_NETWORKS", "networks")
 
 
 def store() -> Path:

@@ -369,6 +369,24 @@ def metrics() -> str:
     return "\n\n".join(out)
 
 
+def networks() -> str:
+    """A table of the package's networks, those of one family together."""
+    from benchmark import networks
+
+    known = {name: networks.about(name) for name in networks.PACKAGED}
+    rows = [
+        (
+            code(n),
+            about.title,
+            about.paper,
+            f"{about.least}x{about.least}",
+            prose((about.__doc__ or "").partition("\n")[0]),
+        )
+        for n, about in sorted(known.items(), key=lambda item: (item[1].__module__, item[0]))
+    ]
+    return table("network", "title", "paper", "least image", "what it is", rows=rows)
+
+
 def registry() -> Any:
     from benchmark.entries.registry import Registry
 
@@ -542,6 +560,7 @@ MADE = {
     "protocol_list": protocol_list,
     "metrics": metrics,
     "commands": commands,
+    "networks": networks,
     "board": board,
     "picture": picture,
 }

@@ -119,10 +119,21 @@ def _mode(isolation: Literal["auto", "always"], trust: bool) -> Mode:
 
 
 @app.command("list")
-def list_entries(as_json: AsJson = False) -> None:
-    """Every submission, with what it needs; broken ones with their error."""
+def list_entries(
+    kind: Annotated[Literal["entries", "networks"], typer.Argument(help="Submissions, or networks with their sizes.")] = "entries",
+    image: Annotated[str, typer.Option(help="Networks on images of these channels, height and width, such as 1x28x28; default: 3x32x32, or the network's least.")] = "",
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Every submission, with what it needs, or every network with its parameters and FLOPs; broken ones with their error."""
     from benchmark import protocol
 
+    if kind == "networks":
+        from leakboard import networks
+
+        networks.show(image, as_json)
+        return
+    if image:
+        raise UserError(f"--image: expected it with `list networks`, given {image!r} with `list {kind}`")
     project = places.project()
     with console.working("reading submissions"):
         entries = list(registry().entries.values())
@@ -150,6 +161,7 @@ def list_entries(as_json: AsJson = False) -> None:
         if entry.error:
             out.print(f"[red]broken[/red]  {escape(entry.error)}", soft_wrap=True)
     say(f"protocols: {', '.join(protocol.names())}", out)
+    say(f"networks: {command_line('list', 'networks')}", out)
     say(f"project: {project.root} ({project.how})")
     tell_next(command_line("run", "--protocol", "digits-v2"))
 
@@ -170,28 +182,35 @@ def _entry_record(entry: Entry) -> dict[str, object]:
 
 @app.command()
 def new(
-    kind: Literal["attack", "defense"],
+    kind: Literal["attack", "defense", "network"],
     name: str,
     as_json: AsJson = False,
 ) -> None:
-    """Write a submission that works as it is, to be changed."""
+    """Write a submission or a network that works as it is, to be changed."""
     import re
 
-    from benchmark.entries.templates import TEMPLATES
+    from benchmark.entries.templates import NETWORK, TEMPLATES
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"name: expected a letter, then a-z, 0-9 and _, given {name!r}")
     folders = [f / f"{known}s" for f in (places.submissions(), places.baselines()) if f for known in TEMPLATES]
+    if kind == "network":
+        from benchmark import networks
+
+        folders = [places.networks()]
+        if name in networks.NAMES and name not in networks.own_texts:
+            raise UserError(f"name: expected one that no network of the package has, given {name!r}")
     if taken := [f / f"{name}.py" for f in folders if (f / f"{name}.py").exists()]:
         raise UserError(f"{taken[0]}: exists already; choose another name")
-    path = places.submissions() / f"{kind}s" / f"{name}.py"
+    path = (places.networks() if kind == "network" else places.submissions() / f"{kind}s") / f"{name}.py"
+    variable = "LEAKBOARD_NETWORKS" if kind == "network" else "LEAKBOARD_SUBMISSIONS"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(TEMPLATES[kind].replace("NAME", name), "utf-8")
+        path.write_text((TEMPLATES | {"network": NETWORK})[kind].replace("NAME", name), "utf-8")
     except OSError as error:
         raise UserError(
             f"{path}: expected a folder {path.parent}/ that can be written, given {error.strerror}; "
-            "name another folder in LEAKBOARD_SUBMISSIONS"
+            f"name another folder in {variable}"
         ) from None
     step = command_line("check", places.brief(path))
     if as_json:
@@ -207,12 +226,12 @@ def check(
     trust: Annotated[bool, typer.Option("--trust", help="Run code that nobody has reviewed in this process.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hold submissions to the contract, on a few digits and made-up images."""
+    """Hold submissions to the contract, on a few digits and made-up images; and networks to theirs."""
     from dataclasses import asdict
 
     import torch
 
-    from benchmark.run import checks
+    from benchmark.run import checks, network_checks
     from benchmark.text import plain
 
     torch.set_num_threads(1)  # as in workers and sandboxes: the last digits of sums depend on the number of threads
@@ -220,7 +239,11 @@ def check(
     outcomes = []
     for path in files:
         results = []
-        for result in checks.check_file(path, submissions(), places.store() / "check", mode, places.baselines()):
+        if network_checks.applies(path):
+            found = network_checks.check_file(path)
+        else:
+            found = checks.check_file(path, submissions(), places.store() / "check", mode, places.baselines())
+        for result in found:
             results.append(result)
             if as_json or result.after:  # rules that were not tried are listed in one line below
                 continue
@@ -235,9 +258,12 @@ def check(
     untried = sum(bool(result.after) for _, result in outcomes)
     failed = sum(not result.ok for _, result in outcomes) - untried
     steps = [] if failed else [step for path in files for step in _copy_commands(path)]
-    names = [_unused_name(path) for path in files]
+    names = [_unused_name(path) for path in files if not network_checks.applies(path)]
     trusted = ["--trust"] if trust else []
-    step = " && ".join([*steps, command_line("run", *names, "--protocol", "digits-v2", *trusted)])
+    last = (
+        command_line("run", *names, "--protocol", "digits-v2", *trusted) if names else command_line("list", "networks")
+    )
+    step = " && ".join([*steps, last])
     if as_json:
         answer({
             "checks": [{"file": path, "state": result.state, **asdict(result)} for path, result in outcomes], "failed": failed,
@@ -245,7 +271,8 @@ def check(
         })  # fmt: skip
     if failed:
         untried_too = f", and {untried} could not be tried for it" if untried else ""
-        raise UserError(f"{failed} check(s) failed{untried_too}; submissions/README.md says what each of them means")
+        page = "submissions/README.md" if names else "docs/networks.md"
+        raise UserError(f"{failed} check(s) failed{untried_too}; {page} says what each of them means")
     tell_next(step)
 
 
@@ -265,8 +292,15 @@ def _unused_name(path: Path) -> str:
 
 def _copy_commands(path: Path) -> list[str]:
     """The shell commands that copy a file into the folder of submissions; none where it lies there already."""
+    from benchmark.run import network_checks
     from benchmark.run.checks import is_defense
 
+    if network_checks.applies(path):
+        folder = places.networks()
+        if path.resolve().parent == folder.resolve():
+            return []
+        made = [] if folder.is_dir() else [shlex.join(["mkdir", "-p", places.brief(folder)])]
+        return [*made, shlex.join(["cp", str(path), f"{places.brief(folder)}/"])]
     roots = [f for f in (places.submissions(), places.baselines()) if f]
     if path.resolve().parent in [(f / f"{kind}s").resolve() for f in roots for kind in ("attack", "defense")]:
         return []

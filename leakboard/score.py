@@ -154,15 +154,27 @@ def _pairs(
 
 
 def _check_architectures(loaded: Protocol) -> None:
-    from benchmark import networks
+    """Build every network on no device, so that what it does not take is said before any work. Raises UserError."""
+    import torch
+
+    from benchmark import data, networks
     from benchmark.errors import suggest
 
+    networks.discover()
     named = [("architecture", loaded.architecture), ("evaluator", loaded.evaluator)]
     if loaded.adversary and loaded.adversary.architecture:
         named.append(("adversary.architecture", loaded.adversary.architecture))
     for where, name in named:
+        if name in networks.broken:
+            raise UserError(f"{loaded.name}: {where}: {networks.broken[name]}")
         if name not in networks.NAMES:
             raise UserError(f"{loaded.name}: {where}: unknown architecture {name!r}{suggest(name, networks.NAMES)}")
+        images = data.load(loaded.dataset)
+        try:
+            with torch.device("meta"):
+                networks.build(name, images.classes, images.shape, 0)
+        except UserError as problem:
+            raise UserError(f"{loaded.name}: {where}: {name}: {problem}") from None
 
 
 def default_workers(device: str) -> int:

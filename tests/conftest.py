@@ -225,7 +225,7 @@ def home(
         (tmp_path / "submissions" / kind).mkdir(parents=True, exist_ok=True)
         shutil.copy(SUBMISSIONS / kind / f"{name}.py", tmp_path / "submissions" / kind)
     shutil.copy(mlflow_template, tmp_path / "mlflow.db")
-    for name in ("PROTOCOL", "WORKERS", "DEVICE", "SPLIT_SECRET", "SPLIT_SECRET_FILE", "DATA", "MODELS"):
+    for name in ("PROTOCOL", "WORKERS", "DEVICE", "SPLIT_SECRET", "SPLIT_SECRET_FILE", "DATA", "MODELS", "NETWORKS"):
         monkeypatch.delenv(f"LEAKBOARD_{name}", raising=False)
     secret.take.cache_clear()
     monkeypatch.setenv("LEAKBOARD_SUBMISSIONS", str(tmp_path / "submissions"))

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 import grimp
 import pytest
 
-from benchmark import protocol
+from benchmark import networks, protocol
 from benchmark.metrics import METRICS
 from benchmark.result import Status
 from docs import pages, rooms
@@ -102,6 +102,7 @@ def test_pages_that_are_made_from_the_code_hold_all_of_it(html: dict[str, _Page]
         assert entry.id in html[f"{BASE}methods/{entry.kind}s/"].ids
     assert {*protocol.names()} <= html[f"{BASE}protocols/"].ids
     assert all(f"`{name}`" in pages.metrics() for name in METRICS)
+    assert all(f"| `{name}` |" in pages.networks() for name in networks.PACKAGED)
 
 
 # --- Citations --------------------------------------------------------------------------------------

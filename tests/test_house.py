@@ -16,13 +16,14 @@ from tests.conftest import ROOT
 FAMILY = """from torch import nn
 
 from benchmark.api.network import Network
+from benchmark.networks.architecture import Architecture
 
 
 def linear(classes: int, shape: tuple[int, int, int]) -> Network:
     return Network(nn.Flatten(), width=shape[0] * shape[1] * shape[2], classes=classes)
 
 
-NETWORKS = {"linear": linear}
+NETWORKS = {"linear": Architecture("Linear", build=linear)}
 """
 SOURCE = """import numpy as np
 

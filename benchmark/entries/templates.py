@@ -1,4 +1,28 @@
-"""What `leakboard new` writes: submissions that work as they are."""
+"""What `leakboard new` writes: submissions and networks that work as they are."""
+
+NETWORK = '''"""NAME: three convolutions, to be replaced by your network."""
+
+from torch import nn
+
+from benchmark.networks import Architecture, Network
+
+network = Architecture("NAME", paper="unpublished", least=4)  # the least height and width of its images, in pixels
+
+
+def build(classes: int, shape: tuple[int, int, int]) -> Network:
+    """A fresh network for images (c, h, w) in [0, 1]: features to an embedding of `width` numbers, then one linear layer.
+
+    Draw weights from PyTorch's global random state alone: it is seeded. Dropout comes from benchmark.networks.dropout, for
+    in training a network must not draw from the global random state.
+    """
+    features = nn.Sequential(
+        *(nn.Conv2d(shape[0], 32, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(2), nn.Flatten()),
+    )
+    return Network(features, width=256, classes=classes)
+'''
 
 TEMPLATES = {
     "attack": '''"""NAME: the confidence in the true label, to be replaced by your idea."""

@@ -35,7 +35,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmark import places
+from benchmark import networks, places
 from benchmark.errors import Fault, UserError, error_line, out_of_memory, printable
 from benchmark.protocol import Limits
 from benchmark.sandbox.wire import Channel, Closed, Handler, Message, Meta, RemoteError, WireError
@@ -798,7 +798,7 @@ class Sandboxes:
     _sessions: list[Session] = field(default_factory=list)
 
     def session(self, entry: str, libraries: Collection[str]) -> Session:
-        """Fork a sandbox that serves `entry` (its id and source) alone and has loaded these libraries."""
+        """Fork a sandbox that serves `entry` (its id and source) alone and has loaded these libraries. Raises Fault."""
         since = time.monotonic()
         for _ in range(2):  # a sandbox that can't be cleaned ends, and may do so only now: then another one is tried
             sandbox = self._sandbox(entry, frozenset(libraries))
@@ -807,6 +807,8 @@ class Sandboxes:
             if sandbox.wait_for_fork(session):
                 break
         self.starting += time.monotonic() - since
+        if networks.own_texts:  # a sandbox sees no files of the user's
+            session.call("networks", {"texts": networks.own_texts})
         return session
 
     def _sandbox(self, entry: str, libraries: frozenset[str]) -> Sandbox:

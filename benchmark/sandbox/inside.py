@@ -116,7 +116,7 @@ class _Work:
         self.predict: Predict | None = None
         """What `query` asks: the served network, the guard, or a stolen copy."""
         names = (
-            "open", "fit", "answer", "choice", "freeze", "thaw", "train", "serve", "prepare", "guard", "claims", "query", "make",
+            "networks", "open", "fit", "answer", "choice", "freeze", "thaw", "train", "serve", "prepare", "guard", "claims", "query", "make",
         )  # fmt: skip
         channel.handlers.update({name: getattr(self, f"_{name}") for name in names})
 
@@ -133,6 +133,11 @@ class _Work:
 
     def build(self, seed: int) -> nn.Module:
         return networks.build(self.architecture, self.classes, self.shape, seed)
+
+    def _networks(self, meta: Meta, _: Tensors) -> Message:
+        """Know the user's own networks: none is run before it is built."""
+        networks.use(meta["texts"])
+        return {}, {}
 
     def _open(self, meta: Meta, _: Tensors) -> Message:
         """Load the entry's source and create the one instance of its class."""

@@ -61,7 +61,7 @@ def mistake(ended: Ended) -> str:
         (["run", "--protocol", "smoke", "--workers", "many"], "--workers"),
         (["run", "--prot", "smoke"], "No such option: --prot"),
         (["runn"], "No such command 'runn'"),
-        (["new", "atack", "mine2"], "Value error, 'atack' is not one of 'attack', 'defense'"),
+        (["new", "atack", "mine2"], "Value error, 'atack' is not one of 'attack', 'defense', 'network'"),
         (["new", "attack", "Mine"], "name: expected a letter, then a-z, 0-9 and _, given 'Mine'"),
         (["new", "attack", "../mine"], "name: expected a letter, then a-z, 0-9 and _, given '../mine'"),
         (["new", "attack", "undefended"], "undefended.py: exists already; choose another name"),

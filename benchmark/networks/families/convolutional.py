@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from benchmark.api.network import Network
-
-Shape = tuple[int, int, int]
+from benchmark.networks.architecture import Architecture, Shape
 
 
 def simple_cnn(classes: int, shape: Shape) -> Network:
@@ -42,4 +41,30 @@ def small_cnn(classes: int, shape: Shape) -> Network:
     )
 
 
-NETWORKS = {"simple_cnn": simple_cnn, "small_cnn": small_cnn}
+def simple_cnn_as_released(classes: int, shape: Shape) -> Network:
+    """Three 3x3 convolutions of 32, 64 and 128 channels without padding, max pooling, a hidden layer; d = 512.
+
+    The released code of ML-Doctor has one convolution more than the paper's two. It is given images of 64x64.
+    """
+    c, h, w = shape
+    for _ in range(3):
+        h, w = (h - 2) // 2, (w - 2) // 2
+    return Network(
+        nn.Sequential(
+            *(nn.Conv2d(c, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(64, 128, 3), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(128 * h * w, 512), nn.ReLU()),
+        ),
+        width=512,
+        classes=classes,
+    )
+
+
+NETWORKS = {
+    "simple_cnn": Architecture("SimpleCNN: two convolutions, two linear layers", "Liu et al. 2022", 4, simple_cnn),
+    "simple_cnn_as_released": Architecture(
+        "SimpleCNN with three convolutions", "Liu et al. 2022", 22, simple_cnn_as_released
+    ),
+    "small_cnn": Architecture("Small CNN: two strided convolutions", "", 4, small_cnn),
+}
