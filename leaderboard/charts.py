@@ -25,8 +25,6 @@ HEIGHT, FITTED_HEIGHT, NAME_HEIGHT = 460, 460, 13
 """Heights in pixels: the plots of the trade-off and of the model risks, and a line of text in them."""
 AXIS_HEIGHT, LEGEND_HEIGHT = 81, 22
 """Heights in pixels: axis and title below a plot, and a line of its legend. Streamlit's figure height includes both."""
-CHANCE = {AUC: 0.5, "balanced_accuracy": 0.5, "attribute_accuracy": 0.5, "attribute_balanced_accuracy": 0.5}
-"""The value of a random guess, for metrics where it does not depend on the data: the middle of a diverging scale."""
 
 
 def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, float]) -> alt.LayerChart:
@@ -125,47 +123,6 @@ def _reference(name: str, axis: str, value: float, scale: alt.Scale) -> alt.Laye
     words = base.mark_text(color=ORANGE, align="left", baseline="top", dx=4)
     x = alt.X("value:Q", scale=scale)
     return line.encode(x=x) + words.encode(x=x, y=alt.value(4), text="text:N")
-
-
-def heat_map(cells: pd.DataFrame, label: str, metric: str, falling: bool) -> alt.LayerChart:
-    """Attacks in rows, defenses in columns; each cell shows its number, and a click on it sets the selection "cell".
-
-    cells: one row a cell with columns attack, defense, row, column (their short names), value (NaN without a
-    score), text, note, opened (bool: drawn with a frame). falling: smaller values mean more leakage.
-    """
-    values, middle = cells.value.dropna(), CHANCE.get(metric)
-    if middle is not None:
-        reach = max(0.05, float((values - middle).abs().max())) if len(values) else 0.5
-        colours = alt.Scale(scheme="blueorange", domain=[middle - reach, middle + reach], domainMid=middle)
-        dark = (cells.value - middle).abs() > 0.7 * reach
-    else:
-        high = max(0.01, float(values.max())) if len(values) else 1.0
-        colours = alt.Scale(scheme="oranges", domain=[0, high], reverse=falling)
-        dark = (high - cells.value if falling else cells.value) > 0.6 * high
-    ink = np.where(cells.value.isna(), GREY, np.where(dark, "white", DARK))
-    rows, columns = list(dict.fromkeys(cells["row"])), list(dict.fromkeys(cells["column"]))
-    x = alt.X(
-        "column:N",
-        sort=columns,
-        title=None,
-        axis=alt.Axis(orient="top", labelAngle=-40, labelLimit=150, labelOverlap=False),
-    )
-    y = alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(labelLimit=150, labelOverlap=False))
-    tooltip = [
-        alt.Tooltip("attack:N"),
-        alt.Tooltip("defense:N"),
-        alt.Tooltip("value:Q", title=label, format=".3f"),
-        alt.Tooltip("note:N", title="seeds"),
-    ]
-    click = alt.selection_point(name="cell", fields=["attack", "defense"], empty=False)
-    base = alt.Chart(cells.assign(ink=ink)).encode(x=x, y=y, tooltip=tooltip)
-    scored = base.transform_filter("isValid(datum.value)").mark_rect(cursor="pointer")
-    nothing = base.transform_filter("!isValid(datum.value)").mark_rect(color=GREY, opacity=0.12, cursor="pointer")
-    frame = alt.Chart(cells[cells.opened]).mark_rect(filled=False, stroke=VERMILLION, strokeWidth=3)
-    number = base.mark_text(fontSize=12, cursor="pointer").encode(text="text:N", color=alt.Color("ink:N", scale=None))
-    colour = alt.Color("value:Q", title=label, scale=colours, legend=alt.Legend(orient="bottom", gradientLength=220))
-    layers = scored.encode(color=colour).add_params(click), nothing, number, frame.encode(x=x, y=y)
-    return alt.layer(*layers).resolve_scale(color="independent").properties(height=190 + 28 * len(rows))
 
 
 def roc(results: Sequence[Result]) -> alt.LayerChart:
