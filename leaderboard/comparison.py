@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special  # scipy.stats takes half a second to import, which the app's first page has not
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ def interval(values: Floats) -> tuple[Floats, Floats]:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(np.isfinite(values), values, 0).sum(-1) / np.where(count, count, np.nan)
         square = np.where(np.isfinite(values), (values - mean[..., None]) ** 2, 0).sum(-1)
-        half = stats.t.ppf(0.975, count - 1) * np.sqrt(square / (count - 1) / count)
+        half = special.stdtrit(count - 1, 0.975) * np.sqrt(square / (count - 1) / count)
     return mean, np.where(count > 1, half, np.nan)
 
 
@@ -78,10 +78,19 @@ def compare(values: Floats, level: NDArray[np.bool_] | None = None) -> tuple[Flo
     mean, half = interval(by_seed)
     freedom = np.maximum(np.isfinite(by_seed).sum(-1) - 1, 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        t = np.abs(mean) / half * stats.t.ppf(0.975, freedom)
-    p = np.asarray(2 * stats.t.sf(t, freedom))
+        t = np.abs(mean) / half * special.stdtrit(freedom, 0.975)
+    p = np.asarray(2 * special.stdtr(freedom, -t))
     p = np.where(np.isfinite(p), p, 1.0)  # one seed, or two entries with equal values
     return mean, half, np.where(level[:, None] & level, 1.0, p) if level is not None else p
+
+
+def false_discovery_rates(p: Floats) -> Floats:
+    """P-values (n,) adjusted by Benjamini and Hochberg (1995): the least false discovery rate at which each is called."""
+    order = np.argsort(p)
+    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum.accumulate(scaled[::-1])[::-1]
+    return np.minimum(adjusted, 1.0)
 
 
 def nanmean(values: Floats, axis: int) -> Floats:

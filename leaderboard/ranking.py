@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from benchmark.metrics import METRICS, TASK_METRICS, epsilon_fault, lower_bound, upper_text
 from benchmark.result import Claim, Result, Trust
 from benchmark.text import LINE, LOG, NAME, plain, plain_log
-from leaderboard.comparison import Floats, compare, interval, leave_one_out, nanmean, rank
+from leaderboard.comparison import Floats, compare, false_discovery_rates, interval, leave_one_out, nanmean, rank
 from leaderboard.records import Records, lists, positions
 from leaderboard.records import split_of as split_of
 
@@ -289,8 +288,7 @@ def pair_table(results: Iterable[Result] | pd.DataFrame, board: Board, least: Tr
     first, second = np.nonzero(~np.eye(len(names), dtype=bool))
     discovery = np.zeros_like(p, bool)
     once = np.triu_indices(len(names), 1)
-    if len(once[0]):
-        discovery[once] = stats.false_discovery_control(p[once], method="bh") <= DISCOVERY_RATE
+    discovery[once] = false_discovery_rates(p[once]) <= DISCOVERY_RATE
     discovery |= discovery.T
     low, high = mean - half, mean + half
     ordered = ~(chance[:, None] & chance)

@@ -10,7 +10,7 @@ import streamlit as st
 
 from benchmark import places
 from benchmark.metrics import METRICS, TASK_METRICS
-from leaderboard import charts, grids
+from leaderboard import grids
 from leaderboard.forest import QUESTION, forest
 from leaderboard.pairs import Side
 from leaderboard.ranking import AUC, TPR, WORST, best_known, by_strength, rank_interval
@@ -115,6 +115,8 @@ def attacks() -> None:
     with csv:
         download(table, f"{protocol}-attacks-{task}")
     _attacks(by_strength(table, tables[task].attrs["metric"]), task, tables[task])
+    from leaderboard import charts  # not with the page of defenses, which opens first: it takes a third of a second
+
     labels = tables[task][tables[task].track.fillna("").str.startswith("label/")]
     if task == "membership" and (drawn := charts.budget(labels)) is not None:
         st.subheader("What queries buy", anchor=False)
