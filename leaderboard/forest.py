@@ -126,7 +126,7 @@ def _worst(metric: str) -> str:
 
 def _value(rows: pd.DataFrame, row: pd.Series, metric: str) -> str:
     column = f"worst_{metric}"
-    return f"{_worst(metric)}: {row[column]:.{rank_digits(rows, column)}f}"
+    return f"{_worst(metric)}: {row[column]:.{min(3, rank_digits(rows, column))}f}"
 
 
 def _listed(names: Iterable[str], short: Mapping[str, str]) -> str:

@@ -102,8 +102,11 @@ VERDICTS = {"less": ("+", BLUE), "more": ("−", ORANGE), "": ("·", None)}
 """What a pair's cell shows, and its colour, by the verdict."""
 
 
-def pairs(table: pd.DataFrame, short: Mapping[str, str], metric: str) -> str:
-    """Who leaks clearly less than whom: a row against a column. table: `ranking.pair_table`; short: names by defense."""
+def pairs(table: pd.DataFrame, short: Mapping[str, str], metric: str, tested: int) -> str:
+    """Who leaks clearly less than whom: a row against a column.
+
+    table: rows of `ranking.pair_table`. short: names by defense. tested: how many unordered pairs the whole table has.
+    """
     names = list(dict.fromkeys(table["first"]))
     known: dict[Any, Any] = {(row[0], row[1]): row for row in table.itertuples(index=False)}
     rows = []
@@ -114,12 +117,11 @@ def pairs(table: pd.DataFrame, short: Mapping[str, str], metric: str) -> str:
             cells.append(Cell("", "") if pair is None else _pair(pair, short))
         rows.append(Row(short[name], name, cells))
     worst = f"worst-case {METRICS[metric].label}"
-    count = len(names) * (len(names) - 1) // 2
     clear, found = int((table.verdict != "").sum()) // 2, int(table.discovery.sum()) // 2
     note = (
         f"+ the row's {worst} is clearly smaller than the column's, − clearly larger, · not told apart: 95 % t-intervals of "
-        f"seed-paired differences, each pair for itself. Two signs: it stays at a false discovery rate of 5 % over all {count} "
-        f"pairs (Benjamini and Hochberg). {clear} pairs are told apart, {found} of them at that rate."
+        f"seed-paired differences, each pair for itself. Two signs: it stays at a false discovery rate of 5 % over all {tested} "
+        f"pairs of ranked defenses (Benjamini and Hochberg). Of those that are shown {clear} are told apart, {found} at that rate."
     )
     columns = {short[name]: name for name in names}
     return grid("Pairs of defenses", "Row against column", columns, rows, note)

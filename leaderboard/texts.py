@@ -14,6 +14,10 @@ LONGEST = 36
 """Most characters of a short name. In a longer one hyperparameters become initials; then the last ones are left out."""
 
 
+MOST_DIGITS = 6
+"""Decimals that a record holds."""
+
+
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """A short unique name for each: without hyperparameters if that is unique, else with those that tell it apart.
 
@@ -77,10 +81,13 @@ def digits(table: pd.DataFrame, column: str) -> int:
 
 
 def rank_digits(rows: pd.DataFrame, column: str) -> int:
-    """Decimals for ranked rows: as many as the intervals support, but 3 where two ranks would print the same number."""
-    fine = digits(rows, column)
-    prints = rows[column].map(lambda v: f"{v:.{fine}f}")
-    return 3 if (rows["rank"].groupby(prints).nunique() > 1).any() else fine
+    """Decimals for ranked rows: as many as the intervals support, but more where two ranks would print the same number."""
+
+    def apart(decimals: int) -> bool:
+        prints = rows[column].map(lambda v: f"{v:.{decimals}f}")
+        return not (rows["rank"].groupby(prints).nunique() > 1).any()
+
+    return next((d for d in range(digits(rows, column), MOST_DIGITS) if apart(d)), MOST_DIGITS)
 
 
 def interval(table: pd.DataFrame, column: str, digits: int = 3) -> pd.Series:

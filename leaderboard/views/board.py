@@ -46,6 +46,7 @@ CHIEF = {
     "reason": column.TextColumn("Why not ranked", width="large"),
     **TRUST_COLUMNS,
 }  # fmt: skip
+WHOLE = column.TextColumn("Whole name", help="With what differs from its defaults; the page Entry explains it")
 SHORT = {TPR: "TPR", AUC: "AUC"}
 """Metrics in the names of columns that stand beside theirs."""
 
@@ -91,7 +92,7 @@ def defenses() -> None:
     if len(tables.pairs):
         st.subheader("Every pair", anchor=False)
         drawn = tables.pairs[tables.pairs[["first", "second"]].isin(set(whole.defense if every else heads)).all(axis=1)]
-        st.html(grids.pairs(drawn, short_names(whole.defense), metric))
+        st.html(grids.pairs(drawn, short_names(whole.defense), metric, len(tables.pairs) // 2))
 
 
 def _against(pairs: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -186,6 +187,7 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame, against: pd.DataFrame, b
         "test_accuracy_ci": column.TextColumn("Accuracy, 95 %", help="t-interval over seeds"),
         **{n: config for n, config in chief.items() if n not in columns},
         "best_known": column.TextColumn("Best known", help=BEST_KNOWN_HELP),
+        "whole": WHOLE,
     }  # fmt: skip
     notes = note_columns(table)
     columns |= notes | {n: CHIEF[n] for n in ("coverage", *TRUST_COLUMNS)}
@@ -206,7 +208,6 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame, against: pd.DataFrame, b
         "worst_auc_oracle": number(AUC, "As in papers: AUC", "Best attack on the data it is reported on, over all targets: too high. "),
         "one_target_auc": number(AUC, "As in papers: AUC, one target", "Best attack on the data it is reported on, on the first target of each seed alone: too high. "),
         "oracle_balanced_accuracy": number("balanced_accuracy_oracle", "As in papers: balanced accuracy", "Best attack at the threshold that is best on the labels: too high. "),
-        "whole": column.TextColumn("Whole name", help="With what differs from its defaults"),
     }  # fmt: skip
     if table.folded.any():
         columns["folded"] = column.NumberColumn(
@@ -254,11 +255,11 @@ def _attacks(table: pd.DataFrame, task: str, whole: pd.DataFrame) -> None:
             columns["interval"] = CHIEF["interval"]
             columns["track"] = column.TextColumn("Track", help="Access / auxiliary knowledge: different adversaries are not ranked together")  # fmt: skip
             columns |= {n: CHIEF[n] for n in ("better_than", "worse_than")}
+            columns["whole"] = WHOLE
     columns |= {n: CHIEF[n] for n in ("coverage", *TRUST_COLUMNS)} | {
         "seconds": column.NumberColumn("Time (s)", format="%.1f", help="Mean seconds a target"),
         "queries": column.NumberColumn("Queries", format="localized", help="Mean queries to a target"),
         "targets": column.NumberColumn("Targets", help="Targets that count: required defenses x seeds, without skipped ones"),
-        "whole": column.TextColumn("Whole name", help="With what differs from its defaults"),
     }  # fmt: skip
     null = shown.null_row.astype(bool)
     _both(shown[~null], list(columns), columns, "attack")

@@ -23,7 +23,7 @@ def rows(html: str) -> dict[str, list[str]]:
 def test_a_pair_s_cell_is_its_verdict() -> None:
     results, board = make_board()
     pairs, table = pair_table(results, board), defense_table(results, board)
-    drawn = rows(grids.pairs(pairs, short_names(table.defense), AUC))
+    drawn = rows(grids.pairs(pairs, short_names(table.defense), AUC, len(pairs) // 2))
     ranked = table[table.reason == ""]
     assert list(drawn) == list(ranked.defense), "in the order of the ranks"
     for row in ranked.itertuples():
@@ -70,7 +70,7 @@ def test_numbers_can_be_read_on_every_colour() -> None:
 def test_foreign_text_is_escaped(kind: str) -> None:
     if kind == "pairs":
         pairs = pair_table(*make_board()).replace("selena", EVIL)
-        html = grids.pairs(pairs, {name: name for name in pairs["first"]}, AUC)
+        html = grids.pairs(pairs, {name: name for name in pairs["first"]}, AUC, 1)
     else:
         texts = {c: [EVIL] for c in ("attack", "defense", "row", "column", "group", "text", "note", "link")}
         html = grids.scenarios(pd.DataFrame({**texts, "value": 0.5, "opened": False}), EVIL, AUC, False)

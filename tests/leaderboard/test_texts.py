@@ -44,6 +44,8 @@ def test_two_ranks_do_not_print_alike() -> None:
     table = pd.DataFrame({"rank": [1, 2], "auc": [0.551, 0.554], "auc_low": [0.53, 0.53], "auc_high": [0.57, 0.58]})
     assert (digits(table, "auc"), rank_digits(table, "auc")) == (2, 3)
     assert rank_digits(table.assign(rank=1), "auc") == rank_digits(table.assign(auc=[0.55, 0.65]), "auc") == 2
+    assert rank_digits(table.assign(auc=[0.5511, 0.5514]), "auc") == 4
+    assert rank_digits(table.assign(auc=0.55), "auc") == 6, "nothing tells them apart"
     assert rank_digits(table[:0], "auc") == 3
 
 
