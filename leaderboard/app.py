@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from functools import partial
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -11,45 +12,42 @@ from benchmark import places
 from benchmark.errors import UserError
 from leaderboard import tables
 from leaderboard.ranking import TRUST
-from leaderboard.views import (
-    TRUST_HELP,
-    board,
-    compare,
-    editions,
-    entry,
-    matrix,
-    papers,
-    protocol,
-    reconstructions,
-    risks,
-    submit,
-    tradeoff,
-    unknown,
-)
+from leaderboard.views import TRUST_HELP, editions, unknown
 
 REFRESH_SECONDS = 10  # how often an open page looks for new results
-# Path in the address, title, icon (Material symbols) and page; the first is the one that opens.
-PAGES: tuple[tuple[str, str, str, Callable[[], None]], ...] = (
-    ("defenses", "Defenses", "shield", board.defenses),
-    ("attacks", "Attacks", "swords", board.attacks),
-    ("tradeoff", "Privacy–utility", "balance", tradeoff.show),
-    ("matrix", "Matrix", "grid_on", matrix.show),
-    ("risks", "Model risks", "query_stats", risks.show),
-    ("reconstructions", "Reconstructions", "image", reconstructions.show),
-    ("entry", "Entry", "science", entry.show),
-    ("compare", "Compare", "compare_arrows", compare.show),
-    ("papers", "Papers", "menu_book", papers.show),
-    ("protocol", "Protocol", "description", protocol.show),
-    ("submit", "Submit", "upload", submit.show),
+# Path in the address, title, icon (Material symbols), and module and function of the page; the first is the one that opens.
+PAGES = (
+    ("defenses", "Defenses", "shield", "board", "defenses"),
+    ("attacks", "Attacks", "swords", "board", "attacks"),
+    ("tradeoff", "Privacy–utility", "balance", "tradeoff", "show"),
+    ("matrix", "Matrix", "grid_on", "matrix", "show"),
+    ("risks", "Model risks", "query_stats", "risks", "show"),
+    ("reconstructions", "Reconstructions", "image", "reconstructions", "show"),
+    ("entry", "Entry", "science", "entry", "show"),
+    ("compare", "Compare", "compare_arrows", "compare", "show"),
+    ("papers", "Papers", "menu_book", "papers", "show"),
+    ("protocol", "Protocol", "description", "protocol", "show"),
+    ("submit", "Submit", "upload", "submit", "show"),
 )
+
+
+def _show(module: str, function: str) -> None:
+    """Draw a page. Its module is imported when it is opened: charts and cards take a second, which the first page has not."""
+    getattr(importlib.import_module(f"leaderboard.views.{module}"), function)()
 
 
 def main() -> None:
     """Draw the chosen page below the selectors that all pages share: protocol, edition and trust."""
     st.set_page_config(page_title="Leakboard", page_icon="🔓", layout="wide")
     pages = {
-        path: st.Page(show, title=title, icon=f":material/{icon}:", url_path=path, default=path == PAGES[0][0])
-        for path, title, icon, show in PAGES
+        path: st.Page(
+            partial(_show, module, function),
+            title=title,
+            icon=f":material/{icon}:",
+            url_path=path,
+            default=path == PAGES[0][0],
+        )
+        for path, title, icon, module, function in PAGES
     }
     st.session_state["pages"] = pages
     try:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
 from benchmark.result import Result
 from benchmark.text import name_parts
+from leaderboard import labels
 from leaderboard.ranking import AUC
 from leaderboard.texts import short_names
 
@@ -21,22 +21,23 @@ STUDIES = ["#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a7a00"]
 RATES = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
 KINDS = {"ranked": BLUE, "not ranked": GREY, "claims differential privacy (reference)": VERMILLION}
 """Kinds of points on the privacy-utility chart with their colours. The last one is the reference for all defenses."""
-HEIGHT, FITTED_HEIGHT, NAME_HEIGHT = 460, 460, 13
-"""Heights in pixels: the plots of the trade-off and of the model risks, and a line of text in them."""
+HEIGHT, FITTED_HEIGHT = 460, 460
+"""Heights in pixels: the plots of the trade-off and of the model risks."""
 AXIS_HEIGHT, LEGEND_HEIGHT = 81, 22
 """Heights in pixels: axis and title below a plot, and a line of its legend. Streamlit's figure height includes both."""
-CHANCE = {AUC: 0.5, "balanced_accuracy": 0.5, "attribute_accuracy": 0.5, "attribute_balanced_accuracy": 0.5}
-"""The value of a random guess, for metrics where it does not depend on the data: the middle of a diverging scale."""
 
 
-def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, float]) -> alt.LayerChart:
+def tradeoff(
+    points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, float], baseline: str = ""
+) -> alt.LayerChart:
     """Leakage over test accuracy with 95 % intervals, the Pareto front, and the curves of Optuna's studies.
 
     points: `views.tradeoff.points`, one row a defense of the board or a trial on a study's front. Columns: defense,
     kind (of KINDS, or a study's name), curve (points of the same curve are joined in the order of `place`; "": none),
     front (bool), accuracy, accuracy_low, accuracy_high, leakage, leakage_low, leakage_high, decided (the deciding
     attack), reason (why not ranked). label, metric: of the leakage. lines: leakage of reference lines by name, and
-    under "floor" the accuracy of the utility floor.
+    under "floor" the accuracy of the utility floor. baseline: a defense that is named first. Beside it the front, the
+    reference and then the others have names as far as there is room (`labels.place`); all have theirs when pointed at.
     """
     own = points.kind.isin(list(KINDS))
     lowest = min(0.46, float(points.leakage.min()) - 0.02) if metric == AUC else 0.004
@@ -46,7 +47,11 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
     )
     highest = float(np.nanmax(data[["leakage", "leakage_high"]].to_numpy(float)))
     limits = [lowest, min(1.0, highest + 0.03 if metric == AUC else highest * 1.4)]
-    across = alt.Scale(zero=False, padding=40)
+    accuracies = data[["accuracy", "accuracy_low", "accuracy_high"]].to_numpy(float)
+    edges = [float(np.nanmin(accuracies)), float(np.nanmax(accuracies))]
+    room = max(0.01, 0.05 * (edges[1] - edges[0]))
+    edges = [edges[0] - room, edges[1] + room]
+    across = alt.Scale(domain=edges, nice=False)
     scale = alt.Scale(type="linear" if metric == AUC else "log", domain=limits, nice=False)
     x = alt.X("accuracy:Q", title="Test accuracy", scale=across)
     ticks = alt.Axis() if metric == AUC else alt.Axis(values=RATES, format="~g")
@@ -70,9 +75,9 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
     bars = alt.Chart(data.dropna(subset=["leakage_low", "accuracy_low"])).mark_rule(strokeWidth=1.5, opacity=0.45)
     front = data[data.front].sort_values("accuracy")
     layers: list[alt.Chart | alt.LayerChart] = [
-        _reference(name, "x" if name == "floor" else "y", value, across if name == "floor" else scale)
+        _reference(*_words(name, value), value, across if name == "floor" else scale)
         for name, value in lines.items()
-        if np.isfinite(value)
+        if np.isfinite(value) and (name != "floor" or edges[0] < value < edges[1])
     ]
     layers += [
         # At a wanted accuracy the best choice is the least leaking point at least as accurate: steps, not slopes.
@@ -89,33 +94,58 @@ def tradeoff(points: pd.DataFrame, label: str, metric: str, lines: Mapping[str, 
             alt.Chart(data[~own]).mark_point(size=55, filled=False, opacity=1)
             .encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip)
         )  # fmt: skip
-    # Names stand left of the less accurate half of the points and right of the others, and never overlap.
-    side = data[own].accuracy > data[own].accuracy.median()
-    there, back = (np.positive, np.positive) if metric == AUC else (np.log, np.exp)
-    low, high = there(limits)
-    heights = (there(data.leakage[own].to_numpy(float)) - low) / (high - low) * HEIGHT
-    data.loc[own, "named"] = back(low + spread(heights, NAME_HEIGHT) / HEIGHT * (high - low))
-    for right, align, dx in ((True, "left", 9), (False, "right", -9)):
-        words = alt.Chart(data[own][side == right]).mark_text(align=align, dx=dx, dy=-9, fontSize=12, limit=220)
-        layers.append(words.encode(x=x, y=alt.Y("named:Q", scale=scale, title=label), text="name:N", color=colour))
+    there = np.positive if metric == AUC else np.log
+
+    def across_and_down(accuracy: float, leakage: float) -> tuple[float, float]:
+        down = (there(limits[1]) - there(leakage)) / (there(limits[1]) - there(limits[0])) * HEIGHT
+        return (accuracy - edges[0]) / (edges[1] - edges[0]), float(down)
+
+    named = data.assign(
+        first=data.defense == baseline, last=~data.kind.isin(list(KINDS)[:1]) & (data.kind != [*KINDS][-1])
+    )
+    named = named[own].sort_values(["first", "front", "last", "leakage"], ascending=[False, False, True, True])
+    taken = [
+        _box(*_words(name, value), *across_and_down(value, limits[1]))
+        if name == "floor"
+        else _box(*_words(name, value), *across_and_down(edges[0], value))
+        for name, value in lines.items()
+        if np.isfinite(value)
+    ]
+    places = labels.place(
+        [across_and_down(a, v) for a, v in zip(data.accuracy, data.leakage, strict=True)],
+        [(list(data.index).index(i), str(name)) for i, name in named.name.items()], HEIGHT, taken,
+    )  # fmt: skip
+    layers += _named(data, places, "name", x, y, color=colour)
     return alt.layer(*layers).properties(height=HEIGHT + AXIS_HEIGHT + LEGEND_HEIGHT * len(domain))
 
 
-def spread(heights: NDArray[np.float64], least: float) -> NDArray[np.float64]:
-    """The heights (n,) that are at least `least` apart in the same order and closest to these in squared distance.
+def _named(
+    data: pd.DataFrame, places: Sequence[labels.Label], name: str, x: alt.X, y: alt.Y, **mark: Any
+) -> list[alt.Chart]:
+    """A layer of names for each side of the points on which some stand; name: the column with the names."""
+    layers = []
+    for side, (align, dx, dy) in labels.SIDES.items():
+        some = [place.point for place in places if place.side == side]
+        if some:
+            words = alt.Chart(data.iloc[some]).mark_text(align=align, baseline="middle", dx=dx, dy=dy, fontSize=12)
+            layers.append(words.encode(x=x, y=y, text=f"{name}:N", **mark))
+    return layers
 
-    By isotonic regression (pool-adjacent-violators): crowded heights form a block around their mean.
-    """
-    order = np.argsort(heights, kind="stable")
-    steps = least * np.arange(len(heights))
-    moved = np.empty(len(heights))
-    moved[order] = isotonic_regression(heights[order] - steps).x + steps if len(heights) else []
-    return moved
+
+def _words(name: str, value: float) -> tuple[str, str]:
+    """What a reference line is called, and which axis its value lies on."""
+    return (f"utility floor {value:.2f}", "x") if name == "floor" else (f"{name} {value:.3f}", "y")
 
 
-def _reference(name: str, axis: str, value: float, scale: alt.Scale) -> alt.LayerChart:
+def _box(text: str, axis: str, across: float, down: float) -> labels.Box:
+    """The box of a reference line's name in the narrowest plot; across and down: where the line meets an edge."""
+    left, length = (across * labels.WIDTH + 4 if axis == "x" else 4.0), labels.LETTER * len(text)
+    top = 4.0 if axis == "x" else down - 3 - labels.HEIGHT
+    return labels.Box(left, top, left + length, top + labels.HEIGHT)
+
+
+def _reference(text: str, axis: str, value: float, scale: alt.Scale) -> alt.LayerChart:
     """A line across the chart at this value, with its name; axis "x" draws it vertically."""
-    text = f"utility floor {value:.2f}" if axis == "x" else f"{name} {value:.3f}"
     base = alt.Chart(pd.DataFrame({"value": [value], "text": [text]}))
     line = base.mark_rule(color=ORANGE, strokeDash=[2, 3] if axis == "x" else [6, 4], strokeWidth=1.5)
     if axis == "y":
@@ -125,47 +155,6 @@ def _reference(name: str, axis: str, value: float, scale: alt.Scale) -> alt.Laye
     words = base.mark_text(color=ORANGE, align="left", baseline="top", dx=4)
     x = alt.X("value:Q", scale=scale)
     return line.encode(x=x) + words.encode(x=x, y=alt.value(4), text="text:N")
-
-
-def heat_map(cells: pd.DataFrame, label: str, metric: str, falling: bool) -> alt.LayerChart:
-    """Attacks in rows, defenses in columns; each cell shows its number, and a click on it sets the selection "cell".
-
-    cells: one row a cell with columns attack, defense, row, column (their short names), value (NaN without a
-    score), text, note, opened (bool: drawn with a frame). falling: smaller values mean more leakage.
-    """
-    values, middle = cells.value.dropna(), CHANCE.get(metric)
-    if middle is not None:
-        reach = max(0.05, float((values - middle).abs().max())) if len(values) else 0.5
-        colours = alt.Scale(scheme="blueorange", domain=[middle - reach, middle + reach], domainMid=middle)
-        dark = (cells.value - middle).abs() > 0.7 * reach
-    else:
-        high = max(0.01, float(values.max())) if len(values) else 1.0
-        colours = alt.Scale(scheme="oranges", domain=[0, high], reverse=falling)
-        dark = (high - cells.value if falling else cells.value) > 0.6 * high
-    ink = np.where(cells.value.isna(), GREY, np.where(dark, "white", DARK))
-    rows, columns = list(dict.fromkeys(cells["row"])), list(dict.fromkeys(cells["column"]))
-    x = alt.X(
-        "column:N",
-        sort=columns,
-        title=None,
-        axis=alt.Axis(orient="top", labelAngle=-40, labelLimit=150, labelOverlap=False),
-    )
-    y = alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(labelLimit=150, labelOverlap=False))
-    tooltip = [
-        alt.Tooltip("attack:N"),
-        alt.Tooltip("defense:N"),
-        alt.Tooltip("value:Q", title=label, format=".3f"),
-        alt.Tooltip("note:N", title="seeds"),
-    ]
-    click = alt.selection_point(name="cell", fields=["attack", "defense"], empty=False)
-    base = alt.Chart(cells.assign(ink=ink)).encode(x=x, y=y, tooltip=tooltip)
-    scored = base.transform_filter("isValid(datum.value)").mark_rect(cursor="pointer")
-    nothing = base.transform_filter("!isValid(datum.value)").mark_rect(color=GREY, opacity=0.12, cursor="pointer")
-    frame = alt.Chart(cells[cells.opened]).mark_rect(filled=False, stroke=VERMILLION, strokeWidth=3)
-    number = base.mark_text(fontSize=12, cursor="pointer").encode(text="text:N", color=alt.Color("ink:N", scale=None))
-    colour = alt.Color("value:Q", title=label, scale=colours, legend=alt.Legend(orient="bottom", gradientLength=220))
-    layers = scored.encode(color=colour).add_params(click), nothing, number, frame.encode(x=x, y=y)
-    return alt.layer(*layers).resolve_scale(color="independent").properties(height=190 + 28 * len(rows))
 
 
 def roc(results: Sequence[Result]) -> alt.LayerChart:
@@ -259,16 +248,25 @@ def fitted(
     seen = np.concatenate([points.success, drawn.success, [chance]]).astype(float)
     low, high = np.nanmin(seen) - 0.01, np.nanmax(seen) + 0.01
     scale = alt.Scale(domain=[low, high], nice=False)
-    x = alt.X("risk:Q", title=x_label, scale=alt.Scale(nice=False, padding=60))
+    risks = np.concatenate([points.risk, ends]).astype(float)
+    left, right = float(risks.min()), float(risks.max())
+    room = 0.06 * (right - left)
+    left, right = left - room, right + room
+    x = alt.X("risk:Q", title=x_label, scale=alt.Scale(domain=[left, right], nice=False))
     y = alt.Y("success:Q", title=y_label, scale=scale)
-    middle = points.groupby("defense", as_index=False)[["risk", "success"]].mean()
-    middle["name"] = middle.defense.map(short_names(middle.defense))
-    # Names stand left of the less risky half of the points and right of the others, and never overlap.
-    heights = spread((middle.success.to_numpy(float) - low) / (high - low) * FITTED_HEIGHT, NAME_HEIGHT)
-    heights -= max(0.0, heights.max(initial=0.0) - FITTED_HEIGHT)  # names that crowd at the top stay inside the plot
-    middle["named"] = low + heights / FITTED_HEIGHT * (high - low)
-    right = middle.risk > middle.risk.median()
-    words = [(middle[right], "left", 9), (middle[~right], "right", -9)]
+    # A name stands at the seed that is closest to the mean over seeds; the most risky defenses come first.
+    points = points.reset_index(drop=True)
+    drawn_at = pd.DataFrame({
+        "across": (points.risk - left) / (right - left), "down": (high - points.success) / (high - low) * FITTED_HEIGHT
+    })  # fmt: skip
+    means = drawn_at.groupby(points.defense).transform("mean")
+    off = ((drawn_at.across - means.across) * labels.WIDTH) ** 2 + (drawn_at.down - means.down) ** 2
+    closest = off.groupby(points.defense).idxmin()
+    points["name"] = points.defense.map(short_names(points.defense))
+    order = points.loc[closest].sort_values("risk", ascending=False)
+    places = labels.place(
+        list(drawn_at.itertuples(index=False, name=None)), list(zip(order.index.tolist(), order["name"], strict=True)), FITTED_HEIGHT
+    )  # fmt: skip
     guess = alt.Chart(pd.DataFrame({"success": [chance]})).mark_rule(color=ORANGE, strokeDash=[2, 3])
     tooltip = [
         alt.Tooltip("defense:N"),
@@ -280,11 +278,7 @@ def fitted(
         guess.encode(y=y),
         alt.Chart(drawn).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=dash),
         alt.Chart(points).mark_circle(size=70, color=VERMILLION, opacity=0.75).encode(x=x, y=y, tooltip=tooltip),
-        *(
-            alt.Chart(some).mark_text(align=align, dx=dx, fontSize=11, color=GREY, limit=170)
-            .encode(x=x, y=alt.Y("named:Q", scale=scale, title=y_label), text="name:N")
-            for some, align, dx in words
-        ),
+        *_named(points, places, "name", x, alt.Y("success:Q", scale=scale, title=y_label), color=alt.value(GREY)),
     ).properties(height=FITTED_HEIGHT + AXIS_HEIGHT + LEGEND_HEIGHT * len(names))  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from scipy import stats
 
 from benchmark.metrics import hypervolume
 from benchmark.result import Result
-from leaderboard.comparison import Estimate, Floats, estimate, leave_one_out
+from leaderboard.comparison import Estimate, Floats, estimate, false_discovery_rates, leave_one_out
 
 _Table = dict[tuple[str, str], dict[int, dict[str, float]]]
 """By (attack, defense), then by seed: metrics and costs by name. Attack "": the utility of the defense."""
@@ -128,7 +128,9 @@ def check(claims: Sequence[Claim], results: Callable[[str], Iterable[Result]]) -
     tables = {name: by_entry(results(name)) for name in {s.protocol for c in claims for s in c.scores}}
     pairs = {c.id: pair for c in claims if (pair := _paired(c, tables))}
     raw = np.array([c.p_values(pairs[c.id][0] - pairs[c.id][1]) for c in claims if c.id in pairs]).reshape(-1, 2)
-    adjusted = dict(zip(pairs, zip(raw, np.stack([adjust(p) for p in raw.T], 1), strict=True), strict=True))
+    adjusted = dict(
+        zip(pairs, zip(raw, np.stack([false_discovery_rates(p) for p in raw.T], 1), strict=True), strict=True)
+    )
     findings = []
     for claim in claims:
         if claim.id not in pairs:
@@ -153,11 +155,6 @@ def _paired(claim: Claim, tables: dict[str, _Table]) -> tuple[Floats, Floats] | 
     second = rest[0] if rest else dict.fromkeys(first, 0.0)
     seeds = sorted(first.keys() & second.keys())
     return (np.array([first[s] for s in seeds]), np.array([second[s] for s in seeds])) if seeds else None
-
-
-def adjust(p: Floats) -> Floats:
-    """P-values (n,) adjusted for the false discovery rate (Benjamini and Hochberg 1995)."""
-    return np.asarray(stats.false_discovery_control(p, method="bh")) if len(p) else p
 
 
 def _p_value(values: Floats, least: float) -> float:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special  # scipy.stats takes half a second to import, which the app's first page has not
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ def interval(values: Floats) -> tuple[Floats, Floats]:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(np.isfinite(values), values, 0).sum(-1) / np.where(count, count, np.nan)
         square = np.where(np.isfinite(values), (values - mean[..., None]) ** 2, 0).sum(-1)
-        half = stats.t.ppf(0.975, count - 1) * np.sqrt(square / (count - 1) / count)
+        half = special.stdtrit(count - 1, 0.975) * np.sqrt(square / (count - 1) / count)
     return mean, np.where(count > 1, half, np.nan)
 
 
@@ -52,9 +52,7 @@ def rank(values: Floats, larger_is_better: bool, level: NDArray[np.bool_] | None
     for the number of pairs). rank_low is 1 + worse_than, rank_high n - better_than. `level` (n,) marks entries among
     which there is no order. With one seed there are no intervals.
     """
-    values = -np.asarray(values, float) if larger_is_better else np.asarray(values, float)
-    # Records hold 6 digits: a difference beyond the 9th decimal is rounding of the arithmetic.
-    mean, half = interval(nanmean((values[:, None] - values[None]).round(9), axis=2))
+    mean, half, _ = compare(-np.asarray(values, float) if larger_is_better else np.asarray(values, float), level)
     if level is not None:
         mean = np.where(level[:, None] & level, 0.0, mean)
     better = mean + half < 0  # better[i, j]: i is clearly better than j
@@ -67,6 +65,32 @@ def rank(values: Floats, larger_is_better: bool, level: NDArray[np.bool_] | None
         "better_than": better_than,
         "worse_than": worse_than,
     })  # fmt: skip
+
+
+def compare(values: Floats, level: NDArray[np.bool_] | None = None) -> tuple[Floats, Floats, Floats]:
+    """The seed-paired differences of n entries with values (n, targets, seeds): means, half-widths and p, each (n, n).
+
+    mean[i, j]: i - j over the targets that both have, averaged over seeds; half: of its 95 % t-interval, NaN with one
+    seed; p: of the two-sided t-test that it is 0. Among the entries that `level` (n,) marks there is no order: p is 1.
+    """
+    # Records hold 6 digits: a difference beyond the 9th decimal is rounding of the arithmetic.
+    by_seed = nanmean((values[:, None] - values[None]).round(9), axis=2)
+    mean, half = interval(by_seed)
+    freedom = np.maximum(np.isfinite(by_seed).sum(-1) - 1, 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = np.abs(mean) / half * special.stdtrit(freedom, 0.975)
+    p = np.asarray(2 * special.stdtr(freedom, -t))
+    p = np.where(np.isfinite(p), p, 1.0)  # one seed, or two entries with equal values
+    return mean, half, np.where(level[:, None] & level, 1.0, p) if level is not None else p
+
+
+def false_discovery_rates(p: Floats) -> Floats:
+    """P-values (n,) adjusted by Benjamini and Hochberg (1995): the least false discovery rate at which each is called."""
+    order = np.argsort(p)
+    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum.accumulate(scaled[::-1])[::-1]
+    return np.minimum(adjusted, 1.0)
 
 
 def nanmean(values: Floats, axis: int) -> Floats:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from benchmark.metrics import METRICS
-from benchmark.text import name_parts
+from benchmark.text import base_name, name_parts
 from leaderboard.ranking import AUC, best_known, rank_interval
-from leaderboard.texts import interval, rank_digits, short_names
+from leaderboard.texts import breaking, interval, rank_digits, settings_of, short_names
 
 QUESTION = (
     "How much do defended image classifiers leak about their training data? Every defense meets the same attacks on the "
     "same data, and counts by what the strongest of them finds."
+)
+FOLDED = (
+    " A defense that was scored with several settings has one row, the setting that the protocol requires or its default; the "
+    "others open below it. Ranks count every setting."
 )
 NAMED = 6
 """How many defenses a sentence names at most."""
@@ -122,7 +126,7 @@ def _worst(metric: str) -> str:
 
 def _value(rows: pd.DataFrame, row: pd.Series, metric: str) -> str:
     column = f"worst_{metric}"
-    return f"{_worst(metric)}: {row[column]:.{rank_digits(rows, column)}f}"
+    return f"{_worst(metric)}: {row[column]:.{min(3, rank_digits(rows, column))}f}"
 
 
 def _listed(names: Iterable[str], short: Mapping[str, str]) -> str:
@@ -174,10 +178,14 @@ def axis(values: Iterable[float], start: float) -> Axis:
     return Axis(round(first * step, 10), round(last * step, 10), last - first)
 
 
-def forest(table: pd.DataFrame, baseline: str, known: Mapping[str, Paper] | None = None) -> str:
+def forest(
+    table: pd.DataFrame, baseline: str, known: Mapping[str, Paper] | None = None, required: Sequence[str] = ()
+) -> str:
     """Who leads, and the ranked defenses of `ranking.defense_table` in the table's order, as one HTML element.
 
-    baseline: the defense whose value is drawn as a line through all rows. known: papers by the entry's id.
+    baseline: the defense whose value is drawn as a line through all rows. known: papers by the entry's id. required: the
+    defenses that the protocol requires. Several settings of a defense are one row (`texts.settings_of`), below which
+    the others can be opened.
     """
     rows = table[table.reason == ""]
     lead = f'<p class="lb-lead">{escape(leader(table, baseline))}</p>'
@@ -195,7 +203,10 @@ def forest(table: pd.DataFrame, baseline: str, known: Mapping[str, Paper] | None
         known=best_known(rows, metric),
     )
     line = _baseline(table, baseline, worst)
-    items = "\n".join(_row(row, metric, fine, scale, baseline, line, known or {}) for _, row in shown.iterrows())
+    items = {row.defense: _row(row, metric, fine, scale, baseline, line, known or {}) for _, row in shown.iterrows()}
+    heads = settings_of(rows, (baseline, *required))
+    folded = {head: [d for d in mine if d != head] for head, mine in rows.defense.groupby(heads)}
+    listed = "\n".join(items[d] + _folded(d, [items[o] for o in folded[d]]) for d in rows.defense if d in folded)
     mark = ""
     if math.isfinite(line):
         at = scale.at(line)
@@ -211,10 +222,21 @@ def forest(table: pd.DataFrame, baseline: str, known: Mapping[str, Paper] | None
     )
     return (
         f'<style>{STYLE}</style>\n<section class="lb" aria-label="Ranked defenses" style="--lb-steps:{scale.steps}">\n{lead}\n{head}\n'
-        f'<ol class="lb-rows">\n{items}\n</ol>\n'
+        f'<ol class="lb-rows">\n{listed}\n</ol>\n'
         f'<div class="lb-head lb-foot" aria-hidden="true"><div class="lb-plot">{_ticks(scale)}</div></div>\n'
-        f'<p class="lb-note">{escape(caption(table, baseline))}</p>\n</section>'
+        f'<p class="lb-note">{escape(caption(table, baseline))}{FOLDED if any(folded.values()) else ""}</p>\n</section>'
     )
+
+
+def _folded(defense: str, rows: Sequence[str]) -> str:
+    """The other settings of a defense, closed at first; "" without any."""
+    if not rows:
+        return ""
+    count = f"{len(rows)} more setting{'s' * (len(rows) > 1)} of {base_name(defense)}"
+    return (
+        f'\n<li class="lb-fold"><details><summary>{escape(count)}</summary><ol class="lb-rows">\n'
+        + "\n".join(rows) + "\n</ol></details></li>"
+    )  # fmt: skip
 
 
 def _baseline(table: pd.DataFrame, baseline: str, worst: str) -> float:
@@ -251,18 +273,13 @@ def _row(
     return (
         f'<li class="lb-row{" lb-chance" if chance else ""}{" lb-baseline" if row.defense == baseline else ""}">'
         f'<span class="lb-rank"{why}><span class="lb-hidden">rank </span>{escape(row.place)}</span>'
-        f'<span class="lb-name"><b title="{escape(row.defense)}">{_breaking(row.short)}</b>{_marks(row)}</span>'
+        f'<span class="lb-name"><b title="{escape(row.defense)}">{breaking(row.short)}</b>{_marks(row)}</span>'
         f'<div class="lb-plot" aria-hidden="true">{plot}</div>'
         f'<span class="lb-value"><span class="lb-hidden">{escape(_worst(metric))} </span><b>{number}</b>{bounds}</span>'
         f'<div class="lb-more"><span class="lb-by"><span class="lb-label">decided by </span>{_attack(row, worst)}</span>'
         f'<span class="lb-accuracy"><span class="lb-label">test accuracy </span>{accuracy}</span>'
         f'<span class="lb-paper">{_links(row.defense, known)}</span></div></li>'
     )
-
-
-def _breaking(name: str) -> str:
-    """A name as HTML that a line may break behind its signs."""
-    return re.sub(r"([_+\[,])", r"\1<wbr>", escape(name))
 
 
 def _marks(row: pd.Series) -> str:
@@ -273,8 +290,8 @@ def _marks(row: pd.Series) -> str:
 
 def _attack(row: pd.Series, worst: str) -> str:
     """The deciding attack with its track, and what a stronger one finds that is not required (RULES 12)."""
-    name, track = _breaking(str(row[f"{worst}_attack"])), escape(str(row[f"{worst}_track"]))
-    more = f" <small>best known {_breaking(row.known)}</small>" if row.known else ""
+    name, track = breaking(str(row[f"{worst}_attack"])), escape(str(row[f"{worst}_track"]))
+    more = f" <small>best known {breaking(row.known)}</small>" if row.known else ""
     return f"{name} <small>{track}</small>{more}"
 
 
@@ -301,6 +318,9 @@ STYLE = f"""
 .lb .lb-head, .lb .lb-row {{ display: grid; align-items: center; column-gap: .8rem; margin: 0; padding: 0;
   grid-template-columns: 3.4rem minmax(7rem, 12rem) minmax(9rem, 1fr) 10.6rem minmax(7rem, 13.5rem) 4rem 2.6rem;
   grid-template-areas: "rank name plot value by accuracy paper"; }}
+.lb .lb-fold {{ margin: 0; padding: 0; font-size: inherit; }}
+.lb .lb-fold summary {{ padding: .15rem 0 .3rem 4.2rem; font-size: .8rem; cursor: pointer; list-style-position: inside; }}
+.lb .lb-fold .lb-row {{ background: color-mix(in srgb, currentColor 4%, transparent); }}
 .lb .lb-row {{ border-top: 1px solid var(--lb-line); min-height: 2rem; font-size: inherit; }}
 .lb .lb-head {{ align-items: end; font-weight: 600; }}
 .lb .lb-rank {{ grid-area: rank; }}

@@ -20,7 +20,7 @@ import pandas as pd
 from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.text import name_parts, plain
 from leaderboard.forest import QUESTION, Paper, address, forest, leader, papers
-from leaderboard.ranking import TRUST, WORST, Board, apart, best_known, rank_interval
+from leaderboard.ranking import TRUST, WORST, Board, apart, best_known, by_strength, rank_interval
 from leaderboard.texts import digits, interval, rank_digits
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def as_html(contents: Contents) -> str:
     parts = [
         f"<h1>{escape(title)}</h1>",
         _text(QUESTION),
-        forest(c.defenses, c.board.baseline, c.notes.papers),
+        forest(c.defenses, c.board.baseline, c.notes.papers, c.board.required_defenses),
         *_defenses(c),
         *_attacks(c),
         *_protocol(c),
@@ -193,8 +193,8 @@ def _defenses(c: Contents) -> list[str]:
     columns = {"defense": "Defense", "place": "Rank", "apart": "Apart"}
     for m in metrics:
         label = METRICS[m].label
-        columns |= {f"worst_{m}": f"Worst {label}", f"worst_{m}_null_95": "Null 95 %"}
-        columns |= {f"worst_{m}_attack": "Decided by", f"worst_{m}_track": "Track"}
+        columns |= {f"worst_{m}": f"Worst {label}", f"worst_{m}_null_95": f"{label}: null 95 %"}
+        columns |= {f"worst_{m}_attack": f"{label}: decided by", f"worst_{m}_track": f"{label}: track"}
     columns |= {"known": "Best known", "test_accuracy": "Test accuracy", **notes, "level": "Trust; where it ran"}
     columns |= {"paper": "Paper"} if c.notes.papers else {}
     ranked, rest = shown[shown.reason == ""], shown[shown.reason != ""]
@@ -229,7 +229,9 @@ def _attacks(c: Contents) -> list[str]:
     for task, table in c.attacks.items():
         if table.empty:
             continue
-        metric, null = table.attrs["metric"], table.null_row.astype(bool)
+        metric = table.attrs["metric"]
+        table = by_strength(table, metric)
+        null = table.null_row.astype(bool)
         shown = table.assign(
             place=rank_interval(table).where(~null, "null"), apart=apart(table), level=_levels(table),
             **{m: _numbers(table, m) for m in TASK_METRICS[task]},
@@ -246,8 +248,7 @@ def _attacks(c: Contents) -> list[str]:
             ),
         ]
         if len(ranked):
-            by_track = pd.concat([ranked[~null[ranked.index]], ranked[null[ranked.index]]])
-            parts.append(_table(f"Attacks: {task}", columns, by_track))
+            parts.append(_table(f"Attacks: {task}", columns, ranked))
         if len(rest):
             others = {n: label for n, label in columns.items() if n not in ("attack", "place", "apart")}
             parts.append(_table(f"Attacks that are not ranked: {task}", {"attack": "Attack", "reason": "Why not ranked"} | others, rest))  # fmt: skip

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from benchmark.metrics import METRICS, TASK_METRICS, epsilon_fault, lower_bound, upper_text
 from benchmark.result import Claim, Result, Trust
 from benchmark.text import LINE, LOG, NAME, plain, plain_log
-from leaderboard.comparison import Floats, interval, leave_one_out, nanmean, rank
+from leaderboard.comparison import Floats, compare, false_discovery_rates, interval, leave_one_out, nanmean, rank
 from leaderboard.records import Records, lists, positions
 from leaderboard.records import split_of as split_of
 
@@ -34,6 +34,9 @@ CLAIM_COLUMNS: tuple[Claim, ...] = ("extra_data", "attacked_by", "tuned")
 FLAGS: tuple[Claim, ...] = ("alone",)
 """Findings of the judge on a defense that stay beside its rank: columns of the table if any defense has them. The
 finding `lookup` takes the rank away, and is the reason."""
+
+DISCOVERY_RATE = 0.05
+"""The false discovery rate that marks a pair of defenses (Benjamini and Hochberg 1995)."""
 
 PAIRINGS = 200
 """How many combinations of one permutation a seed the null worst case is computed on."""
@@ -265,6 +268,43 @@ def defense_table(
     Rows with less trust than `least` are not used for ranks, utility floor or the choice of the metric. Skipped variants
     have the rows of their default (`with_defaults`). Raises ValueError as `scenarios` does.
     """
+    return _ranked_defenses(results, board, least)[0]
+
+
+def pair_table(results: Iterable[Result] | pd.DataFrame, board: Board, least: Trust = "self-reported") -> pd.DataFrame:
+    """Every ordered pair of ranked defenses, in the order of `defense_table`: the difference by which the ranks are told.
+
+    Columns first, second; difference, low, high: first - second of the worst case (the metric that ranks), the mean over
+    seeds with its 95 % t-interval, on the targets that both met; p: of the paired t-test, two-sided; discovery: whether
+    it is among the differences that Benjamini and Hochberg (1995) call at a false discovery rate of 5 %, each
+    unordered pair counted once; verdict: "less" (the first leaks clearly less), "more", or "". Between two defenses that
+    are not above chance there is no order: p is 1 and the verdict "". With one seed there are no intervals and p is 1.
+    """
+    table, by_target = _ranked_defenses(results, board, least)
+    ranked = table[table.reason == ""]
+    names, chance = list(ranked.defense), ranked.at_chance.to_numpy(bool)
+    values = by_target[positions(ranked.defense, sorted(table.defense))]
+    mean, half, p = compare(values, chance)
+    first, second = np.nonzero(~np.eye(len(names), dtype=bool))
+    discovery = np.zeros_like(p, bool)
+    once = np.triu_indices(len(names), 1)
+    discovery[once] = false_discovery_rates(p[once]) <= DISCOVERY_RATE
+    discovery |= discovery.T
+    low, high = mean - half, mean + half
+    ordered = ~(chance[:, None] & chance)
+    verdict = np.where(ordered & (high < 0), "less", np.where(ordered & (low > 0), "more", ""))
+    return pd.DataFrame({
+        "first": [names[i] for i in first], "second": [names[i] for i in second],
+        **{n: v[first, second] for n, v in (
+            ("difference", mean), ("low", low), ("high", high), ("p", p), ("discovery", discovery), ("verdict", verdict)
+        )},
+    })  # fmt: skip
+
+
+def _ranked_defenses(
+    results: Iterable[Result] | pd.DataFrame, board: Board, least: Trust
+) -> tuple[pd.DataFrame, Floats]:
+    """`defense_table`, and the worst case by which it ranks as (defenses by name, targets, seeds)."""
     frame = with_defaults(results if isinstance(results, pd.DataFrame) else scenarios(results))
     counted = _trusted(frame, least)
     metric = rank_metric(counted, board)
@@ -318,7 +358,33 @@ def defense_table(
     ranks = rank(by_target[metric][rows], larger_is_better=False, level=table.at_chance.to_numpy()[rows])
     table = _with_ranks(table, ranks.set_index(pd.Index(ranked)))
     table.attrs = {"metric": metric, "pool": pool}
-    return table
+    return table, by_target[metric]
+
+
+def as_in_papers(frame: pd.DataFrame, board: Board) -> pd.DataFrame:
+    """A defense's leakage as papers report it, which is biased upwards, by defense; NaN where an attack is missing.
+
+    one_target_auc: the best required attack by AUC on the first target of each seed alone, chosen on the data it is
+    reported on, the mean over seeds. oracle_balanced_accuracy: so for the balanced accuracy at the best threshold, which is
+    chosen on the labels, over all targets. `defense_table` has the same AUC over all targets (`worst_auc_oracle`).
+    """
+    frame = with_defaults(frame)
+    membership = frame[(frame.task == "membership") & ~frame.null_row.astype(bool)]
+    defenses = sorted(frame.defense.unique())
+    grid = _Grid(
+        membership, defenses, [a for a in board.required_attacks if (membership.attack == a).any()], board.seeds
+    )
+    complete = np.asarray(grid.done().all((1, 2)))
+
+    def best(values: Floats) -> Floats:
+        found = _applicable(values).max(1, initial=-np.inf).mean(-1)
+        return np.where(complete & np.isfinite(found), found, np.nan)
+
+    one = grid.by_target(AUC)[:, :, 0]
+    return pd.DataFrame(
+        {"one_target_auc": best(one), "oracle_balanced_accuracy": best(grid.values("balanced_accuracy_oracle"))},
+        index=pd.Index(defenses),
+    )
 
 
 def _lacking_by_entry(
@@ -575,6 +641,17 @@ def _with_ranks(table: pd.DataFrame, ranks: pd.DataFrame, *first: str) -> pd.Dat
     ranks = ranks.reindex(table.index).astype(dict.fromkeys(RANKS, "Int64"))
     table = pd.concat([ranks, table], axis=1).reset_index(drop=True)
     return table.sort_values([*first, "rank", name], na_position="last", ignore_index=True)
+
+
+def by_strength(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of `attack_table` by track, the track of the strongest attack first; null rows at the foot."""
+    null = table.null_row.astype(bool)
+    ranked = table[metric].where((table.reason == "") & ~null)
+    strongest = ranked.groupby(table.track).transform("max").fillna(-1.0)
+    order = pd.DataFrame(
+        {"null": null, "track": -strongest, "name": table.track, "rank": table["rank"], "attack": table.attack}
+    )
+    return table.loc[order.sort_values([str(name) for name in order], na_position="last").index]
 
 
 def rank_interval(table: pd.DataFrame) -> pd.Series:

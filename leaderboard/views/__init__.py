@@ -22,8 +22,10 @@ from leaderboard.publish import as_csv
 from leaderboard.ranking import (
     TRUST,
     Board,
+    as_in_papers,
     attack_table,
     defense_table,
+    pair_table,
     scenarios,
     split_of,
 )
@@ -139,8 +141,14 @@ def _frame(version: str, _results: Records) -> pd.DataFrame:
     return scenarios(_results)
 
 
+TABLES_OF_DEFENSES = {"defenses": defense_table, "pairs": pair_table}
+
+
 class Tables(Mapping[str, pd.DataFrame]):
-    """The ranked tables, computed at first access: "defenses", and a table of attacks under the name of each task."""
+    """The ranked tables, computed at first access: "defenses", and a table of attacks under the name of each task.
+
+    Beside these `pairs` and `as_in_papers` have what `ranking` says of the defenses.
+    """
 
     def __init__(self, board: Board, least: Trust, results: Records) -> None:
         self._made_of = results.version, board, least, results
@@ -148,6 +156,14 @@ class Tables(Mapping[str, pd.DataFrame]):
     def __getitem__(self, name: str) -> pd.DataFrame:
         table: pd.DataFrame = _table(name, *self._made_of)
         return table
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        return self["pairs"]
+
+    @property
+    def as_in_papers(self) -> pd.DataFrame:
+        return self["as in papers"]
 
     def __iter__(self) -> Iterator[str]:
         return iter(("defenses", *TASK_METRICS))
@@ -159,7 +175,11 @@ class Tables(Mapping[str, pd.DataFrame]):
 @st.cache_data(max_entries=64, show_spinner=False)  # type: ignore[untyped-decorator]
 def _table(name: str, version: str, board: Board, least: Trust, _results: Records) -> pd.DataFrame:
     rows = _frame(version, _results)
-    return defense_table(rows, board, least) if name == "defenses" else attack_table(rows, board, name, least)
+    if name == "as in papers":
+        return as_in_papers(rows, board)
+    if name in TABLES_OF_DEFENSES:
+        return TABLES_OF_DEFENSES[name](rows, board, least)
+    return attack_table(rows, board, name, least)
 
 
 def ranked(protocol: str, results: Records) -> tuple[Board, Tables]:

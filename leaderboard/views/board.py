@@ -10,10 +10,11 @@ import streamlit as st
 
 from benchmark import places
 from benchmark.metrics import METRICS, TASK_METRICS
-from leaderboard import charts
+from leaderboard import grids
 from leaderboard.forest import QUESTION, forest
-from leaderboard.ranking import AUC, RANKS, TPR, WORST, apart, best_known, rank_interval
-from leaderboard.texts import digits, interval, rank_digits
+from leaderboard.pairs import Side
+from leaderboard.ranking import AUC, TPR, WORST, best_known, by_strength, rank_interval
+from leaderboard.texts import digits, interval, rank_digits, settings_of, short_names
 from leaderboard.views import (
     TRUST_COLUMNS,
     advise,
@@ -32,18 +33,22 @@ from leaderboard.views import (
 )
 
 column = st.column_config
+NAME_WIDTH = 215
+"""Most pixels of the names' column: Streamlit lets go of a pinned column that is wider than 60 % of a narrow table."""
 RANK_HELP = "1 + the number of clearly better entries, to n - the number of clearly worse ones: 95 % t-intervals of seed-paired differences."
-APART_HELP = "How many entries it is clearly better than, and how many are clearly better: 95 % t-intervals of seed-paired differences."
 BEST_KNOWN_HELP = "The strongest attack that is not required, where it finds more than the worst case; it ranks nobody. Clearly: the 95 % t-interval of the difference excludes 0."
 COVERAGE_HELP = "Required scenarios that were scored, of those required; what does not apply (skipped) is not required."
 CHIEF = {
-    "rank": column.NumberColumn("#", width=45),
-    "interval": column.TextColumn("Rank", width=60, help=RANK_HELP),
-    "apart": column.TextColumn("Apart", width=175, help=APART_HELP),
-    "coverage": column.TextColumn("Coverage", width=85, help=COVERAGE_HELP, alignment="right"),
+    "interval": column.TextColumn("Rank", width=125, help=RANK_HELP),
+    "better_than": column.NumberColumn("Better than", help="How many entries it is clearly better than: 95 % t-intervals of seed-paired differences"),
+    "worse_than": column.NumberColumn("Worse than", help="How many entries are clearly better: 95 % t-intervals of seed-paired differences"),
+    "coverage": column.TextColumn("Coverage", help=COVERAGE_HELP, alignment="right"),
     "reason": column.TextColumn("Why not ranked", width="large"),
     **TRUST_COLUMNS,
-}
+}  # fmt: skip
+WHOLE = column.TextColumn("Whole name", help="With what differs from its defaults; the page Entry explains it")
+SHORT = {TPR: "TPR", AUC: "AUC"}
+"""Metrics in the names of columns that stand beside theirs."""
 
 
 def defenses() -> None:
@@ -55,7 +60,7 @@ def defenses() -> None:
     st.title("Defenses", anchor=False)
     st.text(QUESTION)
     if (whole.reason == "").any():
-        st.html(forest(whole, board.baseline, known_papers(places.board(protocol))))
+        st.html(forest(whole, board.baseline, known_papers(places.board(protocol)), board.required_defenses))
     elif least_trust() == "self-reported":
         advise("Nothing is ranked yet", "A rank needs every scenario that the protocol requires; what is missing stands below.",
                f"leakboard run --protocol {protocol}")  # fmt: skip
@@ -69,7 +74,31 @@ def defenses() -> None:
     table = table.assign(coverage=_coverage(frame(results), table.defense, "defense", "attack", wanted))
     with csv:
         download(table, f"{protocol}-defenses")
-    _defenses(table, whole)
+    heads = pd.concat([
+        settings_of(rows, (board.baseline, *board.required_defenses))
+        for rows in (whole[whole.reason == ""], whole[whole.reason != ""])
+    ])  # fmt: skip
+    every = not heads.duplicated().any() or st.toggle(
+        "Every setting of a defense", key="settings", bind="query-params",
+        help="Off: one row a defense, the setting that the protocol requires, or its default. The ranks count all of them.",
+    )  # fmt: skip
+    if not every and not st.session_state.get("search"):  # what is searched for is never folded away
+        table = table[table.defense.isin(set(heads))]
+    more = heads.value_counts() - 1
+    table = table.assign(folded=table.defense.map(more).fillna(0).astype(int))
+    _defenses(
+        table.join(tables.as_in_papers, on="defense"), whole, _against(tables.pairs, board.baseline), board.baseline
+    )
+    if len(tables.pairs):
+        st.subheader("Every pair", anchor=False)
+        drawn = tables.pairs[tables.pairs[["first", "second"]].isin(set(whole.defense if every else heads)).all(axis=1)]
+        st.html(grids.pairs(drawn, short_names(whole.defense), metric, len(tables.pairs) // 2))
+
+
+def _against(pairs: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The differences to the baseline by defense, with their bounds; 0 for the baseline itself has none."""
+    mine = pairs[pairs.second == baseline].set_index("first")
+    return mine[["difference", "low", "high"]].rename(columns={c: f"difference_{c}" for c in ("low", "high")})
 
 
 def attacks() -> None:
@@ -86,7 +115,9 @@ def attacks() -> None:
     table = table.assign(coverage=_coverage(scored[scored.task == task], table.attack, "attack", "defense", wanted))
     with csv:
         download(table, f"{protocol}-attacks-{task}")
-    _attacks(table, task, tables[task].attrs["metric"])
+    _attacks(by_strength(table, tables[task].attrs["metric"]), task, tables[task])
+    from leaderboard import charts  # not with the page of defenses, which opens first: it takes a third of a second
+
     labels = tables[task][tables[task].track.fillna("").str.startswith("label/")]
     if task == "membership" and (drawn := charts.budget(labels)) is not None:
         st.subheader("What queries buy", anchor=False)
@@ -133,116 +164,150 @@ def _coverage(
     return [f"{a}/{len(wanted) - b}" for a, b in zip(ok, skipped, strict=True)]
 
 
-def _defenses(table: pd.DataFrame, whole: pd.DataFrame) -> None:
+def _defenses(table: pd.DataFrame, whole: pd.DataFrame, against: pd.DataFrame, baseline: str) -> None:
+    """table: the rows that are shown; whole: all of them; against: the differences to the baseline, by defense."""
     metric, pool = whole.attrs["metric"], whole.attrs["pool"]
     st.text(
         f"Ranked by the worst-case {METRICS[metric].label} over the {len(pool)} membership attacks that the protocol "
         f"requires, as far as they apply: smaller is better. Deciding attack and sign are chosen on the other seeds. "
-        f"chance: not above its null, without an order among these. Best known: what a stronger attack finds that is not required."
+        f"What is not above its null has no order among its like."
     )
     fine = {c: digits(whole, c) for c in ("test_accuracy", *(f"worst_{m}" for m in WORST))}
     fine[f"worst_{metric}"] = rank_digits(whole[whole.reason == ""], f"worst_{metric}")
+    table = table.join(against, on="defense")
+    fine["difference"] = fine[f"worst_{metric}"]
     intervals = {f"{c}_ci": interval(table, c, fine[c]) for c in fine}
-    columns = {
+    chief = _worst_columns(metric, fine[f"worst_{metric}"])
+    columns = {n: chief[n] for n in (f"worst_{metric}", f"worst_{metric}_ci")}
+    columns |= {n: CHIEF[n] for n in ("interval", "better_than", "worse_than")}
+    columns |= {
+        "difference": column.NumberColumn(f"Less or more than {baseline}", format=f"%+.{fine['difference']}f", help=f"The worst case minus that of {baseline}: the seed-paired difference. Below 0 it leaks less"),
+        "difference_ci": column.TextColumn("Difference, 95 %", help="t-interval over seeds"),
         "test_accuracy": number("test_accuracy", digits=fine["test_accuracy"]),
-        "test_accuracy_ci": column.TextColumn("95 %", help="t-interval over seeds"),
-    }
-    for m in (metric, *(m for m in WORST if m != metric)):
+        "test_accuracy_ci": column.TextColumn("Accuracy, 95 %", help="t-interval over seeds"),
+        **{n: config for n, config in chief.items() if n not in columns},
+        "best_known": column.TextColumn("Best known", help=BEST_KNOWN_HELP),
+        "whole": WHOLE,
+    }  # fmt: skip
+    notes = note_columns(table)
+    columns |= notes | {n: CHIEF[n] for n in ("coverage", *TRUST_COLUMNS)}
+    for m in (m for m in WORST if m != metric):
         columns |= _worst_columns(m, fine[f"worst_{m}"])
-    columns["best_known"] = column.TextColumn("Best known", help=BEST_KNOWN_HELP)
     columns |= {
         "train_accuracy": number("train_accuracy"), "ece": number("ece"),
         **{m: number(m) for m in ("robust_accuracy", "certified_accuracy") if table[m].notna().any()},
         **({"epsilon_lower": number("epsilon_lower", "ε at least")} if table.epsilon_lower.notna().any() else {}),
-        "train_seconds": column.NumberColumn("Train s", format="%.1f", help="Seconds to train one target's network, the median over seeds, as measured when it was trained; what guards make comes on top"),
-        "train_ratio": column.NumberColumn("Train ×", format="%.1f", help="Seconds to train, in those of the baseline; exact where both were trained in one session"),
+        "train_seconds": column.NumberColumn("Training (s)", format="%.1f", help="Seconds to train one target's network, the median over seeds, as measured when it was trained; what guards make comes on top"),
+        "train_ratio": column.NumberColumn("Training (× baseline)", format="%.1f", help="Seconds to train, in those of the baseline; exact where both were trained in one session"),
         **{
             m: column.NumberColumn(METRICS[m].label, format="%.2f", help=METRICS[m].help)
             for m in ("ms_per_query", "ms_per_query_alone")
         },
         "mean_auc": number(AUC, "Mean AUC", "Mean over the required attacks that apply. "),
         "mean_tpr_at_fpr_0.01": number(TPR, "Mean TPR at 1 % FPR", "Mean over the required attacks that apply. "),
-        "worst_auc_oracle": number(AUC, "Worst AUC, as in papers", "Best attack on the data it is reported on: too high. "),
+        "worst_auc_oracle": number(AUC, "As in papers: AUC", "Best attack on the data it is reported on, over all targets: too high. "),
+        "one_target_auc": number(AUC, "As in papers: AUC, one target", "Best attack on the data it is reported on, on the first target of each seed alone: too high. "),
+        "oracle_balanced_accuracy": number("balanced_accuracy_oracle", "As in papers: balanced accuracy", "Best attack at the threshold that is best on the labels: too high. "),
     }  # fmt: skip
-    notes = note_columns(table)
-    config = CHIEF | {"defense": column.TextColumn("Defense", pinned=True, width="medium")} | columns | notes
-    order = ["rank", "interval", "apart", "defense", f"worst_{metric}", f"worst_{metric}_ci"]
-    order += ["test_accuracy", "test_accuracy_ci", *notes, "coverage", *TRUST_COLUMNS]
-    order += [c for c in columns if c not in order]
-    _both(
-        table.assign(
-            interval=rank_interval(table), apart=apart(table), best_known=best_known(table, metric), **intervals
-        ),
-        order,
-        config,
-        "defense",
-    )
+    if table.folded.any():
+        columns["folded"] = column.NumberColumn(
+            "More settings", help="Other settings of the same defense that were scored"
+        )
+    short = short_names(whole.defense)
+    shown = table.assign(
+        defense=table.defense.map(short), whole=table.defense, best_known=best_known(table, metric), **intervals,
+        interval=rank_interval(table).replace("chance", "not above chance"),
+    )  # fmt: skip
+    _both(shown, list(columns), columns, "defense")
 
 
 def _worst_columns(metric: str, digits: int) -> dict[str, Any]:
     """The columns of one metric's worst case, in their order."""
-    worst = f"worst_{metric}"
+    worst, short = f"worst_{metric}", SHORT[metric]
     null = "95 % quantile of the worst case under permuted labels, chosen alike: below it these attacks can't tell from chance. "
+    help = "Worst case over the required attacks that apply. "
     return {
-        worst: number(
-            metric, f"Worst {METRICS[metric].label}", "Worst case over the required attacks that apply. ", digits
-        ),
-        f"{worst}_ci": column.TextColumn("95 %", help="t-interval over seeds"),
-        f"{worst}_null_95": number(metric, "Null 95 %", null, digits),
-        f"{worst}_attack": column.TextColumn("Decided by", help="The attack most often chosen, leaving one seed out"),
-        f"{worst}_track": column.TextColumn("Track", help="Access and auxiliary knowledge of the deciding attack"),
-    }
+        worst: number(metric, f"Worst {METRICS[metric].label}", help, digits),
+        f"{worst}_ci": column.TextColumn(f"{short}, 95 %", help="t-interval over seeds"),
+        f"{worst}_null_95": number(metric, f"{short}, null 95 %", null, digits),
+        f"{worst}_attack": column.TextColumn(f"{short} by", help="The attack most often chosen, leaving one seed out"),
+        f"{worst}_track": column.TextColumn(f"{short}, track", help="Access and auxiliary knowledge of the deciding attack"),
+    }  # fmt: skip
 
 
-def _attacks(table: pd.DataFrame, task: str, metric: str) -> None:
+def _attacks(table: pd.DataFrame, task: str, whole: pd.DataFrame) -> None:
+    """table: the rows that are shown; whole: all of them."""
+    metric = whole.attrs["metric"]
     st.text(
         f"Ranked within a track by the mean {METRICS[metric].label} over the required defenses: larger is stronger."
     )
-    shown = table.assign(interval=rank_interval(table), apart=apart(table))
-    config: dict[str, Any] = CHIEF | {
-        "attack": column.TextColumn("Attack", pinned=True, width="medium"),
-        "track": column.TextColumn("Track", help="Access / auxiliary knowledge: different adversaries are not ranked together"),
-        "seconds": column.NumberColumn("Seconds", format="%.1f", help="Mean seconds a target"),
+    shown = table.assign(
+        interval=rank_interval(table), whole=table.attack, attack=table.attack.map(short_names(whole.attack))
+    )
+    columns: dict[str, Any] = {}
+    metrics = [metric, *(m for m in TASK_METRICS[task] if m != metric)] if len(table) else []
+    for m in metrics:
+        fine = rank_digits(whole[whole.reason == ""], m) if m == metric else digits(whole, m)
+        shown[f"{m}_ci"] = interval(table, m, fine)
+        columns |= {m: number(m, digits=fine)}
+        columns |= {f"{m}_ci": column.TextColumn(f"{METRICS[m].label}, 95 %", help="t-interval over seeds")}
+        if m == metric:
+            columns["interval"] = CHIEF["interval"]
+            columns["track"] = column.TextColumn("Track", help="Access / auxiliary knowledge: different adversaries are not ranked together")  # fmt: skip
+            columns |= {n: CHIEF[n] for n in ("better_than", "worse_than")}
+            columns["whole"] = WHOLE
+    columns |= {n: CHIEF[n] for n in ("coverage", *TRUST_COLUMNS)} | {
+        "seconds": column.NumberColumn("Time (s)", format="%.1f", help="Mean seconds a target"),
         "queries": column.NumberColumn("Queries", format="localized", help="Mean queries to a target"),
         "targets": column.NumberColumn("Targets", help="Targets that count: required defenses x seeds, without skipped ones"),
     }  # fmt: skip
-    order = ["track", "rank", "interval", "apart", "attack"]
-    for m in TASK_METRICS[task] if len(table) else ():
-        fine = digits(table, m)
-        shown[f"{m}_ci"] = interval(table, m, fine)
-        config |= {m: number(m, digits=fine), f"{m}_ci": column.TextColumn("95 %", help="t-interval over seeds")}
-        order += [m, f"{m}_ci"]
     null = shown.null_row.astype(bool)
-    order += ["coverage", *TRUST_COLUMNS, "seconds", "queries", "targets"]
-    _both(shown[~null], order, config, "attack")
+    _both(shown[~null], list(columns), columns, "attack")
     if null.any():
         st.subheader("Null rows", anchor=False)
         st.text("They use nothing of the target, and show what a score is worth.")
-        _table(shown[null], [c for c in order if c not in (*RANKS, "interval", "apart")], config, "null-attack")
+        _table(shown[null], [c for c in columns if c not in RANKED_ALONE], columns, "attack", "null-attack")
 
 
-def _both(shown: pd.DataFrame, order: list[str], config: dict[str, Any], name: str) -> None:
+RANKED_ALONE = ("interval", "better_than", "worse_than", "difference", "difference_ci")
+"""Columns of what is ranked."""
+
+
+def _both(shown: pd.DataFrame, order: list[str], config: dict[str, Any], side: Side) -> None:
     """The table of ranked entries; below it the others with the reason."""
     shown = shown.assign(isolation=shown.isolation.map(isolation))
     rest = shown[shown.reason != ""]
     if len(rest) < len(shown) or shown.empty:
-        _table(shown[shown.reason == ""], order, config, name)
+        _table(shown[shown.reason == ""], order, config, side, side)
     if len(rest):
         st.subheader("Not ranked", anchor=False)
-        _table(
-            rest,
-            [name, "reason", *(c for c in order if c not in (name, *RANKS, "interval", "apart"))],
-            config,
-            f"unranked-{name}",
-        )
+        others = ["reason", *(c for c in order if c not in RANKED_ALONE)]
+        _table(rest, others, config | {"reason": CHIEF["reason"]}, side, f"unranked-{side}")
 
 
-def _table(shown: pd.DataFrame, order: list[str], config: dict[str, Any], key: str) -> None:
-    """A table in which choosing a row opens the entry's page."""
+def _table(shown: pd.DataFrame, order: list[str], config: dict[str, Any], side: Side, key: str) -> None:
+    """A table whose rows can be ticked: one opens the entry's page, two the page that compares them."""
+    names = shown[side].astype(str)
+    width = min(NAME_WIDTH, 30 + 7 * max(names.map(len), default=10))
+    config = {side: column.TextColumn(side.capitalize(), pinned=True, width=width)} | config
+    above = st.container(horizontal=True, vertical_alignment="center")
     event = st.dataframe(
-        shown, hide_index=True, width="stretch", height="content", column_order=order, column_config=config,
-        on_select="rerun", selection_mode="single-row", key=key, placeholder="–",
+        shown, hide_index=True, width="stretch", height="content", column_order=[side, *order], column_config=config,
+        on_select="rerun", selection_mode="multi-row", key=key, placeholder="–",
     )  # fmt: skip
-    if rows := event["selection"]["rows"]:
-        name = str(shown.iloc[rows[0]][key.rpartition("-")[2]])
-        st.switch_page(st.session_state["pages"]["entry"], query_params={"entry": name})
+    ticked = [str(shown.whole.iloc[i]) for i in event["selection"]["rows"] if i < len(shown)]
+    pages = st.session_state.get("pages", {})
+    with above:
+        if len(ticked) == 1 and st.button(f"Open {literal(ticked[0])}", key=f"open-{key}", icon=":material/science:"):
+            st.switch_page(pages["entry"], query_params={"entry": ticked[0]})
+        if len(ticked) == 2 and st.button(
+            f"Compare {literal(ticked[0])} and {literal(ticked[1])}",
+            key=f"compare-{key}",
+            icon=":material/compare_arrows:",
+        ):
+            asked = {"side": side, "first": ticked[0], "second": ticked[1]}
+            st.switch_page(pages["compare"], query_params=asked)
+        if len(ticked) < 2:
+            st.text("Tick a second one to compare the two." if ticked else "Tick one to open it, two to compare them.")
+        if len(ticked) > 2:
+            st.text(f"{len(ticked)} are ticked: two can be compared.")

@@ -1,18 +1,21 @@
-"""The page Matrix: attacks against defenses as a heat map, and the scenario that is opened in it."""
+"""The page Matrix: attacks against defenses, and the scenario that is opened in it."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlencode
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from benchmark.metrics import METRICS, TASK_METRICS, lower_bound
 from benchmark.result import Result
-from leaderboard import charts
-from leaderboard.ranking import Board
+from leaderboard import charts, grids
+from leaderboard.ranking import Board, by_strength
 from leaderboard.texts import short_names
 from leaderboard.views import (
     TRUST_COLUMNS,
@@ -28,9 +31,8 @@ from leaderboard.views import (
     unknown,
 )
 
-CHART, WIDE = "heat-map", "wide-heat-map"
-NAMES_WIDTH, CELL_WIDTH = 170, 34
-"""Least widths in pixels: of the attacks' names, and of a cell, which fits a number of two decimals."""
+SCENARIO = "scenario"
+"""The anchor of the opened scenario, to which a click on a cell leads."""
 MORE = {"membership": ("balanced_accuracy_oracle", "tpr_at_fpr_0.001", "auc_references")}
 """Metrics that a task's matrix offers in addition to those of its table."""
 
@@ -38,7 +40,7 @@ MORE = {"membership": ("balanced_accuracy_oracle", "tpr_at_fpr_0.001", "auc_refe
 def show() -> None:
     """Draw the page."""
     protocol, results = chosen()
-    board, _ = ranked(protocol, results)
+    board, ranked_tables = ranked(protocol, results)
     scored = frame(results)
     tasks = [t for t in TASK_METRICS if (scored.task == t).any()]
     st.title("Matrix", anchor=False)
@@ -61,26 +63,28 @@ def show() -> None:
             help="Mean over seeds",
         )
     )
-    cells = matrix(mine, board, metric)
+    attacks = by_strength(ranked_tables[task], ranked_tables[task].attrs["metric"])
+    cells = matrix(mine, metric, list(ranked_tables["defenses"].defense), attacks)
     with csv:
         download(cells.drop(columns=["row", "column", "text"]), f"{protocol}-{task}-{metric}")
-    _open_clicked(cells)
+    place = st.container()
     opened = _selectors(cells)
-    cells["opened"] = [pair == opened for pair in zip(cells.attack, cells.defense, strict=True)]
-    chart = charts.heat_map(cells, METRICS[metric].label, metric, METRICS[metric].leaks == "down")
-    least = NAMES_WIDTH + CELL_WIDTH * cells.column.nunique()
-    with st.container(key=WIDE):  # where the page is narrower, the chart scrolls
-        st.html(f"<style>.st-key-{WIDE} {{overflow-x: auto}} .st-key-{WIDE} > div {{min-width: {least}px}}</style>")
-        st.altair_chart(chart, width="stretch", on_select="rerun", selection_mode="cell", key=CHART)
-    st.text(f"{METRICS[metric].help} Mean over seeds. A click on a cell opens its scenario below.")
+    pairs = list(zip(cells.attack, cells.defense, strict=True))
+    asked = st.query_params.to_dict()
+    cells["opened"] = [pair == opened for pair in pairs]
+    cells["link"] = [f"?{urlencode(asked | {'attack': a, 'defense': d})}#{SCENARIO}" for a, d in pairs]
+    with place:
+        st.html(grids.scenarios(cells, METRICS[metric].label, metric, METRICS[metric].leaks == "down"))
+        st.text(f"{METRICS[metric].help} A click on a cell opens its scenario below.")
     _scenario(protocol, board, mine[(mine.attack == opened[0]) & (mine.defense == opened[1])], *opened)
 
 
-def matrix(scenarios: pd.DataFrame, board: Board, metric: str) -> pd.DataFrame:
+def matrix(scenarios: pd.DataFrame, metric: str, defenses: Sequence[str], attacks: pd.DataFrame) -> pd.DataFrame:
     """One row a cell: the mean over seeds of an attack on a defense, or why there is none.
 
-    scenarios: `ranking.scenarios` of one task. Columns attack, defense, row, column (short names), value, text (what
-    the cell shows), note (its seeds in words). Required entries come first.
+    scenarios: `ranking.scenarios` of one task. defenses: in their order. attacks: rows of `ranking.attack_table` in their
+    order, the track of each is its group; those that met no required defense come last. Columns attack, defense, row, column
+    (short names), group, value, text (what the cell shows), note (its seeds in words).
     """
     pair = ["attack", "defense"]
     ok = scenarios.status == "ok"
@@ -98,29 +102,17 @@ def matrix(scenarios: pd.DataFrame, board: Board, metric: str) -> pd.DataFrame:
         f"{value:.2f}" if scored else "failed" if set(w) - {"skipped"} else "–"
         for value, scored, w in zip(cells.value, cells.scored, why, strict=True)
     ]
-    every = pd.MultiIndex.from_product([scenarios[name].unique() for name in pair], names=pair)
+    names = {"attack": list(dict.fromkeys(attacks.attack)), "defense": list(dict.fromkeys(defenses))}
+    there = {kind: set(scenarios[kind]) for kind in pair}
+    ordered = [[n for n in names[k] if n in there[k]] + sorted(there[k] - set(names[k])) for k in pair]
+    every = pd.MultiIndex.from_product(ordered, names=pair)
     cells = cells.drop(columns=["scored", "seeds"]).reindex(every).reset_index()
     cells["note"], cells["text"] = cells.note.fillna("not scored"), cells.text.fillna("")
-    for kind, required, short in (
-        ("attack", board.required_attacks, "row"),
-        ("defense", board.required_defenses, "column"),
-    ):
-        order = {name: i for i, name in enumerate(dict.fromkeys((*required, *sorted(cells[kind].unique()))))}
-        cells[kind] = pd.Categorical(cells[kind], sorted(cells[kind].unique(), key=order.__getitem__))
-        cells[short] = cells[kind].map(short_names(cells[kind].cat.categories)).astype(str)
-    cells = cells.sort_values(["attack", "defense"], ignore_index=True)
-    return cells.astype({"attack": str, "defense": str})
-
-
-def _open_clicked(cells: pd.DataFrame) -> None:
-    """Set the two selectors to the cell that was clicked last. Must run before they are drawn."""
-    picked = (st.session_state.get(CHART) or {}).get("selection", {}).get("cell", [])
-    pair = (picked[0].get("attack"), picked[0].get("defense")) if picked else None
-    if pair != st.session_state.get("clicked") and pair is not None:
-        known = set(zip(cells.attack, cells.defense, strict=True))
-        if pair in known:
-            st.session_state["attack"], st.session_state["defense"] = pair
-    st.session_state["clicked"] = pair
+    for kind, short in (("attack", "row"), ("defense", "column")):
+        cells[short] = cells[kind].map(short_names(cells[kind].unique()))
+    track = dict(zip(attacks.attack, np.where(attacks.null_row.astype(bool), "null rows", attacks.track), strict=True))
+    cells["group"] = cells.attack.map(track).fillna("on no required defense")
+    return cells
 
 
 def _selectors(cells: pd.DataFrame) -> tuple[str, str]:
@@ -142,7 +134,7 @@ def _scenario(protocol: str, board: Board, rows: pd.DataFrame, attack: str, defe
 
     rows: of `ranking.scenarios`.
     """
-    st.subheader("Opened scenario", anchor=False)
+    st.subheader("Opened scenario", anchor=SCENARIO)
     st.text(f"{attack} on {defense}")
     results: list[Result] = sorted(rows.result, key=lambda r: r.seed)
     if not results:
@@ -214,7 +206,7 @@ def _seeds(results: list[Result]) -> None:
         config[m] = (
             column.NumberColumn(METRICS[m].label, format="%d", help=METRICS[m].help) if m in counts else number(m)
         )
-        config[f"{m}_ci"] = column.TextColumn("95 %", help="Bootstrap interval over samples")
+        config[f"{m}_ci"] = column.TextColumn(f"{METRICS[m].label}, 95 %", help="Bootstrap interval over samples")
     config |= {
         "seconds": column.NumberColumn("Seconds", format="%.1f"),
         "queries": column.NumberColumn("Queries", format="localized"),

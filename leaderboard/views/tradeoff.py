@@ -79,11 +79,12 @@ def show() -> None:
         lines["null worst case"] = float(table.loc[table.reason == "", f"worst_{metric}_null_95"].mean())
     # A model of very low accuracy would squeeze the others into a corner.
     drawn = shown[shown.accuracy > 0.9 * floor] if np.isfinite(floor) else shown
-    st.altair_chart(charts.tradeoff(drawn, label, str(metric), lines), width="stretch")
+    st.altair_chart(charts.tradeoff(drawn, label, str(metric), lines, board.baseline), width="stretch")
     st.text(
         "Down and to the right is better. Bars: 95 % t-intervals over seeds. Grey steps: the Pareto front of what is "
         "ranked."
         + (" Below the dashed line the attacks can't tell from chance." if summary == "worst" else "")
+        + (f" Utility floor: a test accuracy of {floor:.2f}." if np.isfinite(floor) else "")
         + (f" {note}" if note else "")
     )
     if not (of_board.kind == REFERENCE).any():
@@ -230,9 +231,9 @@ def _table(shown: pd.DataFrame, metric: str, label: str) -> None:
         "kind": column.TextColumn("Kind", help="Ranked points and those that are not are scored on the board's seeds"),
         "front": column.CheckboxColumn("Front", width="small", help="No ranked defense is better on both sides"),
         "accuracy": number("test_accuracy", digits=left),
-        "accuracy_ci": column.TextColumn("95 %", help="t-interval over seeds"),
+        "accuracy_ci": column.TextColumn("Accuracy, 95 %", help="t-interval over seeds"),
         "leakage": number(metric, label, digits=right),
-        "leakage_ci": column.TextColumn("95 %", help="t-interval over seeds"),
+        "leakage_ci": column.TextColumn("Leakage, 95 %", help="t-interval over seeds"),
         "decided": column.TextColumn("Decided by", help="The attack, or what was averaged"),
         **note_columns(shown),
         "reason": column.TextColumn("Why not ranked"),

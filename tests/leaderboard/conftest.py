@@ -235,12 +235,12 @@ def browser(chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("board")
     publish(*make_board(), folder / "toy-v1")
     shutil.copytree(PUBLISHED / "digits-v1", folder / "digits-v1")
-    with _browse(chromium, folder) as found:
+    with browse(chromium, folder) as found:
         yield found
 
 
 @contextmanager
-def _browse(chromium: Chromium, folder: Path) -> Iterator[Browser]:
+def browse(chromium: Chromium, folder: Path) -> Iterator[Browser]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _environment(folder).items():
             patch.setenv(name, value)

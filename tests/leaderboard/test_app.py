@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -32,14 +33,50 @@ def test_the_board_ranks_and_explains(folder: Path, made_up: Toy) -> None:
     app = AppTest.from_file(APP, default_timeout=30).run()
     assert not app.exception
     ranked, rest = (element.value for element in app.dataframe)
-    assert list(ranked["defense"])[:2] == ["dp_sgd[noise=0.5]", "selena+diffence[n=10]"]
-    assert ranked["interval"].iloc[0] == "chance" and ranked["apart"].iloc[0].startswith("better than ")
+    assert list(ranked["defense"])[:2] == ["dp_sgd", "selena+diffence"], "short"
+    assert list(ranked["whole"])[:2] == ["dp_sgd[noise=0.5]", "selena+diffence[n=10]"]
+    assert ranked["interval"].iloc[0] == "not above chance" and ranked["better_than"].iloc[0] >= 4
     coverage = dict(rest[["defense", "coverage"]].itertuples(index=False))
     assert coverage == {"constant": "18/18", "hamp": "17/18"}, "lira lacks one seed of hamp"
     assert list(rest["reason"]) == ["below the utility floor (0.10 < 0.59)", "lira missing (seed 2)"]
     assert "over the 4 membership attacks" in texts(app)
     app.text_input(key="search").set_value("SELENA").run()
-    assert list(app.dataframe[0].value["defense"]) == ["selena+diffence[n=10]", "selena"]
+    assert list(app.dataframe[0].value["whole"]) == ["selena+diffence[n=10]", "selena"]
+
+
+@pytest.mark.parametrize(
+    ("view", "show"), [("board", "defenses"), ("board", "attacks"), ("tradeoff", "show"), ("compare", "show")]
+)
+def test_no_two_columns_of_a_table_have_one_name(folder: Path, made_up: Toy, view: str, show: str) -> None:
+    publish(*made_up, folder / "toy-v1")
+    app = app_page(view, show).run()
+    assert not app.exception and app.dataframe
+    for table in app.dataframe:
+        columns = json.loads(table.proto.columns)
+        labels = [columns.get(name, {}).get("label") or name for name in table.proto.column_order]
+        assert len(labels) == len(set(labels)), labels
+
+
+def test_settings_fold_under_their_defense_until_they_are_asked_for(folder: Path, made_up: Toy) -> None:
+    results, board = made_up
+    tuned = [
+        r.model_copy(update={"defense": f"selena[n={n}]", "key": f"{n} {r.key}"})
+        for n in (1, 2) for r in results if r.defense == "selena"
+    ]  # fmt: skip
+    publish([*results, *tuned], board, folder / "toy-v1")
+    app = AppTest.from_file(APP, default_timeout=30).run()
+    assert not app.exception
+    folded = app.dataframe[0].value.set_index("whole")
+    assert "selena[n=1]" not in folded.index and folded.folded["selena"] == 2
+    assert folded["rank"].max() == len(folded) + 2, "ranks count every setting"
+    assert "<summary>2 more settings of selena</summary>" in app.get("html")[0].proto.body
+    assert "selena[n=1]" not in app.get("html")[1].proto.body
+    app.toggle(key="settings").set_value(True).run()
+    assert {"selena", "selena[n=1]", "selena[n=2]"} <= set(app.dataframe[0].value.whole)
+    assert "selena[n=1]" in app.get("html")[1].proto.body
+    app.toggle(key="settings").set_value(False).run()
+    app.text_input(key="search").set_value("n=2").run()
+    assert list(app.dataframe[0].value.whole) == ["selena[n=2]"], "what is searched for is there"
 
 
 def test_the_question_comes_first_then_who_leads_then_the_forest(folder: Path, made_up: Toy) -> None:
@@ -50,9 +87,10 @@ def test_the_question_comes_first_then_who_leads_then_the_forest(folder: Path, m
     assert not app.exception
     table = defense_table(load(folder / "toy-v1"), board)
     assert app.text[0].value == QUESTION
-    (drawn,) = app.get("html")
+    drawn, pairs = app.get("html")
+    assert "Row against column" in pairs.proto.body
     assert f'<p class="lb-lead">{leader(table, board.baseline)}</p>' in drawn.proto.body
-    assert drawn.proto.body == forest(table, board.baseline, {"selena": Paper("arXiv:2110.08324", "https://arxiv.org/abs/2110.08324")})  # fmt: skip
+    assert drawn.proto.body == forest(table, board.baseline, {"selena": Paper("arXiv:2110.08324", "https://arxiv.org/abs/2110.08324")}, board.required_defenses)  # fmt: skip
     app.text_input(key="search").set_value("nobody").run()
     assert app.get("html")[0].proto.body == drawn.proto.body, "what is searched is below"
 
@@ -63,13 +101,15 @@ def test_attacks_by_task_and_track(folder: Path, made_up: Toy) -> None:
     assert not app.exception
     ranked, rest, null = (list(element.value["attack"]) for element in app.dataframe)
     assert (rest, null) == (["lira"], ["random"]), "null rows at the foot"
-    tracks = list(app.dataframe[0].value["track"])
-    assert len(ranked) == 4 and tracks == sorted(tracks), "by track"
+    found = app.dataframe[0].value
+    assert len(ranked) == 4 and list(found.auc) == sorted(found.auc, reverse=True), (
+        "each its own track, the strongest first"
+    )
     app.button_group(key="knowledge").set_value(["shadow"]).run()
     assert list(app.dataframe[0].value["attack"]) == ["nn_sorted"]
     app.button_group(key="knowledge").set_value([]).run()
     app.button_group(key="access").set_value(["label", "white-box"]).run()
-    assert list(app.dataframe[0].value["attack"]) == ["boundary", "gradient"]
+    assert list(app.dataframe[0].value["attack"]) == ["gradient", "boundary"]
     app.button_group(key="task").set_value("attribute").run()
     assert "attribute_mlp" in list(app.dataframe[0].value["attack"])
 

@@ -1,4 +1,4 @@
-"""Verdicts on claims: against SciPy's tests, R's p.adjust, and made-up records with a known truth."""
+"""Verdicts on claims: against SciPy's tests, R's p.false_discovery_rates, and made-up records with a known truth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from scipy import stats
 from benchmark import protocol
 from benchmark.entries.registry import Registry
 from benchmark.result import Result
-from leaderboard.claims import Claim, Quantity, Score, adjust, check, load
+from leaderboard.claims import Claim, Quantity, Score, check, load
+from leaderboard.comparison import false_discovery_rates
 from leakboard.tables import print_claims
 from tests.conftest import SUBMISSIONS
 
@@ -82,8 +83,10 @@ def test_chances_are_those_of_the_t_test() -> None:
 
 
 def test_many_claims_at_once_are_harder_to_hold() -> None:
-    """R: p.adjust(c(.01, .04, .03, .005, .8), "BH")."""
-    assert adjust(np.array([0.01, 0.04, 0.03, 0.005, 0.8])) == pytest.approx([0.025, 0.05, 0.05, 0.025, 0.8])
+    """R: p.false_discovery_rates(c(.01, .04, .03, .005, .8), "BH")."""
+    assert false_discovery_rates(np.array([0.01, 0.04, 0.03, 0.005, 0.8])) == pytest.approx(
+        [0.025, 0.05, 0.05, 0.025, 0.8]
+    )
     sure, wrong = claim("above", 0.107), claim("above", 0.2)
     assert verdicts([sure], SURE) == ["holds"]
     assert verdicts([sure] * 40, SURE) == ["holds"] * 40, "of forty that look alike not one in twenty is wrong"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 
-from leaderboard.comparison import interval, paired_difference, rank
+from leaderboard.comparison import false_discovery_rates, interval, paired_difference, rank
 
 SEEDS, PAIRS, WORLDS = 5, 5, 2000
 SHARED, OWN = 0.02, 0.01
@@ -52,3 +55,9 @@ def test_entries_are_compared_on_the_targets_that_both_have_met() -> None:
     values[1, 1:] = np.nan
     table = rank(values, larger_is_better=False)
     assert table["rank"].tolist() == [1, 2, 3] == table.rank_low.tolist() == table.rank_high.tolist()
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_false_discovery_rates_are_scipy_s(p: list[float]) -> None:
+    assert false_discovery_rates(np.array(p)) == pytest.approx(stats.false_discovery_control(p, method="bh"))
+    assert len(false_discovery_rates(np.empty(0))) == 0

@@ -179,6 +179,16 @@ def test_best_known_stands_beside_the_row() -> None:
     assert "best known 0.660 by rmia" in rows(forest(known, "b"))[0] and "best known" not in rows(forest(known, "b"))[1]
 
 
+def test_settings_of_a_defense_open_below_its_row() -> None:
+    html = forest(table(0.6, 0.62, 0.7, defense=["a[n=2]", "a", "b"]), "b")
+    assert re.findall(r'<b title="([^"]*)">', html) == ["a", "a[n=2]", "b"], "the default has the row"
+    assert re.findall(r"<summary>([^<]*)</summary>", html) == ["1 more setting of a"]
+    inside = html[html.index("<details>") : html.index("</details>")]
+    assert 'title="a[n=2]"' in inside and 'title="b"' not in inside
+    required = forest(table(0.6, 0.62, 0.7, defense=["a[n=2]", "a", "b"]), "b", {}, ["a[n=2]"])
+    assert re.findall(r'<b title="([^"]*)">', required) == ["a[n=2]", "a", "b"]
+
+
 def test_foreign_text_is_escaped() -> None:
     results, board = make_board()
     found = defense_table(hostile(results), board)
@@ -188,7 +198,22 @@ def test_foreign_text_is_escaped() -> None:
     html = forest(evil, EVIL, {"selena": Paper(EVIL, "https://arxiv.org/abs/1")})
     assert "Paper of selena" in html
     tags = set(re.findall(r"<\s*([a-z]+)", html, re.IGNORECASE))
-    assert tags <= {"style", "section", "div", "span", "ol", "li", "i", "b", "small", "p", "a", "wbr"}
+    assert tags <= {
+        "style",
+        "section",
+        "div",
+        "span",
+        "ol",
+        "li",
+        "i",
+        "b",
+        "small",
+        "p",
+        "a",
+        "wbr",
+        "details",
+        "summary",
+    }
     for tag in re.findall(r"<[a-z][^>]*>", html):
         outside = re.sub(r'"[^"]*"', "", tag)  # in quotes it is text, and no quote of its own ends it
         assert "onerror" not in outside and "evil" not in outside

@@ -39,9 +39,11 @@ from leaderboard.ranking import (
     RANKS,
     TRUST,
     Board,
+    as_in_papers,
     attack_table,
     defense_table,
     epsilon_text,
+    pair_table,
     rank_interval,
     scenarios,
     with_defaults,
@@ -461,6 +463,81 @@ def test_reversed_tpr_comes_from_its_own_metric(result: Make) -> None:
     row = by(defense_table(results, board), "defense")["p"]
     assert row["worst_tpr_at_fpr_0.01"] == pytest.approx(0.3)
     assert row["worst_tpr_at_fpr_0.01_attack"] == "a, sign reversed"
+
+
+def test_pairs_are_those_of_the_ranks_and_of_a_paired_t_test(made_up: tuple[list[Result], Board]) -> None:
+    results, board = made_up
+    table, pairs = defense_table(results, board), pair_table(results, board)
+    ranked = table[table.reason == ""]
+    assert list(dict.fromkeys(pairs["first"])) == list(ranked.defense) and len(pairs) == len(ranked) * (len(ranked) - 1)
+    for row in ranked.itertuples():
+        verdicts = pairs.verdict[pairs["first"] == row.defense]
+        assert [(verdicts == "less").sum(), (verdicts == "more").sum()] == [row.better_than, row.worse_than]
+    by_pair = pairs.set_index(["first", "second"])
+    one = by_pair.loc[("selena", "undefended")]
+    metric, of = table.attrs["metric"], ("selena", "undefended")
+    assert set(ranked[f"worst_{metric}_attack"][ranked.defense.isin(of)]) == {"lira"}
+    values = {
+        d: np.array([r.metrics[metric] for s in board.seeds for r in results if (r.attack, r.defense, r.seed) == ("lira", d, s)])
+        for d in of
+    }  # fmt: skip
+    expected = stats.ttest_rel(values["selena"], values["undefended"])
+    assert (one.p, one.difference) == pytest.approx((expected.pvalue, (values["selena"] - values["undefended"]).mean()))
+    assert [one.low, one.high] == pytest.approx(list(expected.confidence_interval()))
+    back = by_pair.loc[("undefended", "selena")]
+    assert (back.difference, back.p, back.discovery) == (
+        pytest.approx(-one.difference),
+        pytest.approx(one.p),
+        one.discovery,
+    )
+
+
+def test_discoveries_are_benjamini_and_hochberg_s_over_unordered_pairs(made_up: tuple[list[Result], Board]) -> None:
+    pairs = pair_table(*made_up)
+    names = list(dict.fromkeys(pairs["first"]))
+    once = pairs[[names.index(a) < names.index(b) for a, b in zip(pairs["first"], pairs.second, strict=True)]]
+    p = np.sort(once.p.to_numpy())
+    below = np.flatnonzero(p <= 0.05 * np.arange(1, len(p) + 1) / len(p))
+    assert once.discovery.sum() == (below.max() + 1 if len(below) else 0)
+    assert (once.p[once.discovery].max() if once.discovery.any() else 0) <= 0.05
+    assert 0 < once.discovery.sum() < len(once)
+
+
+def test_pairs_without_an_order_or_an_interval_are_not_told_apart(made_up: tuple[list[Result], Board]) -> None:
+    results, board = made_up
+    results = [
+        r.model_copy(update={"null_tpr": (0.9,) * 40}) if r.defense in ("selena", "undefended+memguard") else r for r in results
+    ]  # fmt: skip
+    chance = set(defense_table(results, board).query("at_chance and reason == ''").defense)
+    pairs = pair_table(results, board)
+    level = pairs[pairs["first"].isin(chance) & pairs.second.isin(chance)]
+    assert (
+        chance >= {"selena", "undefended+memguard"}
+        and set(level.p) == {1.0}
+        and set(level.verdict) == {""}
+        and not level.discovery.any()
+    )
+    one_seed = pair_table([r for r in results if r.seed == 0], replace(board, seeds=(0,)))
+    assert len(one_seed) and set(one_seed.p) == {1.0} and one_seed.low.isna().all() and set(one_seed.verdict) == {""}
+    assert pair_table(results, board, "official").empty
+
+
+def test_as_papers_report_it_is_the_best_attack_on_its_own_data(result: Make) -> None:
+    results, board = toy(result)
+    several = [
+        r.model_copy(update={
+            "values": {"auc": (r.metrics["auc"] + 0.1, r.metrics["auc"] - 0.1)},
+            "metrics": r.metrics | {"balanced_accuracy_oracle": r.metrics["auc"] - 0.05},
+        }) if r.task == "membership" else r
+        for r in results
+    ]  # fmt: skip
+    found = as_in_papers(scenarios(several), board).loc["p"]
+    best = np.mean([max(AUCS["p"][a][s] for a in "abc") for s in range(3)])
+    assert found.one_target_auc == pytest.approx(best + 0.1), "the first target alone"
+    assert found.oracle_balanced_accuracy == pytest.approx(best - 0.05)
+    assert by(defense_table(several, board), "defense")["p"].worst_auc_oracle == pytest.approx(best), "over all targets"
+    alone = as_in_papers(scenarios(results), board).loc["p"]
+    assert alone.one_target_auc == pytest.approx(best) and np.isnan(alone.oracle_balanced_accuracy)
 
 
 def test_tracks_are_ranked_apart(result: Make) -> None:

@@ -8,16 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmark.result import Result
 from leaderboard import charts
 from leaderboard.publish import publish
-from leaderboard.ranking import AUC, Board, scenarios
+from leaderboard.ranking import AUC, Board, attack_table, defense_table, scenarios
 from leaderboard.views.matrix import command, matrix
 from tests.leaderboard.conftest import app_page, texts
 
 Toy = tuple[list[Result], Board]
+
+
+def cells_of(frame: pd.DataFrame, board: Board) -> pd.DataFrame:
+    defenses = list(defense_table(frame, board).defense)
+    mine = frame[frame.task == "membership"]
+    return matrix(mine, AUC, defenses, attack_table(frame, board)).set_index(["attack", "defense"])
 
 
 def test_a_cell_is_the_mean_over_seeds_or_says_why_there_is_none(made_up: Toy) -> None:
@@ -25,7 +32,7 @@ def test_a_cell_is_the_mean_over_seeds_or_says_why_there_is_none(made_up: Toy) -
     broken = {"status": "failed", "reason": "TypeError", "metrics": {}}
     results = [r.model_copy(update=broken) if (r.attack, r.defense) == ("loss", "hamp") else r for r in results]
     frame = scenarios(results)
-    cells = matrix(frame[frame.task == "membership"], board, AUC).set_index(["attack", "defense"])
+    cells = cells_of(frame, board)
     seeds = [r.metrics[AUC] for r in results if (r.attack, r.defense) == ("lira", "selena")]
     assert cells.value["lira", "selena"] == pytest.approx(np.mean(seeds))
     assert cells.text["lira", "selena"] == f"{np.mean(seeds):.2f}"
@@ -34,14 +41,17 @@ def test_a_cell_is_the_mean_over_seeds_or_says_why_there_is_none(made_up: Toy) -
     assert (skipped.text, skipped.note) == ("–", "0 of 3 scored; skipped: a guard is outside this threat model")
     assert cells.text["loss", "hamp"] == "failed"
     assert cells.note["loss", "hamp"] == "0 of 3 scored; failed: TypeError"
-    assert list(dict.fromkeys(cells.reset_index().attack))[:5] == list(board.required_attacks)
+    table = attack_table(frame, board)
+    assert list(dict.fromkeys(cells.reset_index().attack)) == list(table.attack), "as they are given"
+    assert set(cells.group) == {*table.track[table.attack != "random"], "null rows"}
+    assert list(dict.fromkeys(cells.reset_index().defense)) == list(defense_table(frame, board).defense)
     assert len(cells) == 6 * 9
 
 
 def test_what_was_not_scored_is_a_cell_too(folder: Path, made_up: Toy) -> None:
     results, board = [r for r in made_up[0] if (r.attack, r.defense) != ("lira", "selena")], made_up[1]
     frame = scenarios(results)
-    cells = matrix(frame[frame.task == "membership"], board, AUC).set_index(["attack", "defense"])
+    cells = cells_of(frame, board)
     assert len(cells) == 6 * 9
     empty = cells.loc[("lira", "selena")]
     assert (np.isnan(empty.value), empty.text, empty.note) == (True, "", "not scored")
