@@ -1,0 +1,114 @@
+"""The digests that a protocol pins: of its data and of each seed's split. `check` compares them, `pin` writes them into the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from benchmark import data as datasets
+from benchmark import protocol as protocols
+from benchmark.data.splits import indices_digest, split
+from benchmark.errors import UserError, printable
+from benchmark.protocol import Protocol
+
+SPAN = tuple[int, int]
+
+
+def check(protocol: Protocol) -> None:
+    """Compare the digests of the data with the pinned ones. Raises UserError with both, whole, and DataError for data that is missing."""
+    datasets.refresh()
+    pinned = [("data_digest", protocol.dataset, protocol.data_digest)]
+    if protocol.adversary and protocol.adversary.dataset:
+        pinned.append(("adversary.data_digest", protocol.adversary.dataset, str(protocol.adversary.data_digest)))
+    for field, name, expected in pinned:
+        if (given := datasets.load(name).digest) != expected:
+            raise UserError(
+                f"{protocol.name}: {field}: expected {expected}, given data {name} with {given}; this is not the data that the protocol "
+                "was pinned on. `leakboard pin FILE` pins a protocol of your own on what is here"
+            )
+
+
+def pin(path: Path) -> dict[str, str]:
+    """Fill in the digests of data and splits in a protocol's file, in one step; all other text stays as it is.
+
+    Gives the digests by field. Raises UserError for a file that is no protocol but for its digests, and leaves it as it was.
+    """
+    text, content = path.read_bytes().decode(), protocols.read(str(path))
+    datasets.refresh()
+    digests: dict[str, str] = {}
+    edits: list[tuple[SPAN, str]] = []
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    for owner, fields, at in ((root, content, ""), (_value(root, "adversary"), content.get("adversary"), "adversary.")):
+        if not isinstance(fields, dict) or not isinstance(owner, yaml.MappingNode) or "dataset" not in fields:
+            continue
+        given = fields["dataset"]
+        mapping = isinstance(given, dict)
+        if mapping and not {"id", "view"} <= set(given):
+            raise UserError(
+                f"{path}: {at}dataset: expected id and view, given {', '.join(map(str, given)) or 'nothing'}"
+            )
+        loaded = datasets.load(f"{given['id']}/{given['view']}" if mapping else str(given))
+        digests[f"{at}dataset.digest" if mapping else f"{at}data_digest"] = loaded.digest
+        if mapping:
+            edits.append(_set(text, _value(owner, "dataset"), "digest", loaded.digest))
+        else:
+            edits.append(_set(text, owner, "data_digest", loaded.digest))
+        if not at:
+            samples = len(loaded)
+    parts, seeds = content.get("split"), content.get("seeds")
+    if not digests or not isinstance(parts, dict) or not isinstance(seeds, list) or "scheme" not in parts:
+        raise UserError(
+            f"{path}: expected dataset, seeds, and split with a scheme, given {', '.join(map(str, content))}"
+        )
+    pinned = dict(parts.get("digests") or {})
+    for seed in seeds:
+        try:
+            pinned[seed] = indices_digest(split(parts["scheme"], samples, seed, parts.get("size")))
+        except (ValueError, TypeError) as error:
+            raise UserError(printable(f"{path}: split: {error}")) from None
+        digests[f"split.digests.{seed}"] = pinned[seed]
+    flow = "{" + ", ".join(f"{seed}: {digest}" for seed, digest in pinned.items()) + "}"
+    block = "".join(f"\n    {seed}: {digest}" for seed, digest in pinned.items())
+    node = _value(root, "split")
+    edits.append(_set(text, node, "digests", flow if isinstance(node, yaml.MappingNode) and node.flow_style else block))
+    for (start, end), new in sorted(edits, reverse=True):
+        text = text[:start] + new + text[end:]
+    draft = path.with_name(f".{path.stem}-{os.getpid()}.yaml")
+    try:
+        draft.write_text(text, "utf-8", newline="")
+        protocols.load(str(draft))  # raises where anything else is wrong with it
+        os.replace(draft, path)
+    except UserError as error:
+        raise UserError(str(error).replace(str(draft), str(path))) from None
+    except OSError as error:
+        raise UserError(f"{path}: expected a file that can be written, given {error.strerror}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return digests
+
+
+def _pairs(node: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    if isinstance(node, yaml.MappingNode):
+        yield from node.value
+
+
+def _value(node: yaml.Node | None, key: str) -> yaml.Node | None:
+    """The node of a key's value in a mapping."""
+    return next((value for name, value in _pairs(node) if name.value == key), None)
+
+
+def _set(text: str, node: yaml.Node | None, key: str, new: str) -> tuple[SPAN, str]:
+    """The edit that gives a key of a mapping this value: a text to be written over a span of the file."""
+    assert isinstance(node, yaml.MappingNode)
+    for name, value in _pairs(node):
+        if name.value == key:
+            start, end = name.end_mark.index, value.end_mark.index
+            kept = text[start:end].rstrip()  # the end of a block mapping lies behind its last line
+            return (start, start + len(kept)), f":{'' if new.startswith(chr(10)) else ' '}{new}"
+    last = node.value[-1]
+    at = last[0].start_mark.index + len(text[last[0].start_mark.index : last[1].end_mark.index].rstrip())
+    indent = "" if node.flow_style else "\n" + " " * node.value[0][0].start_mark.column
+    return (at, at), f"{', ' if node.flow_style else indent}{key}:{'' if new.startswith(chr(10)) else ' '}{new}"
