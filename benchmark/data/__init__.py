@@ -53,7 +53,9 @@ def names() -> tuple[str, ...]:
 
 def refresh() -> None:
     """See the data sets of the project as they are now: what was prepared, or which project it is, may have changed."""
-    for name in [name for name in _SOURCES if "/" in name]:
+    before, now = [name for name in _SOURCES if "/" in name], prepared()
+    for name in before:
         del _SOURCES[name]
-    _SOURCES.update(prepared())
-    load.cache_clear()
+    _SOURCES.update(now)
+    if before or now:  # what is ready stays loaded where nothing is prepared
+        load.cache_clear()

@@ -107,7 +107,7 @@ def arrays(folder: Path) -> Iterator[Item]:
                 if images and labels:
                     found = True
                     yield from pairs(archive[images], archive[labels], part[1:], f"{files[0]}: {images}")
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{files[0]}: expected arrays of numbers, given: {error}") from error
     if not found:
         raise DataError(
@@ -219,7 +219,7 @@ def unpickled(path: Path) -> dict[str, Any]:
 def _npy(path: Path) -> NDArray[Any]:
     try:
         mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path}: expected an array, given: {error}") from error
     return mapped
 

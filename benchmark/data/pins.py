@@ -10,6 +10,8 @@ import yaml
 
 from benchmark import data as datasets
 from benchmark import protocol as protocols
+from benchmark.data.dataset import Data, DataError
+from benchmark.data.source import find
 from benchmark.data.splits import indices_digest, split
 from benchmark.errors import UserError, printable
 from benchmark.protocol import Protocol
@@ -18,17 +20,43 @@ SPAN = tuple[int, int]
 
 
 def check(protocol: Protocol) -> None:
-    """Compare the digests of the data with the pinned ones. Raises UserError with both, whole, and DataError for data that is missing."""
+    """Compare the data and the splits with the pinned digests. Raises UserError with both digests, whole, and DataError for missing data."""
     datasets.refresh()
-    pinned = [("data_digest", protocol.dataset, protocol.data_digest)]
+    data = _checked(protocol, "data_digest", protocol.dataset, protocol.data_digest)
     if protocol.adversary and protocol.adversary.dataset:
-        pinned.append(("adversary.data_digest", protocol.adversary.dataset, str(protocol.adversary.data_digest)))
-    for field, name, expected in pinned:
-        if (given := datasets.load(name).digest) != expected:
-            raise UserError(
-                f"{protocol.name}: {field}: expected {expected}, given data {name} with {given}; this is not the data that the protocol "
-                "was pinned on. `leakboard pin FILE` pins a protocol of your own on what is here"
-            )
+        _checked(protocol, "adversary.data_digest", protocol.adversary.dataset, str(protocol.adversary.data_digest))
+    for seed in set(protocol.seeds) & set(protocol.split.digests):
+        try:
+            given = indices_digest(split(protocol.split.scheme, len(data), seed, protocol.split.size))
+        except ValueError as error:
+            raise UserError(f"{protocol.name}: split: {error}") from None
+        _compare(protocol, f"split.digests.{seed}", protocol.split.digests[seed], "a split", given)
+
+
+def _checked(protocol: Protocol, field: str, name: str, pinned: str) -> Data:
+    try:
+        data = datasets.load(name)
+    except DataError as error:
+        id, _, view = name.partition("/")
+        if not view:
+            raise
+        known = find(id)  # raises where there is none of this id
+        raise DataError(
+            f"{protocol.name}: {error}"
+            if name in datasets.names()
+            else f"{protocol.name}: {name} is not prepared: `leakboard data prepare {id} --view {view}"
+            f"{'' if known.source and known.source.installed else ' --from DIR'}`. How to get it: {known.source.get if known.source else ''}"
+        ) from None
+    _compare(protocol, field, pinned, f"data {name}", data.digest)
+    return data
+
+
+def _compare(protocol: Protocol, field: str, pinned: str, what: str, given: str) -> None:
+    if given != pinned:
+        raise UserError(
+            f"{protocol.name}: {field}: expected {pinned}, given {what} with {given}; this is not what the protocol was pinned on. "
+            "`leakboard pin FILE` pins a protocol of your own on what is here"
+        )
 
 
 def pin(path: Path) -> dict[str, str]:
@@ -53,9 +81,9 @@ def pin(path: Path) -> dict[str, str]:
         loaded = datasets.load(f"{given['id']}/{given['view']}" if mapping else str(given))
         digests[f"{at}dataset.digest" if mapping else f"{at}data_digest"] = loaded.digest
         if mapping:
-            edits.append(_set(text, _value(owner, "dataset"), "digest", loaded.digest))
+            edits.append(_set(_value(owner, "dataset"), "digest", loaded.digest))
         else:
-            edits.append(_set(text, owner, "data_digest", loaded.digest))
+            edits.append(_set(owner, "data_digest", loaded.digest))
         if not at:
             samples = len(loaded)
     parts, seeds = content.get("split"), content.get("seeds")
@@ -73,7 +101,7 @@ def pin(path: Path) -> dict[str, str]:
     flow = "{" + ", ".join(f"{seed}: {digest}" for seed, digest in pinned.items()) + "}"
     block = "".join(f"\n    {seed}: {digest}" for seed, digest in pinned.items())
     node = _value(root, "split")
-    edits.append(_set(text, node, "digests", flow if isinstance(node, yaml.MappingNode) and node.flow_style else block))
+    edits.append(_set(node, "digests", flow if isinstance(node, yaml.MappingNode) and node.flow_style else block))
     for (start, end), new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
     draft = path.with_name(f".{path.stem}-{os.getpid()}.yaml")
@@ -100,15 +128,21 @@ def _value(node: yaml.Node | None, key: str) -> yaml.Node | None:
     return next((value for name, value in _pairs(node) if name.value == key), None)
 
 
-def _set(text: str, node: yaml.Node | None, key: str, new: str) -> tuple[SPAN, str]:
+def _end(node: yaml.Node) -> int:
+    """Where the text of a node ends: a block's own mark lies behind the comments and blank lines that follow it."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _end(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.index)
+
+
+def _set(node: yaml.Node | None, key: str, new: str) -> tuple[SPAN, str]:
     """The edit that gives a key of a mapping this value: a text to be written over a span of the file."""
     assert isinstance(node, yaml.MappingNode)
+    value_text = f":{'' if new.startswith(chr(10)) else ' '}{new}"
     for name, value in _pairs(node):
         if name.value == key:
-            start, end = name.end_mark.index, value.end_mark.index
-            kept = text[start:end].rstrip()  # the end of a block mapping lies behind its last line
-            return (start, start + len(kept)), f":{'' if new.startswith(chr(10)) else ' '}{new}"
-    last = node.value[-1]
-    at = last[0].start_mark.index + len(text[last[0].start_mark.index : last[1].end_mark.index].rstrip())
-    indent = "" if node.flow_style else "\n" + " " * node.value[0][0].start_mark.column
-    return (at, at), f"{', ' if node.flow_style else indent}{key}:{'' if new.startswith(chr(10)) else ' '}{new}"
+            return (name.end_mark.index, _end(value)), value_text
+    at = _end(node.value[-1][1])
+    before = ", " if node.flow_style else "\n" + " " * node.value[0][0].start_mark.column
+    return (at, at), f"{before}{key}{value_text}"

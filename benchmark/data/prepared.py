@@ -73,7 +73,7 @@ def load(folder: Path, name: str) -> Prepared:
             )
         same = stamps(folder) == manifest["files"]
         vars(data)["digest"] = manifest["digest"] if same else digest_of(folder)  # cached_property reads it from there
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder}: expected a prepared data set, given: {error}; delete the folder, and prepare {name} again"
         ) from error
