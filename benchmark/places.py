@@ -13,7 +13,10 @@ project is written to. In a checkout both are the same folder.
     mlruns/mlflow.db        MLFLOW_TRACKING_URI     MLflow
     mlruns/optuna.db        LEAKBOARD_OPTUNA        Optuna's studies
     mlruns/models/          LEAKBOARD_MODELS        pretrained models
+    mlruns/data/            LEAKBOARD_PREPARED      prepared data sets
     leaderboard/published/  LEAKBOARD_PUBLISHED     published boards
+    data/                                           data sets of the user's own, a file each
+    protocols/                                      protocols of the user's own
 """
 
 from __future__ import annotations
@@ -87,6 +90,21 @@ def store() -> Path:
 def models() -> Path:
     """The folder of pretrained models."""
     return _folder("LEAKBOARD_MODELS", "mlruns/models")
+
+
+def prepared() -> Path:
+    """The folder of prepared data sets, each in `ID/VIEW/`."""
+    return _folder("LEAKBOARD_PREPARED", "mlruns/data")
+
+
+def sources() -> Path:
+    """The folder of the user's own data sets, a Python file each. It may be missing."""
+    return project().root / "data"
+
+
+def protocols() -> Path:
+    """The folder of the user's own protocols. It may be missing."""
+    return project().root / "protocols"
 
 
 def published() -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchmark import reading
+from benchmark import places, reading
 from benchmark.digests import digest
 from benchmark.errors import UserError, printable, suggest
 
@@ -117,6 +117,20 @@ class Canaries(_Strict):
     independently (RULES 13)."""
 
 
+def _pinned_data(content: Any) -> Any:
+    """`dataset: {id, view, digest}` as the fields that it stands for: `dataset: ID/VIEW` and `data_digest`."""
+    if not isinstance(content, dict) or not isinstance(content.get("dataset"), dict):
+        return content
+    given = content["dataset"]
+    if set(given) != {"id", "view", "digest"} or not all(isinstance(v, str) for v in given.values()):
+        raise ValueError(
+            f"dataset: expected a name, or id, view and digest as texts (`leakboard pin FILE` fills in the digest), given {given!r}"
+        )
+    if content.get("data_digest") is not None:
+        raise ValueError("data_digest: expected none beside dataset: {id, view, digest}, which has it")
+    return content | {"dataset": f"{given['id']}/{given['view']}", "data_digest": given["digest"]}
+
+
 class Adversary(_Strict):
     """What differs in the shadow world from the target's (MEMBERSHIP-DOCTOR, section 4.3). None: the same as the target's."""
 
@@ -126,6 +140,11 @@ class Adversary(_Strict):
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     batch_size: Count | None = None
     epochs: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _data(cls, content: Any) -> Any:
+        return _pinned_data(content)
 
     @model_validator(mode="after")
     def _pinned(self) -> Adversary:
@@ -169,6 +188,7 @@ class Protocol(_Strict):
     about: str
     leaves_out: str
     dataset: str
+    """`digits` or `fashion_mnist`; or `{id, view, digest}` of a prepared data set, and then no `data_digest`."""
     data_digest: str
     split: Split
     seeds: tuple[Seed, ...]
@@ -210,6 +230,11 @@ class Protocol(_Strict):
             if "references" in section:
                 section["bank"] = section.pop("references")  # the name in the digests of the first boards
         return digest(content)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _data(cls, content: Any) -> Any:
+        return _pinned_data(content)
 
     @model_validator(mode="after")
     def _pairs(self) -> Protocol:
@@ -267,14 +292,32 @@ def names() -> list[str]:
     return sorted(p.stem for p in FOLDER.glob("*.yaml") if not p.stem.startswith("smoke-"))
 
 
+def own_names() -> list[str]:
+    """Names of the protocols in `protocols/` of the project that are not the package's."""
+    return sorted({p.stem for p in places.protocols().glob("*.yaml")} - {p.stem for p in FOLDER.glob("*.yaml")})
+
+
+def path_of(name: str) -> Path:
+    """The file of a protocol: the one that is named, the package's, or the one in `protocols/` of the project. It may be missing."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    own, packaged = places.protocols() / f"{name}.yaml", FOLDER / f"{name}.yaml"
+    return own if own.is_file() and not packaged.is_file() else packaged
+
+
 def load(name: str) -> Protocol:
     """A protocol by name, or by the path of a YAML file. Raises UserError with file, field and cause."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    return _validated(path_of(name), read(name))
+
+
+def read(name: str) -> dict[str, Any]:
+    """The fields of a protocol as its file has them, unchecked. Raises UserError where it is no mapping in YAML."""
+    path = path_of(name)
     try:
         if not path.is_file() and path == Path(name):
             raise UserError(f"{name[:200]!r}: expected a protocol's YAML file, given none")
         if not path.is_file():
-            raise UserError(f"unknown protocol {name[:200]!r}{suggest(name[:200], names())}")
+            raise UserError(f"unknown protocol {name[:200]!r}{suggest(name[:200], [*names(), *own_names()])}")
     except OSError as error:
         raise UserError(printable(f"{name[:200]!r}: expected a protocol that can be read: {error.strerror}")) from None
     data = reading.content(path, SIZE, "a protocol")
@@ -286,6 +329,11 @@ def load(name: str) -> Protocol:
         raise UserError(printable(f"{path}: not YAML: {' '.join(str(error).split())}")) from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of fields, given {type(content).__name__}")
+    return content
+
+
+def _validated(path: Path, content: dict[str, Any]) -> Protocol:
+    """The protocol of these fields. Raises UserError with file, field and cause."""
     try:
         return Protocol.model_validate(content)
     except ValidationError as error:

@@ -28,7 +28,7 @@ from rich.text import Text
 from benchmark import __version__, places
 from benchmark.addresses import checked, shown
 from benchmark.errors import UserError, printable
-from leakboard import console
+from leakboard import console, datasets
 from leakboard.console import answer, command_line, err, out, say, tell_next, track, wants_json
 
 if TYPE_CHECKING:
@@ -57,9 +57,12 @@ def _entry_names(incomplete: str) -> list[str]:
 def _protocol_names(incomplete: str) -> list[str]:
     from benchmark import protocol
 
-    return sorted(p.stem for p in protocol.FOLDER.glob("*.yaml") if p.stem.startswith(incomplete))
+    folders = (protocol.FOLDER, places.protocols())
+    return sorted({p.stem for f in folders for p in f.glob("*.yaml") if p.stem.startswith(incomplete)})
 
 
+app.add_typer(datasets.data, name="data")
+app.command()(datasets.pin)
 Entries = Annotated[list[str] | None, typer.Argument(help="Attacks or defenses; default: all of the protocol.", autocompletion=_entry_names)]  # fmt: skip
 Workers = Annotated[int | None, typer.Option("--workers", min=1, envvar="LEAKBOARD_WORKERS", help="Processes; default: the cores, at most 8; 1 on a GPU.")]  # fmt: skip
 Port = Annotated[int, typer.Option(min=1, max=65535)]
@@ -139,7 +142,7 @@ def list_entries(
         entries = list(registry().entries.values())
     if as_json:
         answer({
-            "project": {"folder": project.root, "why": project.how}, "protocols": protocol.names(),
+            "project": {"folder": project.root, "why": project.how}, "protocols": [*protocol.names(), *protocol.own_names()],
             "entries": [_entry_record(e) for e in entries],
         })  # fmt: skip
         return
@@ -160,8 +163,9 @@ def list_entries(
     for entry in entries:
         if entry.error:
             out.print(f"[red]broken[/red]  {escape(entry.error)}", soft_wrap=True)
-    say(f"protocols: {', '.join(protocol.names())}", out)
+    say(f"protocols: {', '.join([*protocol.names(), *protocol.own_names()])}", out)
     say(f"networks: {command_line('list', 'networks')}", out)
+    say(f"data sets: {command_line('data', 'list')}", out)
     say(f"project: {project.root} ({project.how})")
     tell_next(command_line("run", "--protocol", "digits-v2"))
 
@@ -182,17 +186,24 @@ def _entry_record(entry: Entry) -> dict[str, object]:
 
 @app.command()
 def new(
-    kind: Literal["attack", "defense", "network"],
+    kind: Literal["attack", "defense", "network", "dataset", "protocol"],
     name: str,
+    dataset: Annotated[str | None, typer.Option(help="What a protocol is about: ID/VIEW of a prepared data set, digits or fashion_mnist; default: the only prepared one.")] = None,
     as_json: AsJson = False,
-) -> None:
-    """Write a submission or a network that works as it is, to be changed."""
+) -> None:  # fmt: skip
+    """Write a submission, a network, a data set's file or a protocol that works as it is, to be changed."""
     import re
 
     from benchmark.entries.templates import NETWORK, TEMPLATES
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"name: expected a letter, then a-z, 0-9 and _, given {name!r}")
+    if dataset is not None and kind != "protocol":
+        raise UserError(f"--dataset: expected it with a protocol, given a new {kind}")
+    if kind in ("dataset", "protocol"):
+        path, step = datasets.write_dataset(name) if kind == "dataset" else datasets.write_protocol(name, dataset)
+        _tell_written(path, step, as_json)
+        return
     folders = [f / f"{known}s" for f in (places.submissions(), places.baselines()) if f for known in TEMPLATES]
     if kind == "network":
         from benchmark import networks
@@ -212,7 +223,10 @@ def new(
             f"{path}: expected a folder {path.parent}/ that can be written, given {error.strerror}; "
             f"name another folder in {variable}"
         ) from None
-    step = command_line("check", places.brief(path))
+    _tell_written(path, command_line("check", places.brief(path)), as_json)
+
+
+def _tell_written(path: Path, step: str, as_json: bool) -> None:
     if as_json:
         answer({"path": path, "next": step})
         return

@@ -18,7 +18,7 @@ import torch
 from benchmark import places
 from benchmark import protocol as protocols
 from benchmark.addresses import shown
-from benchmark.data import secret
+from benchmark.data import pins, secret
 from benchmark.entries.registry import Chain, Part, Registry
 from benchmark.errors import UserError, printable
 from benchmark.protocol import Protocol
@@ -82,6 +82,7 @@ def prepare(
     Raises UserError for an unknown name, device or seed, and where code has to be isolated and nothing can do it.
     """
     loaded = protocols.load(name)
+    pins.check(loaded)
     setting = Setting(
         loaded, submissions.absolute(), store.absolute(), _device(device), isolation, secret=secret.take(),
         baselines=baselines and baselines.absolute(),

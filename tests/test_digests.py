@@ -116,7 +116,7 @@ def test_no_key_changes_where_files_move_and_the_house_grows(house: Path) -> Non
     move(house, "judge.bootstrap", "data.resampling")
     move(house, "api.signals", "api.thresholds")
     source = (house / "benchmark/data/sources/digits.py").read_text("utf-8")
-    (house / "benchmark/data/sources/letters.py").write_text(source.replace('"digits"', '"letters"'), "utf-8")
+    (house / "benchmark/data/sources/letters.py").write_text(source.replace("digits", "letters"), "utf-8")
     family = (house / "benchmark/networks/families/vgg.py").read_text("utf-8")
     (house / "benchmark/networks/families/tall.py").write_text(family.replace("vgg11", "tall"), "utf-8")
     kind = (house / "benchmark/judge/kinds/stealing.py").read_text("utf-8")

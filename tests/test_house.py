@@ -27,15 +27,15 @@ NETWORKS = {"linear": Architecture("Linear", build=linear)}
 """
 SOURCE = """import numpy as np
 
-from benchmark.data.dataset import Data, make
+from benchmark.data.source import Item, Source
+
+source = Source(title="A ramp", terms="none", get="made here", views={"8": (1, 8, 8)}, installed=True)
 
 
-def load() -> Data:
-    x = np.arange(40 * 64, dtype=np.int64).reshape(40, 1, 8, 8) % 251
-    return make("ramp", x.astype(np.uint8), np.arange(40) % 2, {"pad": 0, "flip": False})
-
-
-SOURCES = {"ramp": load}
+def read(folder):
+    x = np.arange(40 * 64, dtype=np.int64).reshape(40, 8, 8) % 251
+    for i, image in enumerate(x.astype(np.uint8)):
+        yield Item(image, i % 2)
 """
 COLUMN = '        Metric("stolen_accuracy", '
 ADDED = '        Metric("stolen_share", "Share stolen", "up", 0, 1, "A made-up column.", table="stealing"),\n'
@@ -47,6 +47,8 @@ PROTOCOL = (
 LOOK = """
 import json, torch
 from benchmark import data, networks, protocol
+from benchmark.data.intake import prepare
+from benchmark.data.source import find
 from benchmark.metrics import METRICS, TASK_METRICS
 from leaderboard.ranking import Board, attack_table, scenarios
 from benchmark.result import Result
@@ -54,10 +56,12 @@ row = dict(protocol="p", protocol_digest="d", task="stealing", defense="undefend
     architecture="small_cnn", status="ok", access="posterior", knowledge="none")
 rows = [Result(key=f"{s}" * 40, attack="a", seed=s, metrics={"agreement": .5, "stolen_accuracy": .4, "stolen_share": .3}, **row) for s in (0, 1)]
 board = Board(required_attacks=(), required_defenses=("undefended",), seeds=(0, 1), baseline="undefended", utility_floor=0)
+prepare(find("ramp"), None, None)
+data.refresh()
 network = networks.build("linear", 3, (1, 8, 8), 0)
 print(json.dumps({
-    "networks": networks.NAMES, "answers": list(network(torch.zeros(2, 1, 8, 8)).shape), "data": data.NAMES,
-    "samples": len(data.load("ramp")), "columns": TASK_METRICS["stealing"], "trained": protocol.load("little").architecture,
+    "networks": networks.NAMES, "answers": list(network(torch.zeros(2, 1, 8, 8)).shape), "data": data.names(),
+    "samples": len(data.load("ramp/8")), "columns": TASK_METRICS["stealing"], "trained": protocol.load("little").architecture,
     "table": [c for c in attack_table(scenarios(rows), board, "stealing") if c.startswith("stolen_share")],
     "code": [networks.code(n) for n in ("linear", "vgg11")],
 }))
@@ -143,7 +147,7 @@ def test_one_file_adds_a_network_a_source_a_protocol_and_one_line_a_column(house
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert "linear" in found["networks"] and found["answers"] == [2, 3] and found["trained"] == "linear"
-    assert "ramp" in found["data"] and found["samples"] == 40
+    assert "ramp/8" in found["data"] and found["samples"] == 40
     assert "stolen_share" in found["columns"] and "stolen_share" in found["table"]
     assert len(set(found["code"])) == 2
 

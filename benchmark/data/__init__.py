@@ -1,6 +1,7 @@
-"""Data sets: one module for each source, in `sources/`. `load` gives all samples; `splits` divides them into parts.
+"""Data sets. `load` gives all samples of one; `splits` divides them into parts.
 
-A source's module has `SOURCES`: functions () -> `Data`, by the name of the data set. A new file there is a new source.
+A file in `sources/`, or in `data/` of the user's project, is a data set (`source`); `intake` prepares it, and it is then
+loaded by its name and view, ID/VIEW. What needs no preparing is in `loaders/ready.py`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from functools import cache, partial
 from importlib import import_module
 from pkgutil import iter_modules
 
-from benchmark.data import sources
+from benchmark.data import loaders as sources
 from benchmark.data.dataset import Data, DataError
+from benchmark.data.loaders.prepared import prepared
 from benchmark.data.synthetic import synthetic
 from benchmark.errors import suggest
 
-__all__ = ["NAMES", "SYNTHETIC", "Data", "DataError", "load"]
+__all__ = ["NAMES", "SYNTHETIC", "Data", "DataError", "load", "names", "refresh"]
 
 _SOURCES: dict[str, Callable[[], Data]] = {
     name: read
@@ -42,3 +44,18 @@ def load(name: str) -> Data:
     if name not in known:
         raise DataError(f"unknown data set {name!r}{suggest(name, NAMES)}")
     return known[name]()
+
+
+def names() -> tuple[str, ...]:
+    """The names that `load` knows now, the synthetic ones apart."""
+    return tuple(_SOURCES)
+
+
+def refresh() -> None:
+    """See the data sets of the project as they are now: what was prepared, or which project it is, may have changed."""
+    before, now = [name for name in _SOURCES if "/" in name], prepared()
+    for name in before:
+        del _SOURCES[name]
+    _SOURCES.update(now)
+    if before or now:  # what is ready stays loaded where nothing is prepared
+        load.cache_clear()

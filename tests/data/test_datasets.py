@@ -18,7 +18,7 @@ DIGESTS = {
 }
 
 
-@pytest.fixture(scope="module", params=datasets.NAMES)
+@pytest.fixture(scope="module", params=["digits", "fashion_mnist"])
 def data(request):
     if request.param == "fashion_mnist" and not fashion_mnist.DEBIAN.is_dir():
         pytest.skip("apt install dataset-fashion-mnist")

@@ -1,1 +1,1 @@
-"""One module for each source of data sets; `benchmark.data` finds all their `SOURCES`."""
+"""The data sets that Leakboard knows: a file each, as `benchmark.data.source` says."""

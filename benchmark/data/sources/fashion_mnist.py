@@ -13,12 +13,26 @@ import os
 import shutil
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.dataset import Data, DataError, make
+from benchmark.data.source import Item, Source
+
+source = Source(
+    title="Fashion-MNIST",
+    terms="MIT",
+    get="`apt install dataset-fashion-mnist`, or the four IDX files (.gz) from https://github.com/zalandoresearch/fashion-mnist",
+    views={"28": (1, 28, 28), "32": (1, 32, 32)},
+    classes=(
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+    simple={"pad": 2, "flip": True},
+    installed=True,
+)  # fmt: skip
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 LAYOUTS = (".", "fashion-mnist", "FashionMNIST/raw", "raw")
@@ -32,6 +46,18 @@ def load() -> Data:
     folder = _folder()
     images, labels = zip(*(_part(folder, part) for part in _PARTS), strict=True)
     return make("fashion_mnist", np.concatenate(images), np.concatenate(labels), {"pad": 2, "flip": True})
+
+
+def read(folder: Path | None) -> Iterator[Item]:
+    """The training images, then the test images. The folder holds the four files; with none named they are looked for as `load` does."""
+    if folder is None:
+        base = _folder()
+    else:
+        base = next((folder / name for name in LAYOUTS if all(_file(folder / name, n) for n in _FILES)), folder)
+    for part, name in zip(_PARTS, ("train", "test"), strict=True):
+        images, labels = _part(base, part)
+        for image, label in zip(images[:, 0], labels.tolist(), strict=True):
+            yield Item(image, label, {}, name)
 
 
 def _folder() -> Path:
@@ -110,6 +136,3 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     if len(raw) != header + math.prod(shape):
         raise DataError(f"{path}: {len(raw)} bytes, but its header says {shape}; fetch it again")
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
-
-
-SOURCES = {"fashion_mnist": load}

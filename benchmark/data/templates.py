@@ -1,0 +1,65 @@
+"""The files that `leakboard new dataset` and `leakboard new protocol` write: they work as they are."""
+
+from __future__ import annotations
+
+from benchmark.data.dataset import Data
+
+DATASET = '''"""NAME: say here what the images show."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmark.data.layouts import any_layout
+from benchmark.data.source import Item, Source
+
+source = Source(  # literals alone: they are read without running this file
+    title="NAME",
+    terms="not stated",  # the licence of the images
+    get="not published; --from names the folder",
+    views={"32": (3, 32, 32), "32-grey": (1, 32, 32)},  # (channels, height, width) by name
+    # attributes={"gender": 2},  # how many values each attribute has; each Item then says which
+    simple={"pad": 4, "flip": True},  # flip: does a mirrored image still show its class?
+)
+
+
+def read(folder: Path) -> Iterable[Item]:
+    """Class folders, an .npz, images.npy and labels.npy, or Parquet with image bytes.
+
+    For anything else, yield Item(path, bytes or array; label; attributes; part), always in the same order.
+    """
+    return any_layout(folder)
+'''
+
+_PROTOCOL = """name: {name}
+about: >-
+  Say here what this protocol measures: {samples} images of {classes} classes.
+leaves_out: >-
+  Say here what it leaves out.
+dataset: {dataset}
+split:
+  scheme: six-way
+  size: {size}
+  digests: {{}}
+seeds: [0, 1, 2]
+architecture: small_cnn
+evaluator: simple_cnn
+recipe:
+  learning_rate: 0.05
+  epochs: 25
+  batch_size: 32
+  ensemble: 4
+references: {{online: 8, offline: 4}}
+attacks: [random_scores, loss, metric_ment, lira]
+defenses: [undefended, label_smoothing, constant_output]
+baseline: undefended
+utility_floor: 0.0
+rank_by: [tpr_at_fpr_0.01, auc]
+"""
+
+
+def protocol_text(name: str, dataset: str, data: Data) -> str:
+    """A protocol for a data set, without its digests: six parts of at most 500 images."""
+    id, _, view = dataset.partition("/")
+    pinned = f"{{id: {id}, view: {view!r}, digest: ''}}" if view else f"{dataset}\ndata_digest: ''"
+    size = min(500, len(data) // 6)
+    return _PROTOCOL.format(name=name, samples=len(data), classes=data.classes, dataset=pinned, size=size)
