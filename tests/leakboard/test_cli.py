@@ -92,7 +92,7 @@ def test_a_mistake_is_one_line(home: Home, inline: None, arguments: list[str], m
     [
         ({"epochs": 3}, "own.yaml: epochs: unknown field, given 3"),
         ({"architecture": "small_cn"}, "architecture: unknown architecture 'small_cn'; did you mean 'small_cnn'?"),
-        ({"evaluator": "resnet"}, "evaluator: unknown architecture 'resnet'; did you mean 'resnet18'?"),
+        ({"evaluator": "resnet1"}, "evaluator: unknown architecture 'resnet1'; did you mean 'resnet18'?"),
         ({"data_digest": "0" * 64}, f"smoke: data_digest: expected {'0' * 64}, given data digits with 4762797d5258adf159cb47b90648706ca1fdc489e3ad64710e18636c2f2db4db"),
         ({"split": SMOKE["split"] | {"digests": {0: "1" * 64}}}, f"split.digests.0: expected {'1' * 64}, given a split with"),
         ({"split": SMOKE["split"] | {"size": 300}}, "split: six-way parts of 1797 samples have 1 to 299 samples, not 300"),
