@@ -237,7 +237,6 @@ FIELDS = {
     "Limits.stored_mb": "What a defense may have the judge store.",
     "Protocol.about": "What it measures, in a sentence or two.",
     "Protocol.leaves_out": "What it does not measure.",
-    "Protocol.dataset": "A data set by name.",
     "Protocol.data_digest": "SHA-256 of the data. Other data under the name is refused.",
     "Protocol.split": "How the data is divided.",
     "Protocol.seeds": "The board's seeds. Each draws a split, trains a target and is one value of every statistic.",
