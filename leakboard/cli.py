@@ -123,11 +123,11 @@ def _mode(isolation: Literal["auto", "always"], trust: bool) -> Mode:
 
 @app.command("list")
 def list_entries(
-    kind: Annotated[Literal["entries", "networks"], typer.Argument(help="Submissions, or networks with their sizes.")] = "entries",
+    kind: Annotated[Literal["entries", "networks", "datasets"], typer.Argument(help="Submissions, networks with their sizes, or data sets with their views and terms.")] = "entries",
     image: Annotated[str, typer.Option(help="Networks on images of these channels, height and width, such as 1x28x28; default: 3x32x32, or the network's least.")] = "",
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Every submission, with what it needs, or every network with its parameters and FLOPs; broken ones with their error."""
+    """Every submission, with what it needs; every network, with its parameters and FLOPs; or every data set. Broken ones with their error."""
     from benchmark import protocol
 
     if kind == "networks":
@@ -137,6 +137,9 @@ def list_entries(
         return
     if image:
         raise UserError(f"--image: expected it with `list networks`, given {image!r} with `list {kind}`")
+    if kind == "datasets":
+        datasets.show(as_json)
+        return
     project = places.project()
     with console.working("reading submissions"):
         entries = list(registry().entries.values())
@@ -165,7 +168,7 @@ def list_entries(
             out.print(f"[red]broken[/red]  {escape(entry.error)}", soft_wrap=True)
     say(f"protocols: {', '.join([*protocol.names(), *protocol.own_names()])}", out)
     say(f"networks: {command_line('list', 'networks')}", out)
-    say(f"data sets: {command_line('data', 'list')}", out)
+    say(f"data sets: {command_line('list', 'datasets')}", out)
     say(f"project: {project.root} ({project.how})")
     tell_next(command_line("run", "--protocol", "digits-v2"))
 

@@ -1,4 +1,4 @@
-"""The commands about data sets: `leakboard data prepare`, `data list` and `pin`; and what `new` writes for them."""
+"""The commands about data sets: `leakboard data prepare`, `list datasets` and `pin`; and what `new` writes for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchmark.data.intake import Summary
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else there.")]
-data = typer.Typer(help="Data sets: what there is, and how to prepare one.", no_args_is_help=True)
+data = typer.Typer(help="Prepare data sets.", no_args_is_help=True)
 
 
 def _ids(incomplete: str) -> list[str]:
@@ -30,7 +30,7 @@ def _ids(incomplete: str) -> list[str]:
 
 @data.command()
 def prepare(
-    id: Annotated[str, typer.Argument(help="The data set: one of `leakboard data list`.", autocompletion=_ids)],
+    id: Annotated[str, typer.Argument(help="The data set: one of `leakboard list datasets`.", autocompletion=_ids)],
     view: Annotated[str | None, typer.Option(help="Which view of it; default: the only one.")] = None,
     folder: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="The folder, or the .npz or .parquet file, that holds it.")] = None,
     skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Leave out images that can't be decoded, and count them.")] = False,
@@ -82,8 +82,7 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-@data.command("list")
-def list_data(as_json: AsJson = False) -> None:
+def show(as_json: bool) -> None:
     """Every data set: its views, its terms, what is prepared, and how to get it."""
     from benchmark.data.prepared import found
     from benchmark.data.source import plugins

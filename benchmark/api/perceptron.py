@@ -76,7 +76,8 @@ class Perceptron:
             values.append(torch.baddbmm(self.weights[i + 1], values[-1], self.weights[i]))
             if i + 2 < len(self.weights):
                 values[-1].relu_()
-        error = values[-1].sub_(values[-1].amax(2, keepdim=True)).exp_()  # over two classes, softmax takes twice as long
+        # Over two classes softmax itself takes twice as long.
+        error = values[-1].sub_(values[-1].amax(2, keepdim=True)).exp_()
         error = error.div_(error.sum(2, keepdim=True)).sub_(wanted).div_(x.shape[1])
         for i in range(len(self.weights) - 2, -2, -2):
             value = values[i // 2]

@@ -56,11 +56,11 @@ def test_an_own_folder_becomes_rows_of_a_protocol_of_ones_own(own: Home) -> None
 
 def test_the_list_says_what_is_prepared(own: Home) -> None:
     assert own.call("data", "prepare", "digits", "--json").code == 0
-    said = own.call("data", "list", "--json")
+    said = own.call("list", "datasets", "--json")
     listed = {r["id"]: r for r in json.loads(said.out)["datasets"]}
     assert listed["digits"]["prepared"] == ["8"] and listed["celeba"]["prepared"] == []
     assert listed["celeba"]["views"]["218x178"] == [3, 218, 178] and "non-commercial" in listed["celeba"]["terms"]
-    said = own.call("data", "list")
+    said = own.call("list", "datasets")
     assert said.code == 0 and "openclipart" in said.out and "apt install" in listed["openclipart"]["get"]
 
 
