@@ -2,7 +2,7 @@
 
 Two passes over the source. The first reads labels, attributes and parts, and refuses what can't be used before any image is
 decoded. The second decodes chunks in worker processes and appends them, in order, to one file: memory holds a few chunks and some
-bytes an image. After each chunk the state is written, and a call that was killed is gone on with.
+bytes an image. Every second the state is written, and a call that was killed is gone on with.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import os
 import shutil
 import signal
 import threading
+import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from multiprocessing import connection
 from pathlib import Path
@@ -45,6 +47,8 @@ LEAST = 4
 """Images of a class at least: one for each part of the smallest split."""
 WORKERS = 2
 _CHUNK_BYTES, _CHUNK_IMAGES = 8 << 20, 128
+_SECONDS_SAVED = 1.0
+"""How often the state is written. A disk takes longer to confirm a write than two workers to decode a chunk."""
 _ROW = np.dtype([("item", "<i8"), ("thickness", "<f8"), ("hash", "<u8")])
 """What is kept of each image until the end: its place in the source, its thickness, and a hash that near copies share."""
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
@@ -78,6 +82,8 @@ def pixels(image: Path | bytes | NDArray[np.uint8], shape: tuple[int, int, int])
         else:
             opened = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
         mode = opened.mode
+        # A JPEG far larger than the view is decoded at a half, a quarter or an eighth of its size, never below twice the view's.
+        opened.draft(None, (2 * max(height, width),) * 2)
         if mode not in _MODES:
             raise ValueError(f"expected 8 bits a channel, given Pillow's mode {mode}; convert it")
         decoded = ImageOps.exif_transpose(opened)
@@ -101,14 +107,23 @@ def _centre(size: tuple[int, int], width: int, height: int) -> tuple[int, int, i
     return left, upper, left + cut_w, upper + cut_h
 
 
-def near_hash(x: NDArray[np.uint8]) -> int:
-    """A hash of 64 bits that scaled, recompressed or slightly brightened copies of an image (c, h, w) share.
+def near_hashes(x: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Hashes (n,) of 64 bits that scaled, recompressed or slightly brightened copies of images (n, c, h, w) share.
 
-    Each bit says whether one of 9 x 8 grey cells is brighter than its left neighbour (the difference hash).
+    Each bit says whether one of 8 x 9 grey cells is brighter than its left neighbour (the difference hash).
     """
-    grey = Image.fromarray(x.mean(0).astype(np.uint8)).resize((9, 8), Image.Resampling.BOX)
-    cells = np.asarray(grey, np.int16)
-    return int.from_bytes(np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes(), "little")
+    cells = _cells(x.shape[2], 8) @ x.mean(1) @ _cells(x.shape[3], 9).T
+    levels = np.rint(cells).astype(np.int16)  # whole grey levels: sums of another order give the same
+    return np.packbits(levels[:, :, 1:] > levels[:, :, :-1], axis=2).reshape(len(x), 8).view("<u8")[:, 0]
+
+
+@cache
+def _cells(pixels: int, cells: int) -> NDArray[np.float64]:
+    """Weights (cells, pixels) of the mean over each of so many equal stretches of a line of pixels."""
+    edges, places = np.linspace(0, pixels, cells + 1), np.arange(pixels)
+    inside = np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places)
+    weights: NDArray[np.float64] = np.clip(inside, 0, None) * cells / pixels
+    return weights
 
 
 @dataclass(frozen=True)
@@ -120,20 +135,19 @@ class _Chunk:
     """Messages by place in the chunk."""
     modes: dict[str, int]
     thickness: NDArray[np.float64]
-    hashes: list[int]
+    hashes: NDArray[np.uint64]
 
 
 def _decode(images: list[Path | bytes | NDArray[np.uint8]], shape: tuple[int, int, int]) -> _Chunk:
     """Runs in a worker process."""
-    x, failed, modes, hashes = np.zeros((len(images), *shape), np.uint8), {}, Counter[str](), []
+    x, failed, modes = np.zeros((len(images), *shape), np.uint8), {}, Counter[str]()
     for i, image in enumerate(images):
         try:
             x[i], mode = pixels(image, shape)
             modes[mode] += 1
         except ValueError as error:
             failed[i] = str(error)
-        hashes.append(near_hash(x[i]))
-    return _Chunk(x, failed, dict(modes), thickness(x), hashes)
+    return _Chunk(x, failed, dict(modes), thickness(x), near_hashes(x))
 
 
 def _begin_worker() -> None:
@@ -334,23 +348,25 @@ class _Intake:
         ):
             images.truncate(state["kept"] * self._bytes)
             rows.truncate(state["kept"] * _ROW.itemsize)
-            decoded = self._decoded(self._chunks(state["done"], size))
+            decoded, saved = self._decoded(self._chunks(state["done"], size)), time.monotonic()
             for _ in self.track(range(total), f"{self.name}: {size} images each", total):
                 items, chunk = next(decoded)
                 kept = self._kept(items, chunk, state, seen)
                 images.write(chunk.x[kept].data)
                 table = np.zeros(len(kept), _ROW)
                 table["item"], table["thickness"] = state["done"] + np.array(kept, np.int64), chunk.thickness[kept]
-                table["hash"] = np.array(chunk.hashes, np.uint64)[kept]
+                table["hash"] = chunk.hashes[kept]
                 rows.write(table.tobytes())
                 for name, n in chunk.modes.items():
                     state["modes"][name] = state["modes"].get(name, 0) + n
                 state["done"] += len(items)
                 state["kept"] += len(kept)
-                for file in (images, rows):
-                    file.flush()
-                    os.fsync(file.fileno())
-                _write(self._state_file, json.dumps(state))
+                if time.monotonic() - saved >= _SECONDS_SAVED or state["done"] == len(self.labels):
+                    for file in (images, rows):
+                        file.flush()
+                        os.fsync(file.fileno())
+                    _write(self._state_file, json.dumps(state))
+                    saved = time.monotonic()
             if next(decoded, None) is not None or state["done"] != len(self.labels):
                 raise DataError(
                     f"{self.name}: expected the same images twice, given others: the folder was changed meanwhile"
