@@ -66,7 +66,7 @@ def _print_summary(summary: Summary) -> None:
         "images": f"{m['images']:,} of {height}x{width}, {'RGB' if channels == 3 else 'grey'}, {size / 2**20:,.1f} MiB",
         "classes": f"{len(counts)}, {counts[0]:,} to {counts[-1]:,} images each: {_few(m['classes'])}",
         "left out": f"{m['duplicates']:,} equal to an earlier one, {len(m['damaged']):,} damaged{': ' if m['damaged'] else ''}{_few(m['damaged'])}",
-        "near copies": f"{m['near_copies']:,} share a difference hash with an earlier image, and stay",
+        "near duplicates": f"{m['near_duplicates']:,} share a difference hash with an earlier image, and stay",
         "modes": ", ".join(f"{n:,} {mode}" for mode, n in sorted(m["modes"].items())),
         "attributes": "; ".join(f"{a}: {', '.join(map(str, c))}" for a, c in m["attribute_counts"].items()) or "none",
         "parts": ", ".join(f"{p or 'none'} {n:,}" for p, n in zip(m["parts"], m["per_part"], strict=True)),
@@ -75,7 +75,7 @@ def _print_summary(summary: Summary) -> None:
         "digest": m["digest"],
     }  # fmt: skip
     for name, text in rows.items():
-        say(f"{name:<12} {text}", out)
+        say(f"{name:<15} {text}", out)
 
 
 def _few(names: list[str]) -> str:

@@ -50,7 +50,7 @@ _CHUNK_BYTES, _CHUNK_IMAGES = 8 << 20, 128
 _SECONDS_SAVED = 1.0
 """How often the state is written. A disk takes longer to confirm a write than two workers to decode a chunk."""
 _ROW = np.dtype([("item", "<i8"), ("thickness", "<f8"), ("hash", "<u8")])
-"""What is kept of each image until the end: its place in the source, its thickness, and a hash that near copies share."""
+"""What is kept of each image until the end: its place in the source, its thickness, and a hash that near duplicates share."""
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 """Pillow's modes of 8 bits or less. Others, such as 16-bit grey, have no one way to 8 bits."""
 
@@ -438,7 +438,7 @@ class _Intake:
             "attribute_counts": {name: np.bincount(v, minlength=self.source.attributes[name]).tolist() for name, v in values.items()},
             "parts": self.parts, "per_part": np.bincount(self.official[kept], minlength=len(self.parts)).tolist(),
             "duplicates": len(self.labels) - len(kept) - len(self.state["damaged"]),
-            "near_copies": int(len(kept) - len(np.unique(rows["hash"]))),
+            "near_duplicates": int(len(kept) - len(np.unique(rows["hash"]))),
             "damaged": self.state["damaged"], "modes": self.state["modes"], "made_from": self.made_from,
         }  # fmt: skip
         _preview(self.draft, y, len(self.classes))

@@ -1,7 +1,7 @@
 """Benchmark: intake against a plain loop of Pillow, and loading a prepared data set against torchvision's class.
 
 Both make 32x32 arrays from the same JPEGs (178x218, as CelebA's are; drawn here from noise). The plain loop opens, crops, resizes and stacks
-them in one process; intake also hashes, drops equal images, counts near copies, measures thickness and writes to disk, in two
+them in one process; intake also hashes, drops equal images, counts near duplicates, measures thickness and writes to disk, in two
 processes. They take turns, each in a process of its own, and the best of each counts. Loading: the prepared CIFAR-10 (random pixels in
 its own files) against `torchvision.datasets.CIFAR10`, to the first thousand images as a tensor. Memory is the growth of the peak
 of the parent process. It takes five minutes on two idle cores; others at work on them hide the gain.

@@ -160,7 +160,7 @@ def test_a_killed_call_is_gone_on_with(project):
     assert (
         summary.manifest["digest"] == whole.manifest["digest"] and summary.manifest["modes"] == whole.manifest["modes"]
     )
-    assert summary.manifest["near_copies"] == whole.manifest["near_copies"]
+    assert summary.manifest["near_duplicates"] == whole.manifest["near_duplicates"]
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{pid}/stat").exists() and _runs(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -268,7 +268,7 @@ def test_pixels_of_one_image():
         pixels(b"GIF89a", (3, 4, 4))
 
 
-def test_near_copies_share_a_hash():
+def test_near_duplicates_share_a_hash():
     x = np.random.default_rng(0).integers(0, 200, (3, 16, 16), dtype=np.uint8)
     smooth = np.asarray(
         Image.fromarray(x.transpose(1, 2, 0)).resize((5, 5)).resize((64, 64), Image.Resampling.BICUBIC)
