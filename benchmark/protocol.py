@@ -301,8 +301,7 @@ def path_of(name: str) -> Path:
     """The file of a protocol: the one that is named, the package's, or the one in `protocols/` of the project. It may be missing."""
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    own, packaged = places.protocols() / f"{name}.yaml", FOLDER / f"{name}.yaml"
-    return own if own.is_file() and not packaged.is_file() else packaged
+    return (places.protocols() if name in own_names() else FOLDER) / f"{name}.yaml"
 
 
 def load(name: str) -> Protocol:

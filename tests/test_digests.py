@@ -225,7 +225,7 @@ EVERYBODY = {*KINDS, "utility"}
         ("networks/pretrained.py", "STEPS = ", "STEPS = 1 + ", {"reading", *EVERYBODY}),
         ("networks/access.py", "CHUNK = 500", "CHUNK = 400", {"serving", *EVERYBODY}),
         ("run/tuning.py", "status", "state", {"tuning"}),
-        ("api/perceptron.py", ".relu()", ".tanh()", {"nn_sorted"}),
+        ("api/perceptron.py", ".relu_()", ".tanh_()", {"nn_sorted"}),
     ],
     ids=lambda value: value if isinstance(value, str) and value.endswith(".py") else "",
 )
