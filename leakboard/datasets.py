@@ -173,7 +173,7 @@ def write_protocol(name: str, dataset: str | None) -> tuple[Path, str]:
     except BaseException:
         path.unlink()
         raise
-    return path, command_line("run", "undefended", "--protocol", name)
+    return path, command_line("run", protocol.load(str(path)).baseline, "--protocol", name)
 
 
 def _write(path: Path, text: str) -> None:
