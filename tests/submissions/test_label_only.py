@@ -247,6 +247,15 @@ def test_noise_is_as_strong_as_the_shadow_world_says() -> None:
     assert float(inside.min()) > float(outside.max())
 
 
+def test_a_large_shadow_world_is_asked_in_part() -> None:
+    """The choice asks for the copies of 500 members and 500 non-members at most, for each of six deviations."""
+    target = Labels(linear())
+    parts = [candidates(n) for n in (700, 30)]
+    world = World(target, *(Samples(c.x, c.y) for c in parts))
+    entry("label_only_noise", copies=1).fit(Knowledge(2, SHAPE, 7, torch.device("cpu"), shadow=world))
+    assert target.asked == 6 * 2 * (500 + 30)
+
+
 @pytest.mark.parametrize("flip", [True, False])
 def test_views_are_all_shifts_and_flips(flip: bool) -> None:
     x = candidates(2).x

@@ -11,7 +11,7 @@ from art.attacks.evasion import ProjectedGradientDescentNumpy
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
-from benchmark.api import Candidates, Knowledge, Samples, Target, World
+from benchmark.api import Candidates, Knowledge, Samples, Target, World, logit_margin
 
 FOLDER = Path(__file__).parents[2] / "submissions" / "attacks"
 SHAPE, CLASSES = (1, 8, 8), 4
@@ -164,8 +164,11 @@ def test_images_beside_the_toolbox(targeted: bool, epsilon: float) -> None:
     loaded = module("song_targeted" if targeted else "song_adversarial")
     ours = loaded.pgd(network, c.x, y, epsilon, *([1] if targeted else []))
     assert float((ours - c.x).abs().max()) > 0.9 * epsilon
-    # A pixel whose gradient is 0 but for rounding may step either way.
-    assert float(((ours - theirs).abs() < 1e-5).double().mean()) > 0.99
+    # A pixel whose gradient is small beside the rounding to bfloat16 may step either way, and moves nothing.
+    assert float(((ours - theirs).abs() < 1e-5).double().mean()) > 0.88
+    with torch.no_grad():
+        reached, peers = (logit_margin(network(images), y) for images in (ours, theirs))
+    torch.testing.assert_close(reached, peers, rtol=0, atol=0.1 * float(peers.std()))
 
 
 def test_mean_confidence_is_the_mean_and_keeps_its_digits() -> None:
