@@ -191,7 +191,7 @@ STYLE = f"""
 .lbg tbody th {{ position: sticky; left: 0; z-index: 1; padding: .2rem .4rem .2rem 0; min-width: 0; }}
 .lbg .lbg-group th {{ position: static; font-weight: 600; padding-top: .7rem; }}
 .lbg .lbg-group th span {{ position: sticky; left: 0; }}
-.lbg td {{ text-align: center; height: 1.75rem; border-left: 1px solid var(--lbg-line); }}
+.lbg td {{ text-align: center; vertical-align: middle; height: 1.75rem; border-left: 1px solid var(--lbg-line); }}
 .lbg td a {{ display: block; color: inherit; text-decoration: none; line-height: 1.75rem; }}
 .lbg td a:hover, .lbg td a:focus {{ outline: 2px solid currentColor; outline-offset: -2px; }}
 .lbg .lbg-framed {{ box-shadow: inset 0 0 0 3px #d55e00; }}

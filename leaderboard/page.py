@@ -19,9 +19,10 @@ import pandas as pd
 
 from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.text import name_parts, plain
+from leaderboard import grids
 from leaderboard.forest import QUESTION, Paper, address, forest, leader, papers
-from leaderboard.ranking import TRUST, WORST, Board, apart, best_known, by_strength, rank_interval
-from leaderboard.texts import digits, interval, rank_digits
+from leaderboard.ranking import AUC, TRUST, WORST, Board, apart, best_known, by_strength, rank_interval
+from leaderboard.texts import digits, interval, rank_digits, short_names
 
 if TYPE_CHECKING:
     from benchmark.protocol import Protocol
@@ -67,6 +68,10 @@ class Contents:
     """`ranking.defense_table`"""
     attacks: Mapping[str, pd.DataFrame]
     """`ranking.attack_table` by task"""
+    pairs: pd.DataFrame
+    """`ranking.pair_table`"""
+    cells: pd.DataFrame
+    """`cells.matrix` of the AUCs of membership attacks; no row without any"""
     trust: Mapping[str, int]
     """Rows of each level of trust."""
     first_finished: float
@@ -96,6 +101,7 @@ def as_json(contents: Contents) -> str:
         "trust": dict(c.trust),
         "papers": {id: paper.reference for id, paper in sorted(c.notes.papers.items())},
         "defenses": _records(c.defenses),
+        "pairs": _records(c.pairs),
         "attacks": {task: _records(table) for task, table in c.attacks.items() if len(table)},
     }  # fmt: skip
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -131,7 +137,9 @@ def as_html(contents: Contents) -> str:
         _text(QUESTION),
         forest(c.defenses, c.board.baseline, c.notes.papers, c.board.required_defenses),
         *_defenses(c),
+        *_every_pair(c),
         *_attacks(c),
+        *_matrix(c),
         *_protocol(c),
         *_trust(c),
         *_reproduce(c),
@@ -151,8 +159,19 @@ def _text(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def _table(caption: str, columns: Mapping[str, str], rows: pd.DataFrame, html: str = "") -> str:
-    """A table of texts. columns: headings by column, the first one heads its row. html: the column that is HTML already."""
+def _table(
+    caption: str, columns: Mapping[str, str], rows: pd.DataFrame, html: str = "", short: Mapping[str, str] | None = None
+) -> str:
+    """A table of texts. columns: headings by column, the first one heads its row. html: the column that is HTML already.
+
+    short: short names by the names in the first column; where they differ, the whole names are the last column.
+    """
+    name = next(iter(columns))
+    if short and any(short[n] != n for n in rows[name]):
+        rows, columns = (
+            rows.assign(**{name: rows[name].map(short), "whole": rows[name]}),
+            {**columns, "whole": "Whole name"},
+        )
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in columns.values())
     lines = []
     for values in zip(*(rows[name] for name in columns), strict=True):
@@ -198,6 +217,7 @@ def _defenses(c: Contents) -> list[str]:
     columns |= {"known": "Best known", "test_accuracy": "Test accuracy", **notes, "level": "Trust; where it ran"}
     columns |= {"paper": "Paper"} if c.notes.papers else {}
     ranked, rest = shown[shown.reason == ""], shown[shown.reason != ""]
+    short = short_names(table.defense)
     count = len(c.defenses.attrs["pool"])
     parts = ["<h2>Defenses</h2>", _text(
         f"Ranked by the worst-case {METRICS[metric].label} over the {count} membership attacks that the protocol requires, as "
@@ -205,10 +225,10 @@ def _defenses(c: Contents) -> list[str]:
         "t-intervals of seed-paired differences. Best known: what a stronger attack finds that is not required.",
     )]  # fmt: skip
     if len(ranked):
-        parts.append(_table("Ranked defenses", columns, ranked, "paper"))
+        parts.append(_table("Ranked defenses", columns, ranked, "paper", short))
     if len(rest):
         others = {n: label for n, label in columns.items() if n not in ("defense", "place", "apart")}
-        parts += ["<h3>Not ranked</h3>", _table("Defenses that are not ranked", {"defense": "Defense", "reason": "Why not ranked"} | others, rest, "paper")]  # fmt: skip
+        parts += ["<h3>Not ranked</h3>", _table("Defenses that are not ranked", {"defense": "Defense", "reason": "Why not ranked"} | others, rest, "paper", short)]  # fmt: skip
     return parts
 
 
@@ -239,7 +259,7 @@ def _attacks(c: Contents) -> list[str]:
         )  # fmt: skip
         columns = {"attack": "Attack", "track": "Track", "place": "Rank", "apart": "Apart"}
         columns |= {m: METRICS[m].label for m in TASK_METRICS[task]} | {"level": "Trust; where it ran"}
-        ranked, rest = shown[shown.reason == ""], shown[shown.reason != ""]
+        ranked, rest, short = shown[shown.reason == ""], shown[shown.reason != ""], short_names(table.attack)
         parts += [
             f"<h3>{escape(task.capitalize())}</h3>",
             _text(
@@ -248,11 +268,26 @@ def _attacks(c: Contents) -> list[str]:
             ),
         ]
         if len(ranked):
-            parts.append(_table(f"Attacks: {task}", columns, ranked))
+            parts.append(_table(f"Attacks: {task}", columns, ranked, short=short))
         if len(rest):
             others = {n: label for n, label in columns.items() if n not in ("attack", "place", "apart")}
-            parts.append(_table(f"Attacks that are not ranked: {task}", {"attack": "Attack", "reason": "Why not ranked"} | others, rest))  # fmt: skip
+            parts.append(_table(f"Attacks that are not ranked: {task}", {"attack": "Attack", "reason": "Why not ranked"} | others, rest, short=short))  # fmt: skip
     return parts
+
+
+def _every_pair(c: Contents) -> list[str]:
+    if c.pairs.empty:
+        return []
+    short, metric = short_names(c.defenses.defense), c.defenses.attrs["metric"]
+    return ["<h3>Every pair</h3>", grids.pairs(c.pairs, short, metric, len(c.pairs) // 2)]
+
+
+def _matrix(c: Contents) -> list[str]:
+    if c.cells.empty:
+        return []
+    label = METRICS[AUC].label
+    drawn = grids.scenarios(c.cells.assign(link="", opened=False), label, AUC, falling=False)
+    return ["<h3>Every attack on every defense</h3>", drawn]
 
 
 def _protocol(c: Contents) -> list[str]:

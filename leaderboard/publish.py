@@ -42,8 +42,19 @@ from benchmark.result import LONGEST, Result
 from benchmark.run import studies
 from benchmark.text import contents, parse_json, plain, short_repr
 from leaderboard import bounded, page
+from leaderboard.cells import matrix
 from leaderboard.forest import Paper
-from leaderboard.ranking import Board, attack_table, defense_table, readable, scenarios, split_of
+from leaderboard.ranking import (
+    AUC,
+    Board,
+    attack_table,
+    by_strength,
+    defense_table,
+    pair_table,
+    readable,
+    scenarios,
+    split_of,
+)
 
 NESTED = (
     "metrics",
@@ -90,7 +101,7 @@ def publish(results: Sequence[Result], board: Board, folder: Path, notes: page.N
     frame = scenarios(map(Result.from_fields, records))
     defenses, attacks = defense_table(frame, board), attacks_by_task(frame, board)
     files = {"defenses.csv": as_csv(defenses), "attacks.csv": as_csv(_joined(attacks))}
-    files |= _pages(results, board, defenses, attacks, notes)
+    files |= _pages(results, frame, board, defenses, attacks, notes)
     for record in records:
         record |= {field: json.dumps(record[field], separators=(",", ":")) for field in NESTED}
     buffer = io.BytesIO()
@@ -323,7 +334,7 @@ def pages(folder: Path, notes: page.Notes) -> dict[str, str]:
     if not (results := load(folder)):
         raise ValueError(f"{folder}: nothing is published")
     frame, board = scenarios(results), settings(folder)
-    return _pages(results, board, defense_table(frame, board), attacks_by_task(frame, board), notes)
+    return _pages(results, frame, board, defense_table(frame, board), attacks_by_task(frame, board), notes)
 
 
 # --- Marks ------------------------------------------------------------------------------------------
@@ -482,6 +493,7 @@ def _joined(attacks: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _pages(
     results: Sequence[Result],
+    frame: pd.DataFrame,
     board: Board,
     defenses: pd.DataFrame,
     attacks: Mapping[str, pd.DataFrame],
@@ -489,9 +501,11 @@ def _pages(
 ) -> dict[str, str]:
     """The page and the JSON file of these tables, by file name; the order of the results changes no byte."""
     first = readable(min(results, key=_scenario))
+    membership = by_strength(attacks["membership"], attacks["membership"].attrs["metric"])
+    cells = matrix(frame[frame.task == "membership"], AUC, list(defenses.defense), membership)
     contents = page.Contents(
         first.protocol, first.protocol_digest, split_of(first), first.dataset, first.architecture, board, defenses,
-        attacks, dict(sorted(Counter(r.trust for r in results).items())), min(r.finished for r in results), max(r.finished for r in results),
+        attacks, pair_table(frame, board), cells, dict(sorted(Counter(r.trust for r in results).items())), min(r.finished for r in results), max(r.finished for r in results),
         notes or page.Notes(),
     )  # fmt: skip
     return {page.PAGE: page.as_html(contents), page.JSON: page.as_json(contents)}

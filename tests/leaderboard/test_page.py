@@ -18,7 +18,7 @@ from benchmark.text import plain
 from leaderboard import page, screenshots
 from leaderboard.forest import QUESTION, Paper, leader
 from leaderboard.publish import main, pages, papers, publish
-from leaderboard.ranking import Board, defense_table
+from leaderboard.ranking import Board, defense_table, pair_table
 from tests.leaderboard.conftest import EVIL, hostile, make_board
 
 if TYPE_CHECKING:
@@ -52,6 +52,33 @@ def test_it_says_what_leads_and_what_it_holds(made_up: Toy, tmp_path: Path) -> N
     assert "2023-11-14 to 2023-11-14 (UTC)" in said
     for name in (*board.required_attacks, *board.required_defenses):
         assert name in said
+
+
+def test_pairs_and_attacks_on_defenses_are_drawn(made_up: Toy, tmp_path: Path) -> None:
+    results, board = made_up
+    html = published(made_up, tmp_path)
+    pairs = pair_table(results, board)
+    found = json.loads((tmp_path / page.JSON).read_text("utf-8"))["pairs"]
+    assert [(r["first"], r["second"], r["verdict"]) for r in found] == list(
+        zip(pairs["first"], pairs.second, pairs.verdict, strict=True)
+    )
+    drawn, cells = (
+        html.split(f'<section class="lbg lbg-{n}"')[1].split("</section>")[0] for n in (len(pairs["first"].unique()), 9)
+    )
+    signs = re.findall(r"<td[^>]*>([+−·]*)</td>", drawn)
+    assert sum(s.startswith("+") for s in signs) == (pairs.verdict == "less").sum() > 0
+    seeds = [r.metrics["auc"] for r in results if (r.attack, r.defense) == ("lira", "selena")]
+    assert f'title="lira on selena: {sum(seeds) / len(seeds):.3f}; ' in cells
+    assert "href" not in drawn + cells, "the page has no scenario to open"
+
+
+def test_long_names_are_short_in_tables_and_whole_at_the_end(made_up: Toy, tmp_path: Path) -> None:
+    results, board = made_up
+    long = "hamp[" + ",".join(f"a_{i}={i}.0" for i in range(9)) + "]"
+    renamed = [r.model_copy(update={"defense": long}) if r.defense == "hamp" else r for r in results]
+    html = published((renamed, board), tmp_path)
+    table = html.split("<caption>Defenses that are not ranked</caption>")[1].split("</table>")[0]
+    assert '<th scope="row">hamp</th>' in table and f"<td>{long}</td></tr>" in table and "Whole name" in table
 
 
 def test_null_rows_stand_at_the_foot_of_their_task(made_up: Toy, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from benchmark.result import Result
 from leaderboard import charts
+from leaderboard.cells import matrix
 from leaderboard.publish import publish
 from leaderboard.ranking import AUC, Board, attack_table, defense_table, scenarios
-from leaderboard.views.matrix import command, matrix
+from leaderboard.views.matrix import command
 from tests.leaderboard.conftest import app_page, texts
 
 Toy = tuple[list[Result], Board]
