@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from benchmark.addresses import checked, shown, sqlite_address, sqlite_file
 from benchmark.errors import UserError
@@ -86,3 +89,20 @@ def test_the_file_of_a_database():
 def test_an_address_leads_to_its_file(path):
     assert sqlite_file(sqlite_address(Path(path))) == Path(path)
     assert sqlite_address(Path(path), "sqlite:///x.db?timeout=60").endswith("?timeout=60")
+
+
+@pytest.mark.parametrize(
+    "path", ["/a/b.db", "a.db", "./x-1/y_2.db", "//twice//a.db", "/", "..", "/a/../b", "-", "a.b/"]
+)
+def test_a_plain_path_is_read_as_sqlalchemy_reads_it(path):
+    url = make_url(f"sqlite:///{path}")
+    assert sqlite_file(f"sqlite:///{path}") == Path(url.database)
+    assert sqlite_address(Path(path)) == make_url("sqlite://").set(database=str(Path(path))).render_as_string()
+
+
+def test_a_plain_address_needs_no_sqlalchemy():
+    code = (
+        "import sys; from benchmark import places; places.tracking(), places.optuna(); "
+        "sys.exit('sqlalchemy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
