@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from functools import partial
 
 import streamlit as st
@@ -32,8 +33,19 @@ PAGES = (
 
 
 def _show(module: str, function: str) -> None:
-    """Draw a page. Its module is imported when it is opened: charts and cards take a second, which the first page has not."""
+    """Draw a page. Its module is imported when it is opened, or behind the first page: charts and cards take a second."""
     getattr(importlib.import_module(f"leaderboard.views.{module}"), function)()
+
+
+@st.cache_resource
+def _import_the_rest() -> None:
+    """Import what the other pages draw with, beside the first visitor's look at the first page: once a server."""
+
+    def run() -> None:
+        for _, _, _, module, _ in PAGES:
+            importlib.import_module(f"leaderboard.views.{module}")
+
+    threading.Thread(target=run, name="imports", daemon=True).start()
 
 
 def main() -> None:
@@ -75,6 +87,7 @@ def main() -> None:
         with right:
             _watch(name)
     page.run()
+    _import_the_rest()
 
 
 def _filtered(names: list[str], place: DeltaGenerator) -> list[str]:
