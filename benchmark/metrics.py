@@ -134,6 +134,22 @@ def _registry() -> dict[str, Metric]:
 
 METRICS = _registry()
 
+
+def _attribute_metrics() -> list[Metric]:
+    """Metrics of attributes with any number of values."""
+    return [
+        Metric("attribute_balanced_accuracy", "Attribute balanced accuracy", "up", 0, 1,
+               "Mean over the attribute's values of the share inferred: always guessing one value has 1 / their number.",
+               table="attribute"),
+        Metric("attribute_macro_f1", "Attribute macro F1", "up", 0, 1,
+               "Mean over the attribute's values of F1, the harmonic mean of precision and recall.", table="attribute"),
+    ]  # fmt: skip
+
+
+# By assignment: scores of membership depend on bounds in `METRICS`, and their keys on all that defines it (`digests`).
+for _metric in _attribute_metrics():
+    METRICS[_metric.name] = _metric
+
 BY_TARGET = ("auc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.01_reversed", "balanced_accuracy")
 """Metrics whose value is kept for each target: entries are compared on the targets that both have met."""
 

@@ -6,6 +6,7 @@ And what an attack changes of its adversary: whose guards stand before the model
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import yaml
 
 from benchmark import data, protocol
 from benchmark.api import Context
+from benchmark.data import pins
+from benchmark.data.intake import prepare
+from benchmark.data.source import find
 from benchmark.errors import UserError
 from benchmark.judge import kinds
 from benchmark.judge.scenario import Measurements, Skip
@@ -41,6 +45,67 @@ def outcome(artifacts: Artifacts, attack: str, chain: str = "undefended") -> Mea
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     return artifacts_in(tmp_path_factory.mktemp("plain"), SMOKE)
+
+
+# --- Attributes -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def toned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Artifacts]:
+    """On images whose tone of three is as bright as they are, and is likelier in some classes than in others."""
+    monkeypatch.setenv("LEAKBOARD_PROJECT", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.py").write_text(
+        "import numpy as np\nfrom benchmark.data.source import Item, Source\n\n"
+        'source = Source(title="Mine", terms="none", get="by hand", views={"8": (1, 8, 8)}, attributes={"tone": 3})\n\n\n'
+        "def read(folder):\n"
+        "    rng = np.random.default_rng(0)\n"
+        "    for i in range(600):\n"
+        "        tone = int(rng.choice(3, p=[[0.7, 0.2, 0.1], [0.1, 0.7, 0.2]][i % 2]))\n"
+        "        image = rng.integers(0, 90, (8, 8)) + 80 * tone\n"
+        '        yield Item(image.astype(np.uint8), i % 2, {"tone": tone})\n'
+    )
+    prepare(find("mine"), None, tmp_path)
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(SMOKE.model_dump(mode="json") | {
+        "dataset": {"id": "mine", "view": "8", "digest": ""}, "split": {"scheme": "six-way", "digests": {}},
+        "attribute": "tone",
+    }).replace("data_digest: " + SMOKE.data_digest + "\n", ""))  # fmt: skip
+    pins.pin(tmp_path / "own.yaml")
+    yield artifacts_in(tmp_path / "store", protocol.load(str(tmp_path / "own.yaml")))
+    monkeypatch.undo()
+    data.refresh()
+
+
+def test_attributes_of_the_source_are_inferred_and_stand_beside_guesses_by_frequency(toned: Artifacts) -> None:
+    pins.check(toned.protocol)
+    population = toned.population(0)
+    tone, parts = population.data.attributes["tone"].numpy(), population.parts  # type: ignore[attr-defined]
+    truth, y = tone[parts["target-test"]], population.data.y.numpy()[parts["target-test"]]
+    names = "attribute_null[guess=majority]", "attribute_null", "attribute_mlp[embedding=untrained]"
+    majority, label, untrained = (outcome(toned, name) for name in names)
+    assert majority.null and label.null and untrained.null
+    commonest = np.bincount(tone[parts["shadow-train"]]).argmax()
+    assert majority.metrics["attribute_accuracy"] == pytest.approx((truth == commonest).mean())
+    assert majority.metrics["attribute_balanced_accuracy"] == pytest.approx(1 / 3)
+    assert label.metrics["attribute_accuracy"] == pytest.approx(
+        (truth == y).mean()
+    )  # class 0: mostly 0, class 1: mostly 1
+    accuracy = [m.metrics["attribute_balanced_accuracy"] for m in (majority, label, untrained)]
+    assert accuracy == sorted(accuracy) and accuracy[2] > accuracy[1] + 0.1
+
+
+def test_an_attribute_that_the_data_lack_is_refused_before_any_work(toned: Artifacts) -> None:
+    for loaded, message in (
+        (changed(attribute="tone"), "smoke: attribute: expected an attribute of digits, which has 0, given 'tone'"),
+        (toned.protocol.model_copy(update={"attribute": "tine"}), "which has 1, given 'tine'; did you mean 'tone'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pins.check(loaded)
+
+
+def test_an_attribute_is_part_of_what_a_protocol_measures(toned: Artifacts) -> None:
+    without = toned.protocol.model_copy(update={"attribute": None})
+    assert without.measures != toned.protocol.measures and changed(attribute=None).measures == SMOKE.measures
 
 
 # --- Canaries ---------------------------------------------------------------------------------------
