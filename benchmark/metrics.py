@@ -54,7 +54,7 @@ def _registry() -> dict[str, Metric]:
         Metric("tnr_at_fnr_0.001", "TNR at 0.1 % FNR", "up", 0, 1,
                "Share of non-members cleared while at most 0.1 % of members are cleared."),
         Metric("balanced_accuracy", "Balanced accuracy", "up", 0, 1,
-               "Mean of TPR and TNR at the attack's threshold, found on the shadow world or the attack's own rule.", table="membership"),
+               "Mean of TPR and TNR at the attack's threshold, found on the shadow world (or on known samples), or the attack's own rule.", table="membership"),
         Metric("balanced_accuracy_oracle", "Best balanced accuracy (oracle)", "up", 0.5, 1,
                "Best over all thresholds on the evaluated data: an upper bound that no attacker reaches."),
         Metric("advantage", "Inference advantage", "up", -1, 1,
@@ -82,7 +82,10 @@ def _registry() -> dict[str, Metric]:
         Metric("attribute_accuracy", "Attribute accuracy", "up", 0, 1,
                "Share of target-test samples whose attribute is inferred.", True, table="attribute"),
         Metric("attribute_balanced_accuracy", "Attribute balanced accuracy", "up", 0, 1,
-               "Mean over the attribute's two values of the share inferred.", table="attribute"),
+               "Mean over the attribute's values of the share inferred: always guessing one value has 1 / their number.",
+               table="attribute"),
+        Metric("attribute_macro_f1", "Attribute macro F1", "up", 0, 1,
+               "Mean over the attribute's values of F1, the harmonic mean of precision and recall.", table="attribute"),
         Metric("attribute_majority", "Majority guess", "none", 0, 1,
                "Accuracy of always guessing the commoner value.", table="attribute"),
         Metric("agreement", "Agreement", "up", 0, 1,
@@ -133,22 +136,6 @@ def _registry() -> dict[str, Metric]:
 
 
 METRICS = _registry()
-
-
-def _attribute_metrics() -> list[Metric]:
-    """Metrics of attributes with any number of values."""
-    return [
-        Metric("attribute_balanced_accuracy", "Attribute balanced accuracy", "up", 0, 1,
-               "Mean over the attribute's values of the share inferred: always guessing one value has 1 / their number.",
-               table="attribute"),
-        Metric("attribute_macro_f1", "Attribute macro F1", "up", 0, 1,
-               "Mean over the attribute's values of F1, the harmonic mean of precision and recall.", table="attribute"),
-    ]  # fmt: skip
-
-
-# By assignment: scores of membership depend on bounds in `METRICS`, and their keys on all that defines it (`digests`).
-for _metric in _attribute_metrics():
-    METRICS[_metric.name] = _metric
 
 BY_TARGET = ("auc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.01_reversed", "balanced_accuracy")
 """Metrics whose value is kept for each target: entries are compared on the targets that both have met."""

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from benchmark import data, protocol
+from benchmark import data, metrics, protocol
 from benchmark.api import Context
 from benchmark.data import pins
 from benchmark.data.intake import prepare
@@ -25,7 +25,8 @@ from benchmark.errors import UserError
 from benchmark.judge import kinds
 from benchmark.judge.scenario import Measurements, Skip
 from benchmark.protocol import Adversary, Canaries, Protocol, WorldName
-from benchmark.run.plan import make_plan, scenario_key
+from benchmark.run import work
+from benchmark.run.plan import AnswersJob, make_plan, scenario_key
 from benchmark.targets.artifacts import Artifacts
 from leakboard import score
 from tests.conftest import SUBMISSIONS, artifacts_in
@@ -106,6 +107,54 @@ def test_an_attribute_that_the_data_lack_is_refused_before_any_work(toned: Artif
 def test_an_attribute_is_part_of_what_a_protocol_measures(toned: Artifacts) -> None:
     without = toned.protocol.model_copy(update={"attribute": None})
     assert without.measures != toned.protocol.measures and changed(attribute=None).measures == SMOKE.measures
+
+
+# --- Thresholds -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    """Thresholds from known samples, on two targets of the population."""
+    return artifacts_in(
+        tmp_path_factory.mktemp("known"),
+        changed(thresholds="partial", targets=2, references={"online": 2, "offline": 2}),
+    )
+
+
+@pytest.mark.parametrize("attack", ["loss", "metric_ent[thresholds=global]"])
+def test_thresholds_are_set_on_the_known_samples_of_each_target(known: Artifacts, attack: str) -> None:
+    """What is known is not scored."""
+    population, chain = known.population(0), known.chain("undefended")
+    found = outcome(known, attack).values
+    assert found is not None
+    for k in range(2):
+        model = known.served(chain, 0, "target", k)
+        samples = [population.samples(rows) for rows in (*population.known(k), population.candidates)]
+        answers = [model.answers_to(s.x) for s in samples]
+        if attack == "loss":
+            scores = [a.gather(1, s.y[:, None])[:, 0].numpy() for a, s in zip(answers, samples, strict=True)]
+        else:
+            scores = [(a.exp() * a).sum(1).numpy() for a in answers]
+        sides, pooled = scores[:2], np.concatenate(scores[:2])
+        members = np.arange(len(pooled)) < len(sides[0])
+        threshold = metrics.best_threshold(pooled, members)
+        called, inside = scores[2] >= threshold, population.members_of("target", k)
+        expected = (called[inside].mean() + (~called[~inside]).mean()) / 2
+        assert found["balanced_accuracy"][k] == pytest.approx(expected, abs=1e-9)
+        assert not np.isin(population.candidates, np.concatenate(population.known(k))).any()
+
+
+def test_known_samples_stand_for_the_shadow_world(known: Artifacts, plain: Artifacts) -> None:
+    """Nobody asks the shadow model, and rows are of the track of partial knowledge."""
+    attacks = [known.registry.attack(name) for name in ("loss", "metric_ment", "nn_sorted", "lira")]
+    for artifacts, asked in ((known, {"target", "online"}), (plain, {"target", "online", "shadow"})):
+        jobs = make_plan(artifacts, attacks, [artifacts.chain("undefended")], [0]).jobs.values()
+        assert {role for job in jobs if isinstance(job, AnswersJob) for role, _ in job.models} == asked
+    rows = [work.knowledge_of(attack, known.protocol) for attack in attacks]
+    assert rows == ["none", "partial", "partial", "references-online"]
+    assert work.knowledge_of(attacks[2], SMOKE) == "shadow"
+    both = known.registry.attack("rmia_offline[guards=target]")
+    assert work.knowledge_of(both, known.protocol) == "partial+references-offline+guards"
 
 
 # --- Canaries ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmark import metrics
-from benchmark.api import Candidates, Knowledge, References, Samples
+from benchmark.api import Candidates, Knowledge, References, Samples, World
 from benchmark.data.population import seed_of
 from benchmark.judge.bootstrap import epsilon_lower_bound, mean_report, membership_report
 from benchmark.judge.scenario import Measurements, Scenario, checked_scores
@@ -42,6 +42,12 @@ class Kind(Scenario):
             )
         return self.population.presented(access), references
 
+    def _shadow(self) -> World:
+        """The shadow world; or, where a protocol has none for thresholds, the known samples of the target (RULES 5)."""
+        if self.artifacts.protocol.thresholds == "partial":
+            return World(self.target, *map(self.population.samples, self.population.known(self.number)))
+        return super()._shadow()
+
     def fitted(self) -> tuple[Any, Candidates, References | None]:
         """A fitted attack, with the candidates and references that it is to score; for the contract checks."""
         self._open()
@@ -53,7 +59,10 @@ class Kind(Scenario):
     def judge(self, attack: Any) -> Measurements:
         numbers = self.artifacts.targets(self.chain, self.attack)
         # What it learns from may be of one target: its partial knowledge, or models behind that target's guards.
-        of_one = bool(self.attack.entry.needs & _OF_ONE_TARGET) or self.attack.adversary.guards == "target"
+        entry = self.attack.entry
+        of_one = bool(entry.needs & _OF_ONE_TARGET) or self.attack.adversary.guards == "target"
+        if self.artifacts.protocol.thresholds == "partial":
+            of_one |= "shadow" in entry.needs or entry.calibrate == "shadow"
         met: list[tuple[Floats, Floats | None]] = []
         seconds, queries = 0.0, 0
         for number in numbers:
@@ -103,7 +112,7 @@ class Kind(Scenario):
                 raise ValueError(f"score: expected as many attack seeds for every target ({seeds}), given {len(each)}")
             if thresholds is not None and len(thresholds) not in (1, seeds):
                 raise ValueError(
-                    f"score: expected as many attack seeds as on the shadow world ({len(thresholds)}), given {seeds}"
+                    f"score: expected as many attack seeds as where its thresholds are set ({len(thresholds)}), given {seeds}"
                 )
             if thresholds is not None and len(thresholds) > 1:  # scores of different attack seeds have different scales
                 scores.append((each - thresholds[:, None], 0.0))
@@ -135,7 +144,7 @@ class Kind(Scenario):
         return outcome
 
     def _thresholds(self, instance: Instance, references: References | None) -> Floats | None:
-        """Decision thresholds: one for each attack seed, set on the shadow world; or 0 for all (`own`); or None."""
+        """Decision thresholds: one for each attack seed, set on the shadow world or the known samples; or 0 for all (`own`); or None."""
         calibrate = self.attack.entry.calibrate
         if calibrate == "own":
             return np.array([np.nextafter(0.0, 1.0)])  # members are scores > 0, but a threshold decides by >=
