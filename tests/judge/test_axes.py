@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from sklearn.metrics import roc_auc_score
 
 from benchmark import data, metrics, protocol
 from benchmark.api import Context
@@ -102,6 +103,22 @@ def test_an_attribute_that_the_data_lack_is_refused_before_any_work(toned: Artif
     ):
         with pytest.raises(UserError, match=message):
             pins.check(loaded)
+
+
+def test_classes_that_leak_more_are_told_apart(toned: Artifacts) -> None:
+    """An attack that finds the members of class 0 alone: its spread is above what classes drawn at random have."""
+    scenario: Any = kinds.scenario(toned, toned.registry.attack("loss"), toned.chain("undefended"), 0)
+    population = toned.population(0)
+    members, y = population.members, population.labels[torch.from_numpy(population.candidates)].numpy()
+    rng = np.random.default_rng(0)
+    scores = np.where(y == 0, members, 0.5) + 0.1 * rng.random(len(y))
+    found = scenario._report([(scores[None], None)])
+    aucs = [roc_auc_score(members[y == k], scores[y == k]) for k in (0, 1)]
+    assert found.values["class_auc"] == pytest.approx(aucs) and aucs[0] == 1
+    assert found.metrics["class_auc"] == pytest.approx(np.mean(aucs))
+    assert found.metrics["class_auc_sd"] == pytest.approx(np.std(aucs, ddof=1)) > found.metrics["class_auc_sd_null"]
+    alike = scenario._report([(rng.random((1, len(y))), None)]).metrics
+    assert alike["class_auc_sd"] < 3 * alike["class_auc_sd_null"] < found.metrics["class_auc_sd"] * 3
 
 
 def test_an_attribute_is_part_of_what_a_protocol_measures(toned: Artifacts) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmark import metrics
 from benchmark.api import Candidates, Knowledge, References, Samples, World
 from benchmark.data.population import seed_of
 from benchmark.judge.bootstrap import epsilon_lower_bound, mean_report, membership_report
 from benchmark.judge.scenario import Measurements, Scenario, checked_scores
-from benchmark.metrics import Floats
+from benchmark.metrics import Bools, Floats
 
 Instance = Callable[[], AbstractContextManager[Any]]
 """Gives a fitted attack that has met no target since, and ends it."""
@@ -133,6 +134,8 @@ class Kind(Scenario):
             report.metrics, report.intervals, {}, report.roc, report.histogram, report.null_auc, report.null_tpr,
             values=report.values,
         )  # fmt: skip
+        if aucs := self._by_class([each[0] for each, _ in scores], sides, outcome.metrics):
+            outcome.values = report.values | {"class_auc": aucs}
         if protocol.canaries:
             # The least over attack seeds: bounds are cut off at 0, so that their mean would be too large more often
             # than one is.
@@ -142,6 +145,29 @@ class Kind(Scenario):
                 for row in each
             )
         return outcome
+
+    def _by_class(self, scores: Sequence[Floats], sides: Sequence[Bools], found: dict[str, float]) -> tuple[float, ...]:
+        """The AUC within each class, mean over the targets, of scores (n,) and members (n,) on each; () where a class lacks a side.
+
+        Enters into `found` what is known of all classes. Of several attack seeds the first counts.
+        """
+        population, classes = self.population, self.population.data.classes
+        rows = population.candidates[population.scored(self.attack.entry.access)]
+        y = population.labels[torch.from_numpy(rows)].numpy()
+
+        def within(groups: NDArray[np.int64]) -> Floats:
+            each = zip(scores, sides, strict=True)
+            means: Floats = np.mean([metrics.auc_by_class(s, side, groups, classes) for s, side in each], axis=0)
+            return means
+
+        aucs = within(y)
+        if not np.isfinite(aucs).all():
+            return ()
+        rng = np.random.default_rng(seed_of("classes", self.seed))
+        null = [np.nanstd(within(rng.permutation(y)), ddof=1) for _ in range(self.artifacts.protocol.nulls)]
+        found["class_auc"], found["class_auc_sd"] = float(aucs.mean()), float(aucs.std(ddof=1))
+        found["class_auc_sd_null"] = float(np.quantile(null, 0.95))
+        return tuple(aucs.tolist())
 
     def _thresholds(self, instance: Instance, references: References | None) -> Floats | None:
         """Decision thresholds: one for each attack seed, set on the shadow world or the known samples; or 0 for all (`own`); or None."""
