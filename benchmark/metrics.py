@@ -54,7 +54,7 @@ def _registry() -> dict[str, Metric]:
         Metric("tnr_at_fnr_0.001", "TNR at 0.1 % FNR", "up", 0, 1,
                "Share of non-members cleared while at most 0.1 % of members are cleared."),
         Metric("balanced_accuracy", "Balanced accuracy", "up", 0, 1,
-               "Mean of TPR and TNR at the attack's threshold, found on the shadow world or the attack's own rule.", table="membership"),
+               "Mean of TPR and TNR at the attack's threshold, found on the shadow world (or on known samples), or the attack's own rule.", table="membership"),
         Metric("balanced_accuracy_oracle", "Best balanced accuracy (oracle)", "up", 0.5, 1,
                "Best over all thresholds on the evaluated data: an upper bound that no attacker reaches."),
         Metric("advantage", "Inference advantage", "up", -1, 1,
@@ -68,6 +68,12 @@ def _registry() -> dict[str, Metric]:
         Metric("auc_references", "AUC over reference models", "up", 0, 1,
                "Mean AUC with every reference model as the target in turn; interval by a two-way bootstrap "
                "over models and samples."),
+        Metric("class_auc", "AUC within classes", "up", 0, 1,
+               "Mean over the classes of the AUC among candidates of one class; the record has each class's."),
+        Metric("class_auc_sd", "Spread over classes", "none", 0, 1,
+               "Standard deviation over the classes of the AUC within a class (He et al.: classes differ)."),
+        Metric("class_auc_sd_null", "Spread over classes, null", "none", 0, 1,
+               "95 % quantile of that spread where samples are given to the classes at random: below it is chance."),
         Metric("epsilon_lower", "Epsilon at least", "up", 0, 100,
                "Lower bound (95 %, delta 1e-5) on the epsilon of the training, from canaries of one run "
                "(Steinke et al. 2023): a claimed epsilon below it is wrong. 0 says nothing."),
@@ -82,7 +88,10 @@ def _registry() -> dict[str, Metric]:
         Metric("attribute_accuracy", "Attribute accuracy", "up", 0, 1,
                "Share of target-test samples whose attribute is inferred.", True, table="attribute"),
         Metric("attribute_balanced_accuracy", "Attribute balanced accuracy", "up", 0, 1,
-               "Mean over the attribute's two values of the share inferred.", table="attribute"),
+               "Mean over the attribute's values of the share inferred: always guessing one value has 1 / their number.",
+               table="attribute"),
+        Metric("attribute_macro_f1", "Attribute macro F1", "up", 0, 1,
+               "Mean over the attribute's values of F1, the harmonic mean of precision and recall, as ML-DOCTOR prints it."),
         Metric("attribute_majority", "Majority guess", "none", 0, 1,
                "Accuracy of always guessing the commoner value.", table="attribute"),
         Metric("agreement", "Agreement", "up", 0, 1,
@@ -145,6 +154,24 @@ TASK_METRICS = {
 
 COSTS = ("seconds", "queries", "peak_mb", "train_seconds", "ms_per_query", "ms_per_query_alone")
 """The names that a record's `cost` may hold. Tables look for a column first in a record's metrics, then in its costs."""
+
+
+def auc_by_class(scores: Floats, members: Bools, y: NDArray[np.int64], classes: int) -> Floats:
+    """Area under the ROC curve within each class (classes,), ties one half; NaN where a class lacks members or non-members.
+
+    scores (n,), members (n,) bool, y (n,) in [0, classes).
+    """
+    order = np.lexsort((scores, y))
+    scores, members, y = scores[order], members[order], y[order]
+    begins = np.r_[True, (scores[1:] != scores[:-1]) | (y[1:] != y[:-1])]  # of a run of equal scores of one class
+    run, of_run = np.cumsum(begins) - 1, y[begins]
+    inside, outside = np.bincount(run, members), np.bincount(run, ~members)
+    by_class = np.bincount(of_run, inside, classes), np.bincount(of_run, outside, classes)
+    below = np.cumsum(outside) - outside - (np.cumsum(by_class[1]) - by_class[1])[of_run]
+    wins = np.bincount(of_run, inside * (below + outside / 2), classes)
+    with np.errstate(invalid="ignore"):
+        areas: Floats = wins / (by_class[0] * by_class[1])
+    return areas
 
 
 # --- The ROC curve, for one set of samples or many resampled ones -----------------------------------

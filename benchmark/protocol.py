@@ -202,6 +202,12 @@ class Protocol(_Strict):
     costly: Costly | None = None
     canaries: Canaries | None = None
     adversary: Adversary | None = None
+    attribute: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """The attribute of the data set that attribute inference infers, such as `gender`. None: whether the shape in an image is thicker
+    than the median of its class."""
+    thresholds: Literal["shadow", "partial"] = "shadow"
+    """What membership attacks set their thresholds on, and learn from where they ask for a shadow world: that world, or (partial) the
+    known samples of the target in its place, as in settings without one (RULES 5)."""
     label_only: Annotated[int, Field(ge=20, le=10**9, multiple_of=2)] | None = None
     """How many candidates, half of them members, attacks with label access are scored on; as many samples of the shadow
     world set their thresholds. None: all."""
@@ -218,12 +224,16 @@ class Protocol(_Strict):
     def measures(self) -> str:
         """Digest of all fields that numbers depend on. Results of different digests are never put into one table."""
         excluded = {"name", "about", "leaves_out", "attacks", "defenses", "utility_floor", "rank_by", "seeds", "limits"}
-        excluded |= {name for name in ("canaries", "adversary", "label_only") if getattr(self, name) is None}
+        excluded |= {
+            name for name in ("canaries", "adversary", "attribute", "label_only") if getattr(self, name) is None
+        }
         content = self.model_dump(mode="json", exclude=excluded)
         if not self.recipe.early_stopping:
             del content["recipe"]["early_stopping"]
         if self.targets == 1:
             del content["targets"]
+        if self.thresholds == "shadow":
+            del content["thresholds"]
         if content["costly"]:
             content["costly"] = {name: value for name, value in content["costly"].items() if value}
         for section in filter(None, (content, content["costly"])):

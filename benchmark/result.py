@@ -112,8 +112,8 @@ class Result(BaseModel):
     metrics: dict[str, float] = Field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     values: dict[str, tuple[float, ...]] = Field(default_factory=dict)
-    """Some of the metrics of a membership attack for each target, in the order of the targets' numbers; empty where there was one
-    target. `metrics` has their means."""
+    """Some of the metrics of a membership attack for each target, in the order of the targets' numbers, where there were several; and
+    `class_auc` for each class, where each has members and non-members. `metrics` has their means."""
     roc: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """FPR and TPR of the ROC curve's corners, thinned to at most 100 points."""
     histogram: tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]] | None = None

@@ -227,6 +227,22 @@ def histogram(edges: Sequence[float], members: Sequence[float], nonmembers: Sequ
     )
 
 
+def by_class(points: pd.DataFrame) -> alt.LayerChart:
+    """The AUC within each class: the mean over seeds, with a bar from the least to the largest.
+
+    points: columns class, seed, auc.
+    """
+    base = alt.Chart(points).encode(x=alt.X("class:O", title="Class", axis=alt.Axis(labelAngle=0)))
+    scale = alt.Scale(zero=False)
+    bars = base.mark_rule(color=GREY).encode(y=alt.Y("min(auc):Q", title="AUC", scale=scale), y2="max(auc):Q")
+    means = base.mark_point(color=BLUE, filled=True, opacity=1).encode(
+        y=alt.Y("mean(auc):Q", title="AUC", scale=scale),
+        tooltip=["class:O", *(alt.Tooltip(f"{of}(auc):Q", title=f"{of} AUC", format=".3f") for of in ("mean", "min", "max"))],
+    )  # fmt: skip
+    guess = alt.Chart(pd.DataFrame({"auc": [0.5]})).mark_rule(color=ORANGE, strokeDash=[2, 3]).encode(y="auc:Q")
+    return alt.layer(bars, means, guess).properties(height=240)
+
+
 def fitted(
     points: pd.DataFrame, x_label: str, y_label: str, lines: Mapping[str, tuple[float, float]], chance: float
 ) -> alt.LayerChart:

@@ -20,7 +20,7 @@ from leaderboard.texts import breaking
 
 BLUE, ORANGE, GREY = (0x3A, 0x8F, 0xCF), (0xD9, 0x8A, 0x00), (0x8A, 0x8F, 0x98)
 """Of Okabe and Ito's palette, as red, green and blue."""
-CHANCE = {AUC: 0.5, "balanced_accuracy": 0.5, "attribute_accuracy": 0.5, "attribute_balanced_accuracy": 0.5}
+CHANCE = {AUC: 0.5, "balanced_accuracy": 0.5}
 """The value of a random guess, for metrics where it does not depend on the data: the middle of a diverging scale."""
 NAME, CELL = 11.0, 2.5
 """Widths in rem: of the rows' names, and of a cell, which fits a number of two decimals."""

@@ -12,6 +12,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from benchmark.metrics import (
     METRICS,
+    auc_by_class,
     best_threshold,
     curve,
     ece,
@@ -325,3 +326,14 @@ def test_a_bound_from_above_is_rounded_up(value, text):
 
 def test_a_bound_from_below_is_rounded_down():
     assert lower_bound([0.4, 0.29, 1.2349, np.nan]).tolist()[:3] == [0.4, 0.29, 1.234]
+
+
+def test_the_area_within_each_class_is_that_of_its_samples_alone():
+    """With ties, within classes and across them; class 3 has no member, and nobody is of class 4."""
+    rng = np.random.default_rng(0)
+    y, scores = rng.integers(0, 4, 600), rng.integers(0, 30, 600).astype(float)
+    members = (rng.random(600) < 0.3 + 0.01 * scores) & (y < 3)
+    found = auc_by_class(scores, members, y, 5)
+    for k in range(3):
+        assert found[k] == pytest.approx(sklearn_metrics.roc_auc_score(members[y == k], scores[y == k]))
+    assert np.isnan(found[3:]).all()

@@ -106,11 +106,12 @@ class World:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings x (n, d) float32 of samples, their class labels y (n,) int64, and their attribute (n,) int64, 0 or 1."""
+    """Embeddings x (n, d) float32 of samples, their class labels y (n,) int64, and their attribute (n,) int64 in [0, values)."""
 
     x: Tensor
     y: Tensor
     attribute: Tensor
+    values: int = 2
 
 
 @dataclass(frozen=True)
@@ -238,12 +239,12 @@ class AttributeAttack(AnyAttack):
     from_shadow: ClassVar[ShadowField] = "embeddings"
 
     @property
-    def embedding(self) -> Literal["target", "untrained"]:
-        """Which network embeds: the target, or one with the same architecture and random weights."""
+    def embedding(self) -> Literal["target", "untrained", "label"]:
+        """What embeds: the target, a network of its architecture with random weights, or the class label alone, one-hot (n, k)."""
         return "target"
 
     def predict(self, embeddings: Tensor) -> Tensor:
-        """Attribute labels (n,) int64, 0 or 1, from embeddings (n, d)."""
+        """Attribute labels (n,) int64 in [0, `Embeddings.values`), from embeddings (n, d)."""
         raise NotImplementedError
 
 

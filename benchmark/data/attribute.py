@@ -1,4 +1,4 @@
-"""The attribute that attribute inference infers: is the shape in the image thicker than the median of its class?
+"""The attribute that is inferred where a protocol names none: is the shape in the image thicker than the median of its class?
 
 It is defined within each class, so that neither the majority nor the class label helps a guess: both are right half of
 the time (RULES 7).

@@ -11,6 +11,7 @@ import yaml
 from benchmark import data as datasets
 from benchmark import protocol as protocols
 from benchmark.data.dataset import Data, DataError
+from benchmark.data.prepared import named_attribute
 from benchmark.data.source import find
 from benchmark.data.splits import indices_digest, split
 from benchmark.errors import UserError, printable
@@ -23,8 +24,15 @@ def check(protocol: Protocol) -> None:
     """Compare the data and the splits with the pinned digests. Raises UserError with both digests, whole, and DataError for missing data."""
     datasets.refresh()
     data = _checked(protocol, "data_digest", protocol.dataset, protocol.data_digest)
+    all_data = [data]
     if protocol.adversary and protocol.adversary.dataset:
-        _checked(protocol, "adversary.data_digest", protocol.adversary.dataset, str(protocol.adversary.data_digest))
+        digest = str(protocol.adversary.data_digest)
+        all_data.append(_checked(protocol, "adversary.data_digest", protocol.adversary.dataset, digest))
+    if protocol.attribute is not None:
+        values = {each.name: _values(protocol, each, protocol.attribute) for each in all_data}
+        if len(set(values.values())) > 1:
+            given = ", ".join(f"{k} in {name}" for name, k in values.items())
+            raise UserError(f"{protocol.name}: attribute: expected as many values in both data sets, given {given}")
     for seed in set(protocol.seeds) & set(protocol.split.digests):
         try:
             given = indices_digest(split(protocol.split.scheme, len(data), seed, protocol.split.size))
@@ -49,6 +57,14 @@ def _checked(protocol: Protocol, field: str, name: str, pinned: str) -> Data:
         ) from None
     _compare(protocol, field, pinned, f"data {name}", data.digest)
     return data
+
+
+def _values(protocol: Protocol, data: Data, attribute: str) -> int:
+    """How many values the attribute has in the data."""
+    try:
+        return named_attribute(data, attribute)[1]
+    except DataError as error:
+        raise DataError(f"{protocol.name}: {error}") from None
 
 
 def _compare(protocol: Protocol, field: str, pinned: str, what: str, given: str) -> None:

@@ -2,7 +2,7 @@
 
 x.npy           (n, c, h, w) uint8
 y.npy           (n,) int64 in [0, classes)
-attribute.npy   (n,) int64, what attribute inference asks for today (`benchmark.data.attribute`)
+attribute.npy   (n,) int64, what attribute inference asks for where a protocol names no attribute (`benchmark.data.attribute`)
 attributes/     a file an attribute of the source: (n,) int64
 official.npy    (n,) int64, the publisher's part, an index of `parts` in the manifest
 manifest.json   the digest, names, counts, where it comes from
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmark import places
 from benchmark.data.dataset import Data, DataError
+from benchmark.errors import suggest
 
 MANIFEST = "manifest.json"
 BLOCK = 1 << 22
@@ -40,11 +41,32 @@ class Prepared(Data):
     official: Tensor
     """The publisher's part (n,) int64 of each image: an index of `parts`."""
     parts: tuple[str, ...]
+    values: Mapping[str, int]
+    """How many values each attribute has, by name."""
 
     def followed_by(self, other: Data) -> Data:
-        """As `Data.followed_by`; the source's own attributes and parts are left behind."""
+        """As `Data.followed_by`; attributes stay that both have, with as many values, and parts are left behind (-1)."""
         alone = Data(self.name, self.x, self.y, self.attribute, self.classes, self.simple, self.duplicates)
-        return alone.followed_by(other)
+        both = alone.followed_by(other)
+        theirs = other.attributes if isinstance(other, Prepared) else {}
+        shared = {
+            name: torch.cat([column, theirs[name]])
+            for name, column in self.attributes.items()
+            if isinstance(other, Prepared) and other.values.get(name) == self.values[name]
+        }
+        return Prepared(
+            **vars(both), attributes=shared, official=torch.full((len(both),), -1), parts=(),
+            values={name: self.values[name] for name in shared},
+        )  # fmt: skip
+
+
+def named_attribute(data: Data, name: str) -> tuple[Tensor, int]:
+    """The attribute (n,) int64 of this name, and how many values it has. Raises DataError where the data have none of this name."""
+    if isinstance(data, Prepared) and name in data.attributes:
+        return data.attributes[name], data.values[name]
+    known = data.attributes if isinstance(data, Prepared) else {}
+    hint = suggest(name, known) if known else "; without the field, the thickness of shapes within a class is inferred"
+    raise DataError(f"attribute: expected an attribute of {data.name}, which has {len(known)}, given {name!r}{hint}")
 
 
 def load(folder: Path, name: str) -> Prepared:
@@ -64,7 +86,7 @@ def load(folder: Path, name: str) -> Prepared:
         }
         data = Prepared(
             name, x, y, attribute, len(manifest["classes"]), manifest["simple"], manifest["duplicates"], attributes, official,
-            tuple(manifest["parts"]),
+            tuple(manifest["parts"]), {a: len(manifest["attribute_counts"][a]) for a in attributes},
         )  # fmt: skip
         lengths = {len(t) for t in (x, y, attribute, official, *attributes.values())}
         if lengths != {manifest["images"]} or tuple(x.shape[1:]) != tuple(manifest["shape"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmark.data.dataset import Data
+from benchmark.data.prepared import Prepared
 
 DATASET = '''"""NAME: say here what the images show."""
 
@@ -49,17 +50,24 @@ recipe:
   batch_size: 32
   ensemble: 4
 references: {{online: 8, offline: 4}}
-attacks: [random_scores, loss, metric_ment, lira]
+{attribute}attacks: [random_scores, loss, metric_ment, lira{attribute_attacks}]
 defenses: [undefended, label_smoothing, constant_output]
 baseline: undefended
 utility_floor: 0.0
 rank_by: [tpr_at_fpr_0.01, auc]
 """
+_ATTRIBUTE_ATTACKS = (
+    ', attribute_mlp, "attribute_mlp[embedding=untrained]", attribute_null, "attribute_null[guess=majority]"'
+)
 
 
 def protocol_text(name: str, dataset: str, data: Data) -> str:
-    """A protocol for a data set, without its digests: six parts of at most 500 images."""
+    """A protocol for a data set, without its digests: six parts of at most 500 images, and the first of its attributes."""
     id, _, view = dataset.partition("/")
     pinned = f"{{id: {id}, view: {view!r}, digest: ''}}" if view else f"{dataset}\ndata_digest: ''"
     size = min(500, len(data) // 6)
-    return _PROTOCOL.format(name=name, samples=len(data), classes=data.classes, dataset=pinned, size=size)
+    attribute = next(iter(data.attributes), "") if isinstance(data, Prepared) else ""
+    return _PROTOCOL.format(
+        name=name, samples=len(data), classes=data.classes, dataset=pinned, size=size,
+        attribute=f"attribute: {attribute}\n" if attribute else "", attribute_attacks=_ATTRIBUTE_ATTACKS if attribute else "",
+    )  # fmt: skip

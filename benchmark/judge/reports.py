@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -33,20 +35,38 @@ def inversion_metrics(images: torch.Tensor, means: torch.Tensor) -> dict[str, fl
 
 
 def attribute_metrics(guess: Ints, truth: Ints, rng: np.random.Generator, resamples: int = 1000) -> Estimates:
-    """Accuracy and balanced accuracy of guessed attributes (n,), 0 or 1, and the accuracy of the majority guess."""
+    """Accuracy, balanced accuracy and macro F1 of guessed attributes (n,), and the accuracy of the majority guess.
+
+    Values are whole numbers from 0. Balanced accuracy is the mean recall of the values that occur. Macro F1 is the mean F1 of the
+    values that occur or are guessed, as scikit-learn and ML-DOCTOR have it.
+    """
     correct = (guess == truth).astype(np.float64)
-    by_label = [correct[truth == v] for v in (0, 1) if (truth == v).any()]
+    by_value = [correct[truth == v] for v in np.unique(truth)]
     metrics = {
         "attribute_accuracy": float(correct.mean()),
-        "attribute_balanced_accuracy": float(np.mean([values.mean() for values in by_label])),
-        "attribute_majority": float(max(truth.mean(), 1 - truth.mean())),
+        "attribute_balanced_accuracy": float(np.mean([values.mean() for values in by_value])),
+        "attribute_macro_f1": float(_macro_f1(guess, truth, np.ones((1, len(truth))))[0]),
+        "attribute_majority": float(np.bincount(truth).max() / len(truth)),
     }
-    balanced_draws = np.mean([_means(values, rng, resamples) for values in by_label], axis=0)
+    balanced_draws = np.mean([_means(values, rng, resamples) for values in by_value], axis=0)
     intervals = {
         "attribute_accuracy": _interval(_means(correct, rng, resamples)),
         "attribute_balanced_accuracy": _interval(balanced_draws),
     }
+    pairs, counts = np.unique(np.stack([guess, truth]), axis=1, return_counts=True)
+    draws = rng.multinomial(len(truth), counts / len(truth), size=resamples)
+    intervals["attribute_macro_f1"] = _interval(_macro_f1(pairs[0], pairs[1], draws))
     return metrics, intervals
+
+
+def _macro_f1(guess: Ints, truth: Ints, times: NDArray[Any]) -> Floats:
+    """Macro F1 (r,) of pairs of guess and truth (n,), in r samples in which each pair occurs `times` (r, n)."""
+    either = np.unique(np.concatenate([guess, truth]))
+    guessed, true = (values[:, None] == either for values in (guess, truth))
+    hits, occurrences = times @ (guessed & true), times @ (guessed.astype(np.int64) + true)
+    with np.errstate(invalid="ignore"):  # a value that neither occurs nor is guessed has none
+        scores: Floats = np.nanmean(2 * hits / occurrences, axis=1)
+    return scores
 
 
 def stealing_metrics(copy: Ints, target: Ints, y: Ints, rng: np.random.Generator, resamples: int = 1000) -> Estimates:

@@ -196,8 +196,11 @@ def _network_ids(
     if attack is None:
         return
     needs = attack.entry.needs
-    uses_shadow = ATTACKS[attack.entry.task].from_shadow == "shadow" and (
-        "shadow" in needs or (attack.entry.calibrate == "shadow" and not any(n.startswith("references") for n in needs))
+    membership, calibrate = ATTACKS[attack.entry.task].from_shadow == "shadow", attack.entry.calibrate
+    uses_shadow = (
+        artifacts.protocol.thresholds == "shadow"
+        and membership
+        and ("shadow" in needs or (calibrate == "shadow" and not any(n.startswith("references") for n in needs)))
     )
     if uses_shadow or (chain.guards and any(n.startswith("references") for n in needs)):
         yield "shadow", 0

@@ -22,7 +22,7 @@ import torch
 
 from benchmark import __version__
 from benchmark.data.splits import indices_digest
-from benchmark.entries.registry import Chain, Registry
+from benchmark.entries.registry import Chain, Part, Registry
 from benchmark.errors import Fault, UserError, out_of_memory, printable, trace
 from benchmark.judge import kinds, scenario
 from benchmark.judge.utility import utility
@@ -216,7 +216,7 @@ def result_of(setting: Setting, registry: Registry, job: Job, status: Status, re
         status=status,
         reason=printable(reason),
         access=entry.access if entry else "",
-        knowledge=attack.knowledge if attack else "",
+        knowledge=knowledge_of(attack, protocol) if attack else "",
         null_row=fields.pop("null_row", bool(entry.card and entry.card.null) if entry else any(nulls)),
         provenance=provenance,
         isolation=min((isolation.where(p.entry) for p in unreviewed or parts), key=weakest_first.index),
@@ -224,6 +224,14 @@ def result_of(setting: Setting, registry: Registry, job: Job, status: Status, re
         finished=time.time(),
         **fields,
     )
+
+
+def knowledge_of(attack: Part, protocol: Protocol) -> str:
+    """What an attack knows under a protocol: known samples may stand for the shadow world that it asks for."""
+    known = attack.knowledge.split("+")
+    if attack.entry.task == "membership" and protocol.thresholds == "partial":
+        known = ["partial" if name == "shadow" else name for name in known]
+    return "+".join(sorted({*known} - {"guards"}) + ["guards"] * ("guards" in known))
 
 
 @cache

@@ -30,6 +30,7 @@ from leaderboard.views import (
 )
 from leaderboard.views.compare import parts
 
+CLASS_AUC = "class_auc"
 DOC = 4000
 """The most characters that are shown of a submission's own description."""
 
@@ -50,6 +51,7 @@ def show() -> None:
         _cost(mine, str(name))
     with right:
         _roc(mine, str(name))
+        _by_class(mine, str(name))
     _scenarios(mine)
     _logs(mine)
     _history(protocol, str(name))
@@ -154,6 +156,31 @@ def _roc(mine: list[Result], name: str) -> None:
     st.text("; ".join(parts) + ". Bars: 95 % over samples. Dashed: chance.")
 
 
+def _by_class(mine: list[Result], name: str) -> None:
+    """The AUC within each class, of one attack on one defense; nothing for records without it."""
+    by_pair: dict[str, list[Result]] = {}
+    for r in mine:
+        if r.status == "ok" and CLASS_AUC in r.values:
+            by_pair.setdefault(r.attack if r.defense == name else r.defense, []).append(r)
+    if not by_pair:
+        return
+    titles = sorted(by_pair)
+    best = max(titles, key=lambda title: np.mean([r.metrics.get(AUC, 0.0) for r in by_pair[title]]))
+    picked = st.selectbox("AUC within classes of", titles, index=titles.index(best), key="classes", bind="query-params")
+    found = by_pair[str(picked)]
+    points = pd.DataFrame([
+        {"class": k, "seed": r.seed, "auc": auc} for r in found for k, auc in enumerate(r.values[CLASS_AUC])
+    ])  # fmt: skip
+    st.altair_chart(charts.by_class(points), width="stretch")
+    spread, null = (
+        np.mean([r.metrics.get(m, np.nan) for r in found]) for m in (f"{CLASS_AUC}_sd", f"{CLASS_AUC}_sd_null")
+    )
+    st.text(
+        f"Spread over classes (SD): {spread:.3f}; classes drawn at random stay below {null:.3f} (95 %). Points: mean over "
+        "seeds; bars: from the least to the largest of them. Dashed: chance."
+    )
+
+
 def _cost(mine: list[Result], name: str) -> None:
     """Median costs of the entry: of a defense to train and to query, of an attack to run."""
     names = {
@@ -217,6 +244,7 @@ def _title(r: Result, name: str) -> str:
 
 def _scenarios(mine: list[Result]) -> None:
     names = [m for metrics in TASK_METRICS.values() for m in metrics]
+    names += ["attribute_macro_f1", "class_auc", "class_auc_sd", "class_auc_sd_null"]
     names += ["test_accuracy", "train_accuracy", "robust_accuracy", "certified_accuracy", "ece"]
     order = ["utility", *TASK_METRICS]
     rows = [

@@ -32,13 +32,13 @@ def show() -> None:
     st.text(paper.cite)
     all_claims = claims.load()
     names = {p for t in paper.tables for p in t.protocols} | {s.protocol for c in all_claims for s in c.scores}
-    results = _results(sorted(names))
+    results = newest_of(sorted(names))
     _numbers(paper, results)
     st.subheader("What it claims", anchor=False)
     _claims(paper, all_claims, results)
 
 
-def _results(protocols: Sequence[str]) -> dict[str, list[Result]]:
+def newest_of(protocols: Sequence[str]) -> dict[str, list[Result]]:
     """The results of the newest public edition of each protocol."""
     _refreshed(tuple(protocols))
     results = {}

@@ -1,19 +1,20 @@
-"""The page Model risks: Jensen-Shannon distances and overfitting of targets, against the success of attacks."""
+"""The page Model risks: Jensen-Shannon distances and gaps of targets, against the success of attacks; and what they predict."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 import yaml
 
 from benchmark.metrics import METRICS
-from leaderboard import charts
-from leaderboard.ranking import AUC
+from leaderboard import charts, tables
+from leaderboard.ranking import AUC, scenarios
+from leaderboard.risks import error, left_out, line, pooled, risks
 from leaderboard.views import axes, chosen, download, empty, frame, number
+from leaderboard.views.papers import newest_of
 
 ACCURACY = "balanced_accuracy"
 MEASURES = {"js_entropy": "Entropy", "js_cross_entropy": "Cross-entropy"}
@@ -74,47 +75,60 @@ def show() -> None:
     with second:
         st.subheader("Overfitting", anchor=False)
         _fit(gap.assign(risk=gap.overfitting), "Train accuracy − test accuracy", "g", attack, success, {})
+    robust = points.dropna(subset=["adversarial", "success"])
+    if len(robust):
+        st.subheader("Overfitting of robustness", anchor=False)
+        title = "Robust train accuracy − robust test accuracy"
+        _fit(robust.assign(risk=robust.adversarial), title, "g", attack, success, {})
+        st.text(
+            "Of defenses that aim at robustness alone (Song et al. 2019): accuracies under PGD, each at its own radius."
+        )
     column = st.column_config
     config: dict[str, Any] = {
         "defense": column.TextColumn("Defense", pinned=True, width="medium"),
         "seed": column.NumberColumn("Seed", width="small"),
         "js": column.NumberColumn("JS distance", format="%.3f", help=HELP),
         "null": column.NumberColumn("Null 95 %", format="%.3f", help="95 % quantile of the distance under permuted labels"),
+        "dataset": None,
+        "network": None,
         "overfitting": column.NumberColumn("Overfitting", format="%.3f", help="Train accuracy − test accuracy"),
+        "adversarial": column.NumberColumn("Robust", format="%.3f", help="Robust train accuracy − robust test accuracy"),
         "success": number(success),
     }  # fmt: skip
     st.dataframe(points, hide_index=True, width="stretch", column_config=config, placeholder="–", key="risks")
+    if st.toggle(
+        "All boards",
+        key="all",
+        bind="query-params",
+        help="The line of all data sets and networks, and how well it predicts one that it has not seen",
+    ):
+        _all_boards(measure, attack, success, (slope, intercept) if attack == theirs and success == ACCURACY else None)
 
 
-def risks(scenarios: pd.DataFrame, measure: str, attack: str, success: str) -> pd.DataFrame:
-    """One row for each defense and seed on which the attack was scored; NaN for what a record lacks.
-
-    scenarios: `ranking.scenarios`. measure: the distance; success: a metric of the attack. Columns: defense, seed, js
-    (the distance), null (its 95 % quantile under permuted labels), overfitting, success.
-    """
-    utility = scenarios[(scenarios.task == "utility") & (scenarios.status == "ok")]
-    rows = [
-        {
-            "defense": r.defense,
-            "seed": r.seed,
-            "js": r.metrics.get(measure, np.nan),
-            "null": r.metrics.get(f"{measure}_null", np.nan),
-            "overfitting": r.metrics.get("train_accuracy", np.nan) - r.metrics.get("test_accuracy", np.nan),
-        }
-        for r in utility.result
-    ]
-    known = pd.DataFrame(rows, columns=["defense", "seed", "js", "null", "overfitting"])
-    mine = scenarios[(scenarios.task == "membership") & (scenarios.status == "ok") & (scenarios.attack == attack)]
-    reached = mine[["defense", "seed", success]].rename(columns={success: "success"})
-    return known.merge(reached, on=["defense", "seed"]).sort_values(["defense", "seed"], ignore_index=True)
-
-
-def line(x: pd.Series, y: pd.Series) -> tuple[float, float, float] | None:
-    """Slope, intercept and Pearson's r of the least-squares line; None with under 3 points or no variation."""
-    if len(x) < 3 or np.ptp(x) < 1e-9 or np.ptp(y) < 1e-9:
-        return None
-    slope, intercept = np.polyfit(x, y, 1)
-    return float(slope), float(intercept), float(np.corrcoef(x, y)[0, 1])
+def _all_boards(measure: str, attack: str, success: str, theirs: tuple[float, float] | None) -> None:
+    """The rows of all boards with what the others' line predicts. theirs: slope and intercept of the paper's line, where it applies."""
+    st.subheader("All boards", anchor=False)
+    found = {name: scenarios(rows) for name, rows in newest_of(tables.protocols()).items() if rows}
+    points = pooled({name: risks(table, measure, attack, success) for name, table in found.items()})
+    if (fit := line(points.risk, points.success)) is None:
+        st.text(f"No line: {len(points)} rows with {attack} and this distance, or they don't differ.")
+        return
+    groups = len(points[["dataset", "network"]].drop_duplicates())
+    unseen = "its data set and network" if "dataset" in left_out(points) else "its defense"
+    text = f"{len(points)} rows of {groups} data sets and networks: {fit.slope:.3f} d + {fit.intercept:.3f}; r = {fit.r:.2f}."
+    text += f" Predicted without {unseen}, the error of a row is {error(points.predicted, points.success):.3f} (root mean square)"
+    if theirs:
+        text += f"; by He et al.'s line {error(theirs[0] * points.risk + theirs[1], points.success):.3f}"
+    st.text(f"{text}.")
+    column = st.column_config
+    shown = points.assign(error=points.predicted - points.success)
+    st.dataframe(shown, hide_index=True, width="stretch", placeholder="–", key="pooled", column_config={
+        "protocol": "Protocol", "dataset": "Data", "network": "Network",
+        "defense": column.TextColumn("Defense", width="medium"),
+        "risk": column.NumberColumn("JS distance", format="%.3f", help=HELP), "success": number(success),
+        "predicted": column.NumberColumn("Predicted", format="%.3f", help=f"By the line of the rows without {unseen}"),
+        "error": column.NumberColumn("Error", format="%.3f", help="Predicted − measured"),
+    })  # fmt: skip
 
 
 def _fit(

@@ -44,7 +44,7 @@ class AttributeMLP(AttributeAttack):
         data = knowledge.embeddings
         assert data is not None
         generator = knowledge.generator("attribute_mlp")
-        self.network = Perceptron(data.x.shape[1], (64,), 2, generator=generator).fit(
+        self.network = Perceptron(data.x.shape[1], (64,), data.values, generator=generator).fit(
             data.x,
             data.attribute,
             epochs=self.params.epochs,

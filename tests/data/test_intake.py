@@ -17,7 +17,7 @@ from benchmark import data as datasets
 from benchmark.data import intake
 from benchmark.data.dataset import DataError
 from benchmark.data.intake import near_hashes, pixels, prepare
-from benchmark.data.prepared import MANIFEST, digest_of, load
+from benchmark.data.prepared import MANIFEST, digest_of, load, named_attribute
 from benchmark.data.source import find
 from benchmark.errors import UserError
 from tests.conftest import ROOT
@@ -215,6 +215,14 @@ def test_attributes_and_parts_are_kept_and_missing_ones_refused(project):
     summary = prepare(find("mine"), "8", project / "a.npz")
     data = load(summary.folder, summary.name)
     assert data.attributes["tone"].tolist() == [0, 1, 2] * 4 and data.parts == ("a", "b")
+    column, values = named_attribute(data, "tone")
+    assert column is data.attributes["tone"] and values == 3
+    both = data.followed_by(data)
+    assert named_attribute(both, "tone")[0].tolist() == [0, 1, 2] * 8 and len(both) == 24
+    with pytest.raises(
+        DataError, match="expected an attribute of mine/8, which has 1, given 'tones'; did you mean 'tone'"
+    ):
+        named_attribute(data, "tones")
     assert data.official.tolist() == [0] * 9 + [1] * 3 and summary.manifest["attribute_counts"] == {"tone": [4, 4, 4]}
     (project / "data/mine.py").write_text(text.replace("i % 3", "None if i == 7 else i % 3"))
     with pytest.raises(DataError, match=r"image 7 .*attribute tone: expected 0 to 2, given none"):

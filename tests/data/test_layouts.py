@@ -160,7 +160,10 @@ def test_celeba(tmp_path):
     celeba(tmp_path / "celeba", signs)
     found = items("celeba", tmp_path)
     assert [i.label for i in found] == [5, 2, 7, 0, 1], "Heavy_Makeup, Mouth_Slightly_Open, Smiling as binary digits"
-    assert [i.attributes for i in found[:2]] == [{"male": 0, "young": 1}, {"male": 1, "young": 0}]
+    assert [i.attributes for i in found[:2]] == [
+        {"male": 0, "young": 1, "male_young": 1},
+        {"male": 1, "young": 0, "male_young": 2},
+    ]
     assert [i.part for i in found] == ["train", "val", "test", "train", "val"]
     assert found[4].image == tmp_path / "celeba/img_align_celeba/000005.jpg"
     listed = tmp_path / "celeba/list_attr_celeba.txt"

@@ -6,6 +6,7 @@ And what an attack changes of its adversary: whose guards stand before the model
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from sklearn.metrics import roc_auc_score
 
-from benchmark import data, protocol
+from benchmark import data, metrics, protocol
 from benchmark.api import Context
+from benchmark.data import pins
+from benchmark.data.intake import prepare
+from benchmark.data.source import find
 from benchmark.errors import UserError
 from benchmark.judge import kinds
 from benchmark.judge.scenario import Measurements, Skip
+from benchmark.networks.training import TrainingRun
 from benchmark.protocol import Adversary, Canaries, Protocol, WorldName
-from benchmark.run.plan import make_plan, scenario_key
+from benchmark.run import work
+from benchmark.run.plan import AnswersJob, make_plan, scenario_key
 from benchmark.targets.artifacts import Artifacts
 from leakboard import score
 from tests.conftest import SUBMISSIONS, artifacts_in
@@ -41,6 +48,160 @@ def outcome(artifacts: Artifacts, attack: str, chain: str = "undefended") -> Mea
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     return artifacts_in(tmp_path_factory.mktemp("plain"), SMOKE)
+
+
+# --- Attributes -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def toned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Artifacts]:
+    """On images whose tone of three is as bright as they are, and is likelier in some classes than in others."""
+    monkeypatch.setenv("LEAKBOARD_PROJECT", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.py").write_text(
+        "import numpy as np\nfrom benchmark.data.source import Item, Source\n\n"
+        'source = Source(title="Mine", terms="none", get="by hand", views={"8": (1, 8, 8)}, attributes={"tone": 3})\n\n\n'
+        "def read(folder):\n"
+        "    rng = np.random.default_rng(0)\n"
+        "    for i in range(600):\n"
+        "        tone = int(rng.choice(3, p=[[0.7, 0.2, 0.1], [0.1, 0.7, 0.2]][i % 2]))\n"
+        "        image = rng.integers(0, 90, (8, 8)) + 80 * tone\n"
+        '        yield Item(image.astype(np.uint8), i % 2, {"tone": tone})\n'
+    )
+    prepare(find("mine"), None, tmp_path)
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(SMOKE.model_dump(mode="json") | {
+        "dataset": {"id": "mine", "view": "8", "digest": ""}, "split": {"scheme": "six-way", "digests": {}},
+        "attribute": "tone",
+    }).replace("data_digest: " + SMOKE.data_digest + "\n", ""))  # fmt: skip
+    pins.pin(tmp_path / "own.yaml")
+    yield artifacts_in(tmp_path / "store", protocol.load(str(tmp_path / "own.yaml")))
+    monkeypatch.undo()
+    data.refresh()
+
+
+def test_attributes_of_the_source_are_inferred_and_stand_beside_guesses_by_frequency(toned: Artifacts) -> None:
+    pins.check(toned.protocol)
+    population = toned.population(0)
+    tone, parts = population.data.attributes["tone"].numpy(), population.parts  # type: ignore[attr-defined]
+    truth, y = tone[parts["target-test"]], population.data.y.numpy()[parts["target-test"]]
+    names = "attribute_null[guess=majority]", "attribute_null", "attribute_mlp[embedding=untrained]"
+    majority, label, untrained = (outcome(toned, name) for name in names)
+    assert majority.null and label.null and untrained.null
+    commonest = np.bincount(tone[parts["shadow-train"]]).argmax()
+    assert majority.metrics["attribute_accuracy"] == pytest.approx((truth == commonest).mean())
+    assert majority.metrics["attribute_balanced_accuracy"] == pytest.approx(1 / 3)
+    assert label.metrics["attribute_accuracy"] == pytest.approx(
+        (truth == y).mean()
+    )  # class 0: mostly 0, class 1: mostly 1
+    accuracy = [m.metrics["attribute_balanced_accuracy"] for m in (majority, label, untrained)]
+    assert accuracy == sorted(accuracy) and accuracy[2] > accuracy[1] + 0.1
+
+
+def test_an_attribute_that_the_data_lack_is_refused_before_any_work(toned: Artifacts) -> None:
+    for loaded, message in (
+        (changed(attribute="tone"), "smoke: attribute: expected an attribute of digits, which has 0, given 'tone'"),
+        (toned.protocol.model_copy(update={"attribute": "tine"}), "which has 1, given 'tine'; did you mean 'tone'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pins.check(loaded)
+
+
+def test_classes_that_leak_more_are_told_apart(toned: Artifacts) -> None:
+    """An attack that finds the members of class 0 alone: its spread is above what classes drawn at random have."""
+    scenario: Any = kinds.scenario(toned, toned.registry.attack("loss"), toned.chain("undefended"), 0)
+    population = toned.population(0)
+    members, y = population.members, population.labels[torch.from_numpy(population.candidates)].numpy()
+    rng = np.random.default_rng(0)
+    scores = np.where(y == 0, members, 0.5) + 0.1 * rng.random(len(y))
+    found = scenario._report([(scores[None], None)])
+    aucs = [roc_auc_score(members[y == k], scores[y == k]) for k in (0, 1)]
+    assert found.values["class_auc"] == pytest.approx(aucs) and aucs[0] == 1
+    assert found.metrics["class_auc"] == pytest.approx(np.mean(aucs))
+    assert found.metrics["class_auc_sd"] == pytest.approx(np.std(aucs, ddof=1))
+    assert found.metrics["class_auc_sd"] > found.metrics["class_auc_sd_null"]
+    alike = scenario._report([(rng.random((1, len(y))), None)]).metrics
+    assert alike["class_auc_sd"] < found.metrics["class_auc_sd"] / 2
+
+
+def test_an_attribute_is_part_of_what_a_protocol_measures(toned: Artifacts) -> None:
+    without = toned.protocol.model_copy(update={"attribute": None})
+    assert without.measures != toned.protocol.measures and changed(attribute=None).measures == SMOKE.measures
+
+
+# --- Thresholds -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    """Thresholds from known samples, on two targets of the population."""
+    return artifacts_in(
+        tmp_path_factory.mktemp("known"),
+        changed(thresholds="partial", targets=2, references={"online": 2, "offline": 2}),
+    )
+
+
+@pytest.mark.parametrize("attack", ["loss", "metric_ent[thresholds=global]"])
+def test_thresholds_are_set_on_the_known_samples_of_each_target(known: Artifacts, attack: str) -> None:
+    """What is known is not scored."""
+    population, chain = known.population(0), known.chain("undefended")
+    found = outcome(known, attack).values
+    assert found is not None
+    for k in range(2):
+        model = known.served(chain, 0, "target", k)
+        samples = [population.samples(rows) for rows in (*population.known(k), population.candidates)]
+        answers = [model.answers_to(s.x) for s in samples]
+        if attack == "loss":
+            scores = [a.gather(1, s.y[:, None])[:, 0].numpy() for a, s in zip(answers, samples, strict=True)]
+        else:
+            scores = [(a.exp() * a).sum(1).numpy() for a in answers]
+        sides, pooled = scores[:2], np.concatenate(scores[:2])
+        members = np.arange(len(pooled)) < len(sides[0])
+        threshold = metrics.best_threshold(pooled, members)
+        called, inside = scores[2] >= threshold, population.members_of("target", k)
+        expected = (called[inside].mean() + (~called[~inside]).mean()) / 2
+        assert found["balanced_accuracy"][k] == pytest.approx(expected, abs=1e-9)
+        assert not np.isin(population.candidates, np.concatenate(population.known(k))).any()
+
+
+def test_known_samples_stand_for_the_shadow_world(known: Artifacts, plain: Artifacts) -> None:
+    """Nobody asks the shadow model, and rows are of the track of partial knowledge."""
+    attacks = [known.registry.attack(name) for name in ("loss", "metric_ment", "nn_sorted", "lira")]
+    for artifacts, asked in ((known, {"target", "online"}), (plain, {"target", "online", "shadow"})):
+        jobs = make_plan(artifacts, attacks, [artifacts.chain("undefended")], [0]).jobs.values()
+        assert {role for job in jobs if isinstance(job, AnswersJob) for role, _ in job.models} == asked
+    rows = [work.knowledge_of(attack, known.protocol) for attack in attacks]
+    assert rows == ["none", "partial", "partial", "references-online"]
+    assert work.knowledge_of(attacks[2], SMOKE) == "shadow"
+    both = known.registry.attack("rmia_offline[guards=target]")
+    assert work.knowledge_of(both, known.protocol) == "partial+references-offline+guards"
+
+
+# --- Epochs -----------------------------------------------------------------------------------------
+
+
+def test_with_a_constant_rate_fewer_epochs_are_an_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit: so entries by `epochs` are leakage along one training."""
+    recipe = ALONE.model_dump() | {"schedule": "constant", "epochs": 2}
+    artifacts = artifacts_in(tmp_path, changed(recipe=recipe, references={"online": 2, "offline": 2}))
+    epochs, checkpoints = TrainingRun.epochs, []
+
+    def watched(run: TrainingRun, network: torch.nn.Module) -> Iterator[int]:
+        for epoch in epochs(run, network):
+            if epoch == 1:
+                checkpoints.append({name: value.clone() for name, value in network.state_dict().items()})
+            yield epoch
+
+    monkeypatch.setattr(TrainingRun, "epochs", watched)
+    ended = [
+        artifacts.network(artifacts.chain(name).training, 0, "target", 0).judge_copy().state_dict()  # type: ignore[union-attr]
+        for name in ("undefended", "undefended[epochs=1]")
+    ]
+    assert len(checkpoints) == 1
+    for name, value in checkpoints[0].items():
+        assert torch.equal(value, ended[1][name])
+    assert not torch.equal(ended[0]["head.weight"], ended[1]["head.weight"])
 
 
 # --- Canaries ---------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 
 from benchmark.judge.reports import (
     attribute_metrics,
@@ -45,7 +45,7 @@ def test_flat_images_have_a_closed_form(a: float, b: float) -> None:
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])
-def test_attributes(rng: np.random.Generator, share: float) -> None:
+def test_attributes_of_two_values(rng: np.random.Generator, share: float) -> None:
     truth = (rng.random(2000) < share).astype(np.int64)
     guess = np.where(rng.random(2000) < 0.7, truth, 1 - truth)
     found, intervals = attribute_metrics(guess, truth, rng)
@@ -62,9 +62,28 @@ def test_attributes(rng: np.random.Generator, share: float) -> None:
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.15)
 
 
+def test_attributes_of_many_values(rng: np.random.Generator) -> None:
+    """One of them never occurs and is guessed; another neither occurs nor is guessed."""
+    truth = rng.choice([0, 1, 2, 5], 3000, p=[0.6, 0.2, 0.15, 0.05])
+    guess = np.where(rng.random(3000) < 0.6, truth, rng.integers(0, 4, 3000))
+    found, intervals = attribute_metrics(guess, truth, rng)
+    occur = np.isin(guess, np.unique(truth))
+    assert found["attribute_accuracy"] == pytest.approx(accuracy_score(truth, guess))
+    assert found["attribute_balanced_accuracy"] == pytest.approx(recall_score(truth, guess, labels=[0, 1, 2, 5], average="macro"))  # fmt: skip
+    assert found["attribute_macro_f1"] == pytest.approx(f1_score(truth, guess, average="macro")) and not occur.all()
+    assert found["attribute_majority"] == pytest.approx((truth == 0).mean())
+    draws = [rng.integers(0, 3000, 3000) for _ in range(80)]  # an independent bootstrap
+    spread = np.std([f1_score(truth[rows], guess[rows], average="macro") for rows in draws])
+    low, high = intervals["attribute_macro_f1"]
+    assert low < found["attribute_macro_f1"] < high and high - low == pytest.approx(3.92 * spread, rel=0.35)
+
+
 def test_one_attribute_value_alone(rng: np.random.Generator) -> None:
     found, _ = attribute_metrics(np.array([1, 0, 1, 1]), np.ones(4, np.int64), rng)
-    assert found == {"attribute_accuracy": 0.75, "attribute_balanced_accuracy": 0.75, "attribute_majority": 1.0}
+    assert found == {
+        "attribute_accuracy": 0.75, "attribute_balanced_accuracy": 0.75, "attribute_majority": 1.0,
+        "attribute_macro_f1": pytest.approx(3 / 7),  # 6 / 7 of the value 1, 0 of the value 0
+    }  # fmt: skip
 
 
 def test_stealing(rng: np.random.Generator) -> None:

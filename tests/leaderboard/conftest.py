@@ -101,10 +101,13 @@ def _membership(random: np.random.Generator, attack: str, defense: str, seed: in
     fpr = np.r_[0, np.geomspace(1e-3, 1, 60)]
     tpr = np.clip(fpr ** ((1 - auc) / auc), 0, 1)
     tpr_at = float(np.interp(0.01, fpr, tpr))
+    classes = tuple(float(np.clip(auc + d, 0, 1)) for d in (-0.1, 0.0, 0.1)) if attack == "loss" else ()
+    by_class = {"class_auc": float(np.mean(classes)), "class_auc_sd": float(np.std(classes, ddof=1)), "class_auc_sd_null": 0.03} if classes else {}  # fmt: skip
     histogram = ((-1.0, 0.0, 1.0, 2.0), (200, 300, 500), (500, 300, 200)) if attack == "loss" else None
     return make_result(
         "membership", attack, defense, seed, null_row=attack == "random", roc=(tuple(fpr), tuple(tpr)), histogram=histogram,
-        metrics={"auc": auc, "tpr_at_fpr_0.01": tpr_at, "tpr_at_fpr_0.01_reversed": max(0, 0.02 - tpr_at), "balanced_accuracy": 0.5 + 0.8 * (auc - 0.5)},
+        metrics={"auc": auc, "tpr_at_fpr_0.01": tpr_at, "tpr_at_fpr_0.01_reversed": max(0, 0.02 - tpr_at), "balanced_accuracy": 0.5 + 0.8 * (auc - 0.5)} | by_class,
+        values={"class_auc": classes} if classes else {},
         null_auc=tuple(random.normal(0.5, 0.013, 40)), null_tpr=tuple(random.uniform(0.004, 0.02, 40)),
         cost={"seconds": 40.0 if attack == "lira" else 1.5, "queries": 2000.0 * (200 if attack == "boundary" else 1)},
         provenance={"run_id": f"{abs(hash((attack, defense, seed))):x}"[:12], "experiment_id": "1", "commit": "abc123", "device": "cpu"}, **labels,

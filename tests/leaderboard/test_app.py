@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -124,8 +125,12 @@ def test_the_entry_page(folder: Path, made_up: Toy) -> None:
     assert set(table["defense"]) == {"selena"}
     assert len(table) == 3 * 9
     assert table["run"].dropna().str.startswith("http://127.0.0.1:5000/#/experiments/1/runs/").all()
+    spread = [r.metrics["class_auc_sd"] for r in made_up[0] if (r.attack, r.defense) == ("loss", "selena")]
+    assert f"Spread over classes (SD): {np.mean(spread):.3f}; classes drawn at random stay below 0.030" in texts(app)
+    assert app.selectbox(key="classes").options == ["loss"]
     app.selectbox(key="entry").select("nn_sorted").run()
     assert not app.exception
+    assert "Spread over classes" not in texts(app), "records without it"
     assert app.metric[3].value == "posterior/shadow"
 
 

@@ -10,7 +10,7 @@ import pytest
 from benchmark.result import Result
 from leaderboard.publish import publish
 from leaderboard.ranking import Board
-from leaderboard.views.risks import line
+from leaderboard.risks import error, left_out, line, pooled
 from tests.leaderboard.conftest import app_page, texts
 
 Toy = tuple[list[Result], Board]
@@ -69,3 +69,39 @@ def test_records_without_the_distance_say_what_to_run(folder: Path, made_up: Toy
     assert "The records hold no JS distance" in texts(app)
     assert app.code[0].value == "leakboard run --protocol toy-v1"
     assert len(drawn(app)) == 1, "overfitting is drawn all the same"
+
+
+def test_a_prediction_has_not_seen_the_data_set_and_network_of_its_row() -> None:
+    """Two networks on lines of their own: each is predicted by the other's, in a wrong place by what divides them."""
+    risk = [0.0, 0.1, 0.2, 0.3]
+    rows = pd.DataFrame(
+        {"defense": list("abcd"), "js": risk, "success": [0.5 + r for r in risk], "dataset": "x", "seed": 0}
+    )
+    tables = {
+        "first": rows.assign(network="n"),
+        "second": rows.assign(network="m", success=rows.success + 0.05),
+    }
+    points = pooled(tables)
+    assert left_out(points) == ["dataset", "network"] and len(points) == 8
+    assert (points.predicted - points.success).tolist() == pytest.approx([0.05] * 4 + [-0.05] * 4)
+    assert error(points.predicted, points.success) == pytest.approx(0.05)
+    alone = pooled(
+        {"first": pd.concat([rows.assign(network="n"), rows.assign(network="n", seed=1, success=rows.success + 0.02)])}
+    )
+    assert left_out(alone) == ["defense"] and alone.success.tolist() == pytest.approx([0.51, 0.61, 0.71, 0.81])
+    assert error(alone.predicted, alone.success) == pytest.approx(0, abs=1e-9)
+    assert pooled({}).empty
+
+
+def test_all_boards_give_one_line_and_its_error(folder: Path, made_up: Toy) -> None:
+    publish(*made_up, folder / "toy-v1")
+    app = app_page("risks", all="true").run()
+    assert not app.exception
+    assert "All boards" in [s.value for s in app.subheader]
+    table = app.dataframe[1].value
+    assert set(table.protocol) == {"toy-v1"} and len(table) == 9
+    wrong = ((table.predicted - table.success) ** 2).mean() ** 0.5
+    assert f"Predicted without its defense, the error of a row is {wrong:.3f}" in texts(app)
+    assert "by He et al.'s line" in texts(app)
+    app.selectbox(key="js_entropy_attack").select("loss").run()
+    assert "by He et al.'s line" not in texts(app)

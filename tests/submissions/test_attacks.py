@@ -391,6 +391,26 @@ def test_attribute_perceptron_learns_a_visible_attribute_only() -> None:
     assert [entry("attribute_mlp", embedding=e).embedding for e in ("target", "untrained")] == ["target", "untrained"]
 
 
+def test_attribute_perceptron_learns_as_many_values_as_there_are() -> None:
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(600, 5, generator=g)
+    attribute = x[:, :4].argmax(1)
+    data = Embeddings(x[:400], torch.zeros(400).long(), attribute[:400], values=4)
+    got = fitted("attribute_mlp", Knowledge(CLASSES, SHAPE, 0, torch.device("cpu"), embeddings=data)).predict(x[400:])
+    assert (got == attribute[400:]).double().mean() > 0.7
+
+
+def test_attribute_null_rows_guess_by_frequency() -> None:
+    """Classes 0 and 1 have commonest values 2 and 1, all together 1; nobody has seen class 3."""
+    y, attribute = torch.tensor([0] * 3 + [1] * 5), torch.tensor([2, 2, 0, 1, 1, 1, 1, 0])
+    one_hot = torch.eye(CLASSES)
+    known = Knowledge(CLASSES, SHAPE, 0, torch.device("cpu"), embeddings=Embeddings(one_hot[y], y, attribute, values=3))
+    asked = one_hot[torch.tensor([0, 1, 3])]
+    assert fitted("attribute_null", known).predict(asked).tolist() == [2, 1, 1]
+    assert fitted("attribute_null", known, guess="majority").predict(asked).tolist() == [1, 1, 1]
+    assert entry("attribute_null").embedding == "label"
+
+
 @pytest.mark.parametrize("name", ["steal_mse", "steal_null"])
 def test_stealing_copies_the_target_but_the_null_row_does_not(name: str) -> None:
     target, queries, test = Linear(4, scale=10), images(641, 5), images(400, 6)

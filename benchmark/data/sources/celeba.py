@@ -1,7 +1,7 @@
 """CelebA (Liu et al. 2015): 202,599 aligned faces (178x218) with forty binary attributes.
 
 The task is that of ML-DOCTOR's code: eight classes from the attributes 18, 21 and 31 of the list, counted from 0; the attributes to be inferred are
-20 and 39.
+20 and 39, together as four values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ source = Source(
     "in one folder, as torchvision has them",
     views={"32": (3, 32, 32), "64": (3, 64, 64), "218x178": (3, 218, 178)},
     classes=("---", "--S", "-M-", "-MS", "H--", "H-S", "HM-", "HMS"),
-    attributes={"male": 2, "young": 2},
+    attributes={"male": 2, "young": 2, "male_young": 4},
 )
 TASK = ("Heavy_Makeup", "Mouth_Slightly_Open", "Smiling")
 """The attributes whose values, as three binary digits, are the class: H, M and S in its name."""
@@ -55,4 +55,6 @@ def read(folder: Path) -> Iterator[Item]:
             )
         values = {name: int(sign == "1") for name, sign in zip(names, signs, strict=True)}
         label = 4 * values[TASK[0]] + 2 * values[TASK[1]] + values[TASK[2]]
-        yield Item(images / file, label, {a: values[n] for a, n in ATTRIBUTES.items()}, PARTS[int(part_of[file])])
+        inferred = {a: values[n] for a, n in ATTRIBUTES.items()}
+        inferred["male_young"] = 2 * inferred["male"] + inferred["young"]
+        yield Item(images / file, label, inferred, PARTS[int(part_of[file])])

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmark import metrics
-from benchmark.api import Candidates, Knowledge, References, Samples
+from benchmark.api import Candidates, Knowledge, References, Samples, World
 from benchmark.data.population import seed_of
 from benchmark.judge.bootstrap import epsilon_lower_bound, mean_report, membership_report
 from benchmark.judge.scenario import Measurements, Scenario, checked_scores
-from benchmark.metrics import Floats
+from benchmark.metrics import Bools, Floats
 
 Instance = Callable[[], AbstractContextManager[Any]]
 """Gives a fitted attack that has met no target since, and ends it."""
@@ -42,6 +43,12 @@ class Kind(Scenario):
             )
         return self.population.presented(access), references
 
+    def _shadow(self) -> World:
+        """The shadow world; or, where a protocol has none for thresholds, the known samples of the target (RULES 5)."""
+        if self.artifacts.protocol.thresholds == "partial":
+            return World(self.target, *map(self.population.samples, self.population.known(self.number)))
+        return super()._shadow()
+
     def fitted(self) -> tuple[Any, Candidates, References | None]:
         """A fitted attack, with the candidates and references that it is to score; for the contract checks."""
         self._open()
@@ -53,7 +60,10 @@ class Kind(Scenario):
     def judge(self, attack: Any) -> Measurements:
         numbers = self.artifacts.targets(self.chain, self.attack)
         # What it learns from may be of one target: its partial knowledge, or models behind that target's guards.
-        of_one = bool(self.attack.entry.needs & _OF_ONE_TARGET) or self.attack.adversary.guards == "target"
+        entry = self.attack.entry
+        of_one = bool(entry.needs & _OF_ONE_TARGET) or self.attack.adversary.guards == "target"
+        if self.artifacts.protocol.thresholds == "partial":
+            of_one |= "shadow" in entry.needs or entry.calibrate == "shadow"
         met: list[tuple[Floats, Floats | None]] = []
         seconds, queries = 0.0, 0
         for number in numbers:
@@ -103,7 +113,7 @@ class Kind(Scenario):
                 raise ValueError(f"score: expected as many attack seeds for every target ({seeds}), given {len(each)}")
             if thresholds is not None and len(thresholds) not in (1, seeds):
                 raise ValueError(
-                    f"score: expected as many attack seeds as on the shadow world ({len(thresholds)}), given {seeds}"
+                    f"score: expected as many attack seeds as where its thresholds are set ({len(thresholds)}), given {seeds}"
                 )
             if thresholds is not None and len(thresholds) > 1:  # scores of different attack seeds have different scales
                 scores.append((each - thresholds[:, None], 0.0))
@@ -124,6 +134,8 @@ class Kind(Scenario):
             report.metrics, report.intervals, {}, report.roc, report.histogram, report.null_auc, report.null_tpr,
             values=report.values,
         )  # fmt: skip
+        if aucs := self._by_class([each[0] for each, _ in scores], sides, outcome.metrics):
+            outcome.values = report.values | {"class_auc": aucs}
         if protocol.canaries:
             # The least over attack seeds: bounds are cut off at 0, so that their mean would be too large more often
             # than one is.
@@ -134,8 +146,31 @@ class Kind(Scenario):
             )
         return outcome
 
+    def _by_class(self, scores: Sequence[Floats], sides: Sequence[Bools], found: dict[str, float]) -> tuple[float, ...]:
+        """The AUC within each class, mean over the targets, of scores (n,) and members (n,) on each; () where a class lacks a side.
+
+        Enters into `found` what is known of all classes. Of several attack seeds the first counts.
+        """
+        population, classes = self.population, self.population.data.classes
+        rows = population.candidates[population.scored(self.attack.entry.access)]
+        y = population.labels[torch.from_numpy(rows)].numpy()
+
+        def within(groups: NDArray[np.int64]) -> Floats:
+            each = zip(scores, sides, strict=True)
+            means: Floats = np.mean([metrics.auc_by_class(s, side, groups, classes) for s, side in each], axis=0)
+            return means
+
+        aucs = within(y)
+        if not np.isfinite(aucs).all():
+            return ()
+        rng = np.random.default_rng(seed_of("classes", self.seed))
+        null = [np.nanstd(within(rng.permutation(y)), ddof=1) for _ in range(self.artifacts.protocol.nulls)]
+        found["class_auc"], found["class_auc_sd"] = float(aucs.mean()), float(aucs.std(ddof=1))
+        found["class_auc_sd_null"] = float(np.quantile(null, 0.95))
+        return tuple(aucs.tolist())
+
     def _thresholds(self, instance: Instance, references: References | None) -> Floats | None:
-        """Decision thresholds: one for each attack seed, set on the shadow world; or 0 for all (`own`); or None."""
+        """Decision thresholds: one for each attack seed, set on the shadow world or the known samples; or 0 for all (`own`); or None."""
         calibrate = self.attack.entry.calibrate
         if calibrate == "own":
             return np.array([np.nextafter(0.0, 1.0)])  # members are scores > 0, but a threshold decides by >=
