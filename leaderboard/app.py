@@ -37,7 +37,7 @@ def _show(module: str, function: str) -> None:
     getattr(importlib.import_module(f"leaderboard.views.{module}"), function)()
 
 
-@st.cache_resource
+@st.cache_resource  # type: ignore[untyped-decorator]
 def _import_the_rest() -> None:
     """Import what the other pages draw with, beside the first visitor's look at the first page: once a server."""
 
