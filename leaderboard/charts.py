@@ -239,7 +239,11 @@ def by_class(points: pd.DataFrame) -> alt.LayerChart:
         y=alt.Y("mean(auc):Q", title="AUC", scale=scale),
         tooltip=["class:O", *(alt.Tooltip(f"{of}(auc):Q", title=f"{of} AUC", format=".3f") for of in ("mean", "min", "max"))],
     )  # fmt: skip
-    guess = alt.Chart(pd.DataFrame({"auc": [0.5]})).mark_rule(color=ORANGE, strokeDash=[2, 3]).encode(y="auc:Q")
+    guess = (
+        alt.Chart(pd.DataFrame({"auc": [0.5]}))
+        .mark_rule(color=ORANGE, strokeDash=[2, 3])
+        .encode(y=alt.Y("auc:Q", title="AUC", scale=scale))
+    )
     return alt.layer(bars, means, guess).properties(height=240)
 
 

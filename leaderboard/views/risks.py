@@ -77,12 +77,11 @@ def show() -> None:
         _fit(gap.assign(risk=gap.overfitting), "Train accuracy − test accuracy", "g", attack, success, {})
     robust = points.dropna(subset=["adversarial", "success"])
     if len(robust):
-        st.subheader("Overfitting of robustness", anchor=False)
-        title = "Robust train accuracy − robust test accuracy"
-        _fit(robust.assign(risk=robust.adversarial), title, "g", attack, success, {})
-        st.text(
-            "Of defenses that aim at robustness alone (Song et al. 2019): accuracies under PGD, each at its own radius."
-        )
+        with st.columns(2, gap="large")[0]:
+            st.subheader("Overfitting of robustness", anchor=False)
+            title = "Robust train accuracy − robust test accuracy"
+            _fit(robust.assign(risk=robust.adversarial), title, "g", attack, success, {})
+            st.text("Defenses that aim at robustness alone (Song et al. 2019), under PGD, each at its own radius.")
     column = st.column_config
     config: dict[str, Any] = {
         "defense": column.TextColumn("Defense", pinned=True, width="medium"),
