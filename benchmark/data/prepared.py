@@ -41,6 +41,11 @@ class Prepared(Data):
     """The publisher's part (n,) int64 of each image: an index of `parts`."""
     parts: tuple[str, ...]
 
+    @property
+    def published(self) -> Mapping[str, NDArray[np.int64]]:
+        """The indices of the publisher's parts by name."""
+        return {name: np.flatnonzero(self.official.numpy() == i) for i, name in enumerate(self.parts)}
+
     def followed_by(self, other: Data) -> Data:
         """As `Data.followed_by`; the source's own attributes and parts are left behind."""
         alone = Data(self.name, self.x, self.y, self.attribute, self.classes, self.simple, self.duplicates)

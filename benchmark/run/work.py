@@ -29,7 +29,7 @@ from benchmark.judge.utility import utility
 from benchmark.protocol import Protocol
 from benchmark.result import Isolation as Where
 from benchmark.result import Result, Status
-from benchmark.run.plan import Job, ScenarioJob, same_scenario, scenario_key
+from benchmark.run.plan import Job, ScenarioJob, same_scenario, scenario_key, skipped
 from benchmark.sandbox.hints import described
 from benchmark.sandbox.host import Launcher
 from benchmark.sandbox.remote import Isolation, Mode
@@ -155,6 +155,8 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
                 provenance=_data_digests(artifacts, chain, job.seed),
                 **fields,
             )
+        if reason := skipped(artifacts.protocol, part, chain):
+            raise scenario.Skip(reason)
         if part:
             outcome = kinds.scenario(artifacts, part, chain, job.seed).score()
         else:

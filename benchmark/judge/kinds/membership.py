@@ -139,8 +139,9 @@ class Kind(Scenario):
         calibrate = self.attack.entry.calibrate
         if calibrate == "own":
             return np.array([np.nextafter(0.0, 1.0)])  # members are scores > 0, but a threshold decides by >=
-        if calibrate == "none" or references is not None or self.artifacts.protocol.canaries:
-            return None  # the shadow world knows nothing of mislabelled samples
+        protocol = self.artifacts.protocol
+        if calibrate == "none" or references is not None or protocol.canaries or not protocol.split.shadow_world:
+            return None  # the shadow world knows nothing of mislabelled samples, and some splits have none
         shadow = self._shadow()
         limit = self.artifacts.protocol.label_only if self.attack.entry.access == "label" else None
         sides = [
