@@ -206,10 +206,10 @@ def _check_split(protocol: Protocol, attack: Part) -> None:
 
 def skipped(protocol: Protocol, attack: Part | None, chain: Chain) -> str:
     """Why an attack does not apply to a defense under this protocol; "" where it does."""
-    references = attack is not None and any(need.startswith("references") for need in attack.entry.needs)
-    if attack and references and chain.facing(attack).guards and not protocol.split.shadow_world:
-        if attack.adversary.guards == "shadow":
-            return f"no shadow world to prepare the guards of reference models in: {attack.entry.id}[guards=target] applies"
+    if attack is None or protocol.split.shadow_world or attack.adversary.guards == "target":
+        return ""
+    if any(need.startswith("references") for need in attack.entry.needs) and chain.facing(attack).guards:
+        return f"no shadow world to prepare the guards of reference models in: {attack.entry.id}[guards=target] applies"
     return ""
 
 

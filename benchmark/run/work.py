@@ -85,13 +85,19 @@ _artifacts: Artifacts | None = None
 
 def start_worker(setting: Setting, parent: int, workers: int) -> None:
     """Rebuild the judge in this process. The process ends when its parent, of id `parent`, does."""
-    global _artifacts, _setting
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="opacus|diffusers|torch")
+    use(setting, workers)
+
+
+def use(setting: Setting, workers: int = 1) -> Artifacts:
+    """Have the jobs of this process be those of this setting from now on; gives its judge."""
+    global _artifacts, _setting
     _setting = setting
     _artifacts = setting.artifacts(workers)
+    return _artifacts
 
 
 def at_hand() -> tuple[Artifacts, Setting]:

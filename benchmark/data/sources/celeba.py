@@ -21,6 +21,7 @@ source = Source(
     views={"32": (3, 32, 32), "64": (3, 64, 64), "218x178": (3, 218, 178)},
     classes=("---", "--S", "-M-", "-MS", "H--", "H-S", "HM-", "HMS"),
     attributes={"male": 2, "young": 2},
+    expected={"images": 202_599, "classes": 8, "train": 162_770, "test": 19_962},
 )
 TASK = ("Heavy_Makeup", "Mouth_Slightly_Open", "Smiling")
 """The attributes whose values, as three binary digits, are the class: H, M and S in its name."""
