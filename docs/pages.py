@@ -338,6 +338,22 @@ def protocol_list() -> str:
     return "\n\n".join(out)
 
 
+def family_list() -> str:
+    from benchmark import protocol
+
+    out = []
+    for family in protocol.families():
+        members = protocol.members(family)
+        first = next(iter(members.values()))
+        names = ", ".join(f"`{name.removeprefix(family)}`" for name in members)
+        file = link(f"benchmark/protocols/families/{family}.yaml")
+        out.append(
+            f"### {family}\n\n{prose(first.about)}\n\nIt leaves out: {prose(first.leaves_out)}\n\n"
+            f"{len(members)} protocols, seeds {', '.join(map(str, first.seeds))}, {file}: {names}"
+        )
+    return "\n\n".join(out)
+
+
 def example(path: str) -> str:
     """A file of the repository as a block of code."""
     return f'```{Path(path).suffix.lstrip(".")} title="{path}"\n{(ROOT / path).read_text("utf-8").rstrip()}\n```'
@@ -557,6 +573,7 @@ def picture() -> str:
 MADE = {
     "protocol_fields": protocol_fields,
     "protocol_list": protocol_list,
+    "family_list": family_list,
     "metrics": metrics,
     "commands": commands,
     "networks": networks,

@@ -369,6 +369,11 @@ def run(
         f"{score.count(missing, 'network')} to train, {plan.networks_stored} stored",
         out if dry_run else console.notes,
     )
+    split = job.artifacts.protocol.split
+    if not split.shadow_world:
+        say(
+            f"split {split.scheme} has no shadow world to set thresholds in: attacks without one of their own have AUC and TPR, no accuracy"
+        )
     if dry_run:
         kinds: dict[str, int] = defaultdict(int)
         for planned in plan.jobs.values():

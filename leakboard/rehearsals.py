@@ -15,7 +15,7 @@ from benchmark.entries.registry import Registry
 from benchmark.errors import UserError, printable
 from benchmark.protocol import Protocol
 from benchmark.run import rehearsal
-from benchmark.run.estimate import THROUGHPUT, estimate
+from benchmark.run.estimate import LARGE, SMALL, estimate
 from benchmark.run.rehearsal import Rehearsed
 from benchmark.run.work import Setting
 from benchmark.sandbox.remote import Mode, require
@@ -37,8 +37,8 @@ def in_words(both: tuple[float, float]) -> str:
     """An estimate of `hours`, and what it rests on."""
     training, attacks = both
     return (
-        f"about {training:.3g} h to train and {attacks:.3g} h of queries, estimated from FLOPs at {THROUGHPUT / 1e12:.0f} TFLOP/s; "
-        "guards, perceptrons and diffusion models are not in it"
+        f"about {training:.3g} h to train and {attacks:.3g} h of queries, estimated from FLOPs at {SMALL / 1e12:.0f} TFLOP/s, "
+        f"{LARGE / 1e12:.0f} where an image takes more than a GFLOP; guards, perceptrons and diffusion models are not in it"
     )
 
 
@@ -47,11 +47,12 @@ def show_estimates(name: str, registry: Registry, as_json: bool) -> None:
     found = protocols.members(name)
     rows = {member: estimate(p, registry) for member, p in found.items()}
     steps = list(dict.fromkeys(step for p in found.values() if not p.pinned for step in pins.steps(p)))
+    steps.sort(key=lambda step: step.startswith("pin"))
     total = tuple(sum(row.hours()[i] for row in rows.values()) for i in (0, 1))
     if as_json:
         answer({
-            "protocols": {m: vars(row) | {"gpu_hours": row.hours()} for m, row in rows.items()}, "gpu_hours": total,
-            "flops_per_second": THROUGHPUT, "before": steps,
+            "protocols": {m: vars(row) | {"gpu_hours": row.hours(), "flops_per_second": row.throughput} for m, row in rows.items()}, "gpu_hours": total,
+            "before": steps,
         })  # fmt: skip
         return
     table = Table("protocol", "networks", "scenarios", "samples", "FLOPs an image", "training h", "queries h", box=None, header_style="bold")  # fmt: skip

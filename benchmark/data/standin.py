@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmark import data as datasets
 from benchmark.data.prepared import MANIFEST, Prepared, digest_of, stamps
@@ -68,14 +70,14 @@ def write(folder: Path, known: Facts, split: Split, seed: int, size: int) -> Non
     y = np.zeros(n, np.int64)
     simple = dict(known.source.simple) if known.source else {"pad": 1, "flip": False}
     values = known.source.attributes if known.source else {}
-    tensors = [torch.from_numpy(a) for a in (x, y, y, official)]
-    made = Prepared(known.name, *tensors[:3], known.classes, simple, 0, {}, tensors[3], parts)
+    images, labels, part = (torch.from_numpy(a) for a in (x, y, official))
+    made = Prepared(known.name, images, labels, labels, known.classes, simple, 0, {}, part, parts)
     asked = split if split.size is None else split.model_copy(update={"size": size})
     for rows in draw(asked, made, seed).values():
         y[rows] = np.arange(len(rows)) % known.classes
     target = folder / known.name
     (target / "attributes").mkdir(parents=True)
-    arrays = {"x": x, "y": y, "attribute": rng.integers(0, 2, n), "official": official}
+    arrays: dict[str, NDArray[Any]] = {"x": x, "y": y, "attribute": rng.integers(0, 2, n), "official": official}
     arrays |= {f"attributes/{name}": rng.integers(0, k, n) for name, k in values.items()}
     for file, array in arrays.items():
         np.save(target / f"{file}.npy", array)

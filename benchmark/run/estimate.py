@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.data.standin import facts
-from benchmark.entries.registry import ATTACKS, Part, Registry
+from benchmark.entries.registry import Part, Registry
 from benchmark.judge.kinds import KINDS
 from benchmark.networks.cost import cost
 from benchmark.protocol import Protocol
 from benchmark.run.rehearsal import training_samples
 
-THROUGHPUT = 25e12
-"""FLOPs a second that training of small-image networks reaches on one H100 or H200 in bfloat16, about: a fortieth of its peak."""
+SMALL, LARGE = 25e12, 200e12
+"""FLOPs a second that training reaches on one H100 or H200 in bfloat16, about: with networks whose layers do not fill the GPU, and others."""
+FILLS = 1_000_000_000
+"""Multiply-adds of an image from which a network fills the GPU."""
 PASSES = 3
 """A forward and a backward pass cost as much as so many forward passes."""
 
@@ -35,9 +37,14 @@ class Estimate:
     training: float
     attacks: float
 
-    def hours(self, throughput: float = THROUGHPUT) -> tuple[float, float]:
+    @property
+    def throughput(self) -> float:
+        """The FLOPs a second that are assumed."""
+        return SMALL if self.multiply_adds < FILLS else LARGE
+
+    def hours(self) -> tuple[float, float]:
         """Of training and of attacks."""
-        return self.training / throughput / 3600, self.attacks / throughput / 3600
+        return self.training / self.throughput / 3600, self.attacks / self.throughput / 3600
 
 
 def estimate(protocol: Protocol, registry: Registry) -> Estimate:
@@ -97,7 +104,7 @@ def _queries(attack: Part, protocol: Protocol, scored: int, n: int, classes: int
     few = protocol.label_only if attack.entry.access == "label" else None
     candidates = min(scored, few or scored)
     asks = max(_value(attack, name, 1) for name in ("queries", "copies", "views"))
-    if attack.entry.access == "white-box" and ATTACKS[attack.entry.task].task == "membership":
+    if attack.entry.access == "white-box" and attack.entry.task == "membership":
         asks = max(asks, 20 * _value(attack, "labels", 1)) * PASSES  # a search of 20 steps a label
     twice = 2 if attack.entry.calibrate == "shadow" and protocol.split.shadow_world else 1
-    return candidates * asks * twice * len(range(protocol.targets))
+    return candidates * asks * twice * protocol.targets

@@ -51,7 +51,7 @@ REPEATED = (
 
 @dataclass(frozen=True)
 class Task:
-    """One protocol to be rehearsed, in a setting whose store and data are somebody else's."""
+    """One protocol to be rehearsed, in a setting whose store is the folder of the rehearsal."""
 
     protocol: Protocol
     setting: Setting
@@ -79,8 +79,16 @@ def rehearse(
     others differ from it in the data: in them the attacks by posteriors meet the baseline, and the cascade meets one attack where
     images have another size. Entries that differ in a fraction, such as a noise or an epsilon, go once.
     """
-    registry = Registry(setting.submissions, setting.baselines)
-    tasks = list(_tasks(protocols, setting, registry))
+    with tempfile.TemporaryDirectory(
+        prefix="leakboard-rehearsal-"
+    ) as folder:  # also what a stopped worker leaves goes with it
+        yield from _rehearse(protocols, replace(setting, store=Path(folder)), workers, report)
+
+
+def _rehearse(
+    protocols: Sequence[Protocol], setting: Setting, workers: int, report: Callable[[Rehearsed], None]
+) -> Iterator[Rehearsed]:
+    tasks = list(_tasks(protocols, setting, Registry(setting.submissions, setting.baselines)))
     tasks.sort(key=lambda task: -_weight(task))  # the longest first, so that no worker ends late
     waiting = list(tasks)
     pool: Pool[Task, Rehearsed] = Pool(go_through, setting, workers)
@@ -194,7 +202,7 @@ def go_through(task: Task) -> Rehearsed:
     """Rehearse one protocol in this process. A failure is returned, not raised."""
     start, made = time.perf_counter(), Rehearsed(task.protocol.name)
     before = os.environ.get("LEAKBOARD_PREPARED")
-    folder = Path(tempfile.mkdtemp(prefix="leakboard-rehearsal-"))
+    folder = Path(tempfile.mkdtemp(dir=task.setting.store))
     try:
         _go_through(task, folder, made)
     except Exception as error:  # whatever happens to one protocol, the others go on
