@@ -144,6 +144,7 @@ class Recipe(_Grown):
     milestones: tuple[Count, ...] = ()
     """Epochs (with `steps`: updates) after which the schedule step multiplies the learning rate by `gamma`."""
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """What the schedule step multiplies the learning rate by at each milestone."""
     epochs: Count = 0
     steps: Count | None = None
     """Updates, in place of `epochs`. Networks train in whole epochs: as many as it takes, and milestones at the nearest one."""
@@ -472,13 +473,13 @@ def _variants(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if not isinstance(family, str):
         raise UserError(f"{path}: name: expected the name of the family, given {_shown(family)}")
     for short, own in _by_name(path, "datasets", content["datasets"]):
-        fields = _merged(common, own)
+        fields = merged(common, own)
         networks = fields.pop("architectures", content.get("architectures"))
         if networks is None:
             yield fields | {"name": f"{family}.{short}"}
             continue
         for architecture, more in _by_name(path, "architectures", networks):
-            yield _merged(fields, more) | {"name": f"{family}.{short}-{architecture}", "architecture": architecture}
+            yield merged(fields, more) | {"name": f"{family}.{short}-{architecture}", "architecture": architecture}
 
 
 def _by_name(path: Path, field: str, given: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -498,7 +499,7 @@ def _by_name(path: Path, field: str, given: Any) -> Iterator[tuple[str, dict[str
         yield name, own or {}
 
 
-def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """The fields of both; those of `own` win, and two mappings are merged."""
     both = {k: base[k] | v for k, v in own.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
     return base | own | both

@@ -176,7 +176,7 @@ def test_fields_that_came_later_are_in_no_digest_at_their_defaults(load: Any) ->
     assert load(smoke() | {"recipe": recipe | {"amsgrad": False, "gamma": 0.1}}).measures == plain.measures
     assert not {"amsgrad", "gamma", "steps"} & plain.recipe.model_dump().keys()
     for other in (
-        {"recipe": recipe | {"optimizer": "adam", "amsgrad": True}}, {"split": split | {"scored": 10}},
+        {"recipe": recipe | {"optimizer": "adam", "amsgrad": True, "ensemble": 1}}, {"split": split | {"scored": 10}},
         {"recipe": recipe | {"schedule": "step", "milestones": [2], "gamma": 0.2}},
     ):  # fmt: skip
         assert load(smoke() | other).measures != plain.measures

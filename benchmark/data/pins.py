@@ -95,7 +95,9 @@ def pin(path: Path, target: Path | None = None) -> dict[str, str]:
         variants = _value(root, "datasets")
         for name, own in content["datasets"].items() if isinstance(content["datasets"], dict) else ():
             try:
-                edits += _edits(path, _value(variants, name), content | own, own, f"datasets.{name}.", digests)
+                edits += _edits(
+                    path, _value(variants, name), protocols.merged(content, own), own, f"datasets.{name}.", digests
+                )
             except DataError as missing:
                 digests[f"datasets.{name}"] = f"left as it is: {missing}"
         if not edits:
@@ -154,8 +156,6 @@ def _edits(
         if not at:
             data = loaded
     parts, seeds = content.get("split"), content.get("seeds")
-    if own is not content and isinstance(own.get("split"), dict):
-        parts = own["split"] if not isinstance(parts, dict) else parts | own["split"]
     if not found or not isinstance(parts, dict) or not isinstance(seeds, list) or "scheme" not in parts:
         raise UserError(
             f"{path}: expected dataset, seeds, and split with a scheme, given {', '.join(map(str, content))}"

@@ -31,8 +31,9 @@ from benchmark.run.executors.pool import Pool
 from benchmark.run.plan import Plan, make_plan
 from benchmark.run.work import Setting, run_job, use
 
-SAMPLES = 8
-"""Of a part; where there are inversions, as many as classes, so that each class has an image."""
+SAMPLES, FEWER = 8, 4
+"""Of a part, and where an image takes more than `DEAR` multiply-adds; with inversions at least as many as classes, so that each has an image."""
+DEAR = 1_000_000_000
 REPEATED = (
     "attack_steps",
     "copies",
@@ -173,7 +174,8 @@ def _smaller_chain(registry: Registry, spec: str, baseline: str) -> str:
 def shrunk(protocol: Protocol, known: Facts, registry: Registry) -> tuple[Protocol, int]:
     """The protocol with few samples, one update and two references, unpinned yet; and how many samples a part has."""
     inversion = any(registry.attack(a).entry.task == "inversion" for a in protocol.attacks)
-    size = max(SAMPLES, known.classes) if inversion else SAMPLES
+    dear = cost(protocol.architecture, known.classes, known.shape).multiply_adds > DEAR
+    size = max(FEWER if dear else SAMPLES, known.classes if inversion else 0)
     whole: Recipe = protocol.recipe.in_epochs(size)
     changes: dict[str, Any] = {"epochs": 1, "batch_size": max(size, 8), "ensemble": min(whole.ensemble, 2)}
     if whole.schedule == "step":
