@@ -206,8 +206,6 @@ def short(number: float) -> str:
 # --- Protocols --------------------------------------------------------------------------------------
 
 FIELDS = {
-    "Split.scheme": "Six equal parts (train, test and reference of the target's and of the shadow world), or four (without reference).",
-    "Split.size": "Samples a part; `null`: as many as go.",
     "Split.digests": "SHA-256 of each seed's split. What is drawn must have it.",
     "Axes.augmentation": "Another augmentation.",
     "Axes.early_stopping": "Whether training keeps its best epoch.",
@@ -218,7 +216,6 @@ FIELDS = {
     "Recipe.momentum": "Momentum of SGD.",
     "Recipe.weight_decay": "Weight decay.",
     "Recipe.schedule": "How the learning rate falls.",
-    "Recipe.milestones": "Epochs after which `step` divides the learning rate by ten.",
     "Recipe.epochs": "Epochs of every network.",
     "Recipe.batch_size": "Samples a batch.",
     "Recipe.augmentation": "Augmentation of training images: `simple` is a crop after padding and a flip, by data set; `randaug` is RandAugment with N = 2, M = 10.",
@@ -237,7 +234,6 @@ FIELDS = {
     "Limits.stored_mb": "What a defense may have the judge store.",
     "Protocol.about": "What it measures, in a sentence or two.",
     "Protocol.leaves_out": "What it does not measure.",
-    "Protocol.data_digest": "SHA-256 of the data. Other data under the name is refused.",
     "Protocol.split": "How the data is divided.",
     "Protocol.seeds": "The board's seeds. Each draws a split, trains a target and is one value of every statistic.",
     "Protocol.architecture": "Network of every target and reference model.",
