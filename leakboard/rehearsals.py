@@ -23,6 +23,8 @@ from leakboard import console
 from leakboard.console import answer, command_line, out, say, tell_next
 
 WORKERS = 2
+SHOWN = 5
+"""Failures of a protocol that are printed."""
 
 
 def hours(protocol: Protocol, registry: Registry) -> tuple[float, float] | None:
@@ -98,9 +100,10 @@ def rehearse(
         nonlocal done
         done += 1
         state = f"{len(made.failures)} FAILED" if made.failures else "ok"
-        console.redraw(
-            f"{done}/{len(found)} {made.name}: {made.jobs} jobs, {made.seconds:.0f} s, {state}", last=done == len(found)
-        )
+        last = done == len(found) or bool(made.failures)
+        console.redraw(f"{done}/{len(found)} {made.name}: {made.jobs} jobs, {made.seconds:.0f} s, {state}", last=last)
+        for line in made.failures[:SHOWN]:
+            console.err.print(f"[red]failed[/red] {escape(printable(f'{made.name}: {line}', 1000))}", soft_wrap=True)
 
     results = list(rehearsal.rehearse(found, setting, count, report))
     lacking = list(dict.fromkeys(line for p in found for line in rehearsal.lacking(p, registry)))
@@ -120,9 +123,6 @@ def rehearse(
         for member, lines in large.items():
             for line in lines:
                 say(f"this machine does not hold {member}: {line}", out)
-    for member, lines in failures.items():
-        for line in lines[:5]:
-            console.err.print(f"[red]failed[/red] {escape(printable(f'{member}: {line}', 1000))}", soft_wrap=True)
     if failures:
         say(f"{sum(map(len, failures.values()))} failures in {len(failures)} of {len(results)} protocols")
         raise typer.Exit(1)
