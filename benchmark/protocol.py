@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from math import ceil
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from benchmark import places, reading
 from benchmark.digests import digest
@@ -16,6 +26,8 @@ from benchmark.errors import UserError, printable, suggest
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 FOLDER = Path(__file__).parent / "protocols"
+FAMILIES = FOLDER / "families"
+"""One file for several protocols: fields `datasets` and `architectures` beside those of a protocol (`members`)."""
 SIZE = 1 << 16
 """Bytes of a protocol file at most. The longest has 2,000; PyYAML is slow, and takes longer for more."""
 
@@ -24,14 +36,57 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Split(_Strict):
+class _Grown(_Strict):
+    """A section that has got fields since the first boards. At their defaults they are left out of digests and keys."""
+
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        content: dict[str, Any] = handler(self)
+        return {k: v for k, v in content.items() if k not in self.later or getattr(self, k) != fields[k].default}
+
+
+UNPINNED = "unpinned"
+"""Stands for a digest that nobody has computed yet: such a protocol is rehearsed and estimated, and not run."""
+
+
+class Split(_Grown):
     """How the data is divided, and the SHA-256 of each seed's indices (`splits.indices_digest`)."""
 
-    scheme: Literal["six-way", "four-way"]
+    later = frozenset({"scored"})
+
+    scheme: Literal["six-way", "four-way", "official", "sizes"]
+    """`six-way` and `four-way`: equal parts for the target's world and the shadow world. `sizes`: `size` members, as many non-members and
+    at most as many reference samples, of one pool. `official`: members from the publisher's train part, non-members from its
+    test part; all of both, or `size` of each. The last two have no shadow world."""
     size: Annotated[int, Field(ge=10, le=10**9)] | None = None
+    """Samples of a part; None: as many as go."""
     known_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of target-train, and of target-test, that is reserved for partial knowledge and never scored (RULES 5)."""
-    digests: dict[Seed, str]
+    """Share of target-train and of target-test, of the smaller one where they differ, that is reserved of each for partial knowledge and
+    never scored (RULES 5)."""
+    scored: Annotated[int, Field(ge=10, le=10**9)] | None = None
+    """How many of the others of each part are candidates; None: all."""
+    digests: dict[Seed, str] = {}
+
+    @property
+    def shadow_world(self) -> bool:
+        """Whether the adversary has data of its own, and with it a shadow model, offline reference models and thresholds."""
+        return self.scheme in ("six-way", "four-way")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the parts that the scheme can have."""
+        worlds = ("target", "shadow") if self.shadow_world else ("target",)
+        sides = ("train", "test") if self.scheme == "four-way" else ("train", "test", "reference")
+        return tuple(f"{world}-{side}" for world in worlds for side in sides)
+
+    @model_validator(mode="after")
+    def _has_size(self) -> Split:
+        if self.scheme == "sizes" and self.size is None:
+            raise ValueError("size: expected the number of members with scheme sizes, given none")
+        return self
 
 
 WorldName = Literal["target", "shadow"]
@@ -74,16 +129,25 @@ class AttackAxes(_Strict):
 OWN_GUARDS = AttackAxes()
 
 
-class Recipe(_Strict):
+class Recipe(_Grown):
     """How every network of the protocol is trained, unless a defense or an adversary changes it (RULES 23, 24)."""
 
+    later = frozenset({"amsgrad", "gamma", "steps"})
+
     optimizer: Literal["sgd", "adam"] = "sgd"
+    amsgrad: bool = False
+    """Adam with the largest second moment so far (Reddi et al. 2018)."""
     learning_rate: Annotated[float, Field(gt=0)]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     milestones: tuple[Count, ...] = ()
-    epochs: Count
+    """Epochs (with `steps`: updates) after which the schedule step multiplies the learning rate by `gamma`."""
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """What the schedule step multiplies the learning rate by at each milestone."""
+    epochs: Count = 0
+    steps: Count | None = None
+    """Updates, in place of `epochs`. Networks train in whole epochs: as many as it takes, and milestones at the nearest one."""
     batch_size: Count
     augmentation: Augmentation = "none"
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -97,7 +161,21 @@ class Recipe(_Strict):
     def _milestones_step(self) -> Recipe:
         if bool(self.milestones) != (self.schedule == "step"):
             raise ValueError("milestones: expected some with schedule step, and none with another")
+        if (self.epochs == 0) == (self.steps is None):
+            raise ValueError("epochs: expected epochs or steps, one of the two")
+        if self.gamma != 0.1 and self.schedule != "step":
+            raise ValueError(f"gamma: expected it with schedule step, given schedule {self.schedule}")
+        if self.amsgrad and (self.optimizer != "adam" or self.ensemble > 1):
+            raise ValueError("amsgrad: expected it with optimizer adam and ensemble 1")
         return self
+
+    def in_epochs(self, samples: int) -> Recipe:
+        """This recipe with epochs in place of steps, for a training set of so many samples."""
+        if self.steps is None:
+            return self
+        batches = ceil(samples / self.batch_size)
+        milestones = tuple(max(1, round(m / batches)) for m in self.milestones)
+        return self.model_copy(update={"steps": None, "epochs": ceil(self.steps / batches), "milestones": milestones})
 
 
 class ReferenceSizes(_Strict):
@@ -190,6 +268,7 @@ class Protocol(_Strict):
     dataset: str
     """`digits` or `fashion_mnist`; or `{id, view, digest}` of a prepared data set, and then no `data_digest`."""
     data_digest: str
+    """SHA-256 of the data; or `unpinned`, and then the protocol is rehearsed and not run."""
     split: Split
     seeds: tuple[Seed, ...]
     architecture: str
@@ -258,6 +337,29 @@ class Protocol(_Strict):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _worlds(self) -> Protocol:
+        if self.adversary and not self.split.shadow_world:
+            raise ValueError(
+                f"adversary: expected a split with a shadow world, six-way or four-way, given {self.split.scheme}"
+            )
+        if self.targets > 1 and not self.halves:
+            raise ValueError(
+                "targets: expected 1 with split official without size: parts of different sizes are no halves of a population"
+            )
+        return self
+
+    @property
+    def halves(self) -> bool:
+        """Whether target-train and target-test are equally large, so that a population can be drawn from both (RULES 4)."""
+        return self.split.scheme != "official" or self.split.size is not None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether data and splits of all seeds have digests."""
+        other = self.adversary.data_digest if self.adversary else None
+        return UNPINNED not in (self.data_digest, other) and set(self.seeds) <= self.split.digests.keys()
+
     @property
     def pair(self) -> int:
         """How many networks of the population were drawn together, and are no references of each other.
@@ -272,9 +374,12 @@ class Protocol(_Strict):
             raise ValueError("canaries: expected recipe.ensemble 1, for training sets of different sizes")
         return self
 
-    def recipe_of(self, world: str, axes: Axes = UNCHANGED) -> Recipe:
-        """How networks of the world "target" or "shadow" are trained, where an entry changes `axes` of the recipe."""
-        recipe = self.recipe.model_copy(update=axes.chosen)
+    def recipe_of(self, world: str, axes: Axes = UNCHANGED, samples: int = 0) -> Recipe:
+        """How networks of the world "target" or "shadow" are trained, where an entry changes `axes` of the recipe.
+
+        samples: of the training set; they count where the recipe has steps.
+        """
+        recipe = self.recipe.in_epochs(samples).model_copy(update=axes.chosen)
         if world == "target" or self.adversary is None:
             return recipe
         names = ("learning_rate", "batch_size", "epochs")
@@ -298,25 +403,116 @@ class Protocol(_Strict):
 
 
 def names() -> list[str]:
-    """Names of the protocols that come with the package, but for those of the contract checks (smoke-*)."""
+    """Names of the protocols that come with the package, but for those of the contract checks (smoke-*) and for families."""
     return sorted(p.stem for p in FOLDER.glob("*.yaml") if not p.stem.startswith("smoke-"))
 
 
+def families() -> list[str]:
+    """Names of the families of protocols that come with the package."""
+    return sorted(p.stem for p in FAMILIES.glob("*.yaml"))
+
+
 def own_names() -> list[str]:
-    """Names of the protocols in `protocols/` of the project that are not the package's."""
-    return sorted({p.stem for p in places.protocols().glob("*.yaml")} - {p.stem for p in FOLDER.glob("*.yaml")})
+    """Names of the files in `protocols/` of the project that are not the package's."""
+    return sorted({p.stem for p in places.protocols().glob("*.yaml")} - {p.stem for p in FOLDER.glob("**/*.yaml")})
 
 
 def path_of(name: str) -> Path:
-    """The file of a protocol: the one that is named, the package's, or the one in `protocols/` of the project. It may be missing."""
+    """The file of a protocol, or of the family that it is a member of. It may be missing.
+
+    It is the one that is named, the package's, or the one in `protocols/` of the project; a family of the package is taken from
+    there too, if `pin` has written it there with digests.
+    """
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    return (places.protocols() if name in own_names() else FOLDER) / f"{name}.yaml"
+    for stem in (name, name.rpartition(".")[0]):
+        if stem in families():
+            own = places.protocols() / f"{stem}.yaml"
+            return own if own.is_file() else FAMILIES / f"{stem}.yaml"
+        if stem in own_names():
+            return places.protocols() / f"{stem}.yaml"
+    return FOLDER / f"{name}.yaml"
+
+
+def file_name(name: str) -> str:
+    """The name of a protocol's file: its own, or its family's."""
+    return path_of(name).stem
 
 
 def load(name: str) -> Protocol:
-    """A protocol by name, or by the path of a YAML file. Raises UserError with file, field and cause."""
-    return _validated(path_of(name), read(name))
+    """A protocol by name (of a member of a family: FAMILY.MEMBER), or by the path of a YAML file.
+
+    Raises UserError with file, field and cause, and for a family.
+    """
+    found = members(name)
+    if name in found:
+        return found[name]
+    first = next(iter(found))
+    if len(found) == 1 and "." not in first:
+        return found[first]
+    raise UserError(
+        f"{name}: expected one protocol, given a family of {len(found)}: name one of them, {', '.join(found)}; "
+        "--dry-run and --rehearse take them all"
+    )
+
+
+def members(name: str) -> dict[str, Protocol]:
+    """The protocols of a family by name, FAMILY.MEMBER; of one protocol itself alone. Raises UserError as `load`."""
+    path, content = path_of(name), read(name)
+    if "datasets" not in content:
+        loaded = _validated(path, content)
+        return {loaded.name: loaded}
+    found = {}
+    for fields in _variants(path, content):
+        member = _validated(path, fields)
+        found[member.name] = member
+    if name in found:
+        return {name: found[name]}
+    if name.startswith(f"{content['name']}."):
+        raise UserError(f"unknown protocol {name[:200]!r}{suggest(name[:200], found)}")
+    return found
+
+
+def _variants(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The fields of each protocol of a family: the common ones, then those of a data set, then those of a network.
+
+    Mappings such as `recipe` are merged. Raises UserError for a family that is not whole.
+    """
+    common = {k: v for k, v in content.items() if k not in ("datasets", "architectures")}
+    family = common.get("name")
+    if not isinstance(family, str):
+        raise UserError(f"{path}: name: expected the name of the family, given {_shown(family)}")
+    for short, own in _by_name(path, "datasets", content["datasets"]):
+        fields = merged(common, own)
+        networks = fields.pop("architectures", content.get("architectures"))
+        if networks is None:
+            yield fields | {"name": f"{family}.{short}"}
+            continue
+        for architecture, more in _by_name(path, "architectures", networks):
+            yield merged(fields, more) | {"name": f"{family}.{short}-{architecture}", "architecture": architecture}
+
+
+def _by_name(path: Path, field: str, given: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The names of a list or of a mapping, each with the fields that it changes. Raises UserError for anything else."""
+    changes = (
+        dict.fromkeys(given, None) if isinstance(given, list) and all(isinstance(n, str) for n in given) else given
+    )
+    if not isinstance(changes, dict) or not changes:
+        raise UserError(
+            printable(f"{path}: {field}: expected names, each with the fields that it changes, given {_shown(given)}")
+        )
+    for name, own in changes.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise UserError(printable(f"{path}: {field}: expected a name of a-z, 0-9 and _, given {_shown(name)}"))
+        if not isinstance(own, dict | None):
+            raise UserError(printable(f"{path}: {field}.{name}: expected fields of a protocol, given {_shown(own)}"))
+        yield name, own or {}
+
+
+def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The fields of both; those of `own` win, and two mappings are merged."""
+    both = {k: base[k] | v for k, v in own.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return base | own | both
 
 
 def read(name: str) -> dict[str, Any]:
@@ -326,7 +522,8 @@ def read(name: str) -> dict[str, Any]:
         if not path.is_file() and path == Path(name):
             raise UserError(f"{name[:200]!r}: expected a protocol's YAML file, given none")
         if not path.is_file():
-            raise UserError(f"unknown protocol {name[:200]!r}{suggest(name[:200], [*names(), *own_names()])}")
+            known = [*names(), *families(), *own_names()]
+            raise UserError(f"unknown protocol {name[:200]!r}{suggest(name[:200], known)}")
     except OSError as error:
         raise UserError(printable(f"{name[:200]!r}: expected a protocol that can be read: {error.strerror}")) from None
     data = reading.content(path, SIZE, "a protocol")

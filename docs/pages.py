@@ -206,8 +206,6 @@ def short(number: float) -> str:
 # --- Protocols --------------------------------------------------------------------------------------
 
 FIELDS = {
-    "Split.scheme": "Six equal parts (train, test and reference of the target's and of the shadow world), or four (without reference).",
-    "Split.size": "Samples a part; `null`: as many as go.",
     "Split.digests": "SHA-256 of each seed's split. What is drawn must have it.",
     "Axes.augmentation": "Another augmentation.",
     "Axes.early_stopping": "Whether training keeps its best epoch.",
@@ -218,7 +216,6 @@ FIELDS = {
     "Recipe.momentum": "Momentum of SGD.",
     "Recipe.weight_decay": "Weight decay.",
     "Recipe.schedule": "How the learning rate falls.",
-    "Recipe.milestones": "Epochs after which `step` divides the learning rate by ten.",
     "Recipe.epochs": "Epochs of every network.",
     "Recipe.batch_size": "Samples a batch.",
     "Recipe.augmentation": "Augmentation of training images: `simple` is a crop after padding and a flip, by data set; `randaug` is RandAugment with N = 2, M = 10.",
@@ -237,7 +234,6 @@ FIELDS = {
     "Limits.stored_mb": "What a defense may have the judge store.",
     "Protocol.about": "What it measures, in a sentence or two.",
     "Protocol.leaves_out": "What it does not measure.",
-    "Protocol.data_digest": "SHA-256 of the data. Other data under the name is refused.",
     "Protocol.split": "How the data is divided.",
     "Protocol.seeds": "The board's seeds. Each draws a split, trains a target and is one value of every statistic.",
     "Protocol.architecture": "Network of every target and reference model.",
@@ -334,6 +330,22 @@ def protocol_list() -> str:
             f"### {name}\n\n{prose(p.about)}\n\n"
             + table("", "", rows=facts)
             + f"\n\nIt leaves out: {prose(p.leaves_out)}"
+        )
+    return "\n\n".join(out)
+
+
+def family_list() -> str:
+    from benchmark import protocol
+
+    out = []
+    for family in protocol.families():
+        members = protocol.members(family)
+        first = next(iter(members.values()))
+        names = ", ".join(f"`{name.removeprefix(family)}`" for name in members)
+        file = link(f"benchmark/protocols/families/{family}.yaml")
+        out.append(
+            f"### {family}\n\n{prose(first.about)}\n\nIt leaves out: {prose(first.leaves_out)}\n\n"
+            f"{len(members)} protocols, seeds {', '.join(map(str, first.seeds))}, {file}: {names}"
         )
     return "\n\n".join(out)
 
@@ -557,6 +569,7 @@ def picture() -> str:
 MADE = {
     "protocol_fields": protocol_fields,
     "protocol_list": protocol_list,
+    "family_list": family_list,
     "metrics": metrics,
     "commands": commands,
     "networks": networks,

@@ -57,7 +57,7 @@ def _entry_names(incomplete: str) -> list[str]:
 def _protocol_names(incomplete: str) -> list[str]:
     from benchmark import protocol
 
-    folders = (protocol.FOLDER, places.protocols())
+    folders = (protocol.FOLDER, protocol.FAMILIES, places.protocols())
     return sorted({p.stem for f in folders for p in f.glob("*.yaml") if p.stem.startswith(incomplete)})
 
 
@@ -145,7 +145,7 @@ def list_entries(
         entries = list(registry().entries.values())
     if as_json:
         answer({
-            "project": {"folder": project.root, "why": project.how}, "protocols": [*protocol.names(), *protocol.own_names()],
+            "project": {"folder": project.root, "why": project.how}, "protocols": [*protocol.names(), *protocol.own_names()], "families": protocol.families(),
             "entries": [_entry_record(e) for e in entries],
         })  # fmt: skip
         return
@@ -167,6 +167,7 @@ def list_entries(
         if entry.error:
             out.print(f"[red]broken[/red]  {escape(entry.error)}", soft_wrap=True)
     say(f"protocols: {', '.join([*protocol.names(), *protocol.own_names()])}", out)
+    say(f"families of protocols: {', '.join(protocol.families())}", out)
     say(f"networks: {command_line('list', 'networks')}", out)
     say(f"data sets: {command_line('list', 'datasets')}", out)
     say(f"project: {project.root} ({project.how})")
@@ -338,13 +339,27 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(help="Only these seeds.")] = None,
     isolation: Isolation = "auto",
     trust: Trust = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing, and about how long it takes on a GPU.")] = False,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="Go through the protocol on stand-in images in seconds; nothing is kept.")] = False,
     as_json: AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Score entries under a protocol; what is stored already is not computed again."""
     from leakboard import score
 
     mode = _mode(isolation, trust)
+    if rehearse:
+        from leakboard import rehearsals
+
+        if entries or seed or dry_run:
+            raise UserError("--rehearse: expected a protocol alone, given entries, --seed or --dry-run beside it")
+        device_name = score.device_of(device)
+        rehearsals.rehearse(protocol, submissions(), places.baselines(), device_name, mode, workers, as_json)
+        return
+    if dry_run and not entries and not score.pinned(protocol):
+        from leakboard import rehearsals
+
+        rehearsals.show_estimates(protocol, registry(), as_json)
+        return
     with console.working("planning"):
         job = score.prepare(entries or [], protocol, submissions(), places.store(), device, seed, mode, places.baselines())  # fmt: skip
     plan = job.plan
@@ -354,6 +369,11 @@ def run(
         f"{score.count(missing, 'network')} to train, {plan.networks_stored} stored",
         out if dry_run else console.notes,
     )
+    split = job.artifacts.protocol.split
+    if not split.shadow_world:
+        say(
+            f"split {split.scheme} has no shadow world to set thresholds in: attacks without one of their own have AUC and TPR, no accuracy"
+        )
     if dry_run:
         kinds: dict[str, int] = defaultdict(int)
         for planned in plan.jobs.values():
@@ -363,13 +383,18 @@ def run(
         step = command_line("run", *(entries or []), "--protocol", protocol, *seeds, *others)
         if not plan.jobs:
             step = command_line("publish", "--protocol", protocol)
+        from leakboard import rehearsals
+
+        hours = None if entries else rehearsals.hours(job.artifacts.protocol, job.artifacts.registry)
         if as_json:
             answer({
-                "protocol": protocol, "scenarios": plan.scenarios(), "scenarios_stored": len(plan.done),
+                "gpu_hours": hours, "protocol": protocol, "scenarios": plan.scenarios(), "scenarios_stored": len(plan.done),
                 "networks": missing, "networks_stored": plan.networks_stored, "jobs": kinds, "next": step,
             })  # fmt: skip
             return
         say("jobs: " + (", ".join(score.count(n, *_JOBS[k]) for k, n in kinds.items()) or "none"), out)
+        if hours is not None:
+            say(f"from scratch on one GPU: {rehearsals.in_words(hours)}", out)
         tell_next(step)
         return
     outcome = score.run(job, workers or score.default_workers(job.setting.device))

@@ -125,13 +125,18 @@ def pin(
     from benchmark.data import pins
 
     path = file if file.suffix in (".yaml", ".yml") else protocol.path_of(str(file))
-    if path.parent.resolve() == protocol.FOLDER.resolve():
+    target = None
+    if path.parent.resolve() == protocol.FAMILIES.resolve():
+        target = places.protocols() / path.name  # a family of the package leaves the data to its users
+    elif path.parent.resolve() == protocol.FOLDER.resolve():
         raise UserError(f"{file}: expected a protocol of your own, given one of the package, whose digests are fixed")
     with console.working("hashing"):
-        digests = pins.pin(path)
+        digests = pins.pin(path, target)
+    if target:
+        say(f"written to {places.brief(target)}, which is read from now on")
     step = command_line("run", "--protocol", str(file))
     if as_json:
-        answer({"path": path, "digests": digests, "next": step})
+        answer({"path": target or path, "digests": digests, "next": step})
         return
     for name, digest in digests.items():
         say(f"{name}: {digest}", out)

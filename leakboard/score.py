@@ -84,7 +84,7 @@ def prepare(
     loaded = protocols.load(name)
     pins.check(loaded)
     setting = Setting(
-        loaded, submissions.absolute(), store.absolute(), _device(device), isolation, secret=secret.take(),
+        loaded, submissions.absolute(), store.absolute(), device_of(device), isolation, secret=secret.take(),
         baselines=baselines and baselines.absolute(),
     )  # fmt: skip
     if setting.secret and isolation == "never":
@@ -113,7 +113,14 @@ def prepare(
     return Run(artifacts, plan, attacks, chains, setting, chosen, name)
 
 
-def _device(name: str) -> str:
+def pinned(name: str) -> bool:
+    """Whether a name stands for one protocol whose data are pinned: one that can be run."""
+    found = protocols.members(name)
+    return len(found) == 1 and all(p.pinned for p in found.values())
+
+
+def device_of(name: str) -> str:
+    """The device of an option: cpu or cuda. Raises UserError for one that is not there."""
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device: expected auto, cpu or cuda, given {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
@@ -275,7 +282,7 @@ def stored_results(
     """
     loaded, hidden = protocols.load(name), secret.take()
     registry = registry or Registry(submissions, baselines)
-    device = torch.device(_device("auto"))
+    device = torch.device(device_of("auto"))
     return board_results(Artifacts(loaded, registry, Store(store), device, Isolation(limits=loaded.limits), hidden))
 
 

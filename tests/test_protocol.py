@@ -84,7 +84,7 @@ CHANGES = {
     "seeds.0: Input should be a valid integer": {"seeds": ["x"]},
     "attacks: Input should be a valid tuple, given 'loss'": {"attacks": "loss"},
     "split.known_fraction: Input should be less than 1, given 1.0": {"split": smoke()["split"] | {"known_fraction": 1.0}},
-    "split.scheme: Input should be 'six-way' or 'four-way'": {"split": smoke()["split"] | {"scheme": "two-way"}},
+    "split.scheme: Input should be 'six-way', 'four-way', 'official' or 'sizes'": {"split": smoke()["split"] | {"scheme": "two-way"}},
 }  # fmt: skip
 
 
@@ -168,3 +168,118 @@ def test_a_name_that_is_no_protocol(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     with pytest.raises(UserError, match=r"latin\.yaml: not YAML"):
         protocol.load(str(tmp_path / "latin.yaml"))
+
+
+def test_fields_that_came_later_are_in_no_digest_at_their_defaults(load: Any) -> None:
+    plain = load(smoke())
+    recipe, split = smoke()["recipe"], smoke()["split"]
+    assert load(smoke() | {"recipe": recipe | {"amsgrad": False, "gamma": 0.1}}).measures == plain.measures
+    assert not {"amsgrad", "gamma", "steps"} & plain.recipe.model_dump().keys()
+    for other in (
+        {"recipe": recipe | {"optimizer": "adam", "amsgrad": True, "ensemble": 1}}, {"split": split | {"scored": 10}},
+        {"recipe": recipe | {"schedule": "step", "milestones": [2], "gamma": 0.2}},
+    ):  # fmt: skip
+        assert load(smoke() | other).measures != plain.measures
+
+
+def test_steps_become_whole_epochs(load: Any) -> None:
+    recipe = {
+        "learning_rate": 0.1,
+        "batch_size": 128,
+        "schedule": "step",
+        "steps": 80_000,
+        "milestones": [40_000, 60_000],
+    }
+    loaded = load(smoke() | {"recipe": recipe})
+    found = loaded.recipe_of("target", samples=50_000)
+    assert (found.epochs, found.milestones, found.steps) == (205, (102, 153), None), "391 updates an epoch"
+    assert loaded.recipe_of("target", protocol.Axes(epochs=100), 50_000).epochs == 100
+    assert load(smoke()).recipe_of("target") == load(smoke()).recipe
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": {"learning_rate": 0.1, "batch_size": 20}}, "recipe: .*expected epochs or steps, one of the two"),
+        ({"recipe": {"learning_rate": 0.1, "batch_size": 20, "epochs": 1, "steps": 1}}, "expected epochs or steps"),
+        ({"recipe": smoke()["recipe"] | {"amsgrad": True}}, "amsgrad: expected it with optimizer adam and ensemble 1"),
+        (
+            {"recipe": smoke()["recipe"] | {"gamma": 0.2}},
+            "gamma: expected it with schedule step, given schedule cosine",
+        ),
+        ({"split": {"scheme": "sizes"}}, "size: expected the number of members with scheme sizes, given none"),
+        ({"split": {"scheme": "official"}, "targets": 2}, "targets: expected 1 with split official without size"),
+        (
+            {"split": {"scheme": "official"}, "adversary": {"epochs": 2}},
+            "adversary: expected a split with a shadow world",
+        ),
+    ],
+)
+def test_fields_that_do_not_go_together(load: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(smoke() | changes)
+
+
+# --- Families ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", protocol.families())
+def test_a_shipped_family_is_whole(family: str) -> None:
+    registry = Registry(SUBMISSIONS)
+    found = protocol.members(family)
+    assert len({m.measures for m in found.values()}) == len(found), "each has a digest of its own"
+    for name, member in found.items():
+        assert name == member.name and name.startswith(f"{family}.")
+        assert not member.pinned
+        assert member.baseline in member.defenses
+        assert all(registry.attack(a).name == a for a in member.attacks)
+        assert all(registry.chain(d, member.baseline).name == d for d in member.defenses)
+        assert member.architecture != member.evaluator
+        assert {member.architecture, member.evaluator} <= set(networks.NAMES)
+    assert protocol.load(name) == member
+    with pytest.raises(
+        UserError, match=f"{family}: expected one protocol, given a family of {len(found)}: name one of them"
+    ):
+        protocol.load(family)
+    with pytest.raises(UserError, match="did you mean"):
+        protocol.load(f"{name}x")
+
+
+def test_a_member_has_the_fields_of_family_data_and_network(tmp_path: Path) -> None:
+    content = smoke() | {
+        "name": "own", "architectures": {"small_cnn": None, "vgg11": {"recipe": {"learning_rate": 0.5}}},
+        "datasets": {"one": {}, "two": {"split": {"known_fraction": 0.25}, "architectures": ["simple_cnn"]}},
+    }  # fmt: skip
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(content))
+    found = protocol.members(str(path))
+    assert list(found) == ["own.one-small_cnn", "own.one-vgg11", "own.two-simple_cnn"]
+    recipe = found["own.one-vgg11"].recipe
+    assert recipe.learning_rate == 0.5 and recipe.epochs == found["own.one-small_cnn"].recipe.epochs
+    assert found["own.two-simple_cnn"].split.known_fraction == 0.25
+    plain = (
+        protocol.load(str(tmp_path / "smoke.yaml")) if (tmp_path / "smoke.yaml").exists() else protocol.load("smoke")
+    )
+    assert found["own.one-small_cnn"].measures == plain.measures, (
+        "a member's digest is that of a protocol of these fields"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"datasets": []}, r"own.yaml: datasets: expected names, each with the fields that it changes, given \[\]"),
+        ({"datasets": {"A": {}}}, "datasets: expected a name of a-z, 0-9 and _, given 'A'"),
+        ({"datasets": {"a": 3}}, "datasets.a: expected fields of a protocol, given 3"),
+        (
+            {"datasets": {"a": {"split": {"sizes": 3}}}},
+            "own.yaml: split.sizes: unknown field, given 3; did you mean 'size'",
+        ),
+        ({"datasets": {"a": {}}, "architectures": 3}, "architectures: expected names"),
+    ],
+)
+def test_a_family_that_is_not_whole(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(smoke() | changes))
+    with pytest.raises(UserError, match=message):
+        protocol.members(str(path))

@@ -46,6 +46,11 @@ class Data:
         c, h, w = self.x.shape[1:]
         return c, h, w
 
+    @property
+    def published(self) -> Mapping[str, NDArray[np.int64]]:
+        """The indices of the publisher's parts by name; {} where there are none."""
+        return {}
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the shapes and bytes of x and y."""

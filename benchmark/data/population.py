@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmark import data as datasets
 from benchmark.api import Candidates, Samples
 from benchmark.data.dataset import Data
-from benchmark.data.splits import indices_digest, mirrored, split
+from benchmark.data.splits import draw, indices_digest, mirrored, split
 from benchmark.errors import UserError
 from benchmark.protocol import Protocol
 
@@ -71,7 +71,7 @@ class Population:
     @property
     def _reserved(self) -> int:
         """How many samples of each of the two parts partial knowledge reserves (RULES 5)."""
-        return round(self.protocol.split.known_fraction * len(self.parts["target-train"]))
+        return round(self.protocol.split.known_fraction * min(len(p) for p in self._shuffled.values()))
 
     def known(self, k: int = 0) -> tuple[Indices, Indices]:
         """Members and as many non-members of target k that partial knowledge gives away.
@@ -85,10 +85,14 @@ class Population:
 
     @cached_property
     def candidates(self) -> Indices:
-        """The samples that attacks score: what is not reserved of target-train and target-test, shuffled; or the canaries."""
+        """The samples that attacks score: what is not reserved of target-train and target-test, shuffled; or the canaries.
+
+        The protocol may take fewer of each part (`split.scored`).
+        """
         if self.protocol.canaries:
             return self.canaries
-        sides = [self._shuffled[part][self._reserved :] for part in ("target-train", "target-test")]
+        few = self.protocol.split.scored
+        sides = [self._shuffled[part][self._reserved :][:few] for part in ("target-train", "target-test")]
         pool = np.concatenate(sides[::-1] if self.seed < 0 else sides)  # a mirror keeps the candidates in their order
         return pool[self._rng("candidates").permutation(len(pool))]
 
@@ -218,7 +222,7 @@ def populate(protocol: Protocol, seed: int, secret: bytes | None = None) -> Popu
     if seed not in protocol.split.digests:
         raise UserError(f"{protocol.name}: seed: expected one of {sorted(protocol.split.digests)}, given {seed}")
     try:
-        parts = split(protocol.split.scheme, len(data), seed, protocol.split.size, secret)
+        parts = draw(protocol.split, data, seed, secret)
     except ValueError as error:
         raise UserError(f"{protocol.name}: split: {error}") from None
     if secret is None:
@@ -227,6 +231,11 @@ def populate(protocol: Protocol, seed: int, secret: bytes | None = None) -> Popu
     if protocol.adversary and protocol.adversary.dataset:
         data, parts = _with_other_shadow(protocol, seed, data, parts, secret)
     population = Population(protocol, seed, data, parts, target_samples, secret)
+    if (scored := protocol.split.scored) and len(population.candidates) < 2 * scored:
+        raise UserError(
+            f"{protocol.name}: split.scored: expected at most what is not reserved of target-train and of target-test, "
+            f"{len(population.candidates) - scored} of the smaller one, given {scored}"
+        )
     if protocol.canaries and len(population.outside) < protocol.canaries.count:
         raise UserError(
             f"{protocol.name}: canaries.count: expected at most {len(population.outside)}, the samples that are in no part, "

@@ -44,6 +44,11 @@ class Prepared(Data):
     values: Mapping[str, int]
     """How many values each attribute has, by name."""
 
+    @property
+    def published(self) -> Mapping[str, NDArray[np.int64]]:
+        """The indices of the publisher's parts by name."""
+        return {name: np.flatnonzero(self.official.numpy() == i) for i, name in enumerate(self.parts)}
+
     def followed_by(self, other: Data) -> Data:
         """As `Data.followed_by`; attributes stay that both have, with as many values, and parts are left behind (-1)."""
         alone = Data(self.name, self.x, self.y, self.attribute, self.classes, self.simple, self.duplicates)

@@ -54,6 +54,9 @@ class Source:
     """How many values each attribute has."""
     simple: Mapping[str, Any] = field(default_factory=lambda: {"pad": 4, "flip": True})
     """The augmentation "simple": pixels of padding before a random crop, and whether a mirrored image still shows its class."""
+    expected: Mapping[str, int] = field(default_factory=dict)
+    """What the publisher has, where it is known: numbers of `images`, of `classes`, and of images in the parts `train` and `test`. For
+    estimates and rehearsals before the data are here; nothing is held to it."""
     installed: bool = False
     """Whether `read(None)` finds the files by itself, where a package of the system has put them."""
 
@@ -207,6 +210,13 @@ def _checks(source: Source) -> Iterable[tuple[str, bool, str]]:
             for name, k in source.attributes.items()
         ),
         '{"name": NUMBER OF VALUES}, from 2 to 1000',
+    )
+    yield (
+        "expected",
+        isinstance(source.expected, dict)
+        and set(source.expected) <= {"images", "classes", "train", "test"}
+        and all(type(n) is int and n > 0 for n in source.expected.values()),
+        '{"images": NUMBER, "classes": NUMBER, "train": NUMBER, "test": NUMBER}, or some of them',
     )
     yield "installed", isinstance(source.installed, bool), "True or False"
     yield (

@@ -1,4 +1,4 @@
-"""Divides a data set into disjoint parts of equal size, by a permutation drawn from a seed."""
+"""Divides a data set into disjoint parts, by a permutation drawn from a seed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark import protocol
+from benchmark.data.dataset import Data
+
 Split = dict[str, NDArray[np.int64]]
 
 SCHEMES = {
@@ -17,7 +20,48 @@ SCHEMES = {
     "four-way": tuple(f"{world}-{part}" for world in ("target", "shadow") for part in ("train", "test")),
 }
 
+_TARGET_PARTS = ("target-train", "target-test", "target-reference")
+"""The parts of the schemes without a shadow world."""
+
 _MIRROR = {"train": "test", "test": "train"}
+
+
+def draw(given: protocol.Split, data: Data, seed: int, secret: bytes | None = None) -> Split:
+    """The parts that a protocol asks for: those of `split`, or of a scheme without a shadow world.
+
+    `sizes` (Peng et al. 2025, DIFFENCE): `size` members, as many non-members, and at most as many reference samples of the rest.
+    `official` (Song et al. 2019): members from the publisher's train part, non-members from its test part, all of them; with a
+    size so many of each, and at most as many reference samples of what is left of the train part.
+    Raises ValueError for a size that doesn't fit, and for `official` where the data has no such parts.
+    """
+    if given.scheme in SCHEMES:
+        return split(given.scheme, len(data), seed, given.size, secret)
+    order, size = _order(given.scheme, len(data), abs(seed), secret), given.size
+    train = test = order
+    if given.scheme == "official":
+        published = data.published
+        if not all(len(published.get(part, ())) for part in ("train", "test")):
+            names = ", ".join(published) or "none"
+            raise ValueError(f"official: expected data with the published parts train and test, given {names}")
+        train, test = (order[np.isin(order, published[part])] for part in ("train", "test"))
+    largest = len(order) // 2 if train is test else min(len(train), len(test))
+    if size is not None and size > largest:
+        raise ValueError(f"{given.scheme} parts of {len(data)} samples have 1 to {largest} samples, not {size}")
+    if size is None:
+        sides = (train, test, train[:0])
+    elif train is test:
+        sides = (order[:size], order[size : 2 * size], order[2 * size : 3 * size])
+    else:
+        sides = (train[:size], test[:size], train[size : 2 * size])
+    parts = {name: rows for name, rows in zip(_TARGET_PARTS, sides, strict=True) if len(rows)}
+    return {mirrored(name): rows for name, rows in parts.items()} if seed < 0 else parts
+
+
+def _order(scheme: str, n: int, entropy: int, secret: bytes | None) -> NDArray[np.int64]:
+    """The permutation of n samples that `split` draws."""
+    if secret is not None:
+        entropy = int.from_bytes(hmac.digest(secret, f"{scheme}/{n}/{entropy}".encode(), "sha256"), "little")
+    return np.argsort(np.random.PCG64(entropy).random_raw(n), kind="stable").astype(np.int64)
 
 
 def split(scheme: str, n: int, seed: int, size: int | None = None, secret: bytes | None = None) -> Split:

@@ -8,7 +8,9 @@ from typing import ClassVar
 
 from benchmark.digests import code_of
 from benchmark.entries.registry import ATTACKS, Chain, Part
+from benchmark.errors import UserError
 from benchmark.judge.kinds import KINDS
+from benchmark.protocol import Protocol
 from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.experiment import NetworkId, prepared_on, trained_as
 from benchmark.targets.network import Network, training_code
@@ -153,7 +155,12 @@ def same_scenario(artifacts: Artifacts, attack: Part | None, chain: Chain, seed:
 
 
 def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], seeds: list[int]) -> Plan:
-    """Every attack on every chain, and every chain's utility, with all seeds; there are no jobs for what is stored."""
+    """Every attack on every chain, and every chain's utility, with all seeds; there are no jobs for what is stored.
+
+    Raises UserError for an entry that asks for more than the protocol's split has.
+    """
+    for each in attacks:
+        _check_split(artifacts.protocol, each)
     plan = Plan()
     for seed in seeds:
         for chain in chains:
@@ -165,6 +172,9 @@ def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], se
                     _count_group(plan, artifacts, chain, seed, id)
                 if artifacts.store.result(key) is not None:
                     plan.done.append(key)
+                    continue
+                if attack and skipped(artifacts.protocol, attack, chain):
+                    plan.jobs[key] = ScenarioJob(id=key, defense=chain.name, seed=seed, attack=attack.name)
                     continue
                 faced = [chain.facing(attack, k) if attack else chain for k in numbers]
                 needs = frozenset(
@@ -179,6 +189,35 @@ def make_plan(artifacts: Artifacts, attacks: list[Part], chains: list[Chain], se
                 name = attack.name if attack else ""
                 plan.jobs[key] = ScenarioJob(id=key, defense=chain.name, seed=seed, attack=name, needs=needs)
     return plan
+
+
+def _check_split(protocol: Protocol, attack: Part) -> None:
+    """Raises UserError where an attack asks for a world or for halves that the split does not have."""
+    split, entry, kind = protocol.split, attack.entry, KINDS[attack.entry.task]
+    asked = sorted(entry.needs & {"shadow", "references-offline"})
+    if entry.task == "membership" and protocol.thresholds == "partial":
+        asked = [need for need in asked if need != "shadow"]  # known samples stand for it
+    lacks = ""
+    if not split.shadow_world and (asked or kind.evaluator or any(part.startswith("shadow") for part in kind.asks)):
+        lacks = f"no shadow world, which {entry.task} needs{f' for {asked[0]}' if asked else ''}"
+    elif not protocol.halves and any(need.startswith("references") for need in entry.needs):
+        lacks = "parts of different sizes, and reference models are trained on halves of both: give split.size"
+    if lacks:
+        hint = (
+            "; thresholds: partial gives known samples in its place"
+            if asked == ["shadow"] and entry.task == "membership"
+            else ""
+        )
+        raise UserError(f"{protocol.name}: {attack.name}: split {split.scheme} has {lacks}{hint}")
+
+
+def skipped(protocol: Protocol, attack: Part | None, chain: Chain) -> str:
+    """Why an attack does not apply to a defense under this protocol; "" where it does."""
+    if attack is None or protocol.split.shadow_world or attack.adversary.guards == "target":
+        return ""
+    if any(need.startswith("references") for need in attack.entry.needs) and chain.facing(attack).guards:
+        return f"no shadow world to prepare the guards of reference models in: {attack.entry.id}[guards=target] applies"
+    return ""
 
 
 def _targets(artifacts: Artifacts, attack: Part | None, chain: Chain) -> range:
@@ -202,7 +241,8 @@ def _network_ids(
         and membership
         and ("shadow" in needs or (calibrate == "shadow" and not any(n.startswith("references") for n in needs)))
     )
-    if uses_shadow or (chain.guards and any(n.startswith("references") for n in needs)):
+    guards_of_references = chain.guards and any(n.startswith("references") for n in needs)
+    if artifacts.protocol.split.shadow_world and (uses_shadow or guards_of_references):
         yield "shadow", 0
     for role in ("online", "offline"):
         if f"references-{role}" in needs:

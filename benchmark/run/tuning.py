@@ -36,7 +36,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from benchmark import data as datasets
 from benchmark.addresses import checked, shown, sqlite_file
 from benchmark.api import Search
-from benchmark.data.splits import indices_digest, split
+from benchmark.data.splits import draw as draw_split
+from benchmark.data.splits import indices_digest
 from benchmark.digests import code_of
 from benchmark.entries.registry import Chain, Part, Registry
 from benchmark.errors import UserError, printable
@@ -214,7 +215,7 @@ def tuning_protocol(loaded: Protocol, attacks: Sequence[str], seeds: int) -> Pro
     numbers = tuple(sign * (FIRST_SEED + i // 2) for i, sign in zip(range(seeds), itertools.cycle((1, -1))))
     if set(numbers) & set(loaded.seeds):
         raise UserError(f"{loaded.name}: expected scoring seeds below {FIRST_SEED}, given {list(loaded.seeds)}")
-    pinned = {n: indices_digest(split(loaded.split.scheme, len(data), n, loaded.split.size)) for n in numbers}
+    pinned = {n: indices_digest(draw_split(loaded.split, data, n)) for n in numbers}
     return loaded.model_copy(
         update={
             "name": f"{loaded.name}{_SUFFIX}",
@@ -613,6 +614,8 @@ def start(
 ) -> Tuning:  # fmt: skip
     """The study of a command line. Raises UserError for what is wrong with it, before anything is trained."""
     loaded, registry = artifacts.protocol, artifacts.registry
+    if loaded.recipe.steps is not None:
+        raise UserError(f"{loaded.name}: recipe: expected epochs, which tuning varies, given steps")
     chain = registry.chain(defense, loaded.baseline)
     dimensions = space(chain, loaded, grid)
     if not dimensions:

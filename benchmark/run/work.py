@@ -29,7 +29,7 @@ from benchmark.judge.utility import utility
 from benchmark.protocol import Protocol
 from benchmark.result import Isolation as Where
 from benchmark.result import Result, Status
-from benchmark.run.plan import Job, ScenarioJob, same_scenario, scenario_key
+from benchmark.run.plan import Job, ScenarioJob, same_scenario, scenario_key, skipped
 from benchmark.sandbox.hints import described
 from benchmark.sandbox.host import Launcher
 from benchmark.sandbox.remote import Isolation, Mode
@@ -85,13 +85,19 @@ _artifacts: Artifacts | None = None
 
 def start_worker(setting: Setting, parent: int, workers: int) -> None:
     """Rebuild the judge in this process. The process ends when its parent, of id `parent`, does."""
-    global _artifacts, _setting
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="opacus|diffusers|torch")
+    use(setting, workers)
+
+
+def use(setting: Setting, workers: int = 1) -> Artifacts:
+    """Have the jobs of this process be those of this setting from now on; gives its judge."""
+    global _artifacts, _setting
     _setting = setting
     _artifacts = setting.artifacts(workers)
+    return _artifacts
 
 
 def at_hand() -> tuple[Artifacts, Setting]:
@@ -155,6 +161,8 @@ def _score(artifacts: Artifacts, setting: Setting, job: Job) -> Result:
                 provenance=_data_digests(artifacts, chain, job.seed),
                 **fields,
             )
+        if reason := skipped(artifacts.protocol, part, chain):
+            raise scenario.Skip(reason)
         if part:
             outcome = kinds.scenario(artifacts, part, chain, job.seed).score()
         else:

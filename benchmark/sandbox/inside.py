@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from benchmark import networks
 from benchmark.api import Context, Predict, Samples, Target
 from benchmark.errors import own_line, trace
+from benchmark.networks.optimizers import as_asked
 from benchmark.networks.training import TrainingRun
 from benchmark.protocol import Recipe
 from benchmark.sandbox.local import Attacker, Defender
@@ -246,7 +247,7 @@ class _Work:
         def samples(part: str) -> Samples:
             return Samples(tensors[f"{number}.{part}.x"], tensors[f"{number}.{part}.y"])
 
-        return TrainingRun(
+        run = TrainingRun(
             train=samples("train"),
             reference=samples("reference"),
             validation=samples("validation"),
@@ -260,6 +261,7 @@ class _Work:
             artifact=partial(self._stored, "artifact", {"training": number}),
             pretrained=lambda name: self.call("pretrained", {"training": number, "name": name}),
         )
+        return as_asked(run)
 
     def _before(self, x: Tensor) -> Tensor:
         return self.ask("before", {}, {"x": x})["value"]

@@ -188,7 +188,9 @@ class Experiment:
         online: list[NetworkId] = [("target", k) for k in self.population_models(training) if k]
         offline: list[NetworkId] = [("offline", k) for k in range(self.reference_sizes(training).offline)]
         trained_alike: list[list[NetworkId]] = [[("target", 0), ("shadow", 0), *online, *offline]]
-        if self.protocol.adversary:  # an ensemble has one network and one recipe
+        if not self.protocol.split.shadow_world:
+            trained_alike = [[("target", 0), *online]]
+        elif self.protocol.adversary:  # an ensemble has one network and one recipe
             trained_alike = [[("target", 0), *online], [("shadow", 0), *offline]]
         size = self.protocol.recipe.ensemble if training.entry.plain_training else 1
         return [ids[i : i + size] for ids in trained_alike for i in range(0, len(ids), size)]
@@ -225,7 +227,11 @@ class Experiment:
 
     def recipe(self, part: Part, role: str) -> Recipe:
         """The training recipe of a network of this role, with the part's own choices (`Axes`)."""
-        return self.protocol.recipe_of("target" if role == "evaluator" else data_of(role), part.axes)
+        world = "target" if role == "evaluator" else data_of(role)
+        if self.protocol.recipe.steps is None:
+            return self.protocol.recipe_of(world, part.axes)
+        samples = len(self.population(self.protocol.seeds[0]).parts[f"{world}-train"])  # of all seeds alike
+        return self.protocol.recipe_of(world, part.axes, samples)
 
     def networks_code(self, evaluator: bool) -> dict[str, list[str]]:
         """`built_by` of each architecture that a scenario uses, by name; with `evaluator`, the evaluator's too."""

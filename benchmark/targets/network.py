@@ -16,6 +16,7 @@ from benchmark.data.population import Population, digest_of, seed_of
 from benchmark.digests import code_of
 from benchmark.entries.registry import Part, version_of
 from benchmark.networks.access import raw
+from benchmark.networks.optimizers import as_asked, asked_code
 from benchmark.networks.training import TrainingRun
 from benchmark.sandbox.local import Defender
 from benchmark.sandbox.remote import RemoteDefender, Setup
@@ -66,6 +67,7 @@ class Network:
         experiment, population, seed, role = self.experiment, self.population, self.seed, self.group[0][0]
         architecture, recipe = self.setup.architecture, experiment.recipe(self.training, role)
         views = [f"torchvision {version_of('torchvision')}"] if recipe.augmentation == "randaug" else []
+        views += asked_code(recipe)
         return digest(
             "networks", experiment.key(self.training), training_code(), experiment.data_key(seed, role), architecture, recipe,
             [[role, k, digest_of(population.indices(role, k))] for role, k in self.group],
@@ -100,7 +102,7 @@ class Network:
 
         Without `samples`, all data is empty.
         """
-        return training_for(self, part, samples)
+        return as_asked(training_for(self, part, samples))
 
     def defender(self, part: Part) -> Defender | RemoteDefender:
         return self.experiment.isolation.defender(part, self.setup)
@@ -118,7 +120,8 @@ class Network:
         except RuntimeError:
             return None
         # Equal names and shapes of the weights do not mean an equal forward pass.
-        x = self.population.part("shadow-test").x[:8]
+        part = "shadow-test" if self.experiment.protocol.split.shadow_world else "target-test"
+        x = self.population.part(part).x[:8]
         agrees = torch.allclose(raw(network, self.experiment.device)(x), self.predictor()(x), atol=1e-3)
         return network.eval() if agrees else None
 

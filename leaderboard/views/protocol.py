@@ -105,13 +105,13 @@ def _axes(definition: Protocol) -> list[tuple[str, str, str]]:
     """Everything in a protocol that numbers depend on, in words: (part of the protocol, axis, value)."""
     recipe, split = definition.recipe, definition.split
     size = f"{split.size:,} samples" if split.size else "as many samples as go into equal parts"
-    kept = [p for p in PARTS if split.scheme == "six-way" or not p.endswith("reference")]
+    kept = [p for p in PARTS if p in split.parts]
     rows = [("Split", part, f"{size}: {PARTS[part]}") for part in kept]
     rows += [
         ("Split", "known beforehand", f"{split.known_fraction:.0%} of target-train and target-test, for partial knowledge; never scored"),
         ("Split", "pinned", f"SHA-256 of the data ({definition.data_digest[:12]}) and of the indices of each seed"),
         ("Recipe", "optimizer", f"{recipe.optimizer}, learning rate {recipe.learning_rate:g}, momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}"),
-        ("Recipe", "schedule", f"{recipe.schedule}{f' at {recipe.milestones}' if recipe.milestones else ''}, {recipe.epochs} epochs, batches of {recipe.batch_size}"),
+        ("Recipe", "schedule", f"{recipe.schedule}{f' at {recipe.milestones}' if recipe.milestones else ''}, {f'{recipe.steps} updates' if recipe.steps else f'{recipe.epochs} epochs'}, batches of {recipe.batch_size}"),
         ("Recipe", "augmentation", recipe.augmentation),
         ("Recipe", "early stopping", "on validation data" if recipe.early_stopping else "none: one epoch count for all"),
         ("Recipe", "arithmetic", f"{recipe.precision}; {f'{recipe.ensemble} networks train as one ensemble' if recipe.ensemble > 1 else 'networks train one by one'}"),

@@ -194,6 +194,17 @@ def test_yale_faces_leave_out_the_empty_room(tmp_path):
     assert all("Ambient" not in i.image.name for i in found)
 
 
+def test_fifty_yale_faces_a_person_are_the_train_part_wherever_they_lie(tmp_path):
+    picture = pictures(1, 2, 2)[0, :, :, 0]
+    for base in ("one", "two"):
+        for k in range(53):
+            write(tmp_path / base / "yaleB01" / f"yaleB01_P00A+{k:03d}E+00.pgm", picture)
+    one, two = (items("yale_faces", tmp_path / base) for base in ("one", "two"))
+    assert [i.part for i in one] == [i.part for i in two]
+    assert [i.part for i in one].count("train") == 50
+    assert [i.part for i in one][:50].count("test") > 0, "not simply the first ones"
+
+
 def test_places_take_the_first_classes_under_their_letters(tmp_path):
     for i in range(22):
         for k in range(2):

@@ -133,3 +133,42 @@ def test_a_mapping_that_is_not_whole_is_refused(project, given):
     path.write_text(yaml.safe_dump(yaml.safe_load(SMOKE) | {"dataset": given}))
     with pytest.raises(UserError, match=r"own\.yaml: .*dataset: expected a name, or id, view and digest"):
         protocol.load(str(path))
+
+
+def test_data_that_nobody_has_pinned_are_not_run(project):
+    path = written(project, "dataset: {id: cifar10, view: '32', digest: unpinned}")
+    with pytest.raises(
+        UserError,
+        match=r"smoke: its data are not pinned; prepare cifar10/32: `leakboard data prepare cifar10 --view 32 --from DIR`; pin it:",
+    ):
+        pins.check(protocol.load(str(path)))
+
+
+FAMILY = """datasets:
+  mine:  # here
+    dataset: {id: mine, view: "8", digest: unpinned}
+    split: {size: 12}
+  theirs:
+    dataset: {id: cifar10, view: "32", digest: unpinned}
+  small:
+    dataset: {id: mine, view: "8", digest: unpinned}
+"""
+
+
+def test_pin_fills_in_what_is_here_of_a_family(project):
+    start, end = SMOKE.index("dataset:"), SMOKE.index("seeds:")
+    path = project / "own.yaml"
+    path.write_text(SMOKE[:start] + "split: {scheme: six-way, size: 15}\n" + SMOKE[end:] + FAMILY)
+    target = project / "protocols" / "own.yaml"
+    before, said = path.read_text(), pins.pin(path, target)
+    assert path.read_text() == before and comments(target.read_text()) == comments(before)
+    found = protocol.members(str(target))
+    for name, size in (("smoke.mine", 12), ("smoke.small", 15)):
+        assert found[name].pinned and found[name].data_digest == datasets.load("mine/8").digest
+        assert found[name].split.digests[0] == indices_digest(split("six-way", 120, 0, size))
+        pins.check(found[name])
+    assert not found["smoke.theirs"].pinned
+    assert "left as it is: unknown data set 'cifar10/32'" in said["datasets.theirs"]
+    again = target.read_text()
+    pins.pin(target)
+    assert target.read_text() == again

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.data.splits import SCHEMES, indices_digest, split
+from benchmark.data.dataset import Data
+from benchmark.data.splits import SCHEMES, draw, indices_digest, split
+from benchmark.protocol import Split
 
 
 @settings(deadline=None)
@@ -84,3 +87,66 @@ def test_a_mirrored_split_has_the_two_sides_swapped(scheme, secret):
         assert np.array_equal(parts[f"{world}-test"], other[f"{world}-train"])
         if scheme == "six-way":
             assert np.array_equal(parts[f"{world}-reference"], other[f"{world}-reference"])
+
+
+class Published(Data):
+    """Samples of which the first 60 are the publisher's train part, 30 its test part, and 10 neither."""
+
+    @property
+    def published(self):
+        return {"train": np.arange(60), "test": np.arange(60, 90), "extra": np.arange(90, 100)}
+
+
+def published(kind=Published):
+    empty = torch.zeros(100, dtype=torch.int64)
+    return kind("mine", torch.zeros(100, 1, 2, 2, dtype=torch.uint8), empty, empty, 2, {"pad": 1, "flip": False}, 0)
+
+
+def test_the_schemes_with_a_shadow_world_are_those_of_split():
+    for scheme in SCHEMES:
+        parts = draw(Split(scheme=scheme, size=12), published(), 3, b"key")
+        assert indices_digest(parts) == indices_digest(split(scheme, 100, 3, 12, b"key"))
+        assert set(parts) == set(Split(scheme=scheme).parts)
+
+
+@pytest.mark.parametrize("secret", [None, b"key"])
+def test_sizes_are_members_nonmembers_and_what_is_left(secret):
+    parts = draw(Split(scheme="sizes", size=40), published(), 3, secret)
+    assert {name: len(rows) for name, rows in parts.items()} == {
+        "target-train": 40,
+        "target-test": 40,
+        "target-reference": 20,
+    }
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(100))
+    assert len(draw(Split(scheme="sizes", size=20), published(), 3)["target-reference"]) == 20
+    assert "target-reference" not in draw(Split(scheme="sizes", size=50), published(), 3)
+    assert indices_digest(draw(Split(scheme="sizes", size=40), published(), 4)) != indices_digest(parts)
+
+
+def test_official_members_are_the_train_part():
+    parts = draw(Split(scheme="official"), published(), 3)
+    assert set(parts) == {"target-train", "target-test"}
+    assert set(parts["target-train"]) == set(range(60)) and set(parts["target-test"]) == set(range(60, 90))
+    few = draw(Split(scheme="official", size=25), published(), 3)
+    assert np.array_equal(few["target-train"], parts["target-train"][:25])
+    assert np.array_equal(few["target-reference"], parts["target-train"][25:50])
+    assert len(few["target-test"]) == 25 and set(few["target-test"]) <= set(range(60, 90))
+    mirror = draw(Split(scheme="official", size=25), published(), -3)
+    assert np.array_equal(mirror["target-train"], few["target-test"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Split(scheme="sizes", size=51), "sizes parts of 100 samples have 1 to 50 samples, not 51"),
+        (Split(scheme="official", size=31), "1 to 30 samples, not 31"),
+    ],
+)
+def test_a_size_that_does_not_fit_is_an_error(given, message):
+    with pytest.raises(ValueError, match=message):
+        draw(given, published(), 0)
+
+
+def test_official_needs_published_parts():
+    with pytest.raises(ValueError, match="expected data with the published parts train and test, given none"):
+        draw(Split(scheme="official"), published(Data), 0)

@@ -258,7 +258,7 @@ def test_an_attack_has_as_many_seeds_everywhere(plain: Artifacts, monkeypatch: p
     """One row against three thresholds would be scored as three seeds."""
     n = len(plain.population(0).candidates)
     monkeypatch.setattr(plain, "attacker", lambda *_: Scores(torch.rand(1, n).double(), torch.rand(3, 120).double()))
-    with pytest.raises(ValueError, match=r"as many attack seeds as on the shadow world \(3\), given 1"):
+    with pytest.raises(ValueError, match=r"as many attack seeds as where its thresholds are set \(3\), given 1"):
         outcome(plain, "loss")
 
 

@@ -18,9 +18,10 @@ source = Source(
     terms="non-commercial research only",
     get="img_align_celeba.zip (unpacked), list_attr_celeba.txt and list_eval_partition.txt from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, "
     "in one folder, as torchvision has them",
-    views={"32": (3, 32, 32), "64": (3, 64, 64), "218x178": (3, 218, 178)},
+    views={"32": (3, 32, 32), "64": (3, 64, 64), "216x176": (3, 216, 176), "218x178": (3, 218, 178)},
     classes=("---", "--S", "-M-", "-MS", "H--", "H-S", "HM-", "HMS"),
     attributes={"male": 2, "young": 2, "male_young": 4},
+    expected={"images": 202_599, "classes": 8, "train": 162_770, "test": 19_962},
 )
 TASK = ("Heavy_Makeup", "Mouth_Slightly_Open", "Smiling")
 """The attributes whose values, as three binary digits, are the class: H, M and S in its name."""

@@ -17,6 +17,7 @@ source = Source(
     get="cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html, unpacked; --from names the folder it was unpacked in",
     views={"32": (3, 32, 32)},
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    expected={"images": 60_000, "classes": 10, "train": 50_000, "test": 10_000},
 )
 
 

@@ -14,6 +14,7 @@ source = Source(
     terms="none stated by the publisher",
     get="cifar-100-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html, unpacked; --from names the folder it was unpacked in",
     views={"32": (3, 32, 32)},
+    expected={"images": 60_000, "classes": 100, "train": 50_000, "test": 10_000},
 )
 
 

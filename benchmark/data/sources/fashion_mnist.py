@@ -32,6 +32,7 @@ source = Source(
     ),
     simple={"pad": 2, "flip": True},
     installed=True,
+    expected={"images": 70_000, "classes": 10, "train": 60_000, "test": 10_000},
 )  # fmt: skip
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

@@ -13,6 +13,7 @@ source = Source(
     terms="research; the images belong to third parties",
     get="train_256_places365standard.tar from http://places2.csail.mit.edu/, unpacked (class folders under a letter each), or any folder of class folders",
     views={"32": (3, 32, 32)},
+    expected={"images": 60_000, "classes": 40},
 )
 
 

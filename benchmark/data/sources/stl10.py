@@ -17,6 +17,7 @@ source = Source(
     get="stl10_binary.tar.gz from https://cs.stanford.edu/~acoates/stl10/, unpacked; --from names the folder it was unpacked in",
     views={"32": (3, 32, 32), "96": (3, 96, 96)},
     classes=("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
+    expected={"images": 13_000, "classes": 10, "train": 5000, "test": 8000},
 )
 
 

@@ -16,6 +16,7 @@ source = Source(
     views={"32": (3, 32, 32)},
     classes=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
     simple={"pad": 4, "flip": False},
+    expected={"images": 99_289, "classes": 10, "train": 73_257, "test": 26_032},
 )
 
 

@@ -20,6 +20,7 @@ source = Source(
     views={"32": (3, 32, 32), "200": (3, 200, 200)},
     classes=("White", "Black", "Asian", "Indian", "Others"),
     attributes={"gender": 2},
+    expected={"images": 23_705, "classes": 5},
 )
 NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+")
 

@@ -13,6 +13,7 @@ source = Source(
     terms="images of third parties",
     get="not published; --from names a folder of your own with a folder a class",
     views={"32": (3, 32, 32)},
+    expected={"images": 55_000, "classes": 100},
 )
 
 

@@ -174,8 +174,10 @@ class Kind(Scenario):
         calibrate = self.attack.entry.calibrate
         if calibrate == "own":
             return np.array([np.nextafter(0.0, 1.0)])  # members are scores > 0, but a threshold decides by >=
-        if calibrate == "none" or references is not None or self.artifacts.protocol.canaries:
-            return None  # the shadow world knows nothing of mislabelled samples
+        protocol = self.artifacts.protocol
+        nowhere = protocol.thresholds == "shadow" and not protocol.split.shadow_world
+        if calibrate == "none" or references is not None or protocol.canaries or nowhere:
+            return None  # neither knows anything of mislabelled samples
         shadow = self._shadow()
         limit = self.artifacts.protocol.label_only if self.attack.entry.access == "label" else None
         sides = [
