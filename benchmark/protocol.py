@@ -468,7 +468,7 @@ def members(name: str) -> dict[str, Protocol]:
         found[member.name] = member
     if name in found:
         return {name: found[name]}
-    if name.startswith(f"{content['name']}."):
+    if name.startswith(f"{content['name']}.") and path != Path(name):
         raise UserError(f"unknown protocol {name[:200]!r}{suggest(name[:200], found)}")
     return found
 

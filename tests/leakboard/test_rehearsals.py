@@ -31,7 +31,9 @@ def test_hours_of_a_family(home: Home) -> None:
     data = {name: {"dataset": {"id": name, "view": "32", "digest": "unpinned"}} for name in ("stl10", "cifar10")}
     family = content | {"name": "tiny", "split": {"scheme": "official"}, "datasets": data}
     (home.folder / "tiny.yaml").write_text(yaml.safe_dump(family))
-    said = json.loads(home.call("run", "--protocol", "tiny.yaml", "--dry-run", "--json").out)
+    ended = home.call("run", "--protocol", "tiny.yaml", "--dry-run", "--json")
+    assert ended.code == 0, ended
+    said = json.loads(ended.out)
     stl10, cifar10 = (said["protocols"][f"tiny.{name}"]["gpu_hours"][0] for name in ("stl10", "cifar10"))
     assert cifar10 == pytest.approx(10 * stl10) and stl10 + cifar10 == pytest.approx(said["gpu_hours"][0])
     assert said["before"][0].startswith("prepare cifar10/32: `leakboard data prepare cifar10 --view 32 --from DIR`")
