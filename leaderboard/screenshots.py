@@ -121,7 +121,11 @@ def app() -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(10)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:  # a busy machine, or a visitor that holds its connection
+            process.kill()
+            process.wait()
 
 
 def _wait(address: str, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
