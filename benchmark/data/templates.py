@@ -51,7 +51,7 @@ recipe:
   ensemble: 4
 references: {{online: 8, offline: 4}}
 {attribute}attacks: [random_scores, loss, metric_ment, lira{attribute_attacks}]
-defenses: [undefended, label_smoothing, constant_output]
+defenses: [undefended, "label_smoothing{epsilon}", constant_output]
 baseline: undefended
 utility_floor: 0.0
 rank_by: [tpr_at_fpr_0.01, auc]
@@ -61,13 +61,18 @@ _ATTRIBUTE_ATTACKS = (
 )
 
 
+_LEAST_CLASSES = 6
+"""Below so many the default of label smoothing (epsilon .8) would not leave the true class the likeliest."""
+
+
 def protocol_text(name: str, dataset: str, data: Data) -> str:
     """A protocol for a data set, without its digests: six parts of at most 500 images, and the first of its attributes."""
     id, _, view = dataset.partition("/")
     pinned = f"{{id: {id}, view: {view!r}, digest: ''}}" if view else f"{dataset}\ndata_digest: ''"
     size = min(500, len(data) // 6)
+    epsilon = "" if data.classes >= _LEAST_CLASSES else "[epsilon=0.4]"
     attribute = next(iter(data.attributes), "") if isinstance(data, Prepared) else ""
     return _PROTOCOL.format(
-        name=name, samples=len(data), classes=data.classes, dataset=pinned, size=size,
+        name=name, samples=len(data), classes=data.classes, dataset=pinned, size=size, epsilon=epsilon,
         attribute=f"attribute: {attribute}\n" if attribute else "", attribute_attacks=_ATTRIBUTE_ATTACKS if attribute else "",
     )  # fmt: skip
