@@ -340,7 +340,7 @@ def run(
     isolation: Isolation = "auto",
     trust: Trust = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing, and about how long it takes on a GPU.")] = False,
-    rehearse: Annotated[bool, typer.Option("--rehearse", help="Go through the protocol on stand-in images in seconds; nothing is kept.")] = False,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="Go through the protocol on stand-in images; nothing is kept.")] = False,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Score entries under a protocol; what is stored already is not computed again."""
@@ -369,10 +369,10 @@ def run(
         f"{score.count(missing, 'network')} to train, {plan.networks_stored} stored",
         out if dry_run else console.notes,
     )
-    split = job.artifacts.protocol.split
-    if not split.shadow_world:
+    scored = job.artifacts.protocol
+    if not scored.split.shadow_world and scored.thresholds == "shadow":
         say(
-            f"split {split.scheme} has no shadow world to set thresholds in: attacks without one of their own have AUC and TPR, no accuracy"
+            f"split {scored.split.scheme} has no shadow world to set thresholds in: attacks without one of their own have AUC and TPR, no accuracy"
         )
     if dry_run:
         kinds: dict[str, int] = defaultdict(int)

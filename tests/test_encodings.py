@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.run import checks
-from benchmark.sandbox import host
+from benchmark.sandbox import memory
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,6 +54,6 @@ def test_a_process_may_have_any_name(name: bytes) -> None:
         assert name[:15] in Path(f"/proc/{process.pid}/status").read_bytes()
         page = os.sysconf("SC_PAGE_SIZE")
         shared, resident = (int(Path(f"/proc/{process.pid}/statm").read_bytes().split()[i]) * page for i in (2, 1))
-        assert host._own_memory(process.pid) == pytest.approx(resident - shared, abs=1 << 20)
-        assert checks._resident_mb() > 0
+        assert memory.own(process.pid) == pytest.approx(resident - shared, abs=1 << 20)
+        assert checks._memory_mb() > 0
         process.communicate(b"\n")

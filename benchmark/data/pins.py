@@ -176,14 +176,14 @@ def _edits(
         raise UserError(
             f"{path}: expected dataset, seeds, and split with a scheme, given {', '.join(map(str, content))}"
         )
-    pinned = dict(parts.get("digests") or {})
-    for seed in seeds:
-        try:
-            asked = Split.model_construct(**{"size": None, **parts})
+    try:
+        pinned = dict(parts.get("digests") or {})
+        asked = Split.model_construct(**{"size": None, **parts})
+        for seed in seeds:
             pinned[seed] = indices_digest(draw(asked, data, seed))
-        except (ValueError, TypeError) as error:
-            raise UserError(printable(f"{path}: {prefix}split: {error}")) from None
-        found[f"{prefix}split.digests.{seed}"] = pinned[seed]
+            found[f"{prefix}split.digests.{seed}"] = pinned[seed]
+    except (ValueError, TypeError) as error:
+        raise UserError(printable(f"{path}: {prefix}split: {error}")) from None
     digests |= found
     flow = "{" + ", ".join(f"{seed}: {digest}" for seed, digest in pinned.items()) + "}"
     node = _value(root, "split")

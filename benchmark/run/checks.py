@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -38,6 +38,7 @@ from benchmark.judge.scenario import Scenario, checked_scores
 from benchmark.judge.utility import utility
 from benchmark.metrics import epsilon_lacks, upper_text
 from benchmark.networks.access import check_log_posteriors
+from benchmark.sandbox import memory
 from benchmark.sandbox.hints import described
 from benchmark.sandbox.host import Unable, probe
 from benchmark.sandbox.remote import Isolation, Mode, require
@@ -459,7 +460,7 @@ class _Meter:
         self._idle = idle
 
     def __enter__(self) -> _Meter:
-        self._before, self._start = _resident_mb(), time.perf_counter() - self._idle()
+        self._before, self._start = _memory_mb(), time.perf_counter() - self._idle()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -472,32 +473,19 @@ class _Meter:
 
     def _watch(self) -> None:
         while True:
-            self.peak_mb = max(self.peak_mb, _resident_mb() - self._before)
-            if self._done.wait(0.01):
+            self.peak_mb = max(self.peak_mb, _memory_mb() - self._before)
+            if self._done.wait(0.02):
                 return
 
 
-def _resident_mb() -> float:
-    """Resident MiB of this process and its descendants; where there is no /proc, the peak of this process alone."""
-    if not Path("/proc/self/stat").exists():
+def _memory_mb() -> float:
+    """MiB of memory of this process and its descendants, as a sandbox counts it; where there is no /proc, the peak of this process alone."""
+    if not Path("/proc/self/status").exists():
         import resource
         import sys
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    parents, pages = {}, {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdecimal():
-            try:
-                fields = Path(entry.path, "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-            except OSError:  # the process has just ended
-                continue
-            parents[int(entry.name)], pages[int(entry.name)] = int(fields[1]), int(fields[21])
-
-    @cache
-    def ours(process: int) -> bool:
-        return process == os.getpid() or (process in parents and ours(parents[process]))
-
-    return sum(n for process, n in pages.items() if ours(process)) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return sum(map(memory.share, memory.tree(os.getpid()))) / 2**20
 
 
 def _isolated_same(subject: Subject) -> str:

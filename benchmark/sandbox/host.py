@@ -38,6 +38,7 @@ from torch import Tensor
 from benchmark import networks, places
 from benchmark.errors import Fault, UserError, error_line, out_of_memory, printable
 from benchmark.protocol import Limits
+from benchmark.sandbox import memory
 from benchmark.sandbox.wire import Channel, Closed, Handler, Message, Meta, RemoteError, WireError
 
 _PACKAGE = Path(__file__).parents[1]
@@ -604,12 +605,12 @@ class Sandbox:
         for session in sessions:
             if session.busy > self.limits.seconds:
                 self.kill(Fault("timeout", f"more than {self.limits.seconds} s"))
-        pids = list(_tree(self.process.pid))
+        pids = list(memory.tree(self.process.pid))
         if len(pids) > self.limits.processes + 3:  # bubblewrap has two, and the zygote is one
             self.kill(Fault("failed", f"more than {self.limits.processes} processes"))
         limit = self.limits.memory_mb << 20
         # The quick sum counts memory that forks share with the zygote once for each fork: it is an upper bound.
-        if sum(map(_own_memory, pids)) > limit and sum(map(_share_of_memory, pids)) > limit:
+        if sum(map(memory.own, pids)) > limit and sum(map(memory.share, pids)) > limit:
             self.kill(Fault("out-of-memory", f"more than {self.limits.memory_mb} MB"))
 
 
@@ -745,36 +746,6 @@ class Tail:
                 os.close(self._reader)
             self.done = True
             self._reader = -1
-
-
-def _tree(pid: int) -> Iterator[int]:
-    """The ids of a process and of all its descendants."""
-    yield pid
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            for child in Path(f"/proc/{pid}/task/{thread}/children").read_text("ascii").split():
-                yield from _tree(int(child))
-
-
-def _own_memory(pid: int) -> int:
-    """Bytes of memory of a process that no file backs; shared memory counts in full."""
-    return _kilobytes(f"/proc/{pid}/status", ("RssAnon:", "RssShmem:")) * 1024
-
-
-def _share_of_memory(pid: int) -> int:
-    """Bytes of memory of a process that no file backs; memory that n processes share counts 1/n for each."""
-    try:
-        return _kilobytes(f"/proc/{pid}/smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) * 1024
-    except PermissionError:
-        return _own_memory(pid)
-
-
-def _kilobytes(file: str, names: tuple[str, ...]) -> int:
-    try:
-        lines = Path(file).read_text("utf-8", "replace").split("\n")  # a process may give itself any name
-    except (FileNotFoundError, ProcessLookupError):  # it has ended
-        return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith(names))
 
 
 # --- All sandboxes of a worker ----------------------------------------------------------------------

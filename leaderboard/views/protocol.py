@@ -35,9 +35,11 @@ LIMITS = {
     "seconds": "seconds", "memory_mb": "MB of memory", "processes": "processes", "files": "open files",
     "scratch_mb": "MB of scratch space", "output_mb": "MB of output", "stored_mb": "MB stored",
 }  # fmt: skip
+THRESHOLDS = {"shadow": "the shadow world", "partial": "the known samples of the target"}
 GROUPS = {
     "Split": "On what", "Recipe": "How networks are trained", "Adversary": "What adversaries have", "Statistics": "Statistics",
-    "Ranking": "How entries are ranked", "Inversion": "How reconstructions are judged", "Limits": "What one submission may use",
+    "Ranking": "How entries are ranked", "Inversion": "How reconstructions are judged",
+    "Attribute inference": "What is inferred", "Limits": "What one submission may use",
 }  # fmt: skip
 
 
@@ -134,11 +136,12 @@ def _axes(definition: Protocol) -> list[tuple[str, str, str]]:
         ("Statistics", "seeds", f"{', '.join(map(str, definition.seeds))}: shared by all entries, so that two entries are compared by paired differences"),
         ("Statistics", "intervals", f"95 %: over seeds Student's t; within a scenario a bootstrap over samples, {definition.resamples:,} resamples"),
         ("Statistics", "null", f"{definition.nulls} permutations of the membership labels, the same for all attacks on a target"),
-        ("Statistics", "thresholds", "set on the shadow world or by the attack itself, never on what is scored"),
+        ("Statistics", "thresholds", f"set on {THRESHOLDS[definition.thresholds]} or by the attack itself, never on what is scored"),
         ("Ranking", "defenses", f"by the worst case over the required attacks that apply: {' then '.join(METRICS[m].label for m in definition.rank_by)}, the first that the samples resolve; attack and sign chosen on the other seeds"),
         ("Ranking", "utility floor", f"{definition.utility_floor:.0%} of the test accuracy of {definition.baseline}"),
         ("Ranking", "attacks", "by the mean over the required defenses, within a track of access and knowledge"),
         ("Inversion", "evaluation classifier", f"{definition.evaluator}: another network, on other data"),
+        ("Attribute inference", "attribute", definition.attribute or "whether the shape in an image is thicker than the median of its class"),
     ]  # fmt: skip
     return rows + [("Limits", label, f"{getattr(definition.limits, field):,}") for field, label in LIMITS.items()]
 

@@ -96,6 +96,21 @@ def test_a_file_that_is_wrong_stays_as_it_was(project):
     assert path.read_text() == before and len(list(project.glob("*.yaml"))) == 1
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"digests": [1, 2]}, {"digests": "ab"}, {"digests": 3}, {"scheme": "seven-way"}, {"scheme": [1]}, {"size": "x"},
+              {"size": -3}, {"sizes": 4}, {"sizes": {"target-train": "x"}}],
+    ids=str,
+)  # fmt: skip
+def test_a_split_that_is_wrong_is_refused_and_stays(project, wrong):
+    path = written(project, "dataset: {id: mine, view: '8', digest: ab}")
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"split": content["split"] | wrong}))
+    before = path.read_text()
+    with pytest.raises(UserError, match=r"own\.yaml: .*split"):
+        pins.pin(path)
+    assert path.read_text() == before and len(list(project.glob("*.yaml"))) == 1
+
+
 def test_other_data_is_refused_with_whole_digests(project):
     path = written(project, "dataset: {id: mine, view: '8', digest: ab}")
     with pytest.raises(

@@ -39,7 +39,7 @@ def test_all_that_moves_a_number_is_told() -> None:
     """Each axis of a protocol is in the table, or is told elsewhere on the page; a new axis must be added here."""
     elsewhere = {"name", "about", "leaves_out", "dataset", "architecture", "attacks", "defenses"}
     told = {"data_digest", "split", "seeds", "evaluator", "recipe", "references", "targets", "costly", "canaries", "adversary", "label_only",
-            "resamples", "nulls", "baseline", "utility_floor", "rank_by", "limits"}  # fmt: skip
+            "resamples", "nulls", "attribute", "thresholds", "baseline", "utility_floor", "rank_by", "limits"}  # fmt: skip
     assert set(definitions.Protocol.model_fields) == elsewhere | told
     canaries = definitions.load("fashion-canaries-v1")
     rows = {what: value for _, what, value in view._axes(canaries)}

@@ -27,7 +27,7 @@ import torch
 
 from benchmark.errors import Fault, UserError
 from benchmark.protocol import Limits
-from benchmark.sandbox import host
+from benchmark.sandbox import host, memory
 from benchmark.sandbox.host import Launcher, Sandbox, Sandboxes, Session, probe, seccomp_filter
 from tests.conftest import alive
 
@@ -917,7 +917,7 @@ def test_two_entries_do_not_see_each_other(sandboxes: Sandboxes, launcher: Launc
     assert here[:2] == [[], []] and len(here[2]) <= 2
     pids = [s.process.pid for s in sandboxes.warm]
     assert [s.entry for s in sandboxes.warm] == ["one", "other"]
-    assert not set(host._tree(pids[0])) & set(host._tree(pids[1]))
+    assert not set(memory.tree(pids[0])) & set(memory.tree(pids[1]))
     assert launcher.user_namespace or launcher.uid(1) != launcher.uid(2)
     one.close()
     sandboxes.warm[1].kill()
@@ -999,7 +999,7 @@ def test_nothing_survives_the_judge(launcher: Launcher) -> None:
     code = JUDGE.format(root=str(ROOT), body=LITTER)
     judge = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert judge.stdout is not None
-    pids = list(host._tree(int(judge.stdout.readline())))
+    pids = list(memory.tree(int(judge.stdout.readline())))
     assert len(pids) >= 4, "bubblewrap, the zygote, its fork, and what that one started"
     judge.kill()
     judge.wait()
@@ -1013,7 +1013,7 @@ def test_a_closed_sandbox_leaves_no_process_and_no_descriptor(launcher: Launcher
     for _ in range(3):
         inside(made, "print('x')\nreturn 1")
     opened(made, "return 1")
-    pids = list(host._tree(made.warm[0].process.pid))
+    pids = list(memory.tree(made.warm[0].process.pid))
     made.close()
     assert gone(pids)
     assert sorted(os.listdir("/proc/self/fd")) == before
