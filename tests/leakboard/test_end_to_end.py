@@ -24,11 +24,11 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def protocol(place):
-    """digits-v2 with fewer targets and a smaller diffusion model: half the time, and all else as it is."""
+    """digits-v2 with fewer targets, queries and diffusion steps: a third of the time, and all else as it is."""
     text = (ROOT / "benchmark" / "protocols" / "digits-v2.yaml").read_text("utf-8")
     for whole, less in (
         ("name: digits-v2", "name: digits-e2e"), ("references: {online: 8, offline: 4}", "references: {online: 4, offline: 2}"),
-        ("targets: 10", "targets: 2"),
+        ("targets: 10", "targets: 2"), ("attacks:\n", "label_only: 60\nattacks:\n"),
         ("n=5,timestep=80,train_steps=200", "n=5,timestep=80,train_steps=100"),
     ):  # fmt: skip
         assert whole in text
