@@ -54,22 +54,22 @@ def test_in_a_checkout_the_baselines_are_the_projects_own(monkeypatch):
 
 def test_a_board_of_ones_own_takes_the_packages_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert places.board("digits-v1") == places.PACKAGED / "leaderboard" / "published" / "digits-v1"
-    own = tmp_path / "leaderboard" / "published" / "digits-v1"
+    assert places.board("digits-v2") == places.PACKAGED / "leaderboard" / "published" / "digits-v2"
+    own = tmp_path / "leaderboard" / "published" / "digits-v2"
     own.mkdir(parents=True)
-    assert places.board("digits-v1") == own and places.board("mine") == own.parent / "mine"
+    assert places.board("digits-v2") == own and places.board("mine") == own.parent / "mine"
 
 
 def test_writing_a_board_begins_with_what_comes_with_the_package(tmp_path, monkeypatch):
     """Else the rows and studies that the others have published would be gone."""
     monkeypatch.chdir(tmp_path)
-    source = places.PACKAGED / "leaderboard" / "published" / "digits-v1"
-    own = places.own_board("digits-v1")
-    assert own == places.board("digits-v1") == tmp_path / "leaderboard" / "published" / "digits-v1"
+    source = places.PACKAGED / "leaderboard" / "published" / "digits-v2"
+    own = places.own_board("digits-v2")
+    assert own == places.board("digits-v2") == tmp_path / "leaderboard" / "published" / "digits-v2"
     assert {p.name: p.read_bytes() for p in own.iterdir()} == {p.name: p.read_bytes() for p in source.iterdir()}
     (own / "studies.json").write_text("mine")
-    assert places.own_board("digits-v1") == own and (own / "studies.json").read_text() == "mine"
-    assert places.own_board("mine") == own.parent / "mine" and [p.name for p in own.parent.iterdir()] == ["digits-v1"]
+    assert places.own_board("digits-v2") == own and (own / "studies.json").read_text() == "mine"
+    assert places.own_board("mine") == own.parent / "mine" and [p.name for p in own.parent.iterdir()] == ["digits-v2"]
 
 
 def test_nobody_else_lays_a_project_around_mine(tmp_path, monkeypatch):

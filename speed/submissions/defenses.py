@@ -1,6 +1,6 @@
 """Benchmark: training defenses against plain implementations of the same, in one process of one thread.
 
-SELENA: its sub-models as `torch.func` ensembles against one by one, on digits-v1. DP-SGD: ours against Opacus's
+SELENA: its sub-models as `torch.func` ensembles against one by one, on digits-v2. DP-SGD: ours against Opacus's
 PrivacyEngine with its default per-sample gradients; network, data, noise, batches an epoch and epochs are the same, so
 epsilon is too. Accounting: once for all reference models. Times are CPU seconds.
 """
@@ -77,8 +77,8 @@ def task_of(name: str, images: int | None, **recipe: Any) -> TrainingRun:
 def selena(epochs: int | None, rounds: int) -> None:
     changes = {"epochs": epochs} if epochs else {}
     tasks = {
-        "ensembles": task_of("digits-v1", None, **changes),
-        "one by one": task_of("digits-v1", None, ensemble=1, **changes),
+        "ensembles": task_of("digits-v2", None, **changes),
+        "one by one": task_of("digits-v2", None, ensemble=1, **changes),
     }
     defense, groups, fit_ensemble = made("selena"), [], training.fit_ensemble
 
@@ -162,7 +162,7 @@ def accounting() -> None:
     try:
         defense, noises = made("dp_sgd", target_epsilon=8.0), []
         for seed in range(16):
-            task = task_of("digits-v1", None)
+            task = task_of("digits-v2", None)
             task.seed = seed
             noises.append(defense.run(task)[0])
             if not seed:

@@ -19,7 +19,7 @@ from benchmark.data.splits import indices_digest, split
 from benchmark.errors import UserError
 from benchmark.protocol import Adversary, Canaries
 
-DIGITS = protocol.load("digits-v1")
+DIGITS = protocol.load("digits-v2")
 
 
 def draw(seed: int = 0, size: int | None = None, known: float = 0.33, scheme: str = "six-way") -> Population:
@@ -141,7 +141,7 @@ def test_mirrors_of_canaries_and_of_fewer_candidates() -> None:
 
 
 def test_class_counts_alone_tell_members_of_digits() -> None:
-    """As digits-v1 says of itself: how often a candidate's class is in the training set, and nothing of the network."""
+    """As digits-v2 says of itself: how often a candidate's class is in the training set, and nothing of the network."""
     found = []
     for seed in DIGITS.seeds:
         population = populate(DIGITS, seed)
@@ -171,12 +171,12 @@ def test_seeds_of_purposes() -> None:
 def test_pins() -> None:
     population = populate(DIGITS, 1)
     assert indices_digest(population.parts) == DIGITS.split.digests[1]
-    with pytest.raises(UserError, match=r"digits-v1: data_digest: expected 0000.*, given data with 4762"):
+    with pytest.raises(UserError, match=r"digits-v2: data_digest: expected 0000.*, given data with 4762"):
         populate(DIGITS.model_copy(update={"data_digest": "0" * 64}), 0)
     swapped = DIGITS.split.model_copy(update={"digests": {0: DIGITS.split.digests[1]}})
-    with pytest.raises(UserError, match=r"digits-v1: split\.digests\.0: expected 4ee5.*, given data with 59d2"):
+    with pytest.raises(UserError, match=r"digits-v2: split\.digests\.0: expected 4ee5.*, given data with 59d2"):
         populate(DIGITS.model_copy(update={"split": swapped}), 0)
-    with pytest.raises(UserError, match=r"seed: expected one of \[0, 1, 2\], given 7"):
+    with pytest.raises(UserError, match=r"seed: expected one of \[0, 1, 2, 3, 4\], given 7"):
         populate(DIGITS, 7)
     large = DIGITS.split.model_copy(update={"size": 300})
     with pytest.raises(UserError, match="split: six-way parts of 1797 samples have 1 to 299 samples, not 300"):

@@ -1,6 +1,6 @@
 """Runs a protocol under a random fault every few seconds, again and again; a clean call must then end as if none had been.
 
-    python -m tests.faults.soak [--protocol digits-v1] [--seconds 600] [--every 4] [--seed N] [--folder DIR]
+    python -m tests.faults.soak [--protocol digits-v2] [--seconds 600] [--every 4] [--seed N] [--folder DIR]
 
 A clean run in a store of its own is the measure. Then `leakboard run` works against a real MLflow server while
 processes are killed or stopped, bytes of the store flipped, the store made read-only, the server killed, and
@@ -345,7 +345,7 @@ def last_lines(place: Place) -> str:
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--protocol", default="digits-v1")
+    parser.add_argument("--protocol", default="digits-v2")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--every", type=float, default=4, help="mean seconds between two faults")
     parser.add_argument("--seed", type=int, default=None)

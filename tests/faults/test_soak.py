@@ -1,4 +1,4 @@
-"""Half a minute of faults on the smallest protocol; `make soak` is ten minutes on digits-v1."""
+"""Half a minute of faults on the smallest protocol; `make soak` is ten minutes on digits-v2."""
 
 from __future__ import annotations
 

@@ -234,10 +234,10 @@ def chromium() -> Iterator[Chromium]:
 
 @pytest.fixture(scope="module")
 def browser(chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """The app on a made-up board (toy-v1) and on the published digits-v1, started once for a module."""
+    """The app on a made-up board (toy-v1) and on the published digits-v2, started once for a module."""
     folder = tmp_path_factory.mktemp("board")
     publish(*make_board(), folder / "toy-v1")
-    shutil.copytree(PUBLISHED / "digits-v1", folder / "digits-v1")
+    shutil.copytree(PUBLISHED / "digits-v2", folder / "digits-v2")
     with browse(chromium, folder) as found:
         yield found
 

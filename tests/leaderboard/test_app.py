@@ -25,7 +25,7 @@ Toy = tuple[list[Result], Board]
 def test_an_empty_board_says_what_to_run(folder: Path) -> None:
     app = AppTest.from_file(APP, default_timeout=30).run()
     assert not app.exception
-    assert app.code[0].value == "leakboard run --protocol digits-v1"
+    assert app.code[0].value == "leakboard run --protocol digits-v2"
     assert not app.markdown, "no value of the script is drawn, least of all a database's address"
 
 
@@ -355,7 +355,7 @@ def test_a_real_browser_draws_every_page(folder: Path, made_up: Toy) -> None:
 
 
 def test_data_and_network_narrow_the_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["digits-v1", "fashion-mini-v1", "fashion-claims-v1", "gone-v1"]
+    names = ["digits-v2", "fashion-mini-v1", "fashion-claims-v1", "gone-v1"]
     monkeypatch.setattr(tables, "protocols", lambda: names)
     assert tables.data_and_network("gone-v1") == ("", "")
     app = AppTest.from_file(APP, default_timeout=30).run()

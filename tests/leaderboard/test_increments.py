@@ -292,7 +292,7 @@ def test_a_published_folder_of_another_protocol_or_version(home: Home, opened: C
 def test_the_board_needs_no_torch(home: Home) -> None:
     """It takes seconds to import, and half a gigabyte."""
     code = (
-        "import sys; from leaderboard import tables; tables.board_of('digits-v1'); found = tables.source('digits-v1')"
+        "import sys; from leaderboard import tables; tables.board_of('digits-v2'); found = tables.source('digits-v2')"
     )
     code += "; assert len(found.results) > 100, found.message; print('torch' in sys.modules)"
     home.patch.delenv("LEAKBOARD_PUBLISHED")

@@ -177,7 +177,7 @@ def test_an_address_in_the_file_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_notes_are_of_the_protocol_and_the_cards() -> None:
-    found = page.Notes.of(definitions.load("digits-v1"), [])
+    found = page.Notes.of(definitions.load("digits-v2"), [])
     assert found.about.startswith("All attacks and defenses on scikit-learn") and found.leaves_out and not found.papers
     assert page.Notes.of(None, []) == page.Notes()
 

@@ -55,17 +55,17 @@ def test_all_that_moves_a_number_is_told() -> None:
 def test_scored_counts_and_versions(folder: Path, made_up: Toy) -> None:
     results, board = made_up
     old = [
-        r.model_copy(update={"protocol": "digits-v1", "provenance": {"commit": "abc", "device": "cpu: X"}})
+        r.model_copy(update={"protocol": "digits-v2", "provenance": {"commit": "abc", "device": "cpu: X"}})
         for r in results
     ]
-    publish(old, board, folder / "digits-v1")
-    app = app_page("protocol", protocol="digits-v1").run()
+    publish(old, board, folder / "digits-v2")
+    app = app_page("protocol", protocol="digits-v2").run()
     assert not app.exception
     attacks, defenses, versions = (element.value for element in app.dataframe)
     undefended = defenses.set_index("defense").loc["undefended"]
     assert undefended.ok == sum(r.defense == "undefended" and r.status == "ok" for r in results)
     assert attacks.set_index("attack").loc["loss"].ok == sum(r.attack == "loss" and r.status == "ok" for r in results)
-    now = definitions.load("digits-v1").measures[:12]
+    now = definitions.load("digits-v2").measures[:12]
     assert list(versions["version"]) == [now, "d1"]
     assert list(versions["state"]) == ["the file as it is: nothing of it is scored", "an earlier version of the file"]
     assert (versions.commits[1], versions.devices[1], versions.results[1]) == ("abc", "cpu: X", len(results))
@@ -90,7 +90,7 @@ def test_nothing_at_all_says_what_to_run(folder: Path) -> None:
 
 
 def test_metrics_are_explained(folder: Path) -> None:
-    said = texts(app_page("protocol", protocol="digits-v1").run())
+    said = texts(app_page("protocol", protocol="digits-v2").run())
     for name in ("auc", "tpr_at_fpr_0.01", "mse_to_class_mean", "agreement", "test_accuracy"):
         assert f"{METRICS[name].label}: {METRICS[name].help}" in said
 

@@ -41,7 +41,7 @@ def test_every_view_opens_with_results(browser: Browser) -> None:
     page = browser.page
     try:
         for path in paths:
-            browser.open(f"{path}?protocol=digits-v1")
+            browser.open(f"{path}?protocol=digits-v2")
             assert not browser.errors, path
             page.set_viewport_size({"width": 400, "height": 1000})
             page.wait_for_timeout(400)
@@ -86,7 +86,7 @@ def test_names_of_the_matrices_stay_in_sight(browser: Browser) -> None:
     page = browser.page
     try:
         page.set_viewport_size({"width": 400, "height": 700})
-        for path in ("?protocol=digits-v1", "matrix?protocol=digits-v1"):
+        for path in ("?protocol=digits-v2", "matrix?protocol=digits-v2"):
             browser.open(path)
             box = page.locator(".lbg-box")
             box.scroll_into_view_if_needed()

@@ -246,7 +246,7 @@ def test_help_and_list(home: Home) -> None:
         assert ended.code == 0
         assert f"{name} [OPTIONS]" in ended.out
     ended = home.call("list")
-    assert "protocols: digits-v1, digits-v2, fashion-augmented-v1, " in ended.out
+    assert "protocols: digits-robust-v2, digits-v2, fashion-attacks-v2, " in ended.out
     assert ended.out.splitlines()[-1].startswith("next: ")
     assert ended.err == ""
 

@@ -212,8 +212,8 @@ def test_tables_fit_and_break_no_word(
         if arguments == ["run"]:
             from leakboard.tables import print_tables
 
-            rows = [r for r in load(PUBLISHED / "digits-v1") if r.task in ("utility", "membership")]
-            print_tables(rows, Board(**protocol.load("digits-v1").board()), console.out)
+            rows = [r for r in load(PUBLISHED / "digits-v2") if r.task in ("utility", "membership")]
+            print_tables(rows, Board(**protocol.load("digits-v2").board()), console.out)
             shown.append(capsys.readouterr().out)
         else:
             shown.append(home.call(*arguments).out)

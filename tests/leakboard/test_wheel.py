@@ -92,7 +92,7 @@ def test_publish_joins_what_comes_with_the_package_and_reproduce_finds_it(site: 
     shell.run("publish", "--protocol", "smoke")
     assert "leaderboard/published/smoke/scenarios.parquet" in shell.files
     assert "published rows compared" in shell.run("reproduce", "--protocol", "smoke")
-    assert "published rows compared" in shell.run("reproduce", "--protocol", "digits-v1")
+    assert "published rows compared" in shell.run("reproduce", "--protocol", "digits-v2")
     after = {p: p.read_bytes() for p in site.rglob("*") if p.is_file() and p.suffix != ".pyc"}
     assert after == before, "nothing is written beside the package"
 

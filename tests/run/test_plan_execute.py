@@ -61,7 +61,7 @@ def ancestors(plan: Plan, id: str) -> set[str]:
 
 
 def test_every_job_comes_after_what_it_needs(artifacts: Artifacts) -> None:
-    loaded = protocol.load("digits-v1")
+    loaded = protocol.load("digits-v2")
     plan = plan_of(artifacts, list(loaded.attacks), list(loaded.defenses))
     assert plan.scenarios() == (len(loaded.attacks) + 1) * len(loaded.defenses)
     order = list(plan.jobs)

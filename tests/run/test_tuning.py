@@ -135,7 +135,7 @@ def test_the_papers_grid(registry: Registry) -> None:
 def test_tuning_splits_are_no_boards(registry: Registry) -> None:
     from benchmark.data.population import populate
 
-    attacks = tuning_attacks(protocols.load("digits-v1"), registry)
+    attacks = tuning_attacks(protocols.load("digits-v2"), registry)
     needs = [registry.attack(a).entry.needs for a in attacks]
     assert attacks and not any(n.startswith("references") for need in needs for n in need)
     assert "random_scores" not in attacks, "null rows tell nothing"
