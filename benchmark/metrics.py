@@ -115,6 +115,10 @@ def _registry() -> dict[str, Metric]:
                    "and on target-test: risk without an attack (He et al.)."),
             Metric(f"js_{name}_null", f"JS distance of {label}, null", "none", 0, math.sqrt(math.log(2)),
                    "95 % quantile of that distance under permuted membership: below it is chance."))),
+        Metric("sensitivity", "Sensitivity", "up", 0, 1,
+               "How much more confident in its label the target is of a sample that it was trained on than without it: root mean "
+               "square over the samples, from pairs of targets trained on complementary halves (Song et al., figure 2, by "
+               "one retraining a sample). 0 is none, whatever the accuracy."),
         Metric("near_duplicate_gap", "Near-duplicate gap", "none", -2, 2,
                "How much more an answer moves (total variation) between an image and a near-duplicate, one grey level "
                "away, than between two near-duplicates: at members less at non-members. 0 is honest, also with keyed "
@@ -154,6 +158,27 @@ TASK_METRICS = {
 
 COSTS = ("seconds", "queries", "peak_mb", "train_seconds", "ms_per_query", "ms_per_query_alone")
 """The names that a record's `cost` may hold. Tables look for a column first in a record's metrics, then in its costs."""
+
+
+def sensitivity(confidences: Floats, members: Bools) -> float:
+    """Root mean square over samples of how much the confidence rises, on average over networks, when a sample is trained on.
+
+    confidences: (m, n) p_y of n samples by m networks, at least four; members: (m, n). Networks 2j and 2j + 1 are a pair: each sample is in
+    the training set of one of them. The differences of two pairs have independent errors, so that the mean of their products estimates
+    the square without bias, where the square of a difference would count the chance of training as well. 0 where it is negative.
+
+    Song et al. 2019, section 5.2.1, leave one sample out; here, as in Feldman & Zhang 2020 (arXiv:2008.03703), half of all are left out.
+    Raises ValueError for fewer networks, or pairs that are not complementary.
+    """
+    first, second = members[0::2], members[1::2]
+    if len(members) < 4 or len(members) % 2 or not (first ^ second).all():
+        raise ValueError(
+            f"expected at least two pairs of networks trained on complementary halves, given {len(members)} networks"
+        )
+    rise = np.where(first, 1, -1) * (confidences[0::2] - confidences[1::2])
+    pairs = len(rise)
+    products = (rise.sum(0) ** 2 - (rise**2).sum(0)) / (pairs * (pairs - 1))
+    return math.sqrt(max(0.0, float(products.mean())))
 
 
 def auc_by_class(scores: Floats, members: Bools, y: NDArray[np.int64], classes: int) -> Floats:

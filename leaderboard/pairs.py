@@ -22,6 +22,7 @@ UTILITY = (
     "certified_accuracy",
     "js_entropy",
     "js_cross_entropy",
+    "sensitivity",
 )
 WORST_CASE, MEAN = "worst case", "mean"
 COLUMNS = ["task", "metric", "against", "first", "second", "difference", "low", "high", "seeds", "verdict"]

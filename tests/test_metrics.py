@@ -19,6 +19,7 @@ from benchmark.metrics import (
     hypervolume,
     lower_bound,
     resolves,
+    sensitivity,
     thin_roc,
     upper_text,
 )
@@ -337,3 +338,46 @@ def test_the_area_within_each_class_is_that_of_its_samples_alone():
     for k in range(3):
         assert found[k] == pytest.approx(sklearn_metrics.roc_auc_score(members[y == k], scores[y == k]))
     assert np.isnan(found[3:]).all()
+
+
+def halves(pairs, n, rng):
+    """Membership (2 * pairs, n) of samples in complementary halves."""
+    first = rng.random((pairs, n)) < 0.5
+    return np.stack([first, ~first], 1).reshape(2 * pairs, n)
+
+
+@pytest.mark.parametrize("pairs", [2, 5])
+@pytest.mark.parametrize("rise", [0.0, 0.1, 0.3])
+def test_sensitivity_is_free_of_the_chance_of_training(pairs, rise):
+    """A fifth of the samples rise by five times the mean; noise of training, common to nobody, adds nothing to the root mean square."""
+    rng = np.random.default_rng(0)
+    n = 20_000
+    rises = rise * np.where(np.arange(n) % 5 == 0, 2.0, 0.0)
+    members = halves(pairs, n, rng)
+    confidences = 0.4 + rises * members + rng.normal(0, 0.1, members.shape)
+    expected = np.sqrt(np.mean(rises**2))
+    assert sensitivity(confidences, members) == pytest.approx(expected, abs=0.02 if rise == 0 else 0.005)
+
+
+def test_sensitivity_of_exact_rises_is_exact_and_of_opposite_ones_is_0():
+    members = np.array([[1, 0], [0, 1], [0, 1], [1, 0]], bool)
+    assert sensitivity(0.25 * members, members) == pytest.approx(0.25)
+    assert sensitivity(np.array([[0.2, 0], [0, 0], [0.2, 0], [0, 0]]), members) == 0
+    mixed = np.array([[0.5, 0], [0, 0.1], [0, 0.3], [0.1, 0]])
+    assert sensitivity(mixed, members) == pytest.approx(np.sqrt((0.5 * 0.1 + 0.1 * 0.3) / 2))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [[1, 0], [0, 1]],
+        [[1, 0], [0, 1], [1, 0]],
+        [[1, 0], [1, 0], [1, 0], [0, 1]],
+    ],
+)
+def test_sensitivity_asks_for_complementary_pairs(members):
+    members = np.array(members, bool)
+    with pytest.raises(
+        ValueError, match=f"two pairs of networks trained on complementary halves, given {len(members)}"
+    ):
+        sensitivity(members.astype(float), members)

@@ -56,6 +56,8 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Measurements:
         values |= rates
         faults = "; ".join(filter(None, (faults, guard_faults)))
     values |= js_risk(*members, *nonmembers, np.random.default_rng(seed_of("js", seed)))
+    if len(numbers := asked_targets(artifacts, chain)) > 1:
+        values["sensitivity"] = _sensitivity([artifacts.served(chain, seed, "target", k) for k in numbers])
     # From here on the target is queried like attacks query it, in calls of the same sizes, so that it can't tell.
     predict = target.predictor(kept=False)
     lookup = _lookup(target, predict)
@@ -78,6 +80,23 @@ def utility(artifacts: Artifacts, chain: Chain, seed: int) -> Measurements:
     if faults:
         printed["alone"] = faults
     return Measurements(values, intervals, cost, claims=printed)
+
+
+def asked_targets(artifacts: Artifacts, chain: Chain) -> range:
+    """The numbers of the targets whose answers utility reads: the first; and, for sensitivity, all others where there are two pairs."""
+    numbers = artifacts.targets(chain)
+    return numbers if artifacts.protocol.pair == 2 and len(numbers) >= 4 else range(1)
+
+
+def _sensitivity(targets: list[ServedModel]) -> float:
+    """How much more confident in its label a target is of a sample for having been trained on it (`metrics.sensitivity`)."""
+    population, parts = targets[0].population, targets[0].parts
+    y = torch.cat([population.part(part).y for part in parts]).unsqueeze(1)
+    rows = np.concatenate([population.rows(part) for part in parts])
+    answers = [torch.cat([target.answers(part) for part in parts]) for target in targets]
+    confidences = np.stack([each.gather(1, y).squeeze(1).exp().numpy() for each in answers])
+    members = np.stack([np.isin(rows, population.indices("target", target.network.number)) for target in targets])
+    return metrics.sensitivity(confidences, members)
 
 
 def _milliseconds(predict: Predict, x: Tensor) -> float:

@@ -10,6 +10,7 @@ from benchmark.digests import code_of
 from benchmark.entries.registry import ATTACKS, Chain, Part
 from benchmark.errors import UserError
 from benchmark.judge.kinds import KINDS
+from benchmark.judge.utility import asked_targets
 from benchmark.protocol import Protocol
 from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.experiment import NetworkId, prepared_on, trained_as
@@ -221,8 +222,10 @@ def skipped(protocol: Protocol, attack: Part | None, chain: Chain) -> str:
 
 
 def _targets(artifacts: Artifacts, attack: Part | None, chain: Chain) -> range:
-    """The numbers of the targets that a scenario is scored on. Guards that the attack does not meet make it no dearer."""
-    if attack is None or not KINDS[attack.entry.task].every_target:
+    """The numbers of the targets that a scenario, or the utility, needs. Guards that the attack does not meet make it no dearer."""
+    if attack is None:
+        return asked_targets(artifacts, chain)
+    if not KINDS[attack.entry.task].every_target:
         return range(1)
     return artifacts.targets(chain.facing(attack), attack)
 

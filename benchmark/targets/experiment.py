@@ -172,15 +172,16 @@ class Experiment:
         others = range(first, first + self.reference_sizes(training).online)
         return [*range(first if self.protocol.targets > 1 else 1), *others]
 
-    def targets(self, chain: Chain, attack: Part) -> range:
-        """The numbers of the targets on which a membership attack is scored: fewer where the protocol calls it costly.
+    def targets(self, chain: Chain, attack: Part | None = None) -> range:
+        """The numbers of the targets on which a membership attack is scored: fewer where the protocol calls it, or the defense, costly.
 
-        chain: as the attack meets it (`Chain.facing`).
+        chain: as the attack meets it (`Chain.facing`). Without an attack: those on which cheap ones are.
         """
         costly, most = self.protocol.costly, self.protocol.targets
         if costly is None or costly.targets is None:
             return range(most)
-        few = attack.entry.id in costly.attacks or any(part.entry.id in costly.defenses for part in chain.parts)
+        dear = attack is not None and attack.entry.id in costly.attacks
+        few = dear or any(part.entry.id in costly.defenses for part in chain.parts)
         return range(min(most, costly.targets) if few else most)
 
     def groups(self, training: Part) -> list[list[NetworkId]]:

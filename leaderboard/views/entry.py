@@ -245,7 +245,7 @@ def _title(r: Result, name: str) -> str:
 def _scenarios(mine: list[Result]) -> None:
     names = [m for metrics in TASK_METRICS.values() for m in metrics]
     names += ["attribute_macro_f1", "class_auc", "class_auc_sd", "class_auc_sd_null"]
-    names += ["test_accuracy", "train_accuracy", "robust_accuracy", "certified_accuracy", "ece"]
+    names += ["test_accuracy", "train_accuracy", "robust_accuracy", "certified_accuracy", "ece", "sensitivity"]
     order = ["utility", *TASK_METRICS]
     rows = [
         {c: getattr(r, c) for c in ("task", "attack", "defense", "seed", "status")}

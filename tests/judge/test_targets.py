@@ -15,6 +15,7 @@ from benchmark.data.population import seed_of
 from benchmark.entries.registry import Registry
 from benchmark.judge import kinds
 from benchmark.judge.scenario import Measurements
+from benchmark.judge.utility import asked_targets, utility
 from benchmark.metrics import BY_TARGET
 from benchmark.protocol import Protocol
 from benchmark.run.plan import AnswersJob, make_plan
@@ -246,15 +247,19 @@ def test_a_guard_of_one_target_is_prepared_on_its_members(four: Artifacts) -> No
     [
         ("loss", "undefended"), ("lira", "undefended"), ("grad_norm", "undefended"),
         ("loss", "memguard"), ("lira", "memguard"), ("nn_sorted[epochs=5,guards=target]", "memguard"),
+        ("", "undefended"), ("", "temperature"),
     ],
 )  # fmt: skip
 def test_all_that_a_scenario_reads_was_made_by_the_jobs_that_it_waits_for(
     four: Artifacts, attack: str, chain: str, tmp_path: Path
 ) -> None:
+    """Without an attack: what utility reads."""
     artifacts = artifacts_in(tmp_path, FOUR)
-    part = artifacts.registry.attack(attack)
-    plan = make_plan(artifacts, [part], [artifacts.chain(chain)], [0])
-    scenario = next(job for job in plan.jobs.values() if job.attack == part.name)
+    part = artifacts.registry.attack(attack) if attack else None
+    plan = make_plan(artifacts, [part] if part else [], [artifacts.chain(chain)], [0])
+    scenario = next(
+        job for job in plan.jobs.values() if job.kind == "scenario" and job.attack == (part.name if part else "")
+    )
     done: set[str] = set()
 
     def wait_for(ids: frozenset[str]) -> None:
@@ -265,8 +270,38 @@ def test_all_that_a_scenario_reads_was_made_by_the_jobs_that_it_waits_for(
 
     wait_for(scenario.needs)
     artifacts.store.made.clear()
-    kinds.scenario(artifacts, part, artifacts.chain(chain), 0).score()
+    if part:
+        kinds.scenario(artifacts, part, artifacts.chain(chain), 0).score()
+    else:
+        utility(artifacts, artifacts.chain(chain), 0)
     assert not artifacts.store.made
+
+
+def test_sensitivity_is_the_rise_of_confidence_with_a_sample_in_training(four: Artifacts) -> None:
+    """By a loop over samples, pairs of pairs, and the stored answers."""
+    found = utility(four, four.chain("undefended"), 0).metrics["sensitivity"]
+    population, rises = four.population(0), []
+    trained = [set(population.indices("target", k).tolist()) for k in range(4)]
+    models = [four.served(four.chain("undefended"), 0, "target", k) for k in range(4)]
+    for part in ("target-train", "target-test"):
+        for i, row in enumerate(population.rows(part).tolist()):
+            p = [float(m.answers(part)[i, population.data.y[row]].exp()) for m in models]
+            each = [(p[k] - p[k + 1]) * (1 if row in trained[k] else -1) for k in (0, 2)]
+            rises.append(each[0] * each[1])
+    assert found == pytest.approx(np.sqrt(max(0, np.mean(rises))))
+
+
+@pytest.mark.parametrize("axes", [{"targets": 2}, {"canaries": {"count": 20}, "targets": 5}], ids=str)
+def test_without_two_pairs_no_sensitivity_is_measured(axes: dict[str, Any], tmp_path: Path) -> None:
+    artifacts = artifacts_in(tmp_path, changed(**axes, recipe=SMOKE.recipe.model_dump() | {"ensemble": 1}))
+    assert asked_targets(artifacts, artifacts.chain("undefended")) == range(1)
+    plan = make_plan(artifacts, [], [artifacts.chain("undefended")], [0])
+    assert [j.models for j in plan.jobs.values() if isinstance(j, AnswersJob)] == [(("target", 0),)]
+
+
+def test_a_defense_that_is_costly_has_no_sensitivity(four: Artifacts) -> None:
+    assert len(asked_targets(four, four.chain("undefended"))) == 4
+    assert asked_targets(four, four.chain("memguard")) == range(1)
 
 
 def test_answers_are_jobs_by_target_and_shared_by_attacks(four: Artifacts, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_only_seeds_that_both_have_are_compared() -> None:
     assert found.difference is not None and found.difference.mean == pytest.approx(0.075)
 
 
-UTILITY = ("test_accuracy", "ece", "robust_accuracy", "robust_train_accuracy", "js_cross_entropy")
+UTILITY = ("test_accuracy", "ece", "robust_accuracy", "robust_train_accuracy", "js_cross_entropy", "sensitivity")
 
 
 @pytest.mark.parametrize("one", load(), ids=lambda c: c.id)
