@@ -50,7 +50,7 @@ QUICK = (Setup("small_cnn", 200, 2, (*ATTACKING, "ibp")), Setup("resnet18", 16, 
 
 
 def seconds(setup: Setup, defense: Defense, train: Samples, seed: int) -> float:
-    recipe = protocol.load("fashion-mini-v1").recipe.model_copy(update={"epochs": setup.epochs})
+    recipe = protocol.load("fashion-mini-v2").recipe.model_copy(update={"epochs": setup.epochs})
     task = TrainingRun(
         train=train, reference=train, validation=train, classes=10, recipe=recipe, architecture=setup.architecture,
         simple={}, seed=seed, device=CPU,
@@ -83,7 +83,7 @@ def compare(setup: Setup, train: Samples) -> None:
 
 def run(setups: tuple[Setup, ...]) -> None:
     torch.set_num_threads(1)
-    population = populate(protocol.load("fashion-mini-v1"), 0)
+    population = populate(protocol.load("fashion-mini-v2"), 0)
     train = population.samples(population.parts["target-train"])
     for setup in setups:
         compare(setup, train)

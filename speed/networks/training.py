@@ -80,7 +80,7 @@ def make_training(setup: Setup, recipe: Recipe, train: Samples, seed: int) -> Tr
 
 def compare(setup: Setup, train: Samples, test: Samples) -> tuple[list[float], dict[str, int]]:
     """Ratios plain / ours of seconds, one for each pair, and how many test images each loop's networks got right."""
-    recipe = protocol.load("fashion-mini-v1").recipe.model_copy(
+    recipe = protocol.load("fashion-mini-v2").recipe.model_copy(
         update={"precision": "bfloat16", "channels_last": True, "augmentation": "none", "epochs": setup.epochs}
     )
     train = Samples(train.x[: setup.images], train.y[: setup.images])
@@ -124,7 +124,7 @@ def run(setups: tuple[Setup, ...], threads: int) -> None:
     flags = info.read_text().split() if info.exists() else []
     supported = [name for name in INSTRUCTIONS if name in flags]
     print(f"bfloat16 instructions: {', '.join(supported) or 'none, so ours need only be no slower'}")
-    population = populate(protocol.load("fashion-mini-v1"), 0)
+    population = populate(protocol.load("fashion-mini-v2"), 0)
     train, test = (population.samples(population.parts[part]) for part in ("target-train", "target-test"))
     for setup in setups:
         print(f"{setup.architecture}: {setup.images} images, {setup.epochs} epochs")

@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 
 def plain(epochs: int) -> dict[str, float]:
     """Train and attack as a plain script does; AUCs."""
-    loaded = protocol.load("fashion-mini-v1")
+    loaded = protocol.load("fashion-mini-v2")
     population, recipe = populate(loaded, 0), loaded.recipe
     pool = population.part("candidates")
     half, n = len(pool) // 2, len(pool)
@@ -92,9 +92,10 @@ def rmia(own: Floats, theirs: Floats, inside: NDArray[np.bool_]) -> Floats:
 
 def ours(epochs: int, folder: Path) -> None:
     """`leakboard run` of the same job in a new project."""
-    source = Path(protocol.__file__).parent / "protocols" / "fashion-mini-v1.yaml"
+    source = Path(protocol.__file__).parent / "protocols" / "fashion-mini-v2.yaml"
     content = yaml.safe_load(source.read_text())
     content |= {"name": "whole", "attacks": ["lira", "rmia"], "defenses": ["undefended"], "seeds": [0]}
+    content |= {"references": {"online": 16, "offline": 2}, "targets": 1, "costly": None}
     content["recipe"]["epochs"] = epochs
     file = folder / "whole.yaml"
     file.write_text(yaml.safe_dump(content))
@@ -107,7 +108,7 @@ def ours(epochs: int, folder: Path) -> None:
 def step_ms(steps: int = 400) -> tuple[float, float]:
     """Milliseconds of a step of our loop, and of forward and backward through its layers alone, in bfloat16."""
     torch.set_num_threads(1)
-    recipe = protocol.load("fashion-mini-v1").recipe
+    recipe = protocol.load("fashion-mini-v2").recipe
     size = recipe.batch_size
     x, y = torch.rand(32 * size, 1, 28, 28), torch.arange(32 * size) % 10
     train = Samples(x, y)
@@ -139,7 +140,7 @@ def main() -> None:
         print(plain(options.plain))
         return
     print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    epochs, ratios = 2 if options.quick else protocol.load("fashion-mini-v1").recipe.epochs, []
+    epochs, ratios = 2 if options.quick else protocol.load("fashion-mini-v2").recipe.epochs, []
     for _ in range(options.rounds):
         start = time.perf_counter()
         subprocess.run([sys.executable, __file__, "--plain", str(epochs)], check=True)

@@ -1,6 +1,6 @@
 """Benchmark: attacks against plain implementations of the same, and the growth of their memory with the candidates.
 
-Times are CPU seconds on one thread, except for the boundary walk. That is timed on a target of fashion-mini-v1 against
+Times are CPU seconds on one thread, except for the boundary walk. That is timed on a target of fashion-mini-v2 against
 HopSkipJump of the Adversarial Robustness Toolbox: the same network and images, and as many queries a sample as the
 toolbox took on average, counting noise images but not padding of batches. The toolbox ends on a step, not on the
 boundary, so its distances are also shown after a bisection. The promise is about elapsed seconds with PyTorch on all
@@ -79,8 +79,8 @@ def made_up(n: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> S
 
 
 def trained(epochs: int | None) -> tuple[nn.Module, Samples]:
-    """The undefended target of fashion-mini-v1, seed 0, and its candidates; epochs: None: the recipe's."""
-    setting = protocol.load("fashion-mini-v1")
+    """The undefended target of fashion-mini-v2, seed 0, and its candidates; epochs: None: the recipe's."""
+    setting = protocol.load("fashion-mini-v2")
     if epochs:
         setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
     with tempfile.TemporaryDirectory() as folder:

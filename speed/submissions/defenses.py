@@ -130,7 +130,7 @@ def opacus(task: TrainingRun, defense: Any, network: nn.Module) -> float:
 
 def dp(images: int, epochs: int, rounds: int) -> None:
     # Opacus rounds the number of batches an epoch down; here it is a whole number.
-    task = task_of("fashion-mini-v1", images, architecture="simple_cnn", epochs=epochs, precision="float32",
+    task = task_of("fashion-mini-v2", images, architecture="simple_cnn", epochs=epochs, precision="float32",
                    channels_last=False, batch_size=50)  # fmt: skip
     defense = made("dp_sgd")
     ways: dict[str, Callable[[], Any]] = {

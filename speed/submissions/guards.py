@@ -1,6 +1,6 @@
 """Benchmark: guards. MemGuard against a loop over posteriors, and DIFFENCE in batches against single images.
 
-MemGuard works on 2,000 answers of a target of fashion-mini-v1, half of them to members. The loop is algorithm 1 as in
+MemGuard works on 2,000 answers of a target of fashion-mini-v2, half of them to members. The loop is algorithm 1 as in
 the released code: one posterior at a time, with a call of the classifier and a gradient in every step. It runs on some
 of the answers, and its seconds are scaled to all; our own code with one posterior at a time is timed too. DIFFENCE's
 network and UNet are untrained, since weights do not matter for time; images have Fashion-MNIST's size. Times are CPU
@@ -51,8 +51,8 @@ def module(name: str) -> Any:
 
 
 def posteriors(n: int, epochs: int | None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Log-posteriors (n, 10) of the undefended target of fashion-mini-v1, seed 0, and MemGuard's state there."""
-    setting = protocol.load("fashion-mini-v1")
+    """Log-posteriors (n, 10) of the undefended target of fashion-mini-v2, seed 0, and MemGuard's state there."""
+    setting = protocol.load("fashion-mini-v2")
     if epochs:
         setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
     with tempfile.TemporaryDirectory() as folder:
@@ -157,7 +157,7 @@ def diffence(n: int, batch: int, alone: int) -> None:
 def retries(n: int, samples: int, epochs: int | None) -> None:
     """How many reconstructions it takes until one lies in scenario 1's interval (Peng et al. 2025, figure 10)."""
     code = module("diffence")
-    setting = protocol.load("fashion-mini-v1")
+    setting = protocol.load("fashion-mini-v2")
     if epochs:
         setting = setting.model_copy(update={"recipe": setting.recipe.model_copy(update={"epochs": epochs})})
     with tempfile.TemporaryDirectory() as folder:
