@@ -11,6 +11,8 @@ import streamlit as st
 from benchmark import places
 from benchmark.metrics import METRICS, TASK_METRICS
 from leaderboard import grids
+from leaderboard import tables as sources
+from leaderboard.families import beside, siblings
 from leaderboard.forest import QUESTION, forest
 from leaderboard.pairs import Side
 from leaderboard.ranking import AUC, TPR, WORST, best_known, by_strength, rank_interval
@@ -22,6 +24,7 @@ from leaderboard.views import (
     axes,
     chosen,
     download,
+    editions,
     frame,
     isolation,
     known_papers,
@@ -93,6 +96,35 @@ def defenses() -> None:
         st.subheader("Every pair", anchor=False)
         drawn = tables.pairs[tables.pairs[["first", "second"]].isin(set(whole.defense if every else heads)).all(axis=1)]
         st.html(grids.pairs(drawn, short_names(whole.defense), metric, len(tables.pairs) // 2))
+    _family(protocol, "defenses", "defense", f"worst_{metric}", f"Worst {METRICS[metric].label}")
+
+
+def _family(protocol: str, kind: str, entry: str, metric: str, label: str) -> None:
+    """All members of the protocol's family that have results, and their mean, once it is asked for: each is a board to read and rank.
+
+    kind: `Tables`' name of the table; entry, metric: its columns of names and of what is shown as `label`.
+    """
+    names = siblings(protocol, sources.protocols())
+    if len(names) < 2:
+        return
+    family = protocol.rpartition(".")[0]
+    st.subheader(f"The family {literal(family)}", anchor=False)
+    if not st.toggle(f"All {len(names)} members and their mean", key="family", bind="query-params"):
+        return
+    newest = {name: next(iter(editions(name).values()), None) for name in names}
+    found = {name: ranked(name, results)[1][kind] for name, results in newest.items() if results}
+    table = beside(found, entry, metric)
+    st.text(
+        f"{label}, by member. The mean is of what is ranked with each of the {len(found)} members that have results."
+    )
+    config: dict[str, Any] = {
+        entry: column.TextColumn(entry.capitalize(), pinned=True, width=NAME_WIDTH),
+        "mean": column.NumberColumn("Mean", format="%.3f"),
+        "ranked": column.NumberColumn("Ranked with", help="With how many members it is ranked"),
+    }
+    config |= {name: column.NumberColumn(name, format="%.3f") for name in table.columns[3:]}
+    st.dataframe(table, hide_index=True, width="stretch", column_config=config, placeholder="–", key=f"family-{kind}")
+    download(table, f"{family}-{kind}")
 
 
 def _against(pairs: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -123,6 +155,8 @@ def attacks() -> None:
         st.subheader("What queries buy", anchor=False)
         st.text("Attacks that see labels alone, by their queries to a target. Bars: 95 % t-intervals over seeds.")
         st.altair_chart(drawn, width="stretch")
+    metric = tables[task].attrs["metric"]
+    _family(protocol, task, "attack", metric, METRICS[metric].label)
 
 
 def _filtered(table: pd.DataFrame, name: str, track: str, whose: str) -> tuple[pd.DataFrame, Any]:
