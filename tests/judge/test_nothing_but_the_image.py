@@ -87,7 +87,7 @@ def test_candidates_and_references_say_nothing_of_membership(name: str, secret: 
 
 def test_the_test_sees_what_it_is_to_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where what is kept stays in its old order, its tail is of one side; and an attack that leaves no pair out counts."""
-    cut = protocol.load("fashion-label-only-v1")
+    cut = protocol.load("fashion-attacks-v2")
     as_drawn, found, shuffled = Population.scored, [], []
     for i in range(6):
         population = populate(cut, 0, b"a secret of many %d" % i)

@@ -355,7 +355,7 @@ def test_a_real_browser_draws_every_page(folder: Path, made_up: Toy) -> None:
 
 
 def test_data_and_network_narrow_the_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["digits-v2", "fashion-mini-v1", "fashion-claims-v1", "gone-v1"]
+    names = ["digits-v2", "fashion-mini-v1", "fashion-attacks-v2", "gone-v1"]
     monkeypatch.setattr(tables, "protocols", lambda: names)
     assert tables.data_and_network("gone-v1") == ("", "")
     app = AppTest.from_file(APP, default_timeout=30).run()

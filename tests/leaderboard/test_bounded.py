@@ -223,7 +223,7 @@ def test_a_file_that_would_take_gigabytes(tmp_path: Path) -> None:
     assert max((f / publish.SCENARIOS).stat().st_size for f in folders) < 200_000
     huge = seal(tmp_path / "huge", b"")
     os.truncate(huge / publish.SCENARIOS, 1 << 40)
-    command = [sys.executable, "-c", READ, str(PUBLISHED / "fashion-claims-v1"), *map(str, [*folders, huge])]
+    command = [sys.executable, "-c", READ, str(PUBLISHED / "digits-v2"), *map(str, [*folders, huge])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [name for name, *_ in found] == [*FILES, "huge"]

@@ -128,8 +128,8 @@ def test_the_page_joins_and_decides(folder: Path) -> None:
         for attack, value in (("nn_normal_label", 0.7), ("metric_corr", 0.6))
         for seed in range(3)
     ]
-    rows = [r.model_copy(update={"protocol": "fashion-claims-v1", "dataset": "fashion_mnist"}) for r in rows]
-    publish(rows, Board((), ("undefended",), (0, 1, 2), "undefended", 0.7), folder / "fashion-claims-v1")
+    rows = [r.model_copy(update={"protocol": "fashion-attacks-v2", "dataset": "fashion_mnist"}) for r in rows]
+    publish(rows, Board((), ("undefended",), (0, 1, 2), "undefended", 0.7), folder / "fashion-attacks-v2")
     app = app_page("papers", paper="He et al. 2022").run()
     assert not app.exception
     numbers, verdicts = (element.value for element in app.dataframe)

@@ -48,7 +48,7 @@ def test_all_that_moves_a_number_is_told() -> None:
     targets = {(part, what): value for part, what, value in view._axes(definitions.load("digits-v2"))}
     assert targets["Targets", "a seed"] == "10 networks of the population"
     assert targets["Targets", "of what is costly"].startswith("the first 2, for memguard, diffence, label_only_")
-    other = {what for _, what, _ in view._axes(definitions.load("fashion-other-recipe-v1"))}
+    other = {what for _, what, _ in view._axes(definitions.load("fashion-other-recipe-v2"))}
     assert {"shadow world's learning rate", "shadow world's batch size", "shadow world's epochs"} <= other
 
 

@@ -105,7 +105,7 @@ def test_fashion_shows_what_the_field_expects():
 
 def test_canaries_leak_more_than_the_average_sample():
     """Undefended, and under label smoothing, whose average hides it; no bound contradicts the epsilon of DP-SGD."""
-    canaries, average = (means(results_of(FOLDER / f"fashion-{n}-v1")[0], "auc") for n in ("canaries", "mini"))
+    canaries, average = (means(results_of(FOLDER / f"fashion-{n}")[0], "auc") for n in ("canaries-v1", "mini-v1"))
     for defense in ("undefended", "label_smoothing"):
         assert canaries[defense].max() > average[defense].max() + 0.05
     results, _ = results_of(FOLDER / "fashion-canaries-v1")

@@ -246,7 +246,7 @@ def test_help_and_list(home: Home) -> None:
         assert ended.code == 0
         assert f"{name} [OPTIONS]" in ended.out
     ended = home.call("list")
-    assert "protocols: digits-robust-v2, digits-v2, fashion-attacks-v2, " in ended.out
+    assert "protocols: digits-robust-v2, digits-v2, fashion-attacks-v2, fashion-canaries-v1, " in ended.out
     assert ended.out.splitlines()[-1].startswith("next: ")
     assert ended.err == ""
 
@@ -556,7 +556,7 @@ def test_claims_are_held_against_what_is_published(home: Home) -> None:
     """Published rows of the protocol's version count; those of another version don't."""
     home.patch.setenv("COLUMNS", "200")
     shutil.copytree(SUBMISSIONS, home.submissions, dirs_exist_ok=True)
-    loaded = protocol.load("fashion-claims-v1")
+    loaded = protocol.load("fashion-attacks-v2")
 
     def made(version: str, more: float = 0.0) -> list[Result]:
         return [
@@ -574,12 +574,12 @@ def test_claims_are_held_against_what_is_published(home: Home) -> None:
         assert ended.code == 0, ended
         return next(line for line in ended.out.splitlines() if line.strip().startswith("M1a"))
 
-    assert "0.702" in publish(loaded.measures) and "0.602" in publish(loaded.measures)
+    assert "0.701" in publish(loaded.measures) and "0.601" in publish(loaded.measures)
     own = [r.model_copy(update={"trust": "official"}) for r in made("secret", 0.1)]
     home.patch.setattr(score, "stored_results", lambda name, *_, **__: own if name == loaded.name else [])
-    assert "0.702" in publish(loaded.measures), "official rows are held against none of another split"
+    assert "0.701" in publish(loaded.measures), "official rows are held against none of another split"
     own = made(loaded.measures, 0.1)
-    assert "0.802" in publish(loaded.measures), "one's own rows take the place of published ones"
+    assert "0.801" in publish(loaded.measures), "one's own rows take the place of published ones"
     own = []
     assert "not scored" in publish("another")
     (home.folder / "published" / loaded.name / "scenarios.parquet").write_bytes(b"half")
