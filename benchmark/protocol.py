@@ -25,6 +25,8 @@ from benchmark.errors import UserError, printable, suggest
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+QUICKSTART = "digits-v2"
+"""The protocol that is meant where none is named, and the board that opens."""
 FOLDER = Path(__file__).parent / "protocols"
 FAMILIES = FOLDER / "families"
 """One file for several protocols: fields `datasets` and `architectures` beside those of a protocol (`members`)."""

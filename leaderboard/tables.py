@@ -60,9 +60,10 @@ def least_trust() -> Trust:
 
 
 def protocols() -> list[str]:
-    """The names of all protocols, published ones first."""
-    defined = sorted(path.stem for path in definitions.FOLDER.glob("*.yaml"))
-    return list(dict.fromkeys([*(folder.name for folder in published()), *defined]))
+    """The names of all protocols, published ones first, and of each kind the quickstart's."""
+    kinds = [folder.name for folder in published()], sorted(path.stem for path in definitions.FOLDER.glob("*.yaml"))
+    ordered = [name for names in kinds for name in sorted(names, key=lambda n: n != definitions.QUICKSTART)]
+    return list(dict.fromkeys(ordered))
 
 
 @functools.cache

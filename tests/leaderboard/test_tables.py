@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmark import protocol as definitions
 from benchmark.result import Result, Trust
 from leaderboard import tables
 from leaderboard.publish import edition_folder, load, mark, publish
@@ -238,3 +239,12 @@ def test_a_new_mark_is_news(made_up: MadeUp, tmp_path: Path) -> None:
     publish(mark(load(tmp_path / "toy-v1"), own).results, board, tmp_path / "toy-v1")
     assert source.refresh()
     assert {r.trust for r in source.results} == {"reproduced"}
+
+
+def test_the_board_of_the_quickstart_opens_first(folder: Path, made_up: MadeUp) -> None:
+    assert tables.protocols()[0] == definitions.QUICKSTART, "of what is defined"
+    publish(*made_up, folder / "a-board")
+    assert tables.protocols()[:2] == ["a-board", definitions.QUICKSTART], "what is published comes first"
+    publish(*made_up, folder / definitions.QUICKSTART)
+    assert tables.protocols()[:2] == [definitions.QUICKSTART, "a-board"]
+    assert len(set(tables.protocols())) == len(tables.protocols()) > len(definitions.names())
