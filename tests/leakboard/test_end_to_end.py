@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from benchmark.result import Result
 
@@ -18,8 +19,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("end-to-end")
+def place(tmp_path_factory, worker_id):
+    """One folder for all processes of this run of pytest: what one has scored the others find."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "end-to-end"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,8 @@ def protocol(place):
         assert whole in text
         text = text.replace(whole, less)
     path = place / "digits-e2e.yaml"
-    path.write_text(text, "utf-8")
+    with FileLock(place / "lock"):
+        path.write_text(text, "utf-8")
     return str(path)
 
 
@@ -52,7 +58,8 @@ def leakboard(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def scored(place, protocol):
-    done = leakboard(place, "run", "--protocol", protocol, "--seed", "0", "--json")
+    with FileLock(place / "lock"):
+        done = leakboard(place, "run", "--protocol", protocol, "--seed", "0", "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     return {(r.attack, r.defense): r for r in (Result.model_validate(x) for x in json.loads(done.stdout))}
 
