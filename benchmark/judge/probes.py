@@ -47,7 +47,7 @@ IMAGES = 350
 images add more power than more walks: with so many, a table of one member in seventeen is found."""
 
 THRESHOLD = 0.02
-"""The largest gap that is allowed: a total variation of 0.02. The baselines on digits-v2 stay within 0.011."""
+"""The largest gap that is allowed: a total variation of 0.02. The baselines on digits-v2 stay within 0.007."""
 
 CHANCE = 1e-6
 """The significance level of `order`: the p-value of Fisher's exact test below which a defense looks members up."""

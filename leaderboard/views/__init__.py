@@ -14,6 +14,7 @@ import pandas as pd
 import streamlit as st
 
 from benchmark.metrics import METRICS, TASK_METRICS
+from benchmark.protocol import QUICKSTART
 from benchmark.result import Result, Trust
 from benchmark.text import NAME, plain
 from leaderboard import publish, tables
@@ -76,7 +77,7 @@ def chosen() -> tuple[str, Records]:
     by_name = editions(protocol) if protocol else {}
     if not by_name:
         empty("No results yet", "Score the baselines, then come back; this page looks for results every ten seconds.",
-              f"leakboard run --protocol {protocol or 'digits-v2'}")  # fmt: skip
+              f"leakboard run --protocol {protocol or QUICKSTART}")  # fmt: skip
     return protocol, by_name.get(st.session_state.get("edition", "")) or next(iter(by_name.values()))
 
 

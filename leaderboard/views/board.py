@@ -113,7 +113,9 @@ def _family(protocol: str, kind: str, entry: str, metric: str, label: str) -> No
         return
     newest = {name: next(iter(editions(name).values()), None) for name in names}
     found = {name: ranked(name, results)[1][kind] for name, results in newest.items() if results}
-    table = beside(found, entry, metric)
+    if entry == "attack":  # null rows stand apart, as in the tables above
+        found = {name: table[~table.null_row.astype(bool)] for name, table in found.items()}
+    table = beside(found, entry, metric, largest_first=entry == "attack")
     st.text(
         f"{label}, by member. The mean is of what is ranked with each of the {len(found)} members that have results."
     )

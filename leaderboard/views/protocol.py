@@ -11,6 +11,7 @@ import streamlit as st
 
 from benchmark import places
 from benchmark.metrics import METRICS, TASK_METRICS
+from benchmark.protocol import QUICKSTART
 from benchmark.result import Result
 from benchmark.text import NAME, plain
 from leaderboard import tables
@@ -53,7 +54,7 @@ def show() -> None:
         _describe(definition)
     elif not editions:
         st.text("Nothing is scored yet. To score a first protocol:")
-        st.code("leakboard run --protocol digits-v2", language=None, wrap_lines=True)
+        st.code(f"leakboard run --protocol {QUICKSTART}", language=None, wrap_lines=True)
         st.stop()
     axes = pd.DataFrame(_axes(definition) if definition else [], columns=["of", "what", "value"])
     if definition is not None:

@@ -11,6 +11,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from benchmark.metrics import METRICS, TASK_METRICS
+from benchmark.protocol import QUICKSTART
 from benchmark.result import Result
 from leaderboard import figures
 from leaderboard.publish import as_csv
@@ -30,7 +31,7 @@ def show() -> None:
     inversions = [r for r in results if r.task == TASK]
     if not inversions:
         st.text("No inversion attack was scored for this protocol. A protocol that has some:")
-        st.code("leakboard run --protocol digits-v2", language=None, wrap_lines=True)
+        st.code(f"leakboard run --protocol {QUICKSTART}", language=None, wrap_lines=True)
         st.stop()
     left, right = st.columns([3, 1])
     baseline = ranked(protocol, results)[0].baseline

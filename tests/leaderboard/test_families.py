@@ -33,6 +33,7 @@ def test_a_mean_is_over_all_members_or_there_is_none() -> None:
     assert list(found.columns) == ["mean", "ranked", "one", "two"]
     assert found["mean"].to_dict() == pytest.approx({"b": 0.6, "a": 0.7, "d": np.nan}, nan_ok=True)
     assert list(found.index) == ["b", "a", "d"], "smallest means first, and what has none last"
+    assert list(beside(tables, "defense", "worst", largest_first=True).defense) == ["a", "b", "d"]
     assert found.ranked.to_dict() == {"a": 2, "b": 2, "d": 1}
     assert found.loc["b"].to_dict() == {"mean": 0.6, "ranked": 2, "one": 0.5, "two": 0.7}
 
@@ -60,6 +61,8 @@ def test_the_page_shows_the_family_when_asked(folder: Path, made_up: Toy, show: 
     assert (
         (table.ranked == 2).all() and np.allclose(table["mean"], table.small) and np.allclose(table.large, table.small)
     )
+    assert table["mean"].is_monotonic_increasing if entry == "defense" else table["mean"].is_monotonic_decreasing
+    assert "random" not in table.index, "null rows stand apart"
     if entry == "defense":
         ranked = defense_table(results, board)
         expected = ranked[ranked.reason == ""].set_index("defense")[f"worst_{ranked.attrs['metric']}"]
