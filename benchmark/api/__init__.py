@@ -25,13 +25,14 @@ from benchmark.api.augmentation import views
 from benchmark.api.bounds import interval_bounds
 from benchmark.api.declared import Card, Hyper, Pretrained, Search
 from benchmark.api.perceptron import Perceptron
+from benchmark.api.precision import bfloat16
 from benchmark.api.signals import best_thresholds, logit_margin
 
 __all__ = [
     "Access", "Annotated", "Attack", "AttributeAttack", "Calibrate", "Candidates", "Card", "Claims", "Context",
     "Defense", "Embeddings", "Extra", "Field", "Hyper", "InversionAttack", "Knowledge", "Literal", "Need",
     "Perceptron", "Predict", "Pretrained", "References", "Samples", "Search", "Stage", "StealingAttack", "Target",
-    "Training", "World", "best_thresholds", "interval_bounds", "logit_margin",
+    "Training", "World", "best_thresholds", "bfloat16", "interval_bounds", "logit_margin",
 ]  # fmt: skip
 
 Access = Literal["label", "posterior", "white-box"]

@@ -1,6 +1,6 @@
 """The training loop of targets, shadow models and reference models.
 
-All data lies in one tensor on the device; batches are indexed out of it and augmented as a whole. bfloat16 autocast and
+All data lies in one tensor on the device; batches are indexed out of it and augmented as a whole. bfloat16 and
 channels-last where the protocol says so. Small reference models can train as one vectorised network (`torch.func`).
 Results depend on the number of threads: workers use one.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from benchmark import networks
-from benchmark.api import Samples, Training
+from benchmark.api import Samples, Training, bfloat16
 from benchmark.api.augmentation import augment
 from benchmark.protocol import Recipe
 
@@ -169,19 +168,19 @@ class TrainingRun(Training):
 
 
 class _Bfloat16(nn.Module):
-    """A network under bfloat16 autocast, with outputs in float32."""
+    """A network that computes in bfloat16, with outputs in float32."""
 
     def __init__(self, network: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
         super().__init__()
         self.network, self._device, self._layout = network, device, layout
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with bfloat16(self._device):
             logits: Tensor = self.network(x.contiguous(memory_format=self._layout))
         return logits.float()
 
     def embed(self, x: Tensor) -> Tensor:
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with bfloat16(self._device):
             embedding: Tensor = self.network.embed(x)  # type: ignore[operator]
         return embedding.float()
 
@@ -241,8 +240,7 @@ def fit_ensemble(trainings: Sequence[TrainingRun], networks: Sequence[nn.Module]
     best = _Best()
 
     def answer(weights: dict[str, Tensor], xb: Tensor) -> Tensor:
-        precision = torch.autocast(device.type, torch.bfloat16) if recipe.precision == "bfloat16" else nullcontext()
-        with precision:
+        with bfloat16(device, recipe.precision == "bfloat16"):
             logits = functional_call(skeleton, weights, (xb,))
         return logits.float()  # type: ignore[no-any-return]
 

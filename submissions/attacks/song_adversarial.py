@@ -21,6 +21,7 @@ from benchmark.api import (
     References,
     Search,
     Target,
+    bfloat16,
     logit_margin,
 )
 
@@ -71,7 +72,7 @@ def pgd(network: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
         image = image.detach().requires_grad_()
         # The cross-entropy falls as the margin grows, so the signs of their gradients are opposite and the steps the
         # same. Where p_y rounds to 1, the gradient of the cross-entropy is 0 and that of the margin is not.
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with bfloat16(x.device):
             logits = network(image)
         (gradient,) = torch.autograd.grad(logit_margin(logits.float(), y).sum(), image)
         image = (image - 2.5 * epsilon / STEPS * gradient.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)

@@ -32,6 +32,7 @@ from benchmark.api import (
     Search,
     Target,
     best_thresholds,
+    bfloat16,
     logit_margin,
 )
 
@@ -137,7 +138,7 @@ def pgd(network: nn.Module, x: Tensor, y: Tensor, epsilon: float, sign: int) -> 
     for _ in range(STEPS):
         image = image.detach().requires_grad_()
         # The margin gives the same sign steps as the cross-entropy, and they do not vanish near 1.
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with bfloat16(x.device):
             logits = network(image)
         (gradient,) = torch.autograd.grad(logit_margin(logits.float(), y).sum(), image)
         image = (image + sign * 2.5 * epsilon / STEPS * gradient.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)

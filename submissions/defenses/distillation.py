@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Defense, Field, Hyper, Literal, Search, Training
+from benchmark.api import Annotated, Card, Defense, Field, Hyper, Literal, Search, Training, bfloat16
 
 
 class Distillation(Defense):
@@ -52,7 +52,7 @@ class Distillation(Defense):
         else:
             teacher = training.fit(training.build(self.params.teacher))
         teacher.requires_grad_(False)
-        low = torch.autocast(training.device.type, torch.bfloat16, enabled=training.recipe.precision == "bfloat16")
+        low = bfloat16(training.device, training.recipe.precision == "bfloat16")
 
         def cost(student: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
             with torch.no_grad(), low:

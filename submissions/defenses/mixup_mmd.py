@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Annotated, Card, Defense, Field, Hyper, Samples, Search, Training
+from benchmark.api import Annotated, Card, Defense, Field, Hyper, Samples, Search, Training, bfloat16
 
 CHUNK = 1000
 """Images in each call when accuracy is measured."""
@@ -51,7 +51,7 @@ class MixupMMD(Defense):
             raise ValueError("mixup_mmd: expected a split with a reference part, given none")
         recipe, device = training.recipe, training.device
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        low = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+        low = bfloat16(device, recipe.precision == "bfloat16")
         network = self.network(training).to(device, memory_format=layout).train()
         optimizer = _optimizer(network, recipe)
         schedule = training.schedule(optimizer)
