@@ -1,9 +1,9 @@
-"""bfloat16 on any device: autocast where it is computed, and the same roundings in float32 on processors without it.
+"""bfloat16 on any device: autocast where it is computed, and the same types and roundings on processors without it.
 
 PyTorch's bfloat16 convolutions fall back to a slow loop on a CPU without instructions for them (AVX2 alone): a training
-step of small_cnn takes ten times as long as in float32. There, products are computed in float32 from operands that are
-rounded to bfloat16, and so is what leaves them, forwards and backwards. This is what the instructions do: they multiply
-in bfloat16 and add in float32. Only the order of the sums differs, as it does between any two processors.
+step of small_cnn takes ten times as long as in float32. There, products take their operands in bfloat16, are computed in
+float32, and leave bfloat16, forwards and backwards. This is what the instructions do: they multiply in bfloat16 and add in
+float32. Only the order of the sums differs, as it does between any two processors.
 """
 
 from __future__ import annotations
@@ -29,19 +29,16 @@ _PRODUCTS = frozenset({
 
 
 def bfloat16(device: torch.device, enabled: bool = True) -> AbstractContextManager[Any]:
-    """A context, to be entered any number of times but not within itself, in which networks compute products in bfloat16 if `enabled`.
-
-    What they return in it is bfloat16 or float32: take `.float()` of it.
-    """
+    """A context, to be entered any number of times but not within itself, in which networks compute products in bfloat16 if `enabled`."""
     if not enabled:
         return nullcontext()
     if device.type == "cpu" and not _has_instructions():
-        return Rounded()
+        return SlowAutocast()
     return torch.autocast(device.type, torch.bfloat16)
 
 
-class Rounded(TorchFunctionMode):
-    """bfloat16 products of float32 tensors, computed in float32."""
+class SlowAutocast(TorchFunctionMode):
+    """Autocast to bfloat16 with products that are computed in float32."""
 
     def __torch_function__(
         self,
@@ -52,13 +49,13 @@ class Rounded(TorchFunctionMode):
     ) -> Any:
         if func not in _PRODUCTS:
             return func(*args, **(kwargs or {}))
-        named = {name: _rounded(value) for name, value in (kwargs or {}).items()}
-        return _rounded(func(*map(_rounded, args), **named))
+        named = {name: _operand(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_operand, args), **named).bfloat16()
 
 
-def _rounded(value: Any) -> Any:
-    """A float32 tensor as bfloat16 holds it; its gradient is rounded likewise. Anything else as it is."""
-    if isinstance(value, Tensor) and value.dtype == torch.float32:
+def _operand(value: Any) -> Any:
+    """A tensor of float32 or bfloat16 as bfloat16 holds it, in float32; its gradient is rounded likewise. Anything else as it is."""
+    if isinstance(value, Tensor) and value.dtype in (torch.float32, torch.bfloat16):
         return value.bfloat16().float()
     return value
 
