@@ -324,7 +324,7 @@ class Training:
         raise NotImplementedError
 
     def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        """The recipe's learning-rate schedule; step it once an epoch."""
+        """The recipe's learning-rate schedule; step it once an epoch. Makes an Adam AMSGrad where the recipe asks for it."""
         raise NotImplementedError
 
     def generator(self, name: str) -> torch.Generator:

@@ -86,11 +86,14 @@ def pixels(image: Path | bytes | NDArray[np.uint8], shape: tuple[int, int, int])
         opened.draft(None, (2 * max(height, width),) * 2)
         if mode not in _MODES:
             raise ValueError(f"expected 8 bits a channel, given Pillow's mode {mode}; convert it")
-        decoded = ImageOps.exif_transpose(opened)
+        ImageOps.exif_transpose(opened, in_place=True)
+        decoded: Image.Image = opened
         if "A" in mode or "a" in mode or "transparency" in decoded.info:
             above = decoded.convert("RGBA")
             decoded = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
-        decoded = decoded.convert("L" if channels == 1 else "RGB")
+        wanted = "L" if channels == 1 else "RGB"
+        if decoded.mode != wanted:  # `convert` to the same mode copies
+            decoded = decoded.convert(wanted)
     except (OSError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError, TypeError) as error:
         raise ValueError(f"expected an image that can be decoded, given: {printable(str(error), 200)}") from None
     if decoded.size != (width, height):
@@ -225,6 +228,9 @@ class _Intake:
         assert self.plugin.source is not None
         self.source, self.name = self.plugin.source, f"{self.plugin.id}/{self.view}"
         self.shape = self.source.views[self.view]
+        self.inside = (
+            "" if self.folder in (None, Path()) else str(self.folder / "_")[:-1]
+        )  # what paths inside begin with
         self._survey()
         if (self.target / MANIFEST).is_file():
             manifest = json.loads((self.target / MANIFEST).read_text("utf-8"))
@@ -248,19 +254,17 @@ class _Intake:
         parts: list[str] = []
         state = hashlib.sha256()
         for i, item in enumerate(self._items()):
-            named = f"{self.name}: {self._named(item, i)}"
+            named = self._named(item, i)
             for name, k in self.source.attributes.items():
                 value = item.attributes.get(name)
                 if value is None or not 0 <= value < k:
                     raise DataError(
-                        f"{named}: attribute {name}: expected 0 to {k - 1}, given {'none' if value is None else value}"
+                        f"{self.name}: {named}: attribute {name}: expected 0 to {k - 1}, given {'none' if value is None else value}"
                     )
                 self.values[name].append(int(value))
             labels.append(item.label)
             parts.append(item.part)
-            state.update(
-                f"{self._named(item, i)}\0{item.label}\0{item.part}\0{sorted(item.attributes.items())}\n".encode()
-            )
+            state.update(f"{named}\0{item.label}\0{item.part}\0{sorted(item.attributes.items())}\n".encode())
         self.labels, self.classes = self._numbered(labels)
         self.parts = tuple(sorted(set(parts), key=parts.index))
         self.official = np.array([self.parts.index(p) for p in parts], np.int64)
@@ -271,8 +275,8 @@ class _Intake:
         """How messages name an item: a file by its path from `--from` on, another by its number."""
         if not isinstance(item.image, Path):
             return f"image {i} (counted from 0)"
-        inside = self.folder is not None and item.image.is_relative_to(self.folder)
-        return str(item.image.relative_to(self.folder) if inside and self.folder else item.image)
+        path = str(item.image)
+        return path.removeprefix(self.inside) if self.inside else path
 
     def _numbered(self, labels: list[int | str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         """Labels (n,) int64, and the names of the classes. Raises DataError for labels of no class."""
@@ -401,7 +405,7 @@ class _Intake:
                     )
                 state["damaged"].append(named)
                 continue
-            content = hashlib.blake2b(chunk.x[i].tobytes(), digest_size=16).digest()
+            content = hashlib.blake2b(chunk.x[i], digest_size=16).digest()
             if content not in seen:
                 seen.add(content)
                 kept.append(i)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,9 +54,24 @@ def first_folder(folder: Path, marker: str, *layouts: str) -> Path:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files at any depth, in the order of their paths as text; hidden ones are passed over."""
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith(".")]
-    return sorted((p for p in found if p.is_file()), key=lambda p: p.relative_to(folder).as_posix())
+    """The image files at any depth, in the order of their paths as text; hidden ones are passed over.
+
+    Raises DataError for a folder that can't be read.
+    """
+    found = [
+        os.path.join(inside, name)
+        for inside, _, names in os.walk(folder, onerror=_unreadable)
+        for name in names
+        if os.path.splitext(name)[1].lower() in IMAGES and not name.startswith(".")
+    ]
+    paths = [Path(path) for path in found if os.path.isfile(path)]
+    return sorted(paths, key=Path.as_posix)
+
+
+def _unreadable(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):
+        return  # no images, which callers name
+    raise DataError(f"{error.filename}: expected a folder that can be read, given: {error.strerror}") from error
 
 
 def class_folders(folder: Path, classes: Sequence[str] = (), part: str = "") -> Iterator[Item]:

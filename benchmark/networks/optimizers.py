@@ -5,13 +5,10 @@ It lies apart from the training loop, whose code is in the keys of all networks:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
-from torch import nn
 
 from benchmark.digests import code_of
-from benchmark.networks.training import Cost, Loss, TrainingRun
+from benchmark.networks.training import TrainingRun
 from benchmark.protocol import Recipe
 
 
@@ -34,28 +31,15 @@ def _asks_more(recipe: Recipe) -> bool:
 
 
 class _Asked(TrainingRun):
-    """`TrainingRun` with `gamma` and `amsgrad` of the recipe."""
+    """`TrainingRun` with `gamma` and `amsgrad` of the recipe.
+
+    Every optimizer that trains the network by the recipe, a defense's own too, gets its schedule here, before the first step.
+    """
 
     def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.recipe.amsgrad and isinstance(optimizer, torch.optim.Adam):
+            for group in optimizer.param_groups:
+                group["amsgrad"] = True
         if self.recipe.schedule != "step":
             return super().schedule(optimizer)
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(self.recipe.milestones), self.recipe.gamma)
-
-    def fit(
-        self,
-        network: nn.Module,
-        *,
-        loss: Loss | None = None,
-        cost: Cost | None = None,
-        targets: torch.Tensor | None = None,
-        optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None,
-    ) -> nn.Module:
-        if optimizer is None and self.recipe.amsgrad:
-            optimizer = self._amsgrad
-        return super().fit(network, loss=loss, cost=cost, targets=targets, optimizer=optimizer)
-
-    def _amsgrad(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-        recipe = self.recipe
-        return torch.optim.Adam(
-            parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, amsgrad=True, fused=True
-        )

@@ -276,6 +276,18 @@ def test_pixels_of_one_image():
         pixels(b"GIF89a", (3, 4, 4))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_image_is_turned_as_its_exif_says(tmp_path, kind, turn, mode):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    image = Image.fromarray(np.random.default_rng(turn).integers(0, 256, (8, 14, 3), dtype=np.uint8)).convert(mode)
+    image.save(tmp_path / "image", kind, exif=exif)
+    found, given = pixels(tmp_path / "image", (3, 8, 8))
+    assert given == mode and np.array_equal(found, plain(tmp_path / "image", 8))
+
+
 def test_near_duplicates_share_a_hash():
     x = np.random.default_rng(0).integers(0, 200, (3, 16, 16), dtype=np.uint8)
     smooth = np.asarray(

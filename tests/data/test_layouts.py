@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from benchmark.data.dataset import DataError
-from benchmark.data.layouts import any_layout, class_folders, parquet, unpickled
+from benchmark.data.layouts import IMAGES, any_layout, class_folders, image_files, parquet, unpickled
 from benchmark.data.source import Item, find
 
 RNG = np.random.default_rng(0)
@@ -64,6 +64,38 @@ def test_cifar10(tmp_path):
     assert [i.part for i in found] == ["train"] * 15 + ["test"] * 3 and [i.label for i in found[:3]] == [0, 9, 5]
     assert all(np.array_equal(i.image, image) for i, image in zip(found, np.concatenate(list(x.values())), strict=True))
     assert len(items("cifar10", tmp_path / "cifar-10-batches-py")) == 18, "the folder of the batches does, too"
+
+
+def test_image_files_are_those_that_pathlib_finds_in_the_order_of_their_paths(tmp_path, monkeypatch):
+    for name in (
+        "b.PNG",
+        "a/2.jpg",
+        "a.b/1.png",
+        "a/10.jpg",
+        ".hidden.png",
+        ".inside/1.png",
+        "a/note.txt",
+        "a/.png",
+        "c.png/1.gif",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link.png").symlink_to(tmp_path / "b.PNG")
+    (tmp_path / "around").symlink_to(tmp_path / "a")
+    slow = [p for p in tmp_path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file() and not p.name.startswith(".")]
+    expected = sorted(p.relative_to(tmp_path).as_posix() for p in slow)
+    assert [p.relative_to(tmp_path).as_posix() for p in image_files(tmp_path)] == expected
+    assert expected == [".inside/1.png", "a.b/1.png", "a/10.jpg", "a/2.jpg", "b.PNG", "c.png/1.gif", "link.png"]
+    monkeypatch.chdir(tmp_path)
+    assert image_files(Path()) == [Path(name) for name in expected]
+
+
+def test_a_file_is_no_folder_of_images(tmp_path):
+    (tmp_path / "images.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"images\.tar: expected a folder that can be read, given: Not a directory"):
+        image_files(tmp_path / "images.tar")
+    assert image_files(tmp_path / "absent") == []
 
 
 def test_cifar100_has_the_fine_labels(tmp_path):

@@ -47,6 +47,18 @@ def test_amsgrad_is_pytorchs() -> None:
         assert not torch.equal(one, other)
 
 
+def test_an_optimizer_of_a_defenses_own_is_amsgrad_by_its_schedule() -> None:
+    run = as_asked(run_of(amsgrad=True))
+    network = run.build()
+    adam, sgd = torch.optim.Adam(network.parameters(), 0.01), torch.optim.SGD(network.parameters(), 0.01)
+    for each in (adam, sgd):
+        run.schedule(each)
+    assert adam.param_groups[0]["amsgrad"] and "amsgrad" not in sgd.param_groups[0]
+    plain = torch.optim.Adam(network.parameters(), 0.01)
+    as_asked(run_of(schedule="step", milestones=(1,), gamma=0.5)).schedule(plain)
+    assert not plain.param_groups[0]["amsgrad"]
+
+
 @pytest.mark.parametrize(("gamma", "rates"), [(0.5, [0.1, 0.05, 0.05, 0.025]), (0.1, [0.1, 0.01, 0.01, 0.001])])
 def test_gamma_multiplies_the_learning_rate(gamma: float, rates: list[float]) -> None:
     step = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "step", "milestones": (1, 3), "epochs": 4}

@@ -15,9 +15,11 @@ from opacus.accountants import RDPAccountant
 from scipy.optimize import brentq
 from scipy.stats import chisquare
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmark.api import Context, Defense, Samples
 from benchmark.entries.registry import Registry
+from benchmark.networks.optimizers import as_asked
 from benchmark.networks.training import TrainingRun
 from benchmark.protocol import Recipe
 from submissions.defenses import advreg, distillation, dp_sgd, hamp, mixup_mmd, relaxloss, selena, undefended
@@ -104,6 +106,68 @@ def test_bfloat16_and_channels_last_are_honoured(module):
     trained = make(module, **params).train(task)
     assert gap(trained, make(module, **params).train(make_training(augmentation="simple"))) > 0
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trained.parameters())
+
+
+def training_defenses() -> list[Any]:
+    registry = Registry(SUBMISSIONS)
+    found = [registry.entry("defense", p.stem) for p in sorted((SUBMISSIONS / "defenses").glob("[a-z]*.py"))]
+    return [entry for entry in found if "training" in entry.stages]
+
+
+@pytest.mark.parametrize("entry", training_defenses(), ids=lambda entry: entry.id)
+def test_a_recipe_with_amsgrad_reaches_every_network_that_is_trained_by_it(entry):
+    """Also where the defense makes the recipe's optimizer itself. Networks of a defense's own, such as AdvReg's attack, have their own."""
+    params = {
+        "label_smoothing": {"epsilon": 0.1},
+        "selena": {"models": 3, "left_out": 1},
+        "pgd_training": {"steps": 1},
+        "trades": {"steps": 1},
+        "wrm": {"steps": 1},
+    }
+    recipe = {"optimizer": "adam", "learning_rate": 0.01, "epochs": 1, "ensemble": 1}
+    task = as_asked(make_training(n=12, reference=12, batch_size=6, amsgrad=True, **recipe))
+    shapes = [p.shape for p in task.build().parameters()]
+    met: list[str] = []
+
+    def note(update: torch.optim.Optimizer, *_: Any) -> None:
+        own = [p for group in update.param_groups for p in group["params"]]
+        if [p.shape for p in own] == shapes:
+            met.append(type(update).__name__)
+            assert not isinstance(update, torch.optim.Adam) or all("max_exp_avg_sq" in update.state[p] for p in own)
+
+    handle = register_optimizer_step_post_hook(note)
+    try:
+        cls = entry.load()
+        cls(cls.Params(**params.get(entry.id, {}))).train(task)
+    finally:
+        handle.remove()
+    kinds = {"constant_output": set(), "distillation": {"Adam", "SGD"}}.get(
+        entry.id, {"Adam"}
+    )  # the student's SGD is the paper's
+    assert set(met) - {"DPOptimizer"} == kinds
+
+
+def test_dp_sgd_without_noise_and_clipping_is_pytorchs_amsgrad():
+    """One batch of all samples an epoch, so that nothing is drawn."""
+    recipe = {
+        "optimizer": "adam",
+        "learning_rate": 0.05,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "epochs": 12,
+        "batch_size": 12,
+    }
+    trained = {}
+    for amsgrad in (True, False):
+        task = as_asked(make_training(n=12, amsgrad=amsgrad, **recipe))
+        trained[amsgrad] = make(dp_sgd, noise_multiplier=1e-30, max_grad_norm=1e3).train(task)
+    expected = task.build().train()
+    update = torch.optim.Adam(expected.parameters(), 0.05, amsgrad=True)
+    for _ in range(12):
+        update.zero_grad()
+        nn.functional.cross_entropy(expected(task.train.x), task.train.y).backward()
+        update.step()
+    assert gap(trained[True], expected) < 1e-3 < 0.02 < gap(trained[False], expected)
 
 
 # --- AdvReg -----------------------------------------------------------------------------------------
