@@ -13,7 +13,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from benchmark.networks.cost import activations, cost
 from benchmark.protocol import Protocol, Recipe, ReferenceSizes
 from benchmark.run.executors.pool import Pool
 from benchmark.run.plan import Plan, make_plan
-from benchmark.run.quick_bfloat16 import QuickBfloat16
 from benchmark.run.work import Setting, run_job, use
 
 SAMPLES, FEWER = 8, 4
@@ -242,14 +240,12 @@ def _go_through(task: Task, folder: Path, made: Rehearsed) -> None:
         plan.groups |= more.groups
     made.networks = plan.networks
     failed: set[str] = set()
-    quick = QuickBfloat16() if task.setting.device == "cpu" else nullcontext()
     for job in plan.jobs.values():
         made.jobs += 1
         if job.needs & failed:
             failed.add(job.id)
             continue
-        with quick:
-            done = run_job(job)
+        done = run_job(job)
         problem = done.error or (
             done.result.reason if done.result and done.result.status not in ("ok", "skipped") else ""
         )
