@@ -193,6 +193,7 @@ def new(
     kind: Literal["attack", "defense", "network", "dataset", "protocol"],
     name: str,
     dataset: Annotated[str | None, typer.Option(help="What a protocol is about: ID/VIEW of a prepared data set, digits or fashion_mnist; default: the only prepared one.")] = None,
+    network: Annotated[str | None, typer.Option(help="The network of a protocol, one of `leakboard list networks`; default: small_cnn.")] = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Write a submission, a network, a data set's file or a protocol that works as it is, to be changed."""
@@ -204,8 +205,13 @@ def new(
         raise UserError(f"name: expected a letter, then a-z, 0-9 and _, given {name!r}")
     if dataset is not None and kind != "protocol":
         raise UserError(f"--dataset: expected it with a protocol, given a new {kind}")
+    if network is not None and kind != "protocol":
+        raise UserError(f"--network: expected it with a protocol, given a new {kind}")
     if kind in ("dataset", "protocol"):
-        path, step = datasets.write_dataset(name) if kind == "dataset" else datasets.write_protocol(name, dataset)
+        if kind == "dataset":
+            path, step = datasets.write_dataset(name)
+        else:
+            path, step = datasets.write_protocol(name, dataset, network or "small_cnn")
         _tell_written(path, step, as_json)
         return
     folders = [f / f"{known}s" for f in (places.submissions(), places.baselines()) if f for known in TEMPLATES]
@@ -279,7 +285,9 @@ def check(
     names = [_unused_name(path) for path in files if not network_checks.applies(path)]
     trusted = ["--trust"] if trust else []
     last = (
-        command_line("run", *names, "--protocol", "digits-v2", *trusted) if names else command_line("list", "networks")
+        command_line("run", *names, "--protocol", "digits-v2", *trusted)
+        if names
+        else command_line("new", "protocol", f"with_{files[0].stem}", "--network", files[0].stem)
     )
     step = " && ".join([*steps, last])
     if as_json:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmark import places
-from benchmark.errors import UserError
+from benchmark.errors import UserError, suggest
 from leakboard import console
 from leakboard.console import answer, command_line, out, say, tell_next, track
 
@@ -155,16 +155,19 @@ def write_dataset(name: str) -> tuple[Path, str]:
     return path, command_line("data", "prepare", name, "--view", "32", "--from", "DIR")
 
 
-def write_protocol(name: str, dataset: str | None) -> tuple[Path, str]:
-    """Write a protocol for a prepared data set (or for digits or fashion_mnist), with its digests; gives it and the next step."""
+def write_protocol(name: str, dataset: str | None, network: str) -> tuple[Path, str]:
+    """Write a protocol for a prepared data set (or for digits or fashion_mnist) and a network, with its digests; gives it and the next step."""
     from benchmark import data as datasets
-    from benchmark import protocol
+    from benchmark import networks, protocol
     from benchmark.data import pins
     from benchmark.data.templates import protocol_text
 
     path = places.protocols() / f"{name}.yaml"
     if path.exists() or (protocol.FOLDER / path.name).exists():
         raise UserError(f"{path if path.exists() else name}: exists already; choose another name")
+    networks.discover()
+    if network not in networks.NAMES:
+        raise UserError(f"--network: unknown network {network!r}{suggest(network, networks.NAMES)}")
     datasets.refresh()
     prepared = sorted(n for n in datasets.names() if "/" in n)
     if dataset is None:
@@ -172,7 +175,7 @@ def write_protocol(name: str, dataset: str | None) -> tuple[Path, str]:
             raise UserError(f"--dataset: expected one of {', '.join(prepared)}, given none")
         dataset = prepared[0] if prepared else "digits"
     found = datasets.load(dataset)
-    _write(path, protocol_text(name, dataset, found))
+    _write(path, protocol_text(name, dataset, found, network))
     try:
         pins.pin(path)
     except BaseException:

@@ -42,7 +42,7 @@ split:
   size: {size}
   digests: {{}}
 seeds: [0, 1, 2]
-architecture: small_cnn
+architecture: {network}
 evaluator: simple_cnn
 recipe:
   learning_rate: 0.05
@@ -65,14 +65,14 @@ _LEAST_CLASSES = 6
 """Below so many the default of label smoothing (epsilon .8) would not leave the true class the likeliest."""
 
 
-def protocol_text(name: str, dataset: str, data: Data) -> str:
-    """A protocol for a data set, without its digests: six parts of at most 500 images, and the first of its attributes."""
+def protocol_text(name: str, dataset: str, data: Data, network: str) -> str:
+    """A protocol for a data set and a network, without its digests: six parts of at most 500 images, and the first of its attributes."""
     id, _, view = dataset.partition("/")
     pinned = f"{{id: {id}, view: {view!r}, digest: ''}}" if view else f"{dataset}\ndata_digest: ''"
     size = min(500, len(data) // 6)
     epsilon = "" if data.classes >= _LEAST_CLASSES else "[epsilon=0.4]"
     attribute = next(iter(data.attributes), "") if isinstance(data, Prepared) else ""
     return _PROTOCOL.format(
-        name=name, samples=len(data), classes=data.classes, dataset=pinned, size=size, epsilon=epsilon,
+        name=name, samples=len(data), classes=data.classes, dataset=pinned, size=size, epsilon=epsilon, network=network,
         attribute=f"attribute: {attribute}\n" if attribute else "", attribute_attacks=_ATTRIBUTE_ATTACKS if attribute else "",
     )  # fmt: skip

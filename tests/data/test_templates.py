@@ -19,7 +19,7 @@ REGISTRY = Registry(Path(__file__).parents[2] / "submissions")
 def test_its_losses_take_so_many_classes(classes: int) -> None:
     x, y = torch.zeros(600, 1, 8, 8, dtype=torch.uint8), torch.arange(600) % classes
     data = Data("own/8", x, y, y % 2, classes, {"pad": 1, "flip": False}, 0)
-    written = yaml.safe_load(protocol_text("own", "own/8", data))
+    written = yaml.safe_load(protocol_text("own", "own/8", data, "small_cnn"))
     logits, labels = torch.randn(20, classes), torch.arange(20) % classes
     for name in written["defenses"]:
         for part in REGISTRY.chain(name, written["baseline"]).parts:

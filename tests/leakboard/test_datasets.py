@@ -34,6 +34,8 @@ def test_an_own_folder_becomes_rows_of_a_protocol_of_ones_own(own: Home) -> None
     said = own.call("data", "prepare", "pets", "--view", "32", "--from", str(own.folder / "pictures"))
     assert said.code == 0, said.err
     assert "120 of 32x32, RGB" in said.out and "leakboard new protocol mine --dataset pets/32" in said.out
+    assert own.call("new", "protocol", "other", "--network", "simple_cnn").code == 0
+    assert protocol.load("other").architecture == "simple_cnn"
     assert own.call("new", "protocol", "mine").code == 0
     path = places.protocols() / "mine.yaml"
     loaded = protocol.load("mine")
@@ -72,5 +74,9 @@ def test_mistakes_are_one_line(own: Home) -> None:
     assert "AGE_GENDER_RACE" in mistake(own.call("data", "prepare", "utkface", "--view", "32", "--from", pictures))
     assert "exists already" in mistake(own.call("new", "dataset", "digits"))
     assert "expected it with a protocol" in mistake(own.call("new", "attack", "a", "--dataset", "digits"))
+    assert "unknown network 'smal_cnn'; did you mean 'small_cnn'" in mistake(
+        own.call("new", "protocol", "a", "--network", "smal_cnn")
+    )
+    assert "expected it with a protocol" in mistake(own.call("new", "attack", "a", "--network", "small_cnn"))
     assert "unknown data set 'nothing/32'" in mistake(own.call("new", "protocol", "a", "--dataset", "nothing/32"))
     assert "one of the package" in mistake(own.call("pin", "digits-v2"))

@@ -22,6 +22,7 @@ def test_from_a_new_file_to_a_score(home: Home, inline: None) -> None:
     ended = home.call("check", "networks/mine.py")
     assert (ended.code, ended.err) == (0, "")
     assert "trains: 2 steps on images of 1 and 3 channels, 4x4" in ended.out
+    assert "leakboard new protocol with_mine --network mine" in ended.out
     found = json.loads(home.call("list", "networks", "--image", "1x28x28", "--json").out)
     rows = {row["name"]: row for row in found["networks"]}
     assert rows.keys() == {*networks.NAMES} and found["networks"][0]["name"] == "mine"
