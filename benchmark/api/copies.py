@@ -148,8 +148,9 @@ def predict(network: nn.Module, x: Tensor) -> Tensor:
 
 def most_uncertain(posteriors: Tensor, count: int) -> Tensor:
     """Positions (count,) of the posteriors (n, k) with the largest entropy, the largest first; of equal ones the earlier."""
-    entropy = torch.special.entr(posteriors).sum(1)
-    return entropy.sort(descending=True, stable=True).indices[:count]
+    entropy: Tensor = torch.special.entr(posteriors).sum(1)
+    order: Tensor = entropy.sort(descending=True, stable=True).indices
+    return order[:count]
 
 
 def k_centres(points: Tensor, centres: Tensor, count: int) -> Tensor:

@@ -6,8 +6,6 @@ once, at most `queries` of them. Under `augment` an image keeps its label in all
 Differences: Copycat CNN labels images of other kinds by the million; here the pool is shadow data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -47,9 +45,9 @@ class StealLabels(StealingAttack):
         queries: Annotated[int | None, Field(ge=1)] = None
         choose: Literal["random", "uncertain", "diverse"] = "random"
         rounds: Annotated[int, Field(ge=2), Search(2, 10)] = 4
-        augment: bool = True
+        augment: bool = False
         architecture: Literal[None, "small_cnn", "simple_cnn", "resnet18", "vgg11"] = None
-        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 100
+        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 50
         learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 0.3, log=True)] = 0.01
 
     def fit(self, knowledge: Knowledge) -> None:

@@ -9,8 +9,6 @@ The squared distance of flat answers is small, and so are its gradients: from a 
 learns little in its 50 epochs. `steal_posteriors` has the losses for which that is not so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import nn

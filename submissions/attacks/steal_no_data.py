@@ -8,8 +8,6 @@ is least sure (Pal et al. 2019). The losses are those of `steal_posteriors`.
 Differences: Roberts et al. draw noise from several laws, among them an Ising model; smooth images stand for it here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -53,8 +51,8 @@ class StealNoData(StealingAttack):
         spare: Annotated[int, Field(ge=1), Search(2, 10)] = 4
         rounds: Annotated[int, Field(ge=2), Search(2, 10)] = 4
         architecture: Literal[None, "small_cnn", "simple_cnn", "resnet18", "vgg11"] = None
-        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 100
-        learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 0.3, log=True)] = 0.01
+        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 50
+        learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 0.3, log=True)] = 0.1
 
     def fit(self, knowledge: Knowledge) -> None:
         """Keep what is known of the data, the device and the generators."""

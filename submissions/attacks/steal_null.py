@@ -4,8 +4,6 @@ The defaults train as `steal_mse` does. With `schedule=cosine` and `augment=true
 as many images as their `queries`, in their `architecture`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

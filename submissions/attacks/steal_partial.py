@@ -4,8 +4,6 @@ As `steal_posteriors`, but the images are known members of the target, which it 
 that their sure answers teach less (section 6.1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -56,10 +54,10 @@ class StealPartial(StealingAttack):
         queries: Annotated[int | None, Field(ge=1)] = None
         choose: Literal["random", "uncertain", "diverse"] = "random"
         rounds: Annotated[int, Field(ge=2), Search(2, 10)] = 4
-        augment: bool = True
+        augment: bool = False
         architecture: Literal[None, "small_cnn", "simple_cnn", "resnet18", "vgg11"] = None
-        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 100
-        learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 0.3, log=True)] = 0.01
+        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 50
+        learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 0.3, log=True)] = 0.1
 
     def fit(self, knowledge: Knowledge) -> None:
         """Keep the device, the generators and the simple augmentation."""

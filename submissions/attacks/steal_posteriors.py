@@ -9,8 +9,6 @@ views, which asks nothing more of the target. `architecture`: another network th
 Differences: Knockoff Nets chooses by reinforcement learning from images of another kind; here the pool is shadow data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -51,10 +49,10 @@ class StealPosteriors(StealingAttack):
         queries: Annotated[int | None, Field(ge=1)] = None
         choose: Literal["random", "uncertain", "diverse"] = "random"
         rounds: Annotated[int, Field(ge=2), Search(2, 10)] = 4
-        augment: bool = True
+        augment: bool = False
         architecture: Literal[None, "small_cnn", "simple_cnn", "resnet18", "vgg11"] = None
-        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 100
-        learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 0.3, log=True)] = 0.01
+        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 50
+        learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 0.3, log=True)] = 0.1
 
     def fit(self, knowledge: Knowledge) -> None:
         """Keep the device, the generators and the simple augmentation."""
