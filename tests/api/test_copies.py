@@ -145,9 +145,11 @@ def test_views_keep_the_answer_of_their_image() -> None:
             return out
 
     x = torch.linspace(0.1, 1, 20).view(20, 1, 1, 1).expand(20, 1, 5, 5).contiguous()
-    made = dict(loss="cross-entropy", epochs=1, learning_rate=0.0, generator=torch.Generator().manual_seed(0))
     net = Seeing(nn.Flatten(), nn.Linear(25, 4))
-    train_copy(net, x, drawn(20)[1], simple={"pad": 1, "flip": True}, batch_size=64, **made)  # type: ignore[arg-type]
+    train_copy(
+        net, x, drawn(20)[1], loss="cross-entropy", epochs=1, learning_rate=0.0, simple={"pad": 1, "flip": True},
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
     (batch,) = seen
     assert batch.shape == x.shape and (batch == 0).any(), "some are moved"
     assert torch.equal(batch[:, 0, 2, 2].sort().values, x[:, 0, 2, 2]), "each of them is there once"

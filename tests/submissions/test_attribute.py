@@ -17,9 +17,7 @@ from tests.submissions.test_attacks import CLASSES, SHAPE, entry
 
 def fitted(name: str, x: Tensor, y: Tensor, attribute: Tensor, values: int, **params: Any) -> Any:
     attack = entry(name, **params)
-    attack.fit(
-        Knowledge(CLASSES, SHAPE, 0, torch.device("cpu"), embeddings=Embeddings(x, y, attribute, values=values))
-    )
+    attack.fit(Knowledge(CLASSES, SHAPE, 0, torch.device("cpu"), embeddings=Embeddings(x, y, attribute, values=values)))
     return attack
 
 

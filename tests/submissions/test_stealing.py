@@ -88,7 +88,9 @@ def test_an_attack_by_labels_is_training_on_the_labels_that_the_target_gives() -
 
 def test_more_queries_give_a_better_copy() -> None:
     target = Asked()
-    few, many = (agreement(stolen("steal_posteriors", target, images(600, 5), queries=n, **FAST), target) for n in (10, 600))
+    few, many = (
+        agreement(stolen("steal_posteriors", target, images(600, 5), queries=n, **FAST), target) for n in (10, 600)
+    )
     assert many > few + 0.1
 
 
