@@ -41,7 +41,10 @@ class StealNoData(StealingAttack):
     access = "posterior"
 
     class Params(Hyper):
-        """`queries`: images asked about."""
+        """`queries`: images asked about; `spare` and `rounds` count where they are chosen.
+
+        The learning rate suits `logits`; the gradients of the other losses ask for 0.01. The temperature is that of cross-entropy and kl.
+        """
 
         images: Literal["smooth", "noise"] = "smooth"
         loss: Literal["cross-entropy", "kl", "mse", "logits"] = "logits"

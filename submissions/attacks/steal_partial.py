@@ -47,7 +47,10 @@ class StealPartial(StealingAttack):
     needs = frozenset({"partial"})
 
     class Params(Hyper):
-        """`queries`: images asked about at most, None for all that there are; `rounds` counts where they are chosen."""
+        """`queries`: images asked about at most, None for all that there are; `rounds` counts where they are chosen.
+
+        The learning rate suits `logits`; the gradients of the other losses ask for 0.01. The temperature is that of cross-entropy and kl.
+        """
 
         loss: Literal["cross-entropy", "kl", "mse", "logits"] = "logits"
         temperature: Annotated[float, Field(gt=0), Search(0.5, 20, log=True)] = 1.0

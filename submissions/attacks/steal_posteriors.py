@@ -6,6 +6,9 @@ flattened teach as much as sure ones. `choose`: images at random, or in rounds, 
 those that differ most from what was asked (Pal et al. 2019, arXiv:1905.09165). Under `augment` an image keeps its answer in all its
 views, which asks nothing more of the target. `architecture`: another network than the target's.
 
+The defaults are the best of a few that were tried on one seed of 2,000 Fashion-MNIST images a part, on an undefended target and on
+such as were trained on soft labels. There, views made copies worse of a target that was trained without them.
+
 Differences: Knockoff Nets chooses by reinforcement learning from images of another kind; here the pool is shadow data.
 """
 
@@ -42,7 +45,10 @@ class StealPosteriors(StealingAttack):
     needs = frozenset({"shadow"})
 
     class Params(Hyper):
-        """`queries`: images asked about at most, None for all that there are; `rounds` counts where they are chosen."""
+        """`queries`: images asked about at most, None for all that there are; `rounds` counts where they are chosen.
+
+        The learning rate suits `logits`; the gradients of the other losses ask for 0.01. The temperature is that of cross-entropy and kl.
+        """
 
         loss: Literal["cross-entropy", "kl", "mse", "logits"] = "logits"
         temperature: Annotated[float, Field(gt=0), Search(0.5, 20, log=True)] = 1.0
