@@ -1,10 +1,10 @@
 """Model stealing by posteriors: a copy learns the target's posteriors on shadow images (Orekondy et al. 2019; Tramer et al. 2016).
 
-The target answers each image once, at most `queries` of them. `loss`: cross-entropy and kl have equal gradients (Knockoff Nets);
-mse is ML-DOCTOR's; logits compares the logits that posteriors leave, scaled to one size, so that answers which a defense has
-flattened teach as much as sure ones. `choose`: images at random, or in rounds, those of which the copy so far is least sure, or
-those that differ most from what was asked (Pal et al. 2019, arXiv:1905.09165). Under `augment` an image keeps its answer in all its
-views, which asks nothing more of the target. `architecture`: another network than the target's.
+The target answers each image once, at most `queries` of them; rows of several budgets are the curve. `loss`: cross-entropy and kl
+have equal gradients (Knockoff Nets); mse is ML-DOCTOR's; logits compares the logits that posteriors leave, scaled to one size, so
+that answers which a defense has flattened teach as much as sure ones. `choose`: images at random, or in rounds, those of which the
+copy so far is least sure, or those that differ most from what was asked (Pal et al. 2019, arXiv:1905.09165). Under `augment` an
+image keeps its answer in all its views, which asks nothing more of the target. `architecture`: another network than the target's.
 
 The defaults are the best of a few that were tried on one seed of 2,000 Fashion-MNIST images a part, on an undefended target and on
 such as were trained on soft labels. There, views made copies worse of a target that was trained without them.
