@@ -29,7 +29,8 @@ class Kind(Scenario):
     def judge(self, attack: Any) -> Measurements:
         # Known non-members lie in target-test, on which the copy is scored: it must know nothing of them (RULES 5).
         knowledge = replace(self._knowledge(), partial=None)
-        queries, build = self._queries(), AnyBuilder(**vars(self.artifacts.builder(self.seed)))
+        builder = self.artifacts.builder(self.seed)
+        queries, build = self._queries(), AnyBuilder(builder.setup, builder.seed)
         start = time.perf_counter()
         attack.fit(knowledge)
         predict = attack.answer(self.target, queries, build)
