@@ -97,6 +97,10 @@ def _registry() -> dict[str, Metric]:
         Metric("agreement", "Agreement", "up", 0, 1,
                "Share of target-test samples on which the stolen copy and the target agree.", True, table="stealing"),
         Metric("stolen_accuracy", "Accuracy of the copy", "up", 0, 1, "Test accuracy of the stolen copy.", table="stealing"),
+        Metric("agreement_on_errors", "Agreement where the target errs", "up", 0, 1,
+               "Share of the target-test samples that the target gets wrong to which the stolen copy gives the target's very label: "
+               "what a network of its own that learns the same task does not repeat. Missing where the target errs nowhere.",
+               table="stealing"),
         Metric("train_accuracy", "Train accuracy", "none", 0, 1, "Accuracy of the served target on its members."),
         Metric("test_accuracy", "Test accuracy", "none", 0, 1, "Accuracy of the served target on target-test.", True),
         Metric("robust_accuracy", "Robust accuracy", "none", 0, 1,

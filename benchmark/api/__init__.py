@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmark.api.augmentation import views
 from benchmark.api.bounds import interval_bounds
+from benchmark.api.copies import ask_in_rounds, certain, train_copy
 from benchmark.api.declared import Card, Hyper, Pretrained, Search
 from benchmark.api.perceptron import Perceptron
 from benchmark.api.precision import bfloat16
@@ -32,7 +33,7 @@ __all__ = [
     "Access", "Annotated", "Attack", "AttributeAttack", "Calibrate", "Candidates", "Card", "Claims", "Context",
     "Defense", "Embeddings", "Extra", "Field", "Hyper", "InversionAttack", "Knowledge", "Literal", "Need",
     "Perceptron", "Predict", "Pretrained", "References", "Samples", "Search", "Stage", "StealingAttack", "Target",
-    "Training", "World", "best_thresholds", "bfloat16", "interval_bounds", "logit_margin",
+    "Training", "World", "ask_in_rounds", "best_thresholds", "bfloat16", "certain", "interval_bounds", "logit_margin", "train_copy",
 ]  # fmt: skip
 
 Access = Literal["label", "posterior", "white-box"]
@@ -42,7 +43,7 @@ Need = Literal["shadow", "partial", "references-online", "references-offline", "
 """Auxiliary knowledge that an attack asks for.
 
 shadow: a shadow world, or what of it the kind of attack learns from (`from_shadow`). partial: known members and
-non-members of the target. references-online: reference models trained on halves of the population that the candidates come from.
+non-members of the target; for attribute inference and stealing known members alone, in the place of shadow data. references-online: reference models trained on halves of the population that the candidates come from.
 references-offline: reference models trained on shadow data alone. certificate: the radius that the target is certified
 for; where there is none, the attack does not apply.
 """
@@ -233,15 +234,16 @@ class InversionAttack(AnyAttack):
 
 
 class AttributeAttack(AnyAttack):
-    """Infer an attribute of a sample from its embedding, without its image (RULES 7)."""
+    """Infer an attribute of a sample from its embedding, or from the target's answer to it, without its image (RULES 7)."""
 
     task: ClassVar[str] = "attribute"
     answer: ClassVar[str] = "predict"
     from_shadow: ClassVar[ShadowField] = "embeddings"
 
     @property
-    def embedding(self) -> Literal["target", "untrained", "label"]:
-        """What embeds: the target, a network of its architecture with random weights, or the class label alone, one-hot (n, k)."""
+    def embedding(self) -> Literal["target", "untrained", "posteriors", "predicted", "label"]:
+        """What is read of a sample, as far as `access` goes: the embedding by the bare target, or by its architecture with random
+        weights (white-box); the target's log-posteriors (n, k) or predicted labels, one-hot, behind its guards; or the true labels."""
         return "target"
 
     def predict(self, embeddings: Tensor) -> Tensor:
@@ -257,8 +259,8 @@ class StealingAttack(AnyAttack):
     returns: ClassVar[Literal["tensor", "network"]] = "network"
     from_shadow: ClassVar[ShadowField] = "auxiliary"
 
-    def steal(self, target: Target, queries: Samples, build: Callable[[], nn.Module]) -> nn.Module:
-        """The copy, a network: images -> logits (n, k). `build` makes a fresh network of the target's architecture."""
+    def steal(self, target: Target, queries: Samples, build: Callable[..., nn.Module]) -> nn.Module:
+        """The copy, a network: images -> logits (n, k). `build()` makes a fresh network of the target's architecture, `build(name)` of another."""
         raise NotImplementedError
 
 

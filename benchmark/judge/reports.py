@@ -70,8 +70,14 @@ def _macro_f1(guess: Ints, truth: Ints, times: NDArray[Any]) -> Floats:
 
 
 def stealing_metrics(copy: Ints, target: Ints, y: Ints, rng: np.random.Generator, resamples: int = 1000) -> Estimates:
-    """Agreement of the copy's labels with the target's, and the copy's accuracy, from labels (n,)."""
-    rows = {"agreement": (copy == target).astype(float), "stolen_accuracy": (copy == y).astype(float)}
+    """Agreement of the copy's labels with the target's, on all samples and where the target errs, and the copy's accuracy.
+
+    All from labels (n,). Where the target errs nowhere, there is no agreement on its errors.
+    """
+    agrees = (copy == target).astype(float)
+    rows = {"agreement": agrees, "stolen_accuracy": (copy == y).astype(float)}
+    if (target != y).any():
+        rows["agreement_on_errors"] = agrees[target != y]
     return shares(rows, rng, resamples)
 
 

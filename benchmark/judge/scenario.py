@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmark.api import Knowledge, Predict, World
 from benchmark.data.population import seed_of
-from benchmark.entries.registry import Chain, Part
+from benchmark.entries.registry import Chain, Entry, Part
 from benchmark.metrics import Floats
 from benchmark.networks.access import GuardedTarget
 from benchmark.protocol import OWN_GUARDS
@@ -168,6 +168,17 @@ class Scenario:
             certificate=self._model().network.claims().certificate if entry.receives("certificate") else None,
             **more,
         )
+
+
+def asked_parts(asks: tuple[str, ...], entry: Entry) -> tuple[str, ...]:
+    """Those of the parts `asks` (`Scenario.asks`) on which this attack queries the target.
+
+    A null row asks nothing, and a white-box attack reads the network; who does not need the shadow world asks about none of it.
+    """
+    assert entry.card is not None
+    if entry.card.null or entry.access == "white-box":
+        return ()
+    return tuple(part for part in asks if "shadow" in entry.needs or not part.startswith("shadow"))
 
 
 def same_labels(target: ServedModel, chain: Chain, predict: Predict | None = None, x: Tensor | None = None) -> None:

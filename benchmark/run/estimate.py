@@ -98,7 +98,10 @@ def _updates(training: Part) -> float:
 def _queries(attack: Part, protocol: Protocol, scored: int, n: int, classes: int) -> float:
     """Forward passes of an attack on one target, about."""
     if attack.entry.task == "stealing":
-        return n * _value(attack, "epochs", 1) * PASSES
+        images = min(n, _value(attack, "queries", n))
+        # Rounds of choosing train copies of 1, 2, ... equal parts of the queries.
+        copies = 1 if getattr(attack.params, "choose", "random") == "random" else (_value(attack, "rounds", 1) + 1) / 2
+        return images * (1 + _value(attack, "epochs", 1) * PASSES * copies)
     if attack.entry.task == "inversion":
         return classes * _value(attack, "steps", 1) * PASSES
     few = protocol.label_only if attack.entry.access == "label" else None

@@ -10,6 +10,7 @@ from benchmark.digests import code_of
 from benchmark.entries.registry import ATTACKS, Chain, Part
 from benchmark.errors import UserError
 from benchmark.judge.kinds import KINDS
+from benchmark.judge.scenario import asked_parts
 from benchmark.judge.utility import asked_targets
 from benchmark.protocol import Protocol
 from benchmark.targets.artifacts import Artifacts
@@ -199,7 +200,7 @@ def _check_split(protocol: Protocol, attack: Part) -> None:
     if entry.task == "membership" and protocol.thresholds == "partial":
         asked = [need for need in asked if need != "shadow"]  # known samples stand for it
     lacks = ""
-    if not split.shadow_world and (asked or kind.evaluator or any(part.startswith("shadow") for part in kind.asks)):
+    if not split.shadow_world and (asked or kind.evaluator):
         lacks = f"no shadow world, which {entry.task} needs{f' for {asked[0]}' if asked else ''}"
     elif not protocol.halves and any(need.startswith("references") for need in entry.needs):
         lacks = "parts of different sizes, and reference models are trained on halves of both: give split.size"
@@ -285,7 +286,7 @@ def _answers_jobs(
             if role == "target" and artifacts.protocol.canaries:
                 parts = (*parts, "candidates")
             if attack:
-                parts = (*parts, *KINDS[attack.entry.task].asks)
+                parts = (*parts, *asked_parts(KINDS[attack.entry.task].asks, attack.entry))
             guards = [_guard_job(plan, guard, chain) for guard in model.guards]
             own = networks if role != "target" else [networks[ids.index(together[0])]]
             id = digest("job", "answers", chain.name, seed, together, parts, prepared)

@@ -132,8 +132,8 @@ class _Work:
             kinds: dict[str, type[Exception]] = {"PermissionError": PermissionError, "ValueError": ValueError}
             raise kinds.get(error.kind, RuntimeError)(error.text) from None
 
-    def build(self, seed: int) -> nn.Module:
-        return networks.build(self.architecture, self.classes, self.shape, seed)
+    def build(self, seed: int, architecture: str | None = None) -> nn.Module:
+        return networks.build(architecture or self.architecture, self.classes, self.shape, seed)
 
     def _networks(self, meta: Meta, _: Tensors) -> Message:
         """Know the user's own networks: none is run before it is built."""
@@ -200,7 +200,7 @@ class _Work:
             return RemoteTarget(self, node["target"])
         if "references" in node:
             return partial(self._references, node["references"])
-        return lambda: self.build(node["builder"]).to(self.device)
+        return lambda architecture=None: self.build(node["builder"], architecture).to(self.device)
 
     def _references(self, models: int, x: Tensor) -> Tensor:
         """Answers (m, n, k) of the reference models, asked for in pieces whose answers fit into a message."""

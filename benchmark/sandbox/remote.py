@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -57,6 +57,15 @@ class Builder:
     def __call__(self) -> nn.Module:
         s = self.setup
         return networks.build(s.architecture, s.classes, s.shape, self.seed).to(s.device)
+
+
+class AnyBuilder(Builder):
+    """A builder that also makes networks of another architecture, by its name."""
+
+    def __call__(self, architecture: str | None = None) -> nn.Module:
+        """Raises UnknownArchitecture, and WrongShape for images that the network does not take."""
+        other = self.setup if architecture is None else replace(self.setup, architecture=architecture)
+        return Builder(other, self.seed)()
 
 
 class Isolation:

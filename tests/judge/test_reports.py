@@ -90,12 +90,23 @@ def test_stealing(rng: np.random.Generator) -> None:
     y = rng.integers(0, 10, 1000)
     target = np.where(rng.random(1000) < 0.9, y, (y + 1) % 10)
     found, intervals = stealing_metrics(target, target, y, rng)
-    assert found == {"agreement": 1.0, "stolen_accuracy": pytest.approx(accuracy_score(y, target))}
+    expected = {"agreement": 1.0, "agreement_on_errors": 1.0, "stolen_accuracy": accuracy_score(y, target)}
+    assert found == pytest.approx(expected)
     assert intervals["agreement"] == (pytest.approx(0.025 ** (1 / 1000)), 1.0), "Clopper and Pearson's"
     low, high = intervals["stolen_accuracy"]
     assert low < found["stolen_accuracy"] < high
     found, _ = stealing_metrics(y, target, y, rng)
-    assert found == {"agreement": pytest.approx(accuracy_score(target, y)), "stolen_accuracy": 1.0}
+    assert found == {
+        "agreement": pytest.approx(accuracy_score(target, y)), "stolen_accuracy": 1.0, "agreement_on_errors": 0.0,
+    }  # fmt: skip
+    copied = np.where(rng.random(1000) < 0.3, target, rng.integers(0, 10, 1000))
+    found, intervals = stealing_metrics(copied, target, y, rng)
+    wrong = target != y
+    assert found["agreement_on_errors"] == pytest.approx(accuracy_score(target[wrong], copied[wrong]))
+    spread = np.sqrt(found["agreement_on_errors"] * (1 - found["agreement_on_errors"]) / wrong.sum())
+    low, high = intervals["agreement_on_errors"]
+    assert low < found["agreement_on_errors"] < high and high - low == pytest.approx(3.92 * spread, rel=0.3)
+    assert "agreement_on_errors" not in stealing_metrics(y, y, y, rng)[0], "a target without errors has none"
 
 
 @pytest.mark.parametrize(("n", "p"), [(200, 0.995), (180, 0.01), (2000, 0.9995), (200, 0.5)])

@@ -119,3 +119,9 @@ def test_hours_by_hand(family: dict[str, Protocol]) -> None:
     harder = given.model_copy(update={"defenses": ("undefended", "pgd_training[steps=10]")})
     assert estimate.estimate(harder, registry).training == (1 + 11) * found.training
     assert replace(found, multiply_adds=estimate.FILLS).throughput == estimate.LARGE
+    for attack, passes in (
+        ("steal_mse[epochs=10]", 5000 * (1 + 10 * 3)), ("steal_posteriors[queries=500,epochs=10]", 500 * (1 + 10 * 3)),
+        ("steal_posteriors[queries=500,epochs=10,choose=diverse,rounds=4]", 500 * 1 + 1250 * 10 * 3),
+    ):  # fmt: skip
+        only = estimate.estimate(given.model_copy(update={"attacks": (attack,)}), registry)
+        assert only.attacks == 2 * passes * 2 * found.multiply_adds, "two defenses; 125, 250, 375 and 500 images"
