@@ -61,6 +61,8 @@ Extra = Literal["reference", "validation"]
 Predict = Callable[[Tensor], Tensor]
 """Images (n, c, h, w) float32 in [0, 1] -> log-posteriors (n, k) float64."""
 
+Make = Callable[[torch.Generator], dict[str, Tensor]]
+
 
 # --- What an attack is given ------------------------------------------------------------------------
 
@@ -126,6 +128,10 @@ class Candidates:
         return len(self.y)
 
 
+def _not_stored(name: str, make: Make) -> dict[str, Tensor]:
+    raise PermissionError("artifact: only attacks that learn from auxiliary data alone have tensors stored")
+
+
 def _candidates_only(x: Tensor) -> Tensor:
     raise PermissionError("these reference models answer for the candidates alone")
 
@@ -161,6 +167,12 @@ class Knowledge:
     """For inversion and stealing, the shadow world's training data, where `needs` names "shadow"."""
     certificate: float | None = None
     """Radius of the L-infinity ball, on the scale of pixels in [0, 1], that the target is certified for."""
+    artifact: Callable[[str, Make], dict[str, Tensor]] = field(default=_not_stored, repr=False)
+    """artifact(name, make): what make(generator) computes from `auxiliary`, once for all targets of a seed, and stored.
+
+    `name` must hold all hyperparameters that `make` reads; its random numbers come from the generator alone. For attacks that need
+    nothing but "shadow", in `fit`: once the target was asked anything, it raises `PermissionError`.
+    """
 
     def generator(self, name: str) -> torch.Generator:
         """A fresh generator on the CPU, seeded by this scenario's seed and `name` alone."""
@@ -227,7 +239,7 @@ class InversionAttack(AnyAttack):
     from_shadow: ClassVar[ShadowField] = "auxiliary"
 
     def reconstruct(self, target: Target, classes: Sequence[int]) -> Tensor:
-        """Images (len(classes), c, h, w) in [0, 1], one for each class asked for."""
+        """Images in [0, 1] of the classes asked for, (len(classes), c, h, w); or several of each, (len(classes), m, c, h, w), the best first."""
         raise NotImplementedError
 
 
