@@ -93,7 +93,11 @@ def frechet_distance(first: Floats, second: Floats) -> float:
     """
     from sklearn.covariance import ledoit_wolf  # slow to import
 
-    (mean, covariance), (other_mean, other) = ((f.mean(0), ledoit_wolf(f)[0]) for f in (first, second))
+    def gaussian(features: Floats) -> tuple[Floats, Floats]:
+        d = features.shape[1]
+        return features.mean(0), ledoit_wolf(features)[0] if len(features) > 1 else np.zeros((d, d))
+
+    (mean, covariance), (other_mean, other) = gaussian(first), gaussian(second)
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     common = np.sqrt(
