@@ -1,13 +1,16 @@
 """Model inversion by gradient descent on the input (Fredrikson et al. 2015, algorithm 1; settings of ML-DOCTOR, section 5.2).
 
-From a noise image, x <- x - rate * gradient of (1 - p_class), kept in [0, 1]. A class stops when its posterior is
+From a grey image with Gaussian `noise`, x <- x - rate * gradient of (1 - p_class), kept in [0, 1]. A class stops when its posterior is
 reached, when it has not improved for `patience` steps, or when the steps are spent. The best image is returned.
 
-Algorithm 1 also has a step PROCESS, by which an image is made likelier before it is asked again: with `smoothing` it is a Gaussian blur.
-ML-DOCTOR has none, and then what convolutional networks are surest of is noise that no other network recognises. The cost
-1 - p hardly falls where p is nearly 0; `cost="cross-entropy"`, -log p, has the same minimum and no such plateau.
+ML-DOCTOR starts from "a noise sample", and does not say how strong; its code starts from grey, and so does the default. From noise as wide
+as the range of pixels, of deviation 0.29, many classes never leave the plateau where p is nearly 0 and 1 - p is flat.
 
-`as_released` follows ML-DOCTOR's code: from a grey image (0 in its normalised pixels), without a box, at the rate 0.003 in those units;
+Algorithm 1 also has a step PROCESS, by which an image is made likelier before it is asked again: with `smoothing` it is a Gaussian blur.
+ML-DOCTOR has none, and then what convolutional networks are surest of is a pattern that other networks need not recognise.
+`cost="cross-entropy"`, -log p, has the same minimum as 1 - p and no plateau.
+
+`as_released` follows ML-DOCTOR's code: from grey (0 in its normalised pixels), without a box, at the rate 0.003 in those units;
 the cost is 1 - logit, and a class stops once the logit, not the posterior, reaches 0.999; it stops as stagnant where the cost is above
 all those since step `patience`. Of the images but the last, the best is returned, cut to [0, 1].
 """
@@ -36,23 +39,25 @@ class Fredrikson(InversionAttack):
     needs = frozenset()
 
     class Params(Hyper):
-        """Step size, most steps, steps without improvement before a class stops, posterior at which it stops; standard deviation of
-        the blur after each step in pixels, 0 for none; what descends; and whether all is as in the released code, which reads `steps`,
-        `patience` and `posterior` alone.
+        """Step size, most steps, steps without improvement before a class stops, posterior at which it stops; standard deviations
+        of the noise at the start, and, in pixels, of the blur after each step, 0 for none; what descends; and whether all is as in the
+        released code, which reads `steps`, `patience` and `posterior` alone.
         """
 
         learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 1.0, log=True)] = 1e-2
         steps: Annotated[int, Field(ge=1), Search(100, 5000, log=True)] = 3000
         patience: Annotated[int, Field(ge=1), Search(20, 500, log=True)] = 100
         posterior: Annotated[float, Field(gt=0, lt=1), Search(0.9, 0.9999)] = 0.999
+        noise: Annotated[float, Field(ge=0, le=1)] = 0.0
         smoothing: Annotated[float, Field(ge=0, le=10), Search(0.0, 1.0)] = 0.0
         cost: Literal["posterior", "cross-entropy"] = "posterior"
         as_released: bool = False
 
     def fit(self, knowledge: Knowledge) -> None:
-        """Draw the noise that each class starts from."""
+        """Draw the image that each class starts from."""
         generator = knowledge.generator("fredrikson")
-        self.start = torch.rand(knowledge.classes, *knowledge.shape, generator=generator).to(knowledge.device)
+        noise = torch.randn(knowledge.classes, *knowledge.shape, generator=generator)
+        self.start = (0.5 + self.params.noise * noise).clamp(0, 1).to(knowledge.device)
 
     def reconstruct(self, target: Target, classes: Sequence[int]) -> Tensor:
         """Images (len(classes), c, h, w) in [0, 1]."""

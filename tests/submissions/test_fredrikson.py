@@ -31,8 +31,7 @@ class Curved(nn.Module):
 @pytest.mark.parametrize("cost", ["posterior", "cross-entropy"])
 def test_a_step_follows_the_gradient_by_finite_differences(cost: str) -> None:
     network, rate = Curved(), 1e-2
-    attack = fitted("fredrikson", steps=1, learning_rate=rate, cost=cost)
-    attack.start = 0.3 + 0.4 * attack.start  # away from the box
+    attack = fitted("fredrikson", steps=1, learning_rate=rate, cost=cost, noise=0.1)
     y = [2, 0, 1]
 
     def value(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from benchmark.api import Card, InversionAttack, Target
 
 STOPPED_BY = "a class has 20 images at most"
 STATUS = ("failed",)
+DEFENSE = "undefended"
 REASON = "expected 1 to 20 images of each class, given 1000"
 
 

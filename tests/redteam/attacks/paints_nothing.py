@@ -9,6 +9,7 @@ from benchmark.api import Card, InversionAttack, Target
 
 STOPPED_BY = "images are held to their shape and to finite values in [0, 1]"
 STATUS = ("failed",)
+DEFENSE = "undefended"
 REASON = "expected finite images, given NaN or infinite values"
 
 

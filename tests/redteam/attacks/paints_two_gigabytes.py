@@ -11,6 +11,7 @@ from benchmark.api import Card, InversionAttack, Target
 
 STOPPED_BY = "the limit on a message, held before it is received"
 STATUS = ("failed",)
+DEFENSE = "undefended"
 REASON = "at most 256 MiB"
 
 

@@ -8,6 +8,7 @@ from benchmark.api import Card, InversionAttack, Knowledge, Target
 
 STOPPED_BY = "nothing is stored once the target was asked anything, also while it is made"
 STATUS = ("failed",)
+DEFENSE = "undefended"
 REASON = "carries nothing.*artifact: expected to be called in fit, before the target is asked anything"
 
 
