@@ -80,11 +80,38 @@ def _registry() -> dict[str, Metric]:
         Metric("evaluator_accuracy", "Evaluation accuracy", "up", 0, 1,
                "Share of reconstructions that a separate classifier (another network, other data) "
                "gives the class asked for.", True, table="inversion"),
+        Metric("second_evaluator_accuracy", "Second evaluation accuracy", "up", 0, 1,
+               "Share that another separate classifier (a third network, on data of its own) gives the class asked for. Where "
+               "one evaluator is far above the other, it is fooled.", table="inversion"),
+        Metric("both_evaluators", "Both evaluators", "up", 0, 1,
+               "Share that both classifiers give the class asked for.", table="inversion"),
+        Metric("both_evaluators_members", "Both evaluators, members", "none", 0, 1,
+               "Share of the target's real members that both classifiers give their class: what perfect reconstructions get."),
+        *(Metric(f"{name}_top5", f"{label}, top 5", "up", 0, 1,
+                 "Share of reconstructions whose class is among the five that the classifier finds likeliest. For data of more "
+                 "than ten classes.")
+          for name, label in (("evaluator", "Evaluation accuracy"), ("second_evaluator", "Second evaluation accuracy"))),
+        Metric("nearest_is_member", "Nearer to a member", "up", 0, 1,
+               "Share of reconstructions that are nearer to a member of their class than to any of as many non-members. 0.5: "
+               "they show the class, and no member.", table="inversion"),
+        Metric("nearest_member_distance", "Distance to a member", "down", 0, 1,
+               "Root mean square pixel error in [0, 1] between a reconstruction and the nearest member of its class.",
+               table="inversion"),
+        Metric("nearest_nonmember_distance", "Distance to a non-member", "none", 0, 1,
+               "The same to the nearest of as many non-members of its class.", table="inversion"),
         Metric("mse_to_class_mean", "MSE to the class mean", "down", 0, 1,
                "Pixel error in [0, 1] between a reconstruction and its class's mean image, averaged "
                "over classes.", True, table="inversion"),
         Metric("ssim_to_class_mean", "SSIM to the class mean", "up", -1, 1,
                "Structural similarity of a reconstruction and its class's mean image, averaged over classes.", table="inversion"),
+        Metric("frechet_distance", "Frechet distance", "down", 0, 1e9,
+               "Squared Frechet distance between Gaussians of the evaluation classifier's features of reconstructions and of "
+               "members, covariances shrunk. Features have no unit: compare within a seed.", table="inversion"),
+        Metric("frechet_distance_null", "Frechet distance, real images", "none", 0, 1e9,
+               "The same of non-members, as many of each class as there are reconstructions: what real images of the classes get."),
+        Metric("feature_distance", "Feature distance to a member", "down", 0, 1e9,
+               "Distance in the evaluation classifier's features between a reconstruction and the nearest member of its class "
+               "(Zhang et al.: KNN distance)."),
         Metric("attribute_accuracy", "Attribute accuracy", "up", 0, 1,
                "Share of target-test samples whose attribute is inferred.", True, table="attribute"),
         Metric("attribute_balanced_accuracy", "Attribute balanced accuracy", "up", 0, 1,

@@ -276,6 +276,8 @@ class Protocol(_Strict):
     architecture: str
     evaluator: str
     """Architecture of the classifier that judges reconstructions of inversion: another one than the target's, on other data (RULES 18)."""
+    second_evaluator: str = "mlp"
+    """Architecture of the second one: another than both, on data that neither of them nor the attacker has (RULES 18)."""
     recipe: Recipe
     references: ReferenceSizes
     targets: Annotated[int, Field(ge=1, le=4096)] = 1
@@ -315,6 +317,8 @@ class Protocol(_Strict):
             del content["targets"]
         if self.thresholds == "shadow":
             del content["thresholds"]
+        if self.second_evaluator == "mlp":
+            del content["second_evaluator"]
         if content["costly"]:
             content["costly"] = {name: value for name, value in content["costly"].items() if value}
         for section in filter(None, (content, content["costly"])):

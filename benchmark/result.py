@@ -120,7 +120,7 @@ class Result(BaseModel):
     """Edges (k + 1) of equal bins, and how many scores of members and of non-members lie in each (k); the outer bins
     hold what lies beyond them, too. Of the same attack seed as `roc`."""
     pictures: dict[str, Picture] = Field(default_factory=dict)
-    """For inversion attacks: `reconstructions` and `class_means`, one image a class (the first 10 classes)."""
+    """For inversion attacks: `reconstructions`, `class_means` and, of public data, `nearest_members`, one image a class (the first 10)."""
     null_auc: tuple[float, ...] = ()
     null_tpr: tuple[float, ...] = ()
     """TPR at 1 % FPR under permuted labels; empty where 1 % cannot be resolved."""

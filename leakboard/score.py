@@ -169,7 +169,7 @@ def _check_architectures(loaded: Protocol) -> None:
     from benchmark.errors import suggest
 
     networks.discover()
-    named = [("architecture", loaded.architecture), ("evaluator", loaded.evaluator)]
+    named = [(name, getattr(loaded, name)) for name in ("architecture", "evaluator", "second_evaluator")]
     if loaded.adversary and loaded.adversary.architecture:
         named.append(("adversary.architecture", loaded.adversary.architecture))
     for where, name in named:

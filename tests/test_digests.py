@@ -183,7 +183,8 @@ def smoke(tmp_path: Path) -> Artifacts:
     [
         ("vgg11", {"distillation[teacher=vgg11]"}),
         ("resnet18", set()),
-        ("simple_cnn", {"fredrikson"}),  # the evaluator's, which inversion alone meets
+        ("simple_cnn", {"fredrikson"}),  # an evaluator's, which inversion alone meets
+        ("mlp", {"fredrikson"}),  # the other one's
         ("small_cnn", {"distillation", "distillation[teacher=vgg11]", "loss", "fredrikson", "utility"}),
     ],
 )

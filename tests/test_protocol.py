@@ -41,7 +41,8 @@ def test_a_shipped_protocol_is_whole(name: str) -> None:
     assert all(registry.chain(d, loaded.baseline).name == d for d in loaded.defenses)
     assert loaded.baseline in loaded.defenses
     assert loaded.architecture != loaded.evaluator, "the evaluation classifier has another architecture"
-    assert {loaded.architecture, loaded.evaluator} <= set(networks.NAMES)
+    named = {loaded.architecture, loaded.evaluator, loaded.second_evaluator}
+    assert len(named) == 3 and named <= set(networks.NAMES)
     assert set(loaded.seeds) <= loaded.split.digests.keys()
     if loaded.costly:
         parts = [part for d in loaded.defenses for part in registry.chain(d, loaded.baseline).parts]
@@ -235,7 +236,8 @@ def test_a_shipped_family_is_whole(family: str) -> None:
         assert all(registry.attack(a).name == a for a in member.attacks)
         assert all(registry.chain(d, member.baseline).name == d for d in member.defenses)
         assert member.architecture != member.evaluator
-        assert {member.architecture, member.evaluator} <= set(networks.NAMES)
+        named = {member.architecture, member.evaluator, member.second_evaluator}
+        assert len(named) == 3 and named <= set(networks.NAMES)
     assert protocol.load(name) == member
     with pytest.raises(
         UserError, match=f"{family}: expected one protocol, given a family of {len(found)}: name one of them"

@@ -28,6 +28,7 @@ from benchmark.api.declared import Card, Hyper, Pretrained, Search
 from benchmark.api.perceptron import Perceptron
 from benchmark.api.precision import bfloat16
 from benchmark.api.signals import best_thresholds, logit_margin
+from benchmark.api.terms import Access, Calibrate, Extra, Make, Need, Predict, ShadowField, Stage
 
 __all__ = [
     "Access", "Annotated", "Attack", "AttributeAttack", "Calibrate", "Candidates", "Card", "Claims", "Context",
@@ -35,34 +36,6 @@ __all__ = [
     "Perceptron", "Predict", "Pretrained", "References", "Samples", "Search", "Stage", "StealingAttack", "Target",
     "Training", "World", "ask_in_rounds", "best_thresholds", "bfloat16", "certain", "interval_bounds", "logit_margin", "train_copy",
 ]  # fmt: skip
-
-Access = Literal["label", "posterior", "white-box"]
-"""What a target gives: predicted labels; also posteriors; also its network. Each level includes the ones before it."""
-
-Need = Literal["shadow", "partial", "references-online", "references-offline", "certificate"]
-"""Auxiliary knowledge that an attack asks for.
-
-shadow: a shadow world, or what of it the kind of attack learns from (`from_shadow`). partial: known members and
-non-members of the target; for attribute inference and stealing known members alone, in the place of shadow data. references-online: reference models trained on halves of the population that the candidates come from.
-references-offline: reference models trained on shadow data alone. certificate: the radius that the target is certified
-for; where there is none, the attack does not apply.
-"""
-
-ShadowField = Literal["shadow", "embeddings", "auxiliary"]
-"""The field of `Knowledge` that the need "shadow" fills: the shadow world, embeddings of its training data, or that data."""
-
-Calibrate = Literal["shadow", "own", "none"]
-"""The decision threshold: set by the judge on the shadow world; the attack's own rule, score > 0; or none, and no accuracy then."""
-
-Stage = Literal["training", "pre-inference", "post-inference"]
-"""Where a defense acts: on training, on queries before inference, on answers after it. The last two are guards."""
-
-Extra = Literal["reference", "validation"]
-"""Data of the reference part that a defense reads besides the training set (RULES 6)."""
-
-Predict = Callable[[Tensor], Tensor]
-"""Images (n, c, h, w) float32 in [0, 1] -> log-posteriors (n, k) float64."""
-
 
 # --- What an attack is given ------------------------------------------------------------------------
 
@@ -128,6 +101,10 @@ class Candidates:
         return len(self.y)
 
 
+def _not_stored(name: str, make: Make) -> dict[str, Tensor]:
+    raise PermissionError("artifact: only attacks that learn from auxiliary data alone have tensors stored")
+
+
 def _candidates_only(x: Tensor) -> Tensor:
     raise PermissionError("these reference models answer for the candidates alone")
 
@@ -163,6 +140,12 @@ class Knowledge:
     """For inversion and stealing, the shadow world's training data, where `needs` names "shadow"."""
     certificate: float | None = None
     """Radius of the L-infinity ball, on the scale of pixels in [0, 1], that the target is certified for."""
+    artifact: Callable[[str, Make], dict[str, Tensor]] = field(default=_not_stored, repr=False)
+    """artifact(name, make): what make(generator) computes from `auxiliary`, once for all targets of a seed, and stored.
+
+    `name` must hold all hyperparameters that `make` reads; its random numbers come from the generator alone. For attacks that need
+    nothing but "shadow", in `fit`: once the target was asked anything, it raises `PermissionError`.
+    """
 
     def generator(self, name: str) -> torch.Generator:
         """A fresh generator on the CPU, seeded by this scenario's seed and `name` alone."""
@@ -229,7 +212,7 @@ class InversionAttack(AnyAttack):
     from_shadow: ClassVar[ShadowField] = "auxiliary"
 
     def reconstruct(self, target: Target, classes: Sequence[int]) -> Tensor:
-        """Images (len(classes), c, h, w) in [0, 1], one for each class asked for."""
+        """Images in [0, 1] of the classes asked for, (len(classes), c, h, w); or several of each, (len(classes), m, c, h, w), the best first."""
         raise NotImplementedError
 
 

@@ -151,7 +151,7 @@ class Population:
         return np.setdiff1d(np.arange(self.target_samples), np.concatenate(list(self.parts.values())))
 
     def indices(self, role: str, k: int) -> Indices:
-        """The training set of network k of a role: target, shadow, offline or evaluator.
+        """The training set of network k of a role: target, shadow, offline, evaluator or second-evaluator.
 
         The networks of the population are the targets. They come in pairs: targets 2j and 2j + 1 have a half of the pool
         (target-train and target-test) and the other half; the first pair has the split's own halves, the others random
@@ -164,11 +164,12 @@ class Population:
                 self.seed < 0
             )
             return np.concatenate([self.parts["target-train"], self.canaries[planted]])
-        if (role == "target" and k < self.protocol.pair) or role in ("shadow", "evaluator"):
+        if (role == "target" and k < self.protocol.pair) or role in ("shadow", "evaluator", "second-evaluator"):
             part = {
                 "target": ("target-train", "target-test")[k % 2],
                 "shadow": "shadow-train",
                 "evaluator": "shadow-test",
+                "second-evaluator": "target-test",
             }
             return self.parts[part[role]]
         world = {"target": "target", "offline": "shadow"}[role]

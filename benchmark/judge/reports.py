@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
+from benchmark.api import Samples
 from benchmark.judge.bootstrap import at_least_binomial
 from benchmark.metrics import ece
 
@@ -32,6 +34,86 @@ def inversion_metrics(images: torch.Tensor, means: torch.Tensor) -> dict[str, fl
         "mse_to_class_mean": float(((images - means) ** 2).mean()),
         "ssim_to_class_mean": float(ssim),  # type: ignore[arg-type]
     }
+
+
+def recognised(first: Floats, second: Floats, y: Ints) -> dict[str, float]:
+    """How often two evaluators give images the class asked for, from log-posteriors (n, k) of each and classes y (n,).
+
+    Each alone, both at once, and, with more than ten classes, each among its five likeliest.
+    """
+    right = [(answers.argmax(1) == y).astype(np.float64) for answers in (first, second)]
+    metrics = {
+        "evaluator_accuracy": float(right[0].mean()),
+        "second_evaluator_accuracy": float(right[1].mean()),
+        "both_evaluators": float((right[0] * right[1]).mean()),
+    }
+    if first.shape[1] > 10:
+        for name, answers in (("evaluator_top5", first), ("second_evaluator_top5", second)):
+            above = (answers > np.take_along_axis(answers, y[:, None], 1)).sum(1)
+            metrics[name] = float((above < 5).mean())
+    return metrics
+
+
+def nearest_metrics(
+    images: torch.Tensor, y: torch.Tensor, members: Samples, nonmembers: Samples
+) -> tuple[dict[str, float], torch.Tensor]:
+    """Distances of images (n, c, h, w) to the nearest member and non-member of their class y (n,); and the members' rows (n,).
+
+    A distance is the root mean square over pixels. Of each class, as many members as non-members are searched, so that images that depend
+    on no membership are nearer to a member in half of the cases. Classes that lack either are left out; their rows are -1.
+    """
+    inside, outside = torch.full((2, len(images)), torch.nan, dtype=torch.float64)
+    nearest = torch.full((len(images),), -1)
+    for c in y.unique().tolist():
+        asked, (rows, others) = y == c, ((samples.y == c).nonzero().squeeze(1) for samples in (members, nonmembers))
+        least = min(len(rows), len(others))
+        if not least:
+            continue
+        x = images[asked].flatten(1).double()
+        away = torch.cdist(x, members.x[rows[:least]].flatten(1).double())
+        inside[asked], closest = away.min(1)
+        outside[asked] = torch.cdist(x, nonmembers.x[others[:least]].flatten(1).double()).amin(1)
+        nearest[asked] = rows[closest]
+    known, scale = nearest >= 0, images[0].numel() ** 0.5
+    if not known.any():
+        return {}, nearest
+    inside, outside = inside[known] / scale, outside[known] / scale
+    return {
+        "nearest_member_distance": float(inside.mean()),
+        "nearest_nonmember_distance": float(outside.mean()),
+        "nearest_is_member": float(((inside < outside).double() + (inside == outside).double() / 2).mean()),
+    }, nearest
+
+
+def frechet_distance(first: Floats, second: Floats) -> float:
+    """Square of the Frechet distance between Gaussians of features (n, d) and (m, d) (Heusel et al. 2017, equation 6).
+
+    Covariances of few samples have no full rank: they are shrunk towards a multiple of the identity, as far as Ledoit and Wolf (2004)
+    find best.
+    """
+    from sklearn.covariance import ledoit_wolf  # slow to import
+
+    def gaussian(features: Floats) -> tuple[Floats, Floats]:
+        d = features.shape[1]
+        return features.mean(0), ledoit_wolf(features)[0] if len(features) > 1 else np.zeros((d, d))
+
+    (mean, covariance), (other_mean, other) = gaussian(first), gaussian(second)
+    values, vectors = np.linalg.eigh(covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    common = np.sqrt(
+        np.maximum(np.linalg.eigvalsh(root @ other @ root), 0)
+    ).sum()  # the trace of the root of their product
+    distance = ((mean - other_mean) ** 2).sum() + np.trace(covariance) + np.trace(other) - 2 * common
+    return float(max(0.0, distance))
+
+
+def feature_distance(features: Floats, y: Ints, members: Floats, members_y: Ints) -> float:
+    """Mean distance of features (n, d) to those of the nearest member of their class (Zhang et al. 2020, section 4.3: KNN Dist).
+
+    Classes without members are left out; NaN where there are no others.
+    """
+    distances = [cdist(features[y == c], members[members_y == c]).min(1) for c in np.intersect1d(y, members_y)]
+    return float(np.concatenate(distances).mean()) if distances else float("nan")
 
 
 def attribute_metrics(guess: Ints, truth: Ints, rng: np.random.Generator, resamples: int = 1000) -> Estimates:

@@ -6,14 +6,15 @@ candidates. Membership labels, thresholds and metrics stay here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.api import Knowledge, Predict, World
-from benchmark.data.population import seed_of
+from benchmark.api.terms import Make
+from benchmark.data.population import digest_of, seed_of
 from benchmark.entries.registry import Chain, Entry, Part
 from benchmark.metrics import Floats
 from benchmark.networks.access import GuardedTarget
@@ -21,6 +22,7 @@ from benchmark.protocol import OWN_GUARDS
 from benchmark.result import Claim, Picture
 from benchmark.targets.artifacts import Artifacts
 from benchmark.targets.served import ServedModel
+from benchmark.targets.store import digest
 
 OUT_OF_MODEL = "a guard is outside the threat model: the attack reads the raw network"
 NO_STATE = "not applicable: no guard here holds anything of the target's world, so that the attack is its default"
@@ -73,7 +75,7 @@ class Scenario:
     asks: ClassVar[tuple[str, ...]] = ()
     """Parts of the data on which it queries the target, besides target-train and target-test."""
     evaluator: ClassVar[bool] = False
-    """Whether the judge needs an evaluation classifier of its own, trained on other data."""
+    """Whether the judge needs evaluation classifiers of its own, trained on other data."""
     every_target: ClassVar[bool] = False
     """Whether it is scored on all targets of the protocol (`Experiment.targets`), or on target 0 alone."""
 
@@ -81,6 +83,9 @@ class Scenario:
     attack: Part
     chain: Chain
     seed: int
+
+    spared: float = field(init=False, default=0.0)
+    """Seconds that stored artifacts of the attack took when they were made: part of what the attack costs."""
 
     def __post_init__(self) -> None:
         self.full_chain, self.population = self.chain, self.artifacts.population(self.seed)
@@ -166,8 +171,36 @@ class Scenario:
             partial=partial if entry.receives("partial") else None,
             auxiliary=self.population.part("shadow-train") if entry.receives("auxiliary") else None,
             certificate=self._model().network.claims().certificate if entry.receives("certificate") else None,
+            artifact=self._artifact
+            if entry.needs == {"shadow"} and entry.receives("auxiliary")
+            else Knowledge.artifact,
             **more,
         )
+
+    def _artifact(self, name: str, make: Make) -> dict[str, Tensor]:
+        """`Knowledge.artifact`: it serves the attacks of one file on all targets of a seed, so that nothing of a target may be in it.
+
+        Its key covers all that the attack had been given before: the file, and the shadow world's training data.
+        """
+        artifacts = self.artifacts
+        data = [artifacts.data_key(self.seed, "shadow"), digest_of(self.population.parts["shadow-train"])]
+        stream = seed_of("artifact", name, self.seed, secret=artifacts.secret)
+        key = digest("artifact", "attack", name, artifacts.source(self.attack), data, stream, artifacts.environment)
+
+        def made() -> dict[str, Tensor]:
+            self._refuse_if_asked()
+            tensors = make(torch.Generator().manual_seed(stream))
+            self._refuse_if_asked()
+            return tensors
+
+        self._refuse_if_asked()
+        if artifacts.store.has("artifact", key):
+            self.spared += float(artifacts.store.info("artifact", key)["seconds"])
+        return artifacts.store.get("artifact", key, made)
+
+    def _refuse_if_asked(self) -> None:
+        if self.target.asked:
+            raise PermissionError("artifact: expected to be called in fit, before the target is asked anything")
 
 
 def asked_parts(asks: tuple[str, ...], entry: Entry) -> tuple[str, ...]:

@@ -113,6 +113,8 @@ class GuardedTarget(Target):
     ) -> None:
         self._access, self._predict, self._answers, self._copy = access, predict, answers, copy_network
         self.queries = 0
+        self.asked = False
+        """Whether anything of the target has been told: an answer, or its network."""
         self._closed = False
 
     def __deepcopy__(self, _: object) -> GuardedTarget:
@@ -136,6 +138,7 @@ class GuardedTarget(Target):
             raise PermissionError(f"the attack declares {self._access} access; it asked for the network")
         if self._closed:
             raise PermissionError("the target answers no more: the attack has handed in its result")
+        self.asked = True
         return self._copy()
 
     def _ask(self, x: Tensor) -> Tensor:
@@ -145,6 +148,7 @@ class GuardedTarget(Target):
             raise ValueError(f"expected images (n, c, h, w), given {tuple(getattr(x, 'shape', ()))}")
         x = x.detach().to("cpu", torch.float32).contiguous()
         self.queries += len(x)
+        self.asked = True
         rows, missing = self._answers.find(x)
         if len(missing) == len(x):
             return self._predict(x)

@@ -71,7 +71,7 @@ def estimate(protocol: Protocol, registry: Registry) -> Estimate:
     scored = 2 * (protocol.split.scored or round(n * (1 - protocol.split.known_fraction)))
     asked = sum(_queries(a, protocol, scored, n, known.classes) for a in attacks) * len(chains)
     if any(KINDS[a.entry.task].evaluator for a in attacks):
-        networks += 1
+        networks += 2
     seeds, flops = len(protocol.seeds), 2.0 * an_image
     return Estimate(
         networks * seeds,

@@ -14,7 +14,7 @@ from benchmark.judge.scenario import asked_parts
 from benchmark.judge.utility import asked_targets
 from benchmark.protocol import Protocol
 from benchmark.targets.artifacts import Artifacts
-from benchmark.targets.experiment import NetworkId, prepared_on, trained_as
+from benchmark.targets.experiment import EVALUATORS, NetworkId, prepared_on, trained_as
 from benchmark.targets.network import Network, training_code
 from benchmark.targets.served import Guard
 from benchmark.targets.store import digest
@@ -252,7 +252,7 @@ def _network_ids(
         if f"references-{role}" in needs:
             yield from sorted({id for k in numbers for id in artifacts.reference_ids(chain, seed, role, k)})
     if KINDS[attack.entry.task].evaluator:
-        yield "evaluator", 0
+        yield from ((role, 0) for role in EVALUATORS)
 
 
 def _count_group(plan: Plan, artifacts: Artifacts, chain: Chain, seed: int, id: NetworkId) -> None:
@@ -263,8 +263,8 @@ def _count_group(plan: Plan, artifacts: Artifacts, chain: Chain, seed: int, id: 
 
 
 def _network(artifacts: Artifacts, chain: Chain, seed: int, id: NetworkId) -> Network:
-    """The network of this id. The evaluator is trained like the baseline, whatever the defense."""
-    defense = artifacts.chain(artifacts.protocol.baseline) if id[0] == "evaluator" else chain
+    """The network of this id. An evaluator is trained like the baseline, whatever the defense."""
+    defense = artifacts.chain(artifacts.protocol.baseline) if id[0] in EVALUATORS else chain
     return artifacts.network(defense.training, seed, *trained_as(*id))
 
 
@@ -276,7 +276,7 @@ def _answers_jobs(
     for role in roles:
         ids = [network_id for network_id in network_ids if network_id[0] == role]
         networks = [_networks_job(plan, _network(artifacts, chain, seed, network_id), chain) for network_id in ids]
-        if role == "evaluator" or (role == "shadow" and not _asks_shadow(attack)):
+        if role in EVALUATORS or (role == "shadow" and not _asks_shadow(attack)):
             yield from filter(None, networks)
             continue
         # Targets stand behind guards of their own; those of all others are prepared on one network, once.

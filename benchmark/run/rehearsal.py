@@ -286,7 +286,11 @@ def lacking(protocol: Protocol, registry: Registry) -> list[str]:
     parts = [registry.attack(a) for a in protocol.attacks]
     parts += [p for d in protocol.defenses for p in registry.chain(d, protocol.baseline).parts]
     packages = {library.split(".")[0] for part in parts for library in part.entry.libraries}
-    packages |= {p for name in (protocol.architecture, protocol.evaluator) for p in networks.libraries(name)}
+    packages |= {
+        p
+        for name in (protocol.architecture, protocol.evaluator, protocol.second_evaluator)
+        for p in networks.libraries(name)
+    }
     found += [
         f"package: {name} is not installed" for name in sorted(packages) if importlib.util.find_spec(name) is None
     ]

@@ -112,7 +112,7 @@ class _Work:
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.makers: list[Callable[[], Tensors]] = []
+        self.makers: list[Callable[..., Tensors]] = []
         """What the entry asked to have stored and has not made yet; the judge calls the last one back with `make`."""
         self.predict: Predict | None = None
         """What `query` asks: the served network, the guard, or a stolen copy."""
@@ -200,6 +200,8 @@ class _Work:
             return RemoteTarget(self, node["target"])
         if "references" in node:
             return partial(self._references, node["references"])
+        if "artifact" in node:
+            return partial(self._stored, "artifact", {})
         return lambda architecture=None: self.build(node["builder"], architecture).to(self.device)
 
     def _references(self, models: int, x: Tensor) -> Tensor:
@@ -240,8 +242,9 @@ class _Work:
             raise ValueError(f"expected log-posteriors as a tensor, given {type(value).__name__}")
         return {}, {"value": value}
 
-    def _make(self, _: Meta, __: Tensors) -> Message:
-        return {}, self.makers[-1]()
+    def _make(self, meta: Meta, _: Tensors) -> Message:
+        drawn = [torch.Generator().manual_seed(meta["seed"])] if "seed" in meta else []
+        return {}, self.makers[-1](*drawn)
 
     def _training(self, meta: Meta, tensors: Tensors, number: int) -> TrainingRun:
         def samples(part: str) -> Samples:
@@ -270,7 +273,7 @@ class _Work:
         return self._stored("remember", {}, name, lambda: {"value": make()}, {"x": x})["value"]
 
     def _stored(
-        self, do: str, meta: Meta, name: str, make: Callable[[], Tensors], tensors: Tensors | None = None
+        self, do: str, meta: Meta, name: str, make: Callable[..., Tensors], tensors: Tensors | None = None
     ) -> Tensors:
         """The tensors of this name in the judge's store. If there are none, the judge calls `make` back (`_make`)."""
         self.makers.append(make)

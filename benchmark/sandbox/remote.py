@@ -200,7 +200,7 @@ class RemoteDefender:
 
     def guard(self, predict: Predict, state: Tensors, context: Context) -> Predict:
         session = self._isolation.open(self._part, self._setup)
-        make = self._maker(session)
+        make = _maker(session, self._isolation.limits)
 
         def remember(meta: Meta, tensors: Tensors) -> Message:
             x = tensor(tensors, "x", torch.float32, (None, None, None, None))
@@ -219,7 +219,7 @@ class RemoteDefender:
     def _with_trainings(self, trainings: Sequence[TrainingRun]) -> tuple[Session, list[Meta], Tensors]:
         """A session for these trainings, their JSON, and their samples: those of training i as `i.<part>.x`, `.y`."""
         session = self._isolation.open(self._part, self._setup)
-        make = self._maker(session)
+        make = _maker(session, self._isolation.limits)
 
         def training_of(meta: Meta) -> TrainingRun:
             number = meta.get("training")
@@ -243,23 +243,6 @@ class RemoteDefender:
                 tensors |= {f"{i}.{name}.x": samples.x, f"{i}.{name}.y": samples.y}
         return session, meta, tensors
 
-    def _maker(self, session: Session) -> Callable[[], Tensors]:
-        """A function that has the other side make what the store lacks.
-
-        Raises Fault beyond the entry's share of the store.
-        """
-        left = self._isolation.limits.stored_mb << 20
-
-        def make() -> Tensors:
-            nonlocal left
-            made = session.call("make")[1]
-            left -= sum(t.numel() * t.element_size() for t in made.values())
-            if left < 0:
-                raise Fault("failed", f"wanted to store more than {self._isolation.limits.stored_mb} MB")
-            return made
-
-        return make
-
     def _before(self, predict: Predict) -> Callable[[Meta, Tensors], Message]:
         """A handler by which a guard asks `predict`, the stage before it."""
         shape = self._setup.shape
@@ -268,6 +251,24 @@ class RemoteDefender:
             return {}, {"value": predict(tensor(tensors, "x", torch.float32, (None, *shape)))}
 
         return before
+
+
+def _maker(session: Session, limits: Limits) -> Callable[..., Tensors]:
+    """A function that has the other side make what the store lacks, with a generator of this seed if one is given.
+
+    Raises Fault beyond the entry's share of the store.
+    """
+    left = limits.stored_mb << 20
+
+    def make(generator: torch.Generator | None = None) -> Tensors:
+        nonlocal left
+        made = session.call("make", {"seed": generator.initial_seed()} if generator else {})[1]
+        left -= sum(t.numel() * t.element_size() for t in made.values())
+        if left < 0:
+            raise Fault("failed", f"wanted to store more than {limits.stored_mb} MB")
+        return made
+
+    return make
 
 
 class _RemotePredictor:
@@ -331,9 +332,10 @@ class RemoteAttacker:
         self._references: References | None = None
         self._session = isolation.open(part, setup)
         self._session.limit_payload(QUERY_BYTES)
+        self._stored, self._make = Knowledge.artifact, _maker(self._session, isolation.limits)
         self._session.handlers |= {
             "labels": self._labels, "log_posteriors": self._log_posteriors, "white_box": self._white_box,
-            "references": self._ask_references,
+            "references": self._ask_references, "artifact": self._artifact,
         }  # fmt: skip
 
     def fit(self, knowledge: Knowledge) -> None:
@@ -381,6 +383,9 @@ class RemoteAttacker:
             return {"references": len(value.members)}
         if isinstance(value, Builder):
             return {"builder": value.seed}
+        if callable(value):
+            self._stored = value
+            return {"artifact": True}
         raise TypeError(f"expected what the contract hands to attacks, given {type(value).__name__}")
 
     def _target(self, meta: Meta) -> Target:
@@ -410,6 +415,9 @@ class RemoteAttacker:
                 f"expected a question whose answer is at most {QUERY_BYTES >> 20} MB, given {len(x)} images"
             )
         return {}, {"value": self._references.ask(x)}
+
+    def _artifact(self, meta: Meta, _: Tensors) -> Message:
+        return {}, self._stored(_name(meta), self._make)
 
     def _white_box(self, meta: Meta, _: Tensors) -> Message:
         return {}, dict(self._target(meta).white_box().state_dict())

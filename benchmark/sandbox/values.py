@@ -1,6 +1,6 @@
 """How arguments of an attack (`Knowledge`, `Candidates`, ...) cross to a sandbox: JSON, with the tensors beside it.
 
-The contract's dataclasses are sent field by field, at any depth. Targets, reference models and network builders stay
+The contract's dataclasses are sent field by field, at any depth. Targets, reference models, network builders and the store stay
 with the judge: JSON holds a handle, and the other side gets a stand-in that calls back.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmark import api
-from benchmark.api import References
+from benchmark.api import Knowledge, References
 from benchmark.sandbox.wire import Tensors
 
 PLAIN = (bool, int, float, str, type(None))
@@ -44,11 +44,15 @@ def flatten(value: Any, tensors: Tensors, make_handle: Callable[[Any], Any]) -> 
         return {"device": str(value)}
     if dataclasses.is_dataclass(value) and type(value).__name__ in api.__all__:
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        if fields.get("artifact") is Knowledge.artifact:
+            del fields["artifact"]  # the other side has the same refusal
         if isinstance(value, References):
             fields["ask"] = (
                 value  # an answer grows with the number of models, so the handle must tell how many there are
             )
-        encoded = {name: make_handle(part) if name == "ask" else encode(part) for name, part in fields.items()}
+        encoded = {
+            name: make_handle(part) if name in ("ask", "artifact") else encode(part) for name, part in fields.items()
+        }
         return {"contract": type(value).__name__, "fields": encoded}
     return make_handle(value)
 

@@ -36,9 +36,12 @@ NetworkId = tuple[str, int]
 
 Roles: `target`, a network of the population (`Population.indices`): 0 is trained on the split's own target-train, and the
 others are its reference models and targets themselves; `shadow`, the shadow model; `offline`, a reference model trained on
-shadow data; `evaluator`, the judge's own classifier, which judges inversions. A target that serves the adversary as a
-reference model of another target has the role `online` (`trained_as`).
+shadow data; `evaluator` and `second-evaluator`, the judge's own classifiers, which judge inversions. A target that serves
+the adversary as a reference model of another target has the role `online` (`trained_as`).
 """
+
+EVALUATORS = ("evaluator", "second-evaluator")
+"""The roles of the judge's own classifiers. They share no sample and no architecture, with each other or with the target."""
 
 
 def reading_code() -> str:
@@ -74,7 +77,7 @@ def prepared_on(chain: Chain, role: str, number: int) -> NetworkId:
 
 def data_of(role: str) -> WorldName:
     """The world whose data a network is trained on, and whose reference data its defense reads."""
-    return "target" if role == "target" else "shadow"
+    return "target" if role in ("target", "second-evaluator") else "shadow"
 
 
 def official_measures(protocol: Protocol, secret: bytes | None) -> str:
@@ -223,22 +226,26 @@ class Experiment:
     def setup(self, seed: int, role: str) -> Setup:
         """The architecture and data that a network of this role has."""
         data, protocol = self.population(seed).data, self.protocol
-        name = protocol.evaluator if role == "evaluator" else protocol.architecture_of(data_of(role))
+        own = dict(zip(EVALUATORS, (protocol.evaluator, protocol.second_evaluator), strict=True))
+        name = own.get(role) or protocol.architecture_of(data_of(role))
         return Setup(name, data.classes, data.shape, data.simple, self.device)
 
     def recipe(self, part: Part, role: str) -> Recipe:
         """The training recipe of a network of this role, with the part's own choices (`Axes`)."""
-        world = "target" if role == "evaluator" else data_of(role)
+        world = "target" if role in EVALUATORS else data_of(role)
         if self.protocol.recipe.steps is None:
             return self.protocol.recipe_of(world, part.axes)
         samples = len(self.population(self.protocol.seeds[0]).parts[f"{world}-train"])  # of all seeds alike
         return self.protocol.recipe_of(world, part.axes, samples)
 
     def networks_code(self, evaluator: bool) -> dict[str, list[str]]:
-        """`built_by` of each architecture that a scenario uses, by name; with `evaluator`, the evaluator's too."""
+        """`built_by` of each architecture that a scenario uses, by name; with `evaluator`, the evaluators' too."""
         protocol, adversary = self.protocol, self.protocol.adversary
         names = {protocol.architecture, *([adversary.architecture] if adversary and adversary.architecture else [])}
-        return {name: built_by(name) for name in sorted(names | ({protocol.evaluator} if evaluator else set()))}
+        return {
+            name: built_by(name)
+            for name in sorted(names | ({protocol.evaluator, protocol.second_evaluator} if evaluator else set()))
+        }
 
     @cached_property
     def environment(self) -> str:

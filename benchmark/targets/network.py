@@ -20,7 +20,7 @@ from benchmark.networks.optimizers import as_asked, asked_code
 from benchmark.networks.training import TrainingRun
 from benchmark.sandbox.local import Defender
 from benchmark.sandbox.remote import RemoteDefender, Setup
-from benchmark.targets.experiment import Experiment, NetworkId, built_by, data_of
+from benchmark.targets.experiment import EVALUATORS, Experiment, NetworkId, built_by, data_of
 from benchmark.targets.store import digest
 
 
@@ -54,7 +54,7 @@ class Network:
     def group(self) -> list[NetworkId]:
         """The networks that train together with this one, itself among them."""
         own_id, groups = (self.role, self.number), self.experiment.groups(self.training)
-        return [own_id] if self.role == "evaluator" else next(group for group in groups if own_id in group)
+        return [own_id] if self.role in EVALUATORS else next(group for group in groups if own_id in group)
 
     @property
     def place(self) -> int:

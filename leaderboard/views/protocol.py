@@ -142,6 +142,7 @@ def _axes(definition: Protocol) -> list[tuple[str, str, str]]:
         ("Ranking", "utility floor", f"{definition.utility_floor:.0%} of the test accuracy of {definition.baseline}"),
         ("Ranking", "attacks", "by the mean over the required defenses, within a track of access and knowledge"),
         ("Inversion", "evaluation classifier", f"{definition.evaluator}: another network, on other data"),
+        ("Inversion", "second evaluation classifier", f"{definition.second_evaluator}: another network again, on data of its own"),
         ("Attribute inference", "attribute", definition.attribute or "whether the shape in an image is thicker than the median of its class"),
     ]  # fmt: skip
     return rows + [("Limits", label, f"{getattr(definition.limits, field):,}") for field, label in LIMITS.items()]

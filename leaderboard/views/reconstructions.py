@@ -18,7 +18,7 @@ from leaderboard.publish import as_csv
 from leaderboard.views import chosen, number, ranked
 
 TASK = "inversion"
-CLASS_MEANS, RECONSTRUCTIONS = "class_means", "reconstructions"
+CLASS_MEANS, RECONSTRUCTIONS, NEAREST = "class_means", "reconstructions", "nearest_members"
 """Names of pictures in the records of inversion attacks."""
 LARGEST = 256
 """Most pixels a side, and most classes, that are drawn: anybody may have written the records."""
@@ -75,6 +75,8 @@ def _images(protocol: str, mine: Sequence[Result]) -> None:
         scores += "; null row: it uses nothing of the target" if r.null_row else ""
         if RECONSTRUCTIONS in r.pictures:
             _row(r.attack, scores, r.pictures[RECONSTRUCTIONS].array())
+            if NEAREST in r.pictures and not r.null_row:
+                _row("Nearest members", f"of each class, to the images of {r.attack}", r.pictures[NEAREST].array())
         else:
             st.text(f"{r.attack}\n{scores}\nThis record holds no images.")
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 from scipy.stats import binom
+from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 
+from benchmark.api import Samples
 from benchmark.judge.reports import (
     attribute_metrics,
+    feature_distance,
+    frechet_distance,
     inversion_metrics,
     moved_answers,
+    nearest_metrics,
     rate_difference,
+    recognised,
     shares,
     stealing_metrics,
     utility_metrics,
@@ -42,6 +49,116 @@ def test_flat_images_have_a_closed_form(a: float, b: float) -> None:
     found = inversion_metrics(torch.full((3, 1, 28, 28), a), torch.full((3, 1, 28, 28), b))
     assert found["mse_to_class_mean"] == pytest.approx((a - b) ** 2, abs=1e-7)
     assert found["ssim_to_class_mean"] == pytest.approx((2 * a * b + 1e-4) / (a * a + b * b + 1e-4), abs=1e-4)
+
+
+@pytest.mark.parametrize(("side", "channels"), [(8, 1), (28, 1), (32, 3)])
+def test_ssim_against_a_loop_over_windows(side: int, channels: int) -> None:
+    """Wang et al. 2004, equation 13: Gaussian weights, C1 = 0.01^2, C2 = 0.03^2, the mean over all pixels with reflected borders."""
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.rand(2, 3, channels, side, side, generator=g)
+    y = (x + 0.3 * y).clamp(0, 1)
+    kernel = min(11, side - 1 + side % 2)
+    at, sigma = np.arange(kernel) - kernel // 2, kernel * 1.5 / 11
+    weights = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / (2 * sigma**2))
+    weights /= weights.sum()
+    border = kernel // 2
+    indices = []
+    for a, b in zip(
+        x.double().numpy().reshape(-1, side, side), y.double().numpy().reshape(-1, side, side), strict=True
+    ):
+        a, b = (np.pad(image, border, mode="reflect") for image in (a, b))
+        for i in range(side):
+            for j in range(side):
+                p, q = (image[i : i + kernel, j : j + kernel] for image in (a, b))
+                mp, mq = (weights * p).sum(), (weights * q).sum()
+                vp, vq = (weights * (p - mp) ** 2).sum(), (weights * (q - mq) ** 2).sum()
+                both = (weights * (p - mp) * (q - mq)).sum()
+                luminance = (2 * mp * mq + 1e-4) / (mp**2 + mq**2 + 1e-4)
+                indices.append(luminance * (2 * both + 9e-4) / (vp + vq + 9e-4))
+    found = inversion_metrics(x, y)["ssim_to_class_mean"]
+    assert found == pytest.approx(np.mean(indices), abs=1e-4)
+
+
+@pytest.mark.parametrize("classes", [3, 20])
+def test_recognition_is_the_share_of_the_class_asked_for(rng: np.random.Generator, classes: int) -> None:
+    y = rng.integers(0, classes, 200)
+    answers = rng.normal(size=(2, 200, classes))
+    answers[:, np.arange(200), y] += 1.5
+    found = recognised(answers[0], answers[1], y)
+    right = [[row.argmax() == label for row, label in zip(each, y, strict=True)] for each in answers]
+    assert found["evaluator_accuracy"] == np.mean(right[0]) and found["second_evaluator_accuracy"] == np.mean(right[1])
+    assert found["both_evaluators"] == np.mean([a and b for a, b in zip(*right, strict=True)])
+    assert ("evaluator_top5" in found) == (classes > 10)
+    if classes > 10:
+        top = [label in np.argsort(row)[-5:] for row, label in zip(answers[1], y, strict=True)]
+        assert found["second_evaluator_top5"] == np.mean(top) > found["second_evaluator_accuracy"]
+
+
+def test_nearest_images_against_a_loop() -> None:
+    g = torch.Generator().manual_seed(0)
+    members, nonmembers = (
+        Samples(torch.rand(n, 1, 3, 3, generator=g), torch.randint(4, (n,), generator=g)) for n in (50, 30)
+    )
+    y = torch.tensor([0, 1, 1, 3, 2, 4])  # 4 is in neither
+    images = torch.rand(6, 1, 3, 3, generator=g)
+    found, rows = nearest_metrics(images, y, members, nonmembers)
+    inside, outside = [], []
+    for image, label, row in zip(images, y, rows.tolist(), strict=True):
+        own, others = ([x for x, c in zip(s.x, s.y, strict=True) if c == label] for s in (members, nonmembers))
+        fair = min(len(own), len(others))
+        if not fair:
+            assert row == -1
+            continue
+        away = [[((image - x) ** 2).mean().sqrt().item() for x in side[:fair]] for side in (own, others)]
+        inside.append(min(away[0]))
+        outside.append(min(away[1]))
+        assert torch.equal(members.x[row], own[int(np.argmin(away[0]))])
+    assert found["nearest_member_distance"] == pytest.approx(np.mean(inside), abs=1e-6)
+    assert found["nearest_nonmember_distance"] == pytest.approx(np.mean(outside), abs=1e-6)
+    assert found["nearest_is_member"] == np.mean(np.array(inside) < outside)
+
+
+def test_a_stored_member_is_told_from_a_stored_image_of_others_and_from_the_class() -> None:
+    """What shows members lies on them; what shows others lies on no member; what depends on neither is a tie or a coin."""
+    g = torch.Generator().manual_seed(0)
+    members, nonmembers = (Samples(torch.rand(400, 1, 3, 3, generator=g), torch.arange(400) % 2) for _ in range(2))
+    y = torch.arange(200) % 2
+    stolen, _ = nearest_metrics(members.x[:200], y, members, nonmembers)
+    assert stolen["nearest_is_member"] == 1 and stolen["nearest_member_distance"] == 0
+    other, _ = nearest_metrics(nonmembers.x[:200], y, members, nonmembers)
+    assert other["nearest_is_member"] == 0 and other["nearest_nonmember_distance"] == 0
+    blind, _ = nearest_metrics(torch.rand(200, 1, 3, 3, generator=g), y, members, nonmembers)
+    assert abs(blind["nearest_is_member"] - 0.5) < 4 * 0.5 / 200**0.5
+    assert nearest_metrics(members.x, y.new_full((400,), 7), members, nonmembers)[0] == {}
+
+
+@pytest.mark.parametrize(("n", "m"), [(10, 300), (200, 300), (2, 50)])
+def test_frechet_distance_against_sqrtm(rng: np.random.Generator, n: int, m: int) -> None:
+    first, second = rng.normal(size=(n, 12)) @ rng.normal(size=(12, 12)), 2 + rng.normal(size=(m, 12)) ** 2
+    a, b = (ledoit_wolf(f)[0] for f in (first, second))
+    want = ((first.mean(0) - second.mean(0)) ** 2).sum() + np.trace(a + b - 2 * np.real(sqrtm(a @ b)))
+    assert frechet_distance(first, second) == pytest.approx(want, rel=1e-6)
+    assert frechet_distance(second, first) == pytest.approx(want, rel=1e-6)
+
+
+def test_frechet_distance_of_what_is_known(rng: np.random.Generator) -> None:
+    features = rng.normal(size=(500, 6))
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(features, features + 3) == pytest.approx(6 * 9, rel=1e-6)
+    assert frechet_distance(np.zeros((5, 6)), features) > 0, "one image many times has no covariance"
+    assert frechet_distance(features[:1], features) > 0
+
+
+def test_feature_distance_against_a_loop(rng: np.random.Generator) -> None:
+    features, members = rng.normal(size=(8, 4)), rng.normal(size=(40, 4))
+    y, members_y = np.array([0, 0, 1, 2, 2, 2, 5, 1]), rng.integers(0, 3, 40)  # 5 has no members
+    nearest = [
+        min(np.linalg.norm(f - g) for g, c in zip(members, members_y, strict=True) if c == label)
+        for f, label in zip(features, y, strict=True)
+        if label != 5
+    ]
+    assert feature_distance(features, y, members, members_y) == pytest.approx(np.mean(nearest))
+    assert np.isnan(feature_distance(features, np.full(8, 9), members, members_y))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])

@@ -83,7 +83,7 @@ def test_every_job_comes_after_what_it_needs(artifacts: Artifacts) -> None:
         ("loss", {"target", "shadow"}),  # the judge finds its threshold there
         ("lira", {"target"}),
         ("lira_offline", {"target", "offline"}),
-        ("fredrikson", {"target", "evaluator"}),
+        ("fredrikson", {"target", "evaluator", "second-evaluator"}),
     ],
 )
 def test_a_scenario_waits_for_what_it_uses(artifacts: Artifacts, attack: str, roles: set[str]) -> None:
