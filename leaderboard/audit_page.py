@@ -7,6 +7,7 @@ verdict first; one that an audit of answers cannot fill says why. All texts that
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -22,7 +23,7 @@ CHECKS = {"ok": "ok", "warning": "warning", "broken": "broken", "not checked": "
 CURVES = 4
 """Attacks in the plot of ROC curves at most."""
 _PERCENT = ("tpr_at_fpr_0.01", "tpr_at_fpr_0.001", "balanced_accuracy")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 460.0, 400.0, 52.0, 44.0, 10.0, 14.0
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 460.0, 400.0, 52.0, 44.0, 10.0, 24.0
 
 
 def as_html(audit: Audit, exposed: str = "") -> str:
@@ -179,8 +180,8 @@ def _threats() -> str:
 def _attacks(audit: Audit) -> str:
     rows = [
         (
-            breaking(a.name), "by reference models" if a.calibrated else "no", "from known records" if a.learns else "no",
-            f"{a.members:,} + {a.nonmembers:,}", escape(a.reference),
+            f"{breaking(a.name)}<br><small>{escape(_source(a.reference))}</small>",
+            "yes" if a.calibrated else "no", "yes" if a.learns else "no", f"{a.members:,} + {a.nonmembers:,}",
         )
         for a in audit.attacks
     ]  # fmt: skip
@@ -190,7 +191,7 @@ def _attacks(audit: Audit) -> str:
             "A calibrated attack corrects for how hard a record is, and finds more at low false positive rates; one that is not takes an easy "
             "record for a member. An attack that learns is given a part of the records with their membership, drawn once, and is scored on the others."
         ),
-        _table("Attacks that ran", ("Attack", "Calibrated", "Learns", "Scored (members + non-members)", "Paper"), rows),
+        _table("Attacks that ran", ("Attack", "Calibrated", "Learns", "Members + non-members"), rows),
     ]
     if audit.model.references == 0:
         parts.append(
@@ -206,6 +207,12 @@ def _attacks(audit: Audit) -> str:
     return "\n".join(parts)
 
 
+def _source(reference: str) -> str:
+    """The arXiv id of a card's reference, or the end of it, which says where it appeared."""
+    found = re.search(r"arXiv:\d{4}\.\d{4,5}", reference)
+    return found[0] if found else reference.rpartition(", ")[2][:60]
+
+
 def _results(audit: Audit) -> str:
     rows = []
     for metric, case in audit.worst.items():
@@ -218,7 +225,7 @@ def _results(audit: Audit) -> str:
         _heading(7, "Results"),
         _table(
             "The worst case over all attacks",
-            ("Metric", "Worst", "95 % interval", "Chance reaches (99 %)", "p", "Attack"),
+            ("Metric", "Worst", "95 % interval", "Chance (99 %)", "p", "Attack"),
             rows,
         ),
         _text(
@@ -234,15 +241,15 @@ def _results(audit: Audit) -> str:
         heads = ("Members among those asked about", "Of those called members, are members", "95 % interval")
         parts.append(_table("How sure an attacker is, at 1 % false alarms", heads, lines))
     if audit.risks:
-        lines = []
+        measured = []
         for r in audit.risks:
             error = f" ± {r.error:.1%}" if r.error is not None else ""
-            lines.append((
+            measured.append((
                 escape(r.measure), f"{r.distance:.3f}", f"{r.null:.3f}", f"{r.predicted:.1%}{error}", escape(r.attack),
                 f"{r.measured:.1%}" if r.measured is not None else "–",
             ))  # fmt: skip
         parts += [
-            _table("Risk without an attack, beside what was measured", ("Distance", "Value", "Chance (95 %)", "Predicted accuracy", "Of the attack", "Measured here (worst)"), lines),
+            _table("Risk without an attack, beside what was measured", ("Distance", "Value", "Chance (95 %)", "Predicted accuracy", "Of the attack", "Measured here (worst)"), measured),
             _text(
                 f"How far the answers to members lie from those to non-members, and what a line fitted to {audit.risks[0].rows} rows of published boards gives "
                 "for it; ± is the line's error (root mean square) on data and networks that it has not seen."
@@ -283,8 +290,8 @@ def _mitigations() -> str:
         _heading(12, "Mitigations"),
         '<p class="au-absent"><b>Not measured on this model.</b> Answers alone cannot be trained again. The published boards show what defenses cost in '
         "accuracy and what they leave of the leak, on other data: <code>leakboard board</code>.</p>",
-        "<ul><li>Against overfitting: fewer epochs, weight decay, augmentation. They take the most leak for the least accuracy, and prove nothing.</li>"
-        "<li>Trained for it: DP-SGD alone gives a guarantee.</li>"
+        "<ul><li>Against overfitting: fewer epochs, weight decay, augmentation. They prove nothing.</li>"
+        "<li>In training: DP-SGD alone gives a guarantee.</li>"
         "<li>Coarser answers, such as rounded ones or labels: attacks that read labels alone remain.</li></ul>",
     ])  # fmt: skip
 
@@ -475,6 +482,7 @@ pre { white-space: pre-wrap; }
   .au-forest li { grid-template-columns: 1fr auto; }
   .au-forest .au-plot { grid-column: 1 / -1; grid-row: 2; }
   .au-forest .au-axis .au-name, .au-forest .au-axis .au-value { display: none; }
+  .wide table { width: 100%; font-size: .78rem; } .wide td, .wide th, .wide tbody th { min-width: 0; padding-right: .5rem; overflow-wrap: break-word; hyphens: auto; }
   dl { grid-template-columns: 1fr; }
   dd { margin-bottom: .4rem; } }
 @media print {

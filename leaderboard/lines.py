@@ -29,7 +29,7 @@ def fit() -> dict[str, dict[str, Any]]:
     from leaderboard.ranking import scenarios
     from leaderboard.risks import error, line, pooled, risks
 
-    frames = {}
+    frames: dict[str, Any] = {}
     for folder in places.boards():
         for board in sorted(folder.iterdir()):
             if board.is_dir() and (results := publish.load(board)):

@@ -77,7 +77,9 @@ def cell(text: str) -> str:
 
     shown = plain(text, 200)
     return (
-        f"'{shown}" if shown.lstrip()[:1] in ("=", "+", "-", "@", "|", "%") or text[:1] in "\t\r\n" and text else shown
+        f"'{shown}"
+        if shown.lstrip()[:1] in ("=", "+", "-", "@", "|", "%") or (text[:1] in "\t\r\n" and text)
+        else shown
     )
 
 
@@ -122,7 +124,7 @@ def _audited(
         return track(parts, what, total) if show else parts
 
     report, exposed = predicted.audit(
-        given, Registry(places.submissions(), places.baselines()), when=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        given, Registry(places.PACKAGED / "submissions"), when=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         seed=seed, title=title, command=command, lines=known, track=shown,
     )  # fmt: skip
     decided = [gate.decide(report, asked) for asked in conditions]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +130,7 @@ def _metrics(
     metrics = _decisions if decisions else _ranks(int((~members).sum()))
     whole = len(rows) == draws.members.size  # then no copy of the columns is made
 
-    def over(counts: NDArray[np.generic], curve: Callable[[NDArray[np.generic]], Curve]) -> dict[str, Floats]:
+    def over(counts: NDArray[Any], curve: Callable[[NDArray[Any]], Curve]) -> dict[str, Floats]:
         blocks = [counts[i : i + _BLOCK] for i in range(0, len(counts), _BLOCK)]
         found = [metrics(curve(block if whole else block[:, rows])) for block in blocks]
         return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
@@ -138,7 +138,7 @@ def _metrics(
     exact = Curve.of(scores, members[None], ~members[None])
     return (
         metrics(exact),
-        over(draws.permuted, lambda m: cells.curve(m, ~m)),  # type: ignore[operator]
+        over(draws.permuted, lambda m: cells.curve(m, np.logical_not(m))),
         over(draws.resampled, lambda w: cells.curve(np.where(members, w, 0), np.where(members, 0, w))),
     )
 
@@ -188,7 +188,7 @@ class Cells:
         kept = ends[np.unique(np.concatenate([at, np.maximum(at - 1, 0)]))]
         return cls(order, np.append(0, kept[:-1] + 1), falling[kept])
 
-    def curve(self, inside: NDArray[np.generic], outside: NDArray[np.generic]) -> Curve:
+    def curve(self, inside: NDArray[Any], outside: NDArray[Any]) -> Curve:
         """The ROC curve of how often each record counts as a member and as a non-member, (b, m) each."""
         counted = [
             np.add.reduceat(np.take(side, self.order, 1), self.starts, axis=1, dtype=np.int32).astype(np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,22 @@ from benchmark.entries.registry import Part, Registry
 from benchmark.judge.risk import js_risk, margin
 from benchmark.metrics import METRICS, Bools, Curve, Floats, auc_by_class, ece, thin_roc
 from benchmark.run.audit import chance, question
-from benchmark.run.audit.attacks import Bench, NotRun, Scored, pool
+from benchmark.run.audit.attacks import Bench, Scored, pool
 from benchmark.run.audit.predictions import Predictions
 from benchmark.run.audit.report import (
-    Attack, Audit, File, Finding, Group, Left, Model, Numbers, Precision, Risk, Side, Verdict, WorstCase,
+    Attack,
+    Audit,
+    File,
+    Finding,
+    Group,
+    Left,
+    Model,
+    Numbers,
+    Precision,
+    Risk,
+    Side,
+    Verdict,
+    WorstCase,
 )  # fmt: skip
 from benchmark.text import plain
 
@@ -137,14 +149,18 @@ def _verdict(worst: dict[str, WorstCase], p: float, checked: Sequence[question.C
     bad = list(question.broken(list(checked)))
     said = {"p": p, "level": chance.LEVEL}
     if bad:
-        what = "An attack tells members from non-members" if leaks else "No attack tells members from non-members"
+        what = (
+            "An attack tells members from non-members"
+            if leaks
+            else "No attack tells members from non-members better than chance"
+        )
         return Verdict(
             state="unclear", sentence=f"It is unclear what the model leaks: members and non-members differ without it. {what}: {measured}.",
             more=" ".join(f"{c.name}: {c.found}" for c in bad) + " Draw both sides from one pool, and audit again.", **said,
         )  # fmt: skip
     if leaks:
         return Verdict(
-            state="leaks", sentence=f"The model leaks who was in its training data: {told.attack} finds {measured}.",
+            state="leaks", sentence=f"The model leaks who was in its training data: the attack {told.attack} {'finds' if told is tpr else 'reaches'} {measured}.",
             more=f"Better attacks may find more. Of {attacks} attacks the strongest counts; the interval allows for the choice.", **said,
         )  # fmt: skip
     return Verdict(
@@ -168,7 +184,7 @@ def _model(given: Predictions) -> Model:
     )  # fmt: skip
 
 
-def _band(inside: int, outside: int, seed: int) -> dict[str, list[float]]:
+def _band(inside: int, outside: int, seed: int) -> dict[str, Any]:
     """The null band of a ROC curve: of the members above the (r + 1)-th non-member, where all orders are equally likely.
 
     The order statistic of uniform scores is a beta variable, and so many members above it a binomial one.

@@ -14,6 +14,7 @@ import io
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
+from csv import reader
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,7 @@ LARGEST = 1 << 30
 """Bytes of a file at most, packed or not."""
 NUMBERS = 250_000_000
 """Numbers at most of all answers together, those of reference models included: 2 GB."""
-LEAST = 50
+LEAST = 25
 """Members, and non-members, at least."""
 OFF = 1e-3
 """How far the sum of a record's probabilities may lie from 1: rounded to four decimals it may."""
@@ -81,7 +82,7 @@ class Predictions:
 
     @property
     def classes(self) -> int:
-        return self.log_posteriors.shape[1]
+        return int(self.log_posteriors.shape[1])
 
 
 def predictions(
@@ -97,11 +98,12 @@ def predictions(
     reference_members: ArrayLike | None = None,
     where: str = "",
     sources: tuple[Source, ...] = (),
+    starts: Mapping[str, int] | None = None,
 ) -> Predictions:
     """Checked predictions of arrays: answers (n, k) of this form, labels (n,) in [0, k), members (n,) bool.
 
     ids (n,), groups of (n,), inputs (n, ...), references (m, n, k) in the same form, reference_members (m, n) bool. `where`
-    begins messages. Raises UserError, in one line, for what can't be answers.
+    begins messages, and `starts` has the first record of each file by its name, so that they name the file. Raises UserError, in one line, for what can't be answers.
     """
     at = f"{where}: " if where else ""
     if form not in FORMS:
@@ -113,7 +115,7 @@ def predictions(
             f"{at}expected answers for at least 2 classes, given {k}; a binary model has one for either class"
         )
     side = _flags(members, n, f"{at}members")
-    y = _labels(labels, n, k, at)
+    y = _labels(labels, n, k, at, starts)
     for what, count in (("members", int(side.sum())), ("non-members", int((~side).sum()))):
         if count < LEAST:
             raise UserError(f"{at}expected at least {LEAST} {what}, given {count}: fewer show nothing")
@@ -131,10 +133,10 @@ def predictions(
     if texts is not None:
         _check_ids(texts, side, at)
     return Predictions(
-        _log_posteriors(given, form, f"{at}"), y, side, form, texts,
+        _log_posteriors(given, form, at, starts), y, side, form, texts,
         {plain(str(name), 60): _texts(values, n, f"{at}group {plain(str(name), 60)}") for name, values in (groups or {}).items()},
         None if inputs is None else _inputs(inputs, n, at),
-        None if theirs is None else np.stack([_log_posteriors(a, form, f"{at}reference {i}: ") for i, a in enumerate(theirs)]),
+        None if theirs is None else np.stack([_log_posteriors(a, form, f"{at}reference {i}: ", starts) for i, a in enumerate(theirs)]),
         of_references, sources,
     )  # fmt: skip
 
@@ -168,8 +170,18 @@ def load(members: Path, nonmembers: Path | None = None) -> Predictions:
     groups = {name.removeprefix("group_"): joined.pop(name) for name in [*joined] if name.startswith("group_")}
     answers, labels, side = (joined.pop(name) for name in ("answers", "labels", "members"))
     sources = tuple(t["source"] for t in tables)
+    firsts = np.cumsum([0, *(len(t["labels"]) for t in tables[:-1])]).tolist()
+    starts = {source.name: first for source, first in zip(sources, firsts, strict=True)}
     return predictions(
-        answers, labels, side, form=tables[0]["form"], groups=groups, where=where, sources=sources, **joined
+        answers,
+        labels,
+        side,
+        form=tables[0]["form"],
+        groups=groups,
+        where=where,
+        sources=sources,
+        starts=starts,
+        **joined,
     )
 
 
@@ -226,7 +238,7 @@ def _columns(data: bytes, kind: str, name: str) -> dict[str, NDArray[Any]]:
     try:
         if kind == "csv":
             head = data[: 1 << 22].split(b"\n", 1)[0].decode("utf-8-sig").strip("\r")
-            columns = next(iter(__import__("csv").reader([head])), [])
+            columns: list[str] = next(iter(reader([head])), [])
             text = {c: pa.string() for c in columns if c == "id" or c.startswith("group_")}
             options = csv.ConvertOptions(column_types=text, strings_can_be_null=False)
             table = csv.read_csv(io.BytesIO(data), convert_options=options)
@@ -250,8 +262,10 @@ def _columns(data: bytes, kind: str, name: str) -> dict[str, NDArray[Any]]:
     for column in table.column_names:
         values = table[column]
         if values.null_count:
+            first = int(np.flatnonzero(values.is_null().to_numpy())[0])
             raise UserError(
-                f"{name}: column {plain(column, 60)}: expected a value in every row, given {values.null_count:,} rows without"
+                f"{name}: column {plain(column, 60)}: expected a value in every row, given none, or NaN, in record {first + 1} "
+                f"({values.null_count:,} like it)"
             )
         found[column] = values.to_numpy()
     return found
@@ -337,15 +351,15 @@ def _numbers(values: ArrayLike, what: str, dimensions: int) -> Floats:
 
 
 def _flags(values: ArrayLike, shape: int | tuple[int, int], what: str) -> Bools:
-    array, shape = np.asarray(values), (shape,) if isinstance(shape, int) else shape
-    if array.shape != shape:
-        raise UserError(f"{what}: expected shape {shape}, given {array.shape}")
+    array, expected = np.asarray(values), (shape,) if isinstance(shape, int) else shape
+    if array.shape != expected:
+        raise UserError(f"{what}: expected shape {expected}, given {array.shape}")
     if array.dtype.kind not in "bfiu" or not np.isin(array, (0, 1)).all():
         raise UserError(f"{what}: expected 0 or 1 (or true and false), given something else")
     return array.astype(bool)
 
 
-def _labels(values: ArrayLike, n: int, k: int, at: str) -> Ints:
+def _labels(values: ArrayLike, n: int, k: int, at: str, starts: Mapping[str, int] | None) -> Ints:
     array = np.asarray(values)
     if array.shape != (n,):
         raise UserError(f"{at}labels: expected one a record, shape ({n},), given {array.shape}")
@@ -353,7 +367,7 @@ def _labels(values: ArrayLike, n: int, k: int, at: str) -> Ints:
         raise UserError(f"{at}labels: expected whole numbers from 0 to {k - 1}, given something else")
     if out := np.flatnonzero((array < 0) | (array >= k)).tolist():
         raise UserError(
-            f"{at}labels: expected 0 to {k - 1}, for there are {k} classes, given {array[out[0]]:g} in record {out[0] + 1}"
+            f"{at}labels: expected 0 to {k - 1}, for there are {k} classes, given {array[out[0]]:g} in {_record(out[0], starts)}"
         )
     return array.astype(np.int64)
 
@@ -375,7 +389,7 @@ def _inputs(values: ArrayLike, n: int, at: str) -> Floats:
 
 def _check_ids(ids: Texts, members: Bools, at: str) -> None:
     """Raises UserError where an id is there twice: once on either side, or twice on one."""
-    names, first, counts = np.unique(ids, return_index=True, return_counts=True)
+    names, counts = np.unique(ids, return_counts=True)
     twice = names[counts > 1]
     if not len(twice):
         return
@@ -389,34 +403,47 @@ def _check_ids(ids: Texts, members: Bools, at: str) -> None:
     )
 
 
-def _log_posteriors(values: Floats, form: Form, at: str) -> Floats:
+def _log_posteriors(values: Floats, form: Form, at: str, starts: Mapping[str, int] | None) -> Floats:
     """Log-posteriors (n, k) of answers of this form. Raises UserError for the first record that can't be one."""
     if form == "logits":
-        _check(np.isfinite(values).all(1), values, f"{at}expected finite logits")
+        _check(np.isfinite(values).all(1), values, f"{at}expected finite logits", starts)
         return np.asarray(log_softmax(values, axis=1), np.float64)
     if form == "probabilities":
         with np.errstate(invalid="ignore"):
-            _check(((values >= 0) & (values <= 1 + OFF)).all(1), values, f"{at}expected probabilities in [0, 1]")
+            _check(
+                ((values >= 0) & (values <= 1 + OFF)).all(1), values, f"{at}expected probabilities in [0, 1]", starts
+            )
         sums = values.sum(1)
-        _check(np.abs(sums - 1) <= OFF, sums[:, None], f"{at}expected probabilities that sum to 1 (within {OFF:g})")
+        _check(
+            np.abs(sums - 1) <= OFF, sums[:, None], f"{at}expected probabilities that sum to 1 (within {OFF:g})", starts
+        )
         with np.errstate(divide="ignore"):
             return np.log(values)
     with np.errstate(invalid="ignore"):
-        _check((values <= OFF).all(1), values.max(1)[:, None], f"{at}expected log-probabilities, 0 or less")
+        _check((values <= OFF).all(1), values.max(1)[:, None], f"{at}expected log-probabilities, 0 or less", starts)
     sums = logsumexp(values, axis=1)
     _check(
         np.abs(sums) <= OFF,
         np.exp(sums)[:, None],
         f"{at}expected log-probabilities whose exponentials sum to 1 (within {OFF:g})",
+        starts,
     )
     return values
 
 
-def _check(fine: Bools, values: Floats, message: str) -> None:
+def _check(fine: Any, values: Floats, message: str, starts: Mapping[str, int] | None) -> None:
     if fine.all():
         return
     row = int(np.flatnonzero(~fine)[0])
     bad = values[row]
     odd = bad[~np.isfinite(bad)] if not np.isfinite(bad).all() else bad[np.argsort(-np.abs(bad - 0.5), kind="stable")]
     many = f"{int((~fine).sum()):,} record{'s' * (int((~fine).sum()) > 1)}"
-    raise UserError(f"{message}, given {odd[0]:.6g} in record {row + 1} ({many} like it)")
+    raise UserError(f"{message}, given {odd[0]:.6g} in {_record(row, starts)} ({many} like it)")
+
+
+def _record(row: int, starts: Mapping[str, int] | None) -> str:
+    """How a message names a record: by its number in its file, from 1."""
+    if not starts or len(starts) < 2:
+        return f"record {row + 1}"
+    name, first = max(((n, f) for n, f in starts.items() if f <= row), key=lambda item: item[1])
+    return f"record {row - first + 1} of {name}"

@@ -85,7 +85,7 @@ def _auc(scores: Floats, members: Bools) -> float:
 
 def _null_aucs(scores: Floats, members: Bools, rng: np.random.Generator) -> Floats:
     """AUCs under permuted memberships; by the sum of ranks (Mann and Whitney), for one order serves them all."""
-    values, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - (counts - 1) / 2  # the mean rank of equal scores
     ranks, inside, n = middle[inverse], int(members.sum()), len(members)
     sums = np.array([rng.permutation(ranks)[:inside].sum() for _ in range(_PERMUTATIONS)])
@@ -170,9 +170,11 @@ def _classes(*sides: NDArray[np.int64]) -> str:
 def _size(given: Predictions) -> Check:
     inside, outside = int(given.members.sum()), int((~given.members).sum())
     text = f"{inside:,} members and {outside:,} non-members."
-    lost = [f"TPR at {rate:.3g}" for rate in (0.01, 0.001) if not resolves(outside, rate)]
+    lost = [f"TPR at {100 * rate:g} % FPR" for rate in (0.01, 0.001) if not resolves(outside, rate)]
     rough = [
-        f"TPR at {rate:.3g}" for rate in (0.01, 0.001) if resolves(outside, rate) and not resolves(outside, rate / 10)
+        f"TPR at {100 * rate:g} % FPR"
+        for rate in (0.01, 0.001)
+        if resolves(outside, rate) and not resolves(outside, rate / 10)
     ]
     if lost or rough:
         effect = "; ".join(filter(None, [
