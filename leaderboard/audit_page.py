@@ -58,6 +58,11 @@ def _text(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def _whole(text: str) -> str:
+    """A text as HTML whose numbers keep their percent signs on the line."""
+    return escape(text).replace(" %", "&nbsp;%")
+
+
 def _absent(number: int, title: str, why: str) -> str:
     return f'{_heading(number, title)}\n<p class="au-absent"><b>Not filled.</b> {escape(why)}</p>'
 
@@ -110,7 +115,7 @@ def _verdict(audit: Audit) -> str:
     }  # fmt: skip
     return (
         f'<section class="au-verdict au-{v.state}" aria-label="Verdict">\n<p class="au-state">{escape(STATES[v.state])}</p>\n'
-        f'<p class="au-lead">{escape(v.sentence)}</p>\n<p>{escape(v.more)}</p>\n'
+        f'<p class="au-lead">{_whole(v.sentence)}</p>\n<p>{_whole(v.more)}</p>\n'
         + (f"<p>Read it with these warnings:</p><ul>{warnings}</ul>\n" if warned else "")
         + f"</section>\n{gate}\n{_heading(1, 'Verdict and scope')}\n{_facts(facts)}\n"
         + _text(
@@ -218,14 +223,14 @@ def _results(audit: Audit) -> str:
     for metric, case in audit.worst.items():
         sign = ", low scores" if case.reversed else ""
         rows.append((
-            escape(METRICS[metric].label), f"<b>{_number(metric, case.value)}</b>", _between(metric, case.low, case.high),
-            _number(metric, case.null), "< 0.003" if case.p < 0.003 else f"{case.p:.2g}", breaking(case.attack) + sign,
+            f"{escape(METRICS[metric].label)}<br><small>{breaking(case.attack)}{sign}</small>", f"<b>{_number(metric, case.value)}</b>",
+            _between(metric, case.low, case.high), _number(metric, case.null), "&lt;&nbsp;0.003" if case.p < 0.003 else f"{case.p:.2g}",
         ))  # fmt: skip
     parts = [
         _heading(7, "Results"),
         _table(
             "The worst case over all attacks",
-            ("Metric", "Worst", "95 % interval", "Chance (99 %)", "p", "Attack"),
+            ("Metric, and the attack", "Worst", "95 % interval", "Chance (99 %)", "p"),
             rows,
         ),
         _text(
@@ -245,11 +250,11 @@ def _results(audit: Audit) -> str:
         for r in audit.risks:
             error = f" ± {r.error:.1%}" if r.error is not None else ""
             measured.append((
-                escape(r.measure), f"{r.distance:.3f}", f"{r.null:.3f}", f"{r.predicted:.1%}{error}", escape(r.attack),
+                escape(r.measure), f"{r.distance:.3f}", f"{r.null:.3f}", f"{r.predicted:.1%}{error}<br><small>{breaking(r.attack)}</small>",
                 f"{r.measured:.1%}" if r.measured is not None else "–",
             ))  # fmt: skip
         parts += [
-            _table("Risk without an attack, beside what was measured", ("Distance", "Value", "Chance (95 %)", "Predicted accuracy", "Of the attack", "Measured here (worst)"), measured),
+            _table("Risk without an attack, beside what was measured", ("Distance", "Value", "Chance (95 %)", "Predicted accuracy", "Measured (worst)"), measured),
             _text(
                 f"How far the answers to members lie from those to non-members, and what a line fitted to {audit.risks[0].rows} rows of published boards gives "
                 "for it; ± is the line's error (root mean square) on data and networks that it has not seen."
@@ -448,6 +453,7 @@ h1 { font-size: 1.5rem; }
 .au-absent { border-left: 3px solid var(--line); padding-left: .7rem; }
 table { margin-top: .4rem; }
 td, th { max-width: 30rem; }
+th small, td small { white-space: normal; font-weight: 400; }
 figure { margin: 1.2rem 0; }
 figcaption { max-width: 60rem; font-size: .85rem; opacity: .9; margin-bottom: .3rem; }
 .au-forest ol { list-style: none; margin: 0; padding: 0; font-size: .85rem; }
@@ -476,7 +482,7 @@ small { font-size: .78rem; opacity: .85; white-space: nowrap; }
 .au-c1 { stroke: var(--c1); stroke-dasharray: 7 4; } .au-c2 { stroke: var(--c2); stroke-dasharray: 2 3; } .au-c3 { stroke: var(--c3); stroke-dasharray: 10 3 2 3; }
 dd, code, pre { overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; }
-@media (max-width: 44rem) {
+@media screen and (max-width: 44rem) {
   main { padding: .6rem .8rem 2rem; }
   .au-lead { font-size: 1.08rem; }
   .au-forest li { grid-template-columns: 1fr auto; }

@@ -39,7 +39,7 @@ def attacks(rng: np.random.Generator, members: Bools, shifts: list[float]) -> li
 
 @pytest.mark.parametrize("kind", ["smooth", "ties", "apart", "two values"])
 def test_cells_give_the_curves_own_metrics(kind: str) -> None:
-    """Of 30,000 records: TPRs at low rates and decisions exactly, AUC within 1e-5."""
+    """Of 30,000 records: TPRs at low rates and decisions exactly, AUC within 1e-4."""
     rng, members = np.random.default_rng(1), sides(14_000, 16_000)
     scores = rng.normal(size=len(members)) + 0.5 * members
     scores = {"smooth": scores, "ties": scores.round(1), "apart": scores + 4 * members, "two values": np.sign(scores)}[
@@ -52,7 +52,7 @@ def test_cells_give_the_curves_own_metrics(kind: str) -> None:
     permuted = np.array([rng.permutation(members) for _ in range(3)])
     for inside, outside in ((permuted, ~permuted), (weights * members, weights * ~members)):
         quick, exact = cells.curve(inside, outside), Curve.of(scores, inside, outside)
-        assert np.allclose(quick.auc(), exact.auc(), rtol=0, atol=1e-5)
+        assert np.allclose(quick.auc(), exact.auc(), rtol=0, atol=1e-4)
         for curve, other in ((quick, exact), (quick.negated(), exact.negated())):
             for rate in (0.01, 0.001):
                 assert (curve.tpr_at(rate) == other.tpr_at(rate)).all()
