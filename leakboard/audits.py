@@ -120,8 +120,8 @@ def _audited(
         name: predicted.Line(*(line[f] for f in predicted.Line._fields)) for name, line in lines.published().items()
     }
 
-    def shown(parts: Iterable[Any], what: str, total: int) -> Iterable[Any]:
-        return track(parts, what, total) if show else parts
+    def shown(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+        return track(items, what, total) if show else items
 
     report, exposed = predicted.audit(
         given, Registry(places.PACKAGED / "submissions"), when=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

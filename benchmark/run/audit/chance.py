@@ -28,7 +28,7 @@ LEVEL = 0.01
 """How often chance alone may be taken for a leak: in one audit of a hundred."""
 RATES = {"tpr_at_fpr_0.01": 0.01, "tpr_at_fpr_0.001": 0.001}
 _MIDDLE = 500
-_BLOCK = 50  # draws whose counts are held at once
+_BLOCK = 16  # draws whose counts are held at once
 _SMALL = 20_000
 """Up to so many records there are 1,000 draws, else 500 permutations and 400 resamples."""
 
@@ -106,55 +106,43 @@ class Drawn:
 
 def drawn(scored: Scored, draws: Draws) -> Drawn:
     """The metrics of an attack, means over its attack seeds as the judge's."""
-    rows = scored.rows
-    parts = [_metrics(row, rows, draws) for row in scored.scores]
+    parts = [_metrics(row, scored.rows, draws, _ranks) for row in scored.scores]
     if scored.calls is not None and {*draws.members[scored.called]} == {True, False}:
         for part, calls in zip(parts, scored.calls, strict=True):
-            by_kind = _metrics(calls.astype(np.float64), scored.called, draws, decisions=True)
+            by_kind = _metrics(calls.astype(np.float64), scored.called, draws, _decisions)
             for values, more in zip(part, by_kind, strict=True):
                 values |= more
     observed, permuted, resampled = (
         {name: np.mean([p[kind][name] for p in parts], axis=0) for name in parts[0][kind]} for kind in range(3)
     )
-    inside = int(draws.members[rows].sum())
+    inside = int(draws.members[scored.rows].sum())
     shares = {name: inside for name in observed if name.startswith("tpr")}
     return Drawn({name: float(v[0]) for name, v in observed.items()}, permuted, resampled, shares)
 
 
 def _metrics(
-    scores: Floats, rows: Ints, draws: Draws, *, decisions: bool = False
+    scores: Floats, rows: Ints, draws: Draws, metrics: Callable[[Curve], dict[str, Floats]]
 ) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, Floats]]:
     """Metrics of scores (m,) of these records: observed (1,), under permutations (p,), and resampled (b,)."""
     members = draws.members[rows]
-    cells = Cells.of(scores, members)
-    metrics = _decisions if decisions else _ranks(int((~members).sum()))
-    whole = len(rows) == draws.members.size  # then no copy of the columns is made
+    cells = Cells.of(scores, members, rows)
 
     def over(counts: NDArray[Any], curve: Callable[[NDArray[Any]], Curve]) -> dict[str, Floats]:
-        blocks = [counts[i : i + _BLOCK] for i in range(0, len(counts), _BLOCK)]
-        found = [metrics(curve(block if whole else block[:, rows])) for block in blocks]
+        found = [metrics(curve(counts[i : i + _BLOCK])) for i in range(0, len(counts), _BLOCK)]
         return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
 
     exact = Curve.of(scores, members[None], ~members[None])
-    return (
-        metrics(exact),
-        over(draws.permuted, lambda m: cells.curve(m, np.logical_not(m))),
-        over(draws.resampled, lambda w: cells.curve(np.where(members, w, 0), np.where(members, 0, w))),
-    )
+    return metrics(exact), over(draws.permuted, cells.permuted), over(draws.resampled, cells.resampled)
 
 
-def _ranks(outside: int) -> Callable[[Curve], dict[str, Floats]]:
-    """The metrics of the order of scores, those that so many non-members resolve (RULES 15)."""
-
-    def metrics(curve: Curve) -> dict[str, Floats]:
-        auc, negated = curve.auc(), curve.negated()
-        values = {"auc": auc, "auc_reversed": 1 - auc}
-        for name, rate in RATES.items():
-            if resolves(outside, rate):
-                values |= {name: curve.tpr_at(rate), f"{name}_reversed": negated.tpr_at(rate)}
-        return values
-
-    return metrics
+def _ranks(curve: Curve) -> dict[str, Floats]:
+    """The metrics of the order of scores, those that the non-members resolve (RULES 15)."""
+    auc, negated, outside = curve.auc(), curve.negated(), int(curve.fp[..., -1].max())
+    values = {"auc": auc, "auc_reversed": 1 - auc}
+    for name, rate in RATES.items():
+        if resolves(outside, rate):
+            values |= {name: curve.tpr_at(rate), f"{name}_reversed": negated.tpr_at(rate)}
+    return values
 
 
 def _decisions(curve: Curve) -> dict[str, Floats]:
@@ -163,21 +151,25 @@ def _decisions(curve: Curve) -> dict[str, Floats]:
 
 @dataclass(frozen=True)
 class Cells:
-    """Neighbouring scores counted together: `order` (m,) is that of falling scores, `starts` (g,) where a cell begins in it."""
+    """Neighbouring scores counted together: `order` (m,) are the records by falling scores, `starts` (g,) where a cell begins in it.
+
+    `values` (g,) are the lowest scores of the cells, `members` (m,) the observed members in the order.
+    """
 
     order: Ints
     starts: Ints
     values: Floats
+    members: Bools
 
     @classmethod
-    def of(cls, scores: Floats, members: Bools) -> Cells:
-        """Of scores (m,) with the observed members (m,)."""
+    def of(cls, scores: Floats, members: Bools, rows: Ints) -> Cells:
+        """Of scores (m,) of these records with the observed members (m,)."""
         order = np.argsort(-scores, kind="stable")
-        falling, n = scores[order], len(scores)
+        falling, inside, n = scores[order], members[order], len(scores)
         ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
         rate = max(RATES.values())
         few = int(2 * rate * n) + 50
-        outside = np.flatnonzero(~members[order])
+        outside = np.flatnonzero(~inside)
         some = int(2 * rate * len(outside)) + 50
         wanted = np.concatenate([
             np.arange(min(few, n)), np.arange(max(0, n - few), n),
@@ -186,15 +178,22 @@ class Cells:
         ])  # fmt: skip
         at = np.searchsorted(ends, wanted[wanted >= 0])
         kept = ends[np.unique(np.concatenate([at, np.maximum(at - 1, 0)]))]
-        return cls(order, np.append(0, kept[:-1] + 1), falling[kept])
+        return cls(rows[order], np.append(0, kept[:-1] + 1), falling[kept], inside)
 
-    def curve(self, inside: NDArray[Any], outside: NDArray[Any]) -> Curve:
-        """The ROC curve of how often each record counts as a member and as a non-member, (b, m) each."""
-        counted = [
-            np.add.reduceat(np.take(side, self.order, 1), self.starts, axis=1, dtype=np.int32).astype(np.float64)
-            for side in (inside, outside)
-        ]
-        return Curve.of(self.values, *counted)
+    def permuted(self, members: Bools) -> Curve:
+        """The ROC curve where these are the members, (b, n) of all records."""
+        taken = np.take(members, self.order, 1)
+        inside = self._counted(taken)
+        return Curve.of(self.values, inside, np.diff(self.starts, append=taken.shape[1]) - inside)
+
+    def resampled(self, counts: Counts) -> Curve:
+        """The ROC curve where each record counts so often on its side, (b, n) of all records."""
+        taken = np.take(counts, self.order, 1)
+        inside = self._counted(taken * self.members)
+        return Curve.of(self.values, inside, self._counted(taken) - inside)
+
+    def _counted(self, counts: NDArray[Any]) -> Floats:
+        return np.add.reduceat(counts, self.starts, axis=1, dtype=np.int32).astype(np.float64)
 
 
 # --- Over all attacks -------------------------------------------------------------------------------

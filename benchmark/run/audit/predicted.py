@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +63,9 @@ class Line(NamedTuple):
     rows: int
 
 
-Track = Callable[[Iterable[Part], str, int], Iterable[Part]]
+THREADS = 2
+"""Attacks that are run at once: each holds copies of the answers."""
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 def audit(
@@ -74,7 +77,7 @@ def audit(
     title: str = "",
     command: str = "",
     lines: dict[str, Line] | None = None,
-    track: Track = lambda parts, what, total: parts,
+    track: Track = lambda items, what, total: items,
 ) -> tuple[Audit, Exposed]:
     """Audit these answers. The same answers and seed give the same audit.
 
@@ -84,11 +87,14 @@ def audit(
     parts, left = pool(registry, given)
     bench = Bench(given, seed)
     draws = chance.Draws.of(given.members, bench.known, np.random.default_rng(seed_of("draws", seed)))
-    scored: list[Scored] = []
-    found: list[chance.Drawn] = []
-    for part in track(parts, "attacks", len(parts)):
-        scored.append(bench.run(part))
-        found.append(chance.drawn(scored[-1], draws))
+
+    def met(part: Part) -> tuple[Scored, chance.Drawn]:
+        outcome = bench.run(part)
+        return outcome, chance.drawn(outcome, draws)
+
+    with ThreadPoolExecutor(THREADS) as executor:  # NumPy and PyTorch let go of the interpreter
+        done = list(track(executor.map(met, parts), "attacks", len(parts)))
+    scored, found = [outcome for outcome, _ in done], [values for _, values in done]
     outside = int((~given.members).sum())
     checked = question.checks(given, seed, chance.LEVEL)
     cases = {m: case for m in METRIC_NAMES if (case := chance.worst(found, m))}

@@ -45,13 +45,16 @@ def test_cells_give_the_curves_own_metrics(kind: str) -> None:
     scores = {"smooth": scores, "ties": scores.round(1), "apart": scores + 4 * members, "two values": np.sign(scores)}[
         kind
     ]
-    cells = Cells.of(scores, members)
+    cells = Cells.of(scores, members, np.arange(30_000))
     assert kind != "smooth" or len(cells.starts) < 7500, "that is why it is quick"
     weights = np.array([np.bincount(rng.integers(0, 14_000, 14_000), minlength=30_000) for _ in range(3)])
     weights[:, 14_000:] = [np.bincount(rng.integers(0, 16_000, 16_000), minlength=16_000) for _ in range(3)]
     permuted = np.array([rng.permutation(members) for _ in range(3)])
-    for inside, outside in ((permuted, ~permuted), (weights * members, weights * ~members)):
-        quick, exact = cells.curve(inside, outside), Curve.of(scores, inside, outside)
+    for quick, inside, outside in (
+        (cells.permuted(permuted), permuted, ~permuted),
+        (cells.resampled(weights.astype(np.uint8)), weights * members, weights * ~members),
+    ):
+        exact = Curve.of(scores, inside, outside)
         assert np.allclose(quick.auc(), exact.auc(), rtol=0, atol=1e-4)
         for curve, other in ((quick, exact), (quick.negated(), exact.negated())):
             for rate in (0.01, 0.001):
