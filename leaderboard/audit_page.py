@@ -282,11 +282,10 @@ def _groups(audit: Audit, exposed: str) -> str:
             )
         )
     if audit.exposed and exposed:
-        parts.append(
-            _text(
-                f"The {audit.exposed:,} most exposed members, which score above 99 % of the non-members, are in the local file {exposed}. It names records: keep it to yourself."
-            )
-        )
+        parts.append(_text(
+            f"The {audit.exposed:,} most exposed members, which score above 99 % of the non-members, are in the local file {exposed}; by chance "
+            "alone one member in a hundred does. The file names records: keep it to yourself."
+        ))  # fmt: skip
     return "\n".join(parts)
 
 

@@ -230,6 +230,11 @@ def _share(stable: Floats, metric: str) -> Floats:
     return np.sin(stable.clip(0, np.pi / 2)) ** 2 if metric in RATES else stable
 
 
+def tested(metric: str, outside: int) -> bool:
+    """Whether a metric enters the test: AUC, and TPRs that so many non-members can rank (RULES 15)."""
+    return metric == "auc" or resolves(outside, RATES[metric] / 10)
+
+
 def chance(found: Sequence[Drawn], outside: int) -> float:
     """How probable it is, by chance alone, that an attack stands out as far as the one that does most, (0, 1].
 
@@ -239,7 +244,7 @@ def chance(found: Sequence[Drawn], outside: int) -> float:
     """
     distances = []
     for d in found:
-        for metric in ("auc", *(name for name, rate in RATES.items() if resolves(outside, rate / 10))):
+        for metric in filter(lambda m: tested(m, outside), ("auc", *RATES)):
             for name in (metric, f"{metric}_reversed"):
                 if name not in d.observed:
                     continue

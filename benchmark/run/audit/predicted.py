@@ -107,7 +107,7 @@ def audit(
     report = Audit(
         title=title or "A model's answers", tool=__version__, when=when, command=command, seed=seed,
         files=[File(name=s.name, bytes=s.bytes, sha256=s.sha256) for s in given.sources],
-        verdict=_verdict(worst, p, checked, len(scored)), model=_model(given),
+        verdict=_verdict(worst, p, checked, scored, outside), model=_model(given),
         checks=[Finding(**check._asdict()) for check in checked],
         attacks=[_attack(s, d, given) for s, d in zip(scored, found, strict=True)],
         left=[Left(name=x.name, title=x.title, reason=x.reason) for x in left],
@@ -139,41 +139,58 @@ def _attack(scored: Scored, drawn: chance.Drawn, given: Predictions) -> Attack:
     )  # fmt: skip
 
 
-def _verdict(worst: dict[str, WorstCase], p: float, checked: Sequence[question.Check], attacks: int) -> Verdict:
-    """The sentence that the report begins with."""
-    tpr, auc = worst.get("tpr_at_fpr_0.01"), worst["auc"]
-    told = tpr if tpr and tpr.p <= chance.LEVEL else auc
-    leaks = p <= chance.LEVEL
-    if told is tpr:
-        measured = f"{told.value:.1%} of the members at 1 % false alarms (95 %: {told.low:.1%} to {told.high:.1%}); by chance alone at most {told.null:.1%}"
-        possible = f"finding more than {told.high:.1%} of the members at 1 % false alarms"
+def _verdict(
+    worst: dict[str, WorstCase], p: float, checked: Sequence[question.Check], scored: Sequence[Scored], outside: int
+) -> Verdict:
+    """The sentence that the report begins with: of the metrics that were tested, the one that tells most about the outcome."""
+    leaks, attacks = p <= chance.LEVEL, len(scored)
+    tested = [m for m in ("tpr_at_fpr_0.01", "auc", "tpr_at_fpr_0.001") if m in worst and chance.tested(m, outside)]
+    if leaks:
+        clear = [m for m in tested if worst[m].p <= chance.LEVEL]
+        metric = clear[0] if clear else min(tested, key=lambda m: worst[m].p)
     else:
-        measured = f"an AUC of {told.value:.3f} (95 %: {told.low:.3f} to {told.high:.3f}); by chance alone at most {told.null:.3f}"
-        possible = f"an AUC above {told.high:.3f}" + (
-            f", or more than {tpr.high:.1%} of the members at 1 % false alarms" if tpr else ""
-        )
-    bad = list(question.broken(list(checked)))
-    said = {"p": p, "level": chance.LEVEL}
-    if bad:
-        what = (
-            "An attack tells members from non-members"
-            if leaks
-            else "No attack tells members from non-members better than chance"
-        )
+        metric = max(tested, key=lambda m: worst[m].p)
+    case, said = worst[metric], {"p": p, "level": chance.LEVEL}
+    measured = _measured(metric, case)
+    if (case.value > case.null) == leaks:
+        measured += f"; by chance alone at most {_amount(metric, case.null)}"
+    else:  # one metric alone looks otherwise than all together
+        measured += f"; over all metrics together chance goes as far in {p:.1%} of audits"
+    if bad := list(question.broken(checked)):
+        which = "An attack tells" if leaks else "No attack tells"
         return Verdict(
-            state="unclear", sentence=f"It is unclear what the model leaks: members and non-members differ without it. {what}: {measured}.",
+            state="unclear", sentence="It is unclear what the model leaks: members and non-members differ without it. "
+            f"{which} them apart better than chance: {measured}.",
             more=" ".join(f"{c.name}: {c.found}" for c in bad) + " Draw both sides from one pool, and audit again.", **said,
         )  # fmt: skip
     if leaks:
+        verb = "reaches" if metric == "auc" else "finds"
         return Verdict(
-            state="leaks", sentence=f"The model leaks who was in its training data: the attack {told.attack} {'finds' if told is tpr else 'reaches'} {measured}.",
-            more=f"Better attacks may find more. Of {attacks} attacks the strongest counts; the interval allows for the choice.", **said,
+            state="leaks", sentence=f"The model leaks who was in its training data: the attack {case.attack} {verb} {measured}.",
+            more=f"Of {attacks} attacks the strongest counts; the interval allows for the choice. Better attacks may find more.", **said,
         )  # fmt: skip
+    excluded = " and ".join(
+        f"more than {worst[m].high:.1%} of the members found at {_RATES[m]} false alarms" if m in _RATES else f"an AUC above {worst[m].high:.3f}"
+        for m in tested
+    )  # fmt: skip
+    stronger = "" if any(s.calibrated for s in scored) else ", such as ones with reference models,"
     return Verdict(
         state="chance", sentence=f"None of {attacks} attacks tells members from non-members better than chance: the strongest reaches {measured}.",
-        more=f"These records don't exclude that one of these attacks reaches up to that: {possible} is excluded (95 %). Stronger attacks, "
-        "such as ones with reference models, may find more.", **said,
+        more=f"Excluded (95 %, by these attacks): {excluded}. Stronger attacks{stronger} may find more.", **said,
     )  # fmt: skip
+
+
+_RATES = {"tpr_at_fpr_0.01": "1 %", "tpr_at_fpr_0.001": "0.1 %"}
+
+
+def _amount(metric: str, value: float) -> str:
+    return f"{value:.{2 if metric == 'tpr_at_fpr_0.001' else 1}%}" if metric in _RATES else f"{value:.3f}"
+
+
+def _measured(metric: str, case: WorstCase) -> str:
+    value, low, high = (_amount(metric, v) for v in (case.value, case.low, case.high))
+    what = f"{value} of the members at {_RATES[metric]} false alarms" if metric in _RATES else f"an AUC of {value}"
+    return f"{what} (95 %: {low} to {high})"
 
 
 def _model(given: Predictions) -> Model:

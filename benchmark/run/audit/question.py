@@ -7,7 +7,7 @@ attack's success is no measure of leakage. Blind baselines of this kind beat the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -204,6 +204,6 @@ def _digits(given: Predictions) -> Check:
     )
 
 
-def broken(found: list[Check]) -> Iterator[Check]:
+def broken(found: Iterable[Check]) -> Iterator[Check]:
     """The checks by which the verdict is no measure of leakage."""
     return (c for c in found if c.state == "broken")

@@ -15,9 +15,9 @@ from benchmark.errors import UserError
 from benchmark.judge.kinds import scenario
 from benchmark.run.audit import question
 from benchmark.run.audit.attacks import Bench, Table, image_of, pool
-from benchmark.run.audit.predicted import EXPOSED, Line, audit
+from benchmark.run.audit.predicted import EXPOSED, Line, _verdict, audit
 from benchmark.run.audit.predictions import predictions
-from benchmark.run.audit.report import Audit
+from benchmark.run.audit.report import Audit, WorstCase
 from tests.conftest import SUBMISSIONS, artifacts_in
 from tests.run.audit.worlds import logits, registry, world
 
@@ -74,6 +74,27 @@ def test_a_leak_is_found_measured_and_told() -> None:
     ) == 4
     half, tenth, _ = report.precision
     assert half.value == pytest.approx(case.value / (case.value + 0.01)) and tenth.value < half.value
+
+
+def case(value: float, null: float, p: float) -> WorstCase:
+    return WorstCase(value=value, low=value - 0.01, high=value + 0.01, null=null, p=p, attack="loss", reversed=False)
+
+
+@pytest.mark.parametrize(
+    ("cases", "p", "outside", "said"),
+    [
+        ({"tpr_at_fpr_0.01": case(0.05, 0.02, 0.001), "auc": case(0.6, 0.53, 0.001)}, 0.001, 1000, "the attack loss finds 5.0% of the members at 1 % false alarms (95 %: 4.0% to 6.0%); by chance alone at most 2.0%."),
+        ({"tpr_at_fpr_0.01": case(0.05, 0.02, 0.001), "auc": case(0.6, 0.53, 0.001)}, 0.001, 900, "the attack loss reaches an AUC of 0.600 (95 %: 0.590 to 0.610); by chance alone at most 0.530."),
+        ({"tpr_at_fpr_0.01": case(0.015, 0.02, 0.1), "auc": case(0.52, 0.51, 0.012)}, 0.009, 1000, "the attack loss reaches an AUC of 0.520 (95 %: 0.510 to 0.530); by chance alone at most 0.510."),
+        ({"tpr_at_fpr_0.01": case(0.015, 0.02, 0.1), "auc": case(0.52, 0.525, 0.012)}, 0.009, 1000, "(95 %: 0.510 to 0.530); over all metrics together chance goes as far in 0.9% of audits."),
+        ({"tpr_at_fpr_0.01": case(0.03, 0.02, 0.001), "auc": case(0.52, 0.525, 0.3)}, 0.02, 1000, "the strongest reaches an AUC of 0.520 (95 %: 0.510 to 0.530); by chance alone at most 0.525."),
+        ({"tpr_at_fpr_0.01": case(0.03, 0.02, 0.008), "auc": case(0.53, 0.525, 0.009)}, 0.02, 1000, "over all metrics together chance goes as far in 2.0% of audits."),
+        ({"tpr_at_fpr_0.001": case(0.0123, 0.002, 0.002), "auc": case(0.5, 0.51, 0.8)}, 0.002, 10_000, "finds 1.23% of the members at 0.1 % false alarms (95 %: 0.23% to 2.23%); by chance alone at most 0.20%."),
+    ],
+)  # fmt: skip
+def test_the_sentence_never_contradicts_itself(cases: dict[str, WorstCase], p: float, outside: int, said: str) -> None:
+    verdict = _verdict(cases, p, [], [], outside)
+    assert verdict.state == ("leaks" if p <= 0.01 else "chance") and verdict.sentence.endswith(said)
 
 
 def test_the_same_answers_and_seed_give_the_same_audit_and_the_schema_holds() -> None:
