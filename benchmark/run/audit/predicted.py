@@ -92,6 +92,8 @@ def audit(
         outcome = bench.run(part)
         return outcome, chance.drawn(outcome, draws)
 
+    for part in parts:  # one after the other: a thread would find a module that another is still importing
+        part.entry.load()
     with ThreadPoolExecutor(THREADS) as executor:  # NumPy and PyTorch let go of the interpreter
         done = list(track(executor.map(met, parts), "attacks", len(parts)))
     scored, found = [outcome for outcome, _ in done], [values for _, values in done]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from benchmark.run.audit.attacks import Bench, Table, image_of, pool
 from benchmark.run.audit.predicted import EXPOSED, Line, _verdict, audit
 from benchmark.run.audit.predictions import predictions
 from benchmark.run.audit.report import Audit, WorstCase
-from tests.conftest import SUBMISSIONS, artifacts_in
+from tests.conftest import ROOT, SUBMISSIONS, artifacts_in
 from tests.run.audit.worlds import logits, registry, world
 
 WHEN = "2026-01-01T00:00:00Z"
@@ -104,6 +106,18 @@ def test_the_same_answers_and_seed_give_the_same_audit_and_the_schema_holds() ->
     assert Audit.model_validate_json(first.as_json()) == first
     with pytest.raises(ValueError, match="extra"):
         Audit.model_validate(first.model_dump() | {"more": 1})
+
+
+def test_threads_find_whole_modules() -> None:
+    """In a process that has imported no attack yet, with threads that change places all the time."""
+    code = (
+        "import sys; sys.setswitchinterval(1e-6)\n"
+        "from tests.run.audit.worlds import registry, world\n"
+        "from benchmark.run.audit.predicted import audit\n"
+        "print(len(audit(world(1, n=30), registry(), when='')[0].attacks))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "9\n", done.stderr
 
 
 def test_the_order_of_the_records_says_nothing() -> None:
