@@ -103,7 +103,7 @@ def _verdict(audit: Audit) -> str:
     if audit.gate:
         rows = [(escape(g.condition), f"<b>{escape(g.outcome)}</b>", escape(g.reason)) for g in audit.gate]
         gate = _table("Gate", ("Fail if", "Outcome", "Why"), rows)
-    warned = [c for c in audit.checks if c.state in ("warning", "broken")]
+    warned = [c for c in audit.checks if c.state == "warning"]  # a broken one is in the verdict itself
     warnings = "".join(f"<li><b>{escape(c.name)}.</b> {escape(c.found)} {escape(c.effect)}</li>" for c in warned)
     files = {
         f"File {f.name}" if len(audit.files) > 1 else "File": f"{f.name}, {f.bytes:,} bytes, SHA-256 {f.sha256}"
