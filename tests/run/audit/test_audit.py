@@ -47,6 +47,7 @@ def test_a_target_has_the_judges_auc_of_the_loss_attack(smoke_store: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # 120 audits: some two minutes where nothing else runs
 def test_chance_passes_and_a_lookup_fails() -> None:
     """Of 100 models that never saw their members 95 pass the null gate, at least; of 20 that look them up none does."""
     states = [audited(world(seed), seed).verdict.state for seed in range(100)]
