@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import posixpath
 import re
 import tomllib
@@ -526,9 +527,44 @@ def commands() -> str:
 
     out = [f"## For all commands\n\n{parameters(group)}"]
     for name, command in group.commands.items():
-        if not command.hidden:
-            out.append(f"## {name}\n\n{prose(command.help or '')}\n\n{parameters(command)}".rstrip())
+        below = {f"{name} {sub}": c for sub, c in getattr(command, "commands", {}).items()}
+        for title, each in (below or {name: command}).items():
+            if not each.hidden:
+                out.append(f"## {title}\n\n{prose(each.help or '')}\n\n{parameters(each)}".rstrip())
     return "\n\n".join(out)
+
+
+def audit_fields() -> str:
+    """The fields of an audit's JSON file."""
+    from benchmark.run.audit.report import Audit, schema
+
+    definitions = {"Audit": schema(), **schema()["$defs"]}
+    said = {"Audit": Audit.__doc__ or "", **{name: d.get("description", "") for name, d in schema()["$defs"].items()}}
+    out = []
+    for name, definition in definitions.items():
+        rows = [
+            (code(field), _json_type(what), prose(what.get("description", "")))
+            for field, what in definition["properties"].items()
+        ]
+        out.append(f"### {name}\n\n{prose(said[name])}\n\n" + table("field", "type", "meaning", rows=rows))
+    return "\n\n".join(out)
+
+
+def _json_type(what: dict[str, Any]) -> str:
+    """The type of a field of a JSON schema, in words."""
+    if "$ref" in what:
+        name = what["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in what:
+        return " or ".join(map(_json_type, what["anyOf"]))
+    if "enum" in what or "const" in what:
+        return ", ".join(map(plain_code, what.get("enum", [what.get("const")])))
+    if what.get("type") == "array":
+        return f"list: {_json_type(what['items'])}"
+    if what.get("type") == "object":
+        return f"mapping: text to {_json_type(what['additionalProperties'])}"
+    words = {"string": "text", "integer": "whole number", "boolean": "true or false"}
+    return words.get(what["type"], what["type"])
 
 
 @cache
@@ -573,6 +609,7 @@ MADE = {
     "metrics": metrics,
     "commands": commands,
     "networks": networks,
+    "audit_fields": audit_fields,
     "board": board,
     "picture": picture,
 }
@@ -592,4 +629,11 @@ def filled(text: str, page: str) -> str:
 def generated() -> dict[str, str]:
     """The pages that are made whole, by their names."""
     pages = {page: included(path, page) for page, path in INCLUDED.items()}
-    return pages | {f"methods/{kind}.md": methods(kind) for kind in GROUPS}
+    pages |= {f"methods/{kind}.md": methods(kind) for kind in GROUPS}
+    return pages | {"audit.schema.json": json.dumps(_audit_schema(), indent=1) + "\n"}
+
+
+def _audit_schema() -> dict[str, Any]:
+    from benchmark.run.audit.report import schema
+
+    return schema()

@@ -7,13 +7,15 @@
     results = leakboard.run(["mine"], protocol="digits-v2")
     board = leakboard.load_board("digits-v2")
     board.attacks["membership"], board.defenses  # pandas tables, ranked
+    audited = leakboard.audit(model.predict_proba(x), y, members)  # of a model of your own
+    audited.report.verdict.sentence
 
 Mistakes in what is given raise `leakboard.UserError` with the line that the command would print.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,12 +25,14 @@ from benchmark.errors import UserError as UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import ArrayLike
 
     from benchmark.result import Result
     from benchmark.run.checks import Check
     from leaderboard.ranking import Board
+    from leakboard.audits import Audited
 
-__all__ = ["Leaderboard", "UserError", "__version__", "check", "load_board", "run"]
+__all__ = ["Leaderboard", "UserError", "__version__", "audit", "check", "load_board", "run"]
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,35 @@ def check(file: str | Path, *, trust: bool = False) -> Iterator[Check]:
 
     mode: Literal["never", "auto"] = "never" if trust else "auto"
     yield from checks.check_file(Path(file), places.submissions(), places.store() / "check", mode, places.baselines())
+
+
+def audit(
+    answers: ArrayLike,
+    labels: ArrayLike,
+    members: ArrayLike,
+    *,
+    form: Literal["probabilities", "log-probabilities", "logits"] = "probabilities",
+    ids: ArrayLike | None = None,
+    groups: Mapping[str, ArrayLike] | None = None,
+    inputs: ArrayLike | None = None,
+    references: ArrayLike | None = None,
+    reference_members: ArrayLike | None = None,
+    title: str = "",
+    seed: int = 0,
+    fail_if: Sequence[str] = (),
+) -> Audited:
+    """Audit a model of your own by its answers (n, k) to n records of k classes: what `leakboard audit predictions` does.
+
+    labels: (n,) whole numbers in [0, k). members: (n,), true where the model was trained on the record. ids: (n,), each once.
+    groups: subgroups (n,) by the name of what they are of. inputs: (n, ...), for the classifier that tells the sides apart
+    without the model. references: answers (m, n, k) of reference models, in the same form; reference_members: (m, n), who was
+    in whose training data, by default nobody. fail_if: conditions such as "tpr_at_fpr_0.01 > 0.05", decided in
+    `report.gate`. The result has `report` (typed, with the verdict), `exposed` (rows of the most exposed members), `html()` and
+    `write(folder)`. Raises UserError, in one line, for what can't be answers.
+    """
+    from leakboard import audits
+
+    return audits.arrays(
+        answers, labels, members, form=form, ids=ids, groups=groups, inputs=inputs, references=references,
+        reference_members=reference_members, title=title, seed=seed, fail_if=fail_if,
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """The command `leakboard`. It alone knows the order in which the modules are called.
 
-Exit codes: 0 all is well; 1 something that was asked for failed; 2 a mistake in what was given; 130 Ctrl-C. With
+Exit codes: 0 all is well; 1 something that was asked for failed; 2 a mistake in what was given; 3 and 4 are `audit`'s: a gate
+fails, or cannot tell; 130 Ctrl-C. With
 `--json` stdout holds one JSON document, an object with `error` where the command came to nothing.
 """
 
@@ -28,7 +29,7 @@ from rich.text import Text
 from benchmark import __version__, places
 from benchmark.addresses import checked, shown
 from benchmark.errors import UserError, printable
-from leakboard import console, datasets
+from leakboard import audits, console, datasets
 from leakboard.console import answer, command_line, err, out, say, tell_next, track, wants_json
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def _protocol_names(incomplete: str) -> list[str]:
 
 
 app.add_typer(datasets.data, name="data")
+app.add_typer(audits.audit, name="audit")
 app.command()(datasets.pin)
 Entries = Annotated[list[str] | None, typer.Argument(help="Attacks or defenses; default: all of the protocol.", autocompletion=_entry_names)]  # fmt: skip
 Workers = Annotated[int | None, typer.Option("--workers", min=1, envvar="LEAKBOARD_WORKERS", help="Processes; default: the cores, at most 8; 1 on a GPU.")]  # fmt: skip

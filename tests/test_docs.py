@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import subprocess
@@ -14,12 +15,16 @@ from typing import get_args
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import grimp
+import numpy as np
 import pytest
 
 from benchmark import networks, protocol
 from benchmark.metrics import METRICS
 from benchmark.result import Status
+from benchmark.run.audit import predicted, question, report
+from benchmark.run.audit.predictions import predictions
 from docs import pages, rooms
+from leakboard import audits
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "http://site/"
@@ -192,6 +197,39 @@ def test_the_digests_to_pin_are_printed(capsys: pytest.CaptureFixture[str]) -> N
     lines = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
     pinned = protocol.load("digits-v2")
     assert lines == {"data_digest": pinned.data_digest} | {str(s): pinned.split.digests[s] for s in range(5)}
+
+
+def test_the_audit_page_does_what_it_says(tmp_path: Path) -> None:
+    """Its files, its commands and its exit codes, as a reader copies them."""
+    text = (ROOT / "docs" / "audit.md").read_text("utf-8")
+    programs = dict(re.findall(r'```python title="(\S+)"\n(.*?)```', text, re.DOTALL))
+    assert {*programs} == {"answers.py", "audit.py"}
+    for name, program in programs.items():
+        (tmp_path / name).write_text(program, "utf-8")
+    scripts = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    assert len(scripts) == 2
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for line in [*"".join(scripts).splitlines(), "python audit.py"]:
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()[-1]
+    assert said.startswith("['passes'] [")
+    for folder in ("audit", "audit-from-python"):
+        assert {f"`{path.name}`" for path in (tmp_path / folder).iterdir()} == set(
+            re.findall(r"^\| (`\w+\.\w+`) \|", text, re.MULTILINE)
+        )
+
+
+def test_the_audit_page_names_every_check_and_metric(site: Path) -> None:
+    text = (ROOT / "docs" / "audit.md").read_text("utf-8")
+    rng = np.random.default_rng(0)
+    given = predictions(rng.dirichlet([1, 1], 60), rng.integers(0, 2, 60), np.arange(60) < 30, form="probabilities")
+    names = [c.name for c in question.checks(given, 0, 0.01)]
+    section = text.partition("## Checks of the question")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| (\w.*?) \| ", section, re.MULTILINE) == ["check", *names]
+    assert all(f"`{name}`" in text for name in predicted.METRIC_NAMES)
+    assert all(f"| {code} |" in text for code in (audits.FAILS, audits.CANNOT_TELL))
+    assert json.loads((site / "audit.schema.json").read_text("utf-8")) == report.schema()
 
 
 def test_columns_pages_and_statuses_of_the_board_are_explained() -> None:

@@ -1,0 +1,196 @@
+"""The data of an audit's report, as typed objects and as versioned JSON.
+
+`Audit.model_json_schema()` is the schema that is published in the documentation. No record of the audited data is in here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+"""The version of the JSON file's form: it grows when a field is renamed, removed or gets another meaning."""
+State = Literal["leaks", "chance", "unclear"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Verdict(_Part):
+    """leaks: an attack tells members better than chance. chance: none does. unclear: they differ without the model, too."""
+
+    state: State
+    sentence: str
+    more: str = Field(description="What the sentence does not say: what remains possible, or why it is unclear.")
+    p: float = Field(
+        description="How probable it is by chance alone that an attack stands out as far, over all attacks at once."
+    )
+    level: float = Field(description="The verdict is 'leaks' where p is at most this.")
+
+
+class Numbers(_Part):
+    """A value with its 95 % interval, and the central 99 % of what permuted memberships give."""
+
+    value: float
+    low: float
+    high: float
+    null_low: float
+    null_high: float
+
+
+class WorstCase(_Part):
+    """The largest value of any attack with either sign. `low` is simultaneous over all of them."""
+
+    value: float
+    low: float
+    high: float
+    null: float = Field(description="What the worst case stays below by chance alone in 99 of 100 audits.")
+    p: float = Field(description="How often chance alone gives as large a worst case.")
+    attack: str
+    reversed: bool = Field(description="Whether low scores mark members.")
+
+
+class Attack(_Part):
+    """An attack that ran."""
+
+    name: str
+    title: str
+    reference: str
+    calibrated: bool = Field(description="Whether it corrects for how hard a record is, by reference models.")
+    learns: bool = Field(description="Whether it learns from known records; it is then scored on the others alone.")
+    members: int
+    nonmembers: int
+    metrics: dict[str, Numbers]
+    fpr: list[float] = Field(description="Corners of the ROC curve, at most 100.")
+    tpr: list[float]
+
+
+class Left(_Part):
+    """An attack that did not run."""
+
+    name: str
+    title: str
+    reason: str
+
+
+class Finding(_Part):
+    """A check of the question."""
+
+    name: str
+    state: Literal["ok", "warning", "broken", "not checked"]
+    found: str
+    effect: str
+
+
+class File(_Part):
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Side(_Part):
+    """Members, or non-members."""
+
+    count: int
+    accuracy: float
+    loss: float = Field(description="Median cross-entropy, nats.")
+
+
+class Model(_Part):
+    """What the answers show of the model."""
+
+    classes: int
+    form: str
+    members: Side
+    nonmembers: Side
+    ece: float = Field(description="Expected calibration error on non-members, 10 bins.")
+    references: int = Field(description="Reference models in the file.")
+
+
+class Group(_Part):
+    """A subgroup or a class: the AUC of the deciding attack within it."""
+
+    of: str
+    name: str
+    members: int
+    nonmembers: int
+    auc: float
+    low: float
+    high: float
+
+
+class Precision(_Part):
+    """Of those called members at 1 % FPR, the share who are, if so many of all are."""
+
+    prior: float
+    value: float
+    low: float
+    high: float
+
+
+class Risk(_Part):
+    """Risk without an attack: a Jensen-Shannon distance, and the accuracy that a published line gives for it."""
+
+    measure: str
+    distance: float
+    null: float = Field(description="95 % quantile of the distance under permuted membership.")
+    attack: str = Field(description="The attack whose balanced accuracy the line predicts.")
+    predicted: float
+    error: float | None = Field(
+        description="Root mean squared error of the line on this project's published boards; null where none is there."
+    )
+    rows: int = Field(description="Rows of those boards.")
+    measured: float | None = Field(description="The largest balanced accuracy that was measured here.")
+
+
+class Decision(_Part):
+    """What a condition of the gate came to."""
+
+    condition: str
+    outcome: Literal["passes", "fails", "cannot tell"]
+    reason: str
+
+
+class Audit(_Part):
+    """An audit of a model's answers."""
+
+    form: int = Field(SCHEMA, description="The version of this form.")
+    way: Literal["predictions"] = "predictions"
+    title: str
+    tool: str = Field(description="Leakboard's version.")
+    when: str = Field(description="When it was made, ISO 8601, UTC.")
+    command: str = Field(description="What makes it again; empty if it was made from Python.")
+    seed: int
+    files: list[File]
+    verdict: Verdict
+    model: Model
+    checks: list[Finding]
+    attacks: list[Attack]
+    left: list[Left]
+    worst: dict[str, WorstCase] = Field(description="By metric; a metric that the records don't resolve is absent.")
+    band_fpr: list[float] = Field(description="False positive rates of the null band of a ROC curve.")
+    band_high: list[float] = Field(
+        description="TPRs that one attack stays below by chance in 99.5 of 100 cases, at each of them."
+    )
+    band_low: list[float]
+    precision: list[Precision]
+    groups: list[Group]
+    class_spread: float | None = Field(description="Standard deviation over the classes of the AUC within a class.")
+    class_spread_null: float | None = Field(
+        description="95 % quantile of it where records are given to classes at random."
+    )
+    risks: list[Risk]
+    exposed: int = Field(description="Records in the local file of the most exposed.")
+    gate: list[Decision] = []
+
+    def as_json(self) -> str:
+        """The audit as JSON: the same audit gives the same bytes."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of the file."""
+    return Audit.model_json_schema()

@@ -1,0 +1,502 @@
+"""The report of an audit as one HTML file, made from its data. Pure functions: no files, no clock.
+
+The page needs no server, no script and no network: its policy allows inline style and nothing else. Thirteen sections, the
+verdict first; one that an audit of answers cannot fill says why. All texts that others wrote pass `html.escape`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from benchmark.metrics import METRICS
+from benchmark.run.audit.report import Attack, Audit, Group, Numbers
+from benchmark.text import plain
+from leaderboard.forest import Axis, axis
+from leaderboard.page import POLICY, STYLE
+from leaderboard.texts import breaking
+
+STATES = {"leaks": "Leaks", "chance": "No leak found", "unclear": "Unclear"}
+CHECKS = {"ok": "ok", "warning": "warning", "broken": "broken", "not checked": "not checked"}
+CURVES = 4
+"""Attacks in the plot of ROC curves at most."""
+_PERCENT = ("tpr_at_fpr_0.01", "tpr_at_fpr_0.001", "balanced_accuracy")
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 460.0, 400.0, 52.0, 44.0, 10.0, 24.0
+
+
+def as_html(audit: Audit, exposed: str = "") -> str:
+    """The report. exposed: the name of the local file of the most exposed records, "" without one."""
+    title = f"Leakboard audit: {plain(audit.title, 120)}"
+    sections = [
+        _verdict(audit), _model(audit), _data(audit), _released(audit), _threats(), _attacks(audit), _results(audit),
+        _absent(8, "Canaries and a bound on epsilon", "An empirical bound needs canaries, planted with probability one half each before the training. Answers alone give none."),
+        _groups(audit, exposed),
+        _absent(10, "Differential privacy", "No guarantee was named, and a file of answers does not hold one. Without a proof, this report says nothing about epsilon."),
+        _absent(11, "Inversion, attributes, extraction", "These attacks ask the model about images of their own, or read its weights. A file of answers allows neither."),
+        _mitigations(), _limits(audit),
+    ]  # fmt: skip
+    body = "\n".join([f"<h1>{escape(title)}</h1>", *sections])
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}\n{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+# --- Parts ------------------------------------------------------------------------------------------
+
+
+def _heading(number: int, text: str) -> str:
+    return f'<h2 id="s{number}">{number} {escape(text)}</h2>'
+
+
+def _text(text: str) -> str:
+    return f"<p>{escape(text)}</p>"
+
+
+def _whole(text: str) -> str:
+    """A text as HTML whose numbers keep their percent signs on the line."""
+    return escape(text).replace(" %", "&nbsp;%")
+
+
+def _absent(number: int, title: str, why: str) -> str:
+    return f'{_heading(number, title)}\n<p class="au-absent"><b>Not filled.</b> {escape(why)}</p>'
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    lines = "\n".join(f"<dt>{escape(what)}</dt><dd>{escape(value)}</dd>" for what, value in facts.items())
+    return f"<dl>\n{lines}\n</dl>"
+
+
+def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of HTML cells; the first of a row is its heading."""
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
+    lines = [f'<tr><th scope="row">{first}</th>{"".join(f"<td>{c}</td>" for c in rest)}</tr>' for first, *rest in rows]
+    body = "\n".join(lines)
+    return (
+        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(caption)}"><table>\n<caption>{escape(caption)}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
+    )
+
+
+def _number(metric: str, value: float) -> str:
+    base = metric.removesuffix("_reversed")
+    if base not in _PERCENT:
+        return f"{value:.3f}"
+    return f"{value:.2%}" if base == "tpr_at_fpr_0.001" else f"{value:.1%}"
+
+
+def _between(metric: str, low: float, high: float) -> str:
+    return f"{_number(metric, low).removesuffix('%')} – {_number(metric, high)}"
+
+
+# --- Sections ---------------------------------------------------------------------------------------
+
+
+def _verdict(audit: Audit) -> str:
+    v = audit.verdict
+    gate = ""
+    if audit.gate:
+        rows = [(escape(g.condition), f"<b>{escape(g.outcome)}</b>", escape(g.reason)) for g in audit.gate]
+        gate = _table("Gate", ("Fail if", "Outcome", "Why"), rows)
+    warned = [c for c in audit.checks if c.state == "warning"]  # a broken one is in the verdict itself
+    warnings = "".join(f"<li><b>{escape(c.name)}.</b> {escape(c.found)} {escape(c.effect)}</li>" for c in warned)
+    files = {
+        f"File {f.name}" if len(audit.files) > 1 else "File": f"{f.name}, {f.bytes:,} bytes, SHA-256 {f.sha256}"
+        for f in audit.files
+    }
+    facts = {
+        "Scope": "Membership inference by the model's answers, one to each record. Section 13 says what this leaves out.",
+        "Made": f"{audit.when}, by Leakboard {audit.tool}", **files,
+    }  # fmt: skip
+    return (
+        f'<section class="au-verdict au-{v.state}" aria-label="Verdict">\n<p class="au-state">{escape(STATES[v.state])}</p>\n'
+        f'<p class="au-lead">{_whole(v.sentence)}</p>\n<p>{_whole(v.more)}</p>\n'
+        + (f"<p>Read it with these warnings:</p><ul>{warnings}</ul>\n" if warned else "")
+        + f"</section>\n{gate}\n{_heading(1, 'Verdict and scope')}\n{_facts(facts)}\n"
+        + _text(
+            f"Chance: one test over all attacks, both signs of their scores, and the metrics that the records resolve gives p = {v.p:.3g}; "
+            f"the model is said to leak from p = {v.level:g} down, so that chance alone is called a leak in at most one audit of {1 / v.level:.0f}."
+        )
+    )
+
+
+def _model(audit: Audit) -> str:
+    m = audit.model
+    rows = [
+        (name, f"{s.count:,}", f"{s.accuracy:.1%}", f"{s.loss:.3g}")
+        for name, s in (("Members", m.members), ("Non-members", m.nonmembers))
+    ]
+    gap = m.members.accuracy - m.nonmembers.accuracy
+    return "\n".join([
+        _heading(2, "Model"), _table("What the answers show", ("", "Records", "Accuracy", "Median loss (nats)"), rows),
+        _text(f"{m.classes:,} classes. The accuracies differ by {100 * gap:.1f} points. Expected calibration error on non-members: {m.ece:.3f}."),
+        '<p class="au-absent"><b>Not told:</b> network, number of parameters, recipe, pretraining. A file of answers does not hold them.</p>',
+    ])  # fmt: skip
+
+
+def _data(audit: Audit) -> str:
+    rows = [
+        (escape(c.name), f'<span class="au-mark au-is-{c.state.split()[0]}">{escape(CHECKS[c.state])}</span>', f"{escape(c.found)} {escape(c.effect)}")
+        for c in audit.checks
+    ]  # fmt: skip
+    return "\n".join([
+        _heading(3, "Data, and checks of the question"),
+        _text("An attack measures leakage only if members and non-members differ in nothing but that the model was trained on the first."),
+        _table("Checks", ("Check", "State", "What was found, and what it means"), rows),
+        '<p class="au-absent"><b>Not told:</b> where the data comes from, and whether it is personal.</p>',
+    ])  # fmt: skip
+
+
+def _released(audit: Audit) -> str:
+    references = (
+        f" The file also has the answers of {audit.model.references} reference models."
+        if audit.model.references
+        else ""
+    )
+    return "\n".join([
+        _heading(4, "What is released"),
+        _text(
+            f"What was audited are answers of {audit.model.classes:,} {audit.model.form}, one to each record.{references} Whoever gets less, such as "
+            "labels alone, finds less by these attacks; whoever gets the weights may find more. A limit on the rate of queries does not help: "
+            "these attacks ask once a record."
+        ),
+    ])  # fmt: skip
+
+
+def _threats() -> str:
+    rows = [
+        ("Membership inference", "measured, from answers alone"),
+        ("Data reconstruction", "not measured: it needs the model"),
+        ("Property inference", "not measured: it needs the model"),
+        ("Model extraction", "not measured: it needs the model"),
+    ]
+    return "\n".join([
+        _heading(5, "Threat model"),
+        _text("Privacy attacks by the terms of NIST AI 100-2. The adversary asks for one answer a record, and knows the label."),
+        _table("Attacks on privacy", ("Attack", "Here"), rows),
+    ])  # fmt: skip
+
+
+def _attacks(audit: Audit) -> str:
+    rows = [
+        (
+            f"{breaking(a.name)}<br><small>{escape(_source(a.reference))}</small>",
+            "yes" if a.calibrated else "no", "yes" if a.learns else "no", f"{a.members:,} + {a.nonmembers:,}",
+        )
+        for a in audit.attacks
+    ]  # fmt: skip
+    parts = [
+        _heading(6, "Attacks"),
+        _text(
+            "A calibrated attack corrects for how hard a record is, and finds more at low false positive rates; one that is not takes an easy "
+            "record for a member. An attack that learns is given a part of the records with their membership, drawn once, and is scored on the others."
+        ),
+        _table("Attacks that ran", ("Attack", "Calibrated", "Learns", "Members + non-members"), rows),
+    ]
+    if audit.model.references == 0:
+        parts.append(
+            _text(
+                "No attack here is calibrated, for the file has no answers of reference models: the true leak at low false positive rates may be several times as large."
+            )
+        )
+    if audit.left:
+        by_reason: dict[str, list[str]] = {}
+        for left in audit.left:
+            by_reason.setdefault(left.reason, []).append(left.name)
+        parts.append(_table("Attacks that did not run", ("Why", "Attacks"), [(escape(r), ", ".join(map(breaking, n))) for r, n in by_reason.items()]))  # fmt: skip
+    return "\n".join(parts)
+
+
+def _source(reference: str) -> str:
+    """The arXiv id of a card's reference, or the end of it, which says where it appeared."""
+    found = re.search(r"arXiv:\d{4}\.\d{4,5}", reference)
+    return found[0] if found else reference.rpartition(", ")[2][:60]
+
+
+def _results(audit: Audit) -> str:
+    rows = []
+    for metric, case in audit.worst.items():
+        sign = ", low scores" if case.reversed else ""
+        rows.append((
+            f"{escape(METRICS[metric].label)}<br><small>{breaking(case.attack)}{sign}</small>", f"<b>{_number(metric, case.value)}</b>",
+            _between(metric, case.low, case.high), _number(metric, case.null), "&lt;&nbsp;0.003" if case.p < 0.003 else f"{case.p:.2g}",
+        ))  # fmt: skip
+    parts = [
+        _heading(7, "Results"),
+        _table(
+            "The worst case over all attacks",
+            ("Metric, and the attack", "Worst", "95 % interval", "Chance (99 %)", "p"),
+            rows,
+        ),
+        _text(
+            "The largest of many values is large by luck. So chance is the same maximum over all attacks under permuted memberships, and the lower "
+            "end of an interval holds for all attacks at once; the upper end is the largest of theirs."
+        ),
+        _forest(audit, "tpr_at_fpr_0.01") if "tpr_at_fpr_0.01" in audit.worst else "",
+        _forest(audit, "auc"),
+        _roc(audit),
+    ]
+    if audit.precision:
+        lines = [(f"{p.prior:.0%}", f"{p.value:.0%}", f"{100 * p.low:.0f} – {p.high:.0%}") for p in audit.precision]
+        heads = ("Members among those asked about", "Of those called members, are members", "95 % interval")
+        parts.append(_table("How sure an attacker is, at 1 % false alarms", heads, lines))
+    if audit.risks:
+        measured = []
+        for r in audit.risks:
+            error = f" ± {r.error:.1%}" if r.error is not None else ""
+            measured.append((
+                escape(r.measure), f"{r.distance:.3f}", f"{r.null:.3f}", f"{r.predicted:.1%}{error}<br><small>{breaking(r.attack)}</small>",
+                f"{r.measured:.1%}" if r.measured is not None else "–",
+            ))  # fmt: skip
+        parts += [
+            _table("Risk without an attack, beside what was measured", ("Distance", "Value", "Chance (95 %)", "Predicted accuracy", "Measured (worst)"), measured),
+            _text(
+                f"How far the answers to members lie from those to non-members, and what a line fitted to {audit.risks[0].rows} rows of published boards gives "
+                "for it; ± is the line's error (root mean square) on data and networks that it has not seen."
+            ),
+        ]  # fmt: skip
+    return "\n".join(filter(None, parts))
+
+
+def _groups(audit: Audit, exposed: str) -> str:
+    parts = [_heading(9, "By class and subgroup")]
+    if audit.groups:
+        parts += [
+            _group_forest(audit.groups),
+            _text("The AUC of the deciding attack within each group of at least 50 members and 50 non-members, the largest first. Each interval stands for itself: of 20 groups one lies outside by chance."),
+        ]  # fmt: skip
+    else:
+        parts.append(
+            '<p class="au-absent"><b>Not filled.</b> No class and no subgroup has 50 members and 50 non-members.</p>'
+        )
+    if audit.class_spread is not None and audit.class_spread_null is not None:
+        says = "more than" if audit.class_spread > audit.class_spread_null else "no more than"
+        parts.append(
+            _text(
+                f"Over the classes the AUC spreads by {audit.class_spread:.3f} (standard deviation), {says} chance explains ({audit.class_spread_null:.3f})."
+            )
+        )
+    if audit.exposed and exposed:
+        parts.append(_text(
+            f"The {audit.exposed:,} most exposed members, which score above 99 % of the non-members, are in the local file {exposed}; by chance "
+            "alone one member in a hundred does. The file names records: keep it to yourself."
+        ))  # fmt: skip
+    return "\n".join(parts)
+
+
+def _mitigations() -> str:
+    return "\n".join([
+        _heading(12, "Mitigations"),
+        '<p class="au-absent"><b>Not measured on this model.</b> Answers alone cannot be trained again. The published boards show what defenses cost in '
+        "accuracy and what they leave of the leak, on other data: <code>leakboard board</code>.</p>",
+        "<ul><li>Against overfitting: fewer epochs, weight decay, augmentation. They prove nothing.</li>"
+        "<li>In training: DP-SGD alone gives a guarantee.</li>"
+        "<li>Coarser answers, such as rounded ones or labels: attacks that read labels alone remain.</li></ul>",
+    ])  # fmt: skip
+
+
+def _limits(audit: Audit) -> str:
+    command = f'<pre tabindex="0">{escape(audit.command)}</pre>' if audit.command else ""
+    again = f"The same files and seed ({audit.seed}) give the same numbers" + (" by:" if audit.command else ".")
+    return "\n".join([
+        _heading(13, "What remains"),
+        "<ul><li>No attack that was run is the strongest there can be: what was found is a lower bound.</li>"
+        "<li>A record that is exposed may hide behind an average that looks harmless.</li>"
+        "<li>The numbers hold for this model and these records. Audit again after every training, and when what is released changes.</li>"
+        "<li>This is evidence, not compliance: no cut-off is agreed on.</li></ul>",
+        _text(again), command,
+    ])  # fmt: skip
+
+
+# --- Plots ------------------------------------------------------------------------------------------
+
+
+def _ticks(scale: Axis, percent: bool) -> str:
+    decimals = max(0, -math.floor(math.log10((scale.high - scale.low) / scale.steps) + 1e-9) - (2 if percent else 0))
+    names = [f"{v:.{decimals}%}" if percent else f"{v:.{decimals}f}" for v in scale.ticks()]
+    return "".join(
+        f'<span style="left:{scale.at(v):.2f}%">{n}</span>' for v, n in zip(scale.ticks(), names, strict=True)
+    )
+
+
+def _rows(label: str, scale: Axis, percent: bool, items: Iterable[tuple[str, str, Numbers | Group, bool]]) -> str:
+    """A forest plot: a row for each of (name in HTML, value in HTML, numbers, whether it is above chance)."""
+    lines = []
+    for name, value, n, above in items:
+        at = n.value if isinstance(n, Numbers) else n.auc
+        null = ""
+        if isinstance(n, Numbers):
+            left = scale.at(n.null_low)
+            null = f'<i class="au-null" style="left:{left:.2f}%;width:{scale.at(n.null_high) - left:.2f}%"></i>'
+        bar = f'<i class="au-bar" style="left:{scale.at(n.low):.2f}%;width:{scale.at(n.high) - scale.at(n.low):.2f}%"></i>'
+        dot = f'<i class="au-dot{"" if above else " au-hollow"}" style="left:{scale.at(at):.2f}%"></i>'
+        lines.append(f'<li><span class="au-name">{name}</span><span class="au-plot" aria-hidden="true">{null}{bar}{dot}</span><span class="au-value">{value}</span></li>')  # fmt: skip
+    head = f'<li class="au-axis" aria-hidden="true"><span class="au-name"></span><span class="au-plot">{_ticks(scale, percent)}</span><span class="au-value"></span></li>'
+    return f'<figure class="au-forest" style="--au-steps:{scale.steps}"><figcaption>{escape(label)}</figcaption><ol>\n{head}\n' + "\n".join(lines) + "\n</ol></figure>"  # fmt: skip
+
+
+def _forest(audit: Audit, metric: str) -> str:
+    shown = [(a, a.metrics[metric]) for a in audit.attacks if metric in a.metrics]
+    shown.sort(key=lambda pair: -pair[1].value)
+    percent = metric in _PERCENT
+    scale = axis([x for _, n in shown for x in (n.low, n.high, n.null_low, n.null_high)], 0.0 if percent else 0.5)
+    items = [
+        (
+            breaking(a.name),
+            f"<b>{_number(metric, n.value)}</b> <small>({_between(metric, n.low, n.high)})</small>",
+            n,
+            n.value > n.null_high,
+        )
+        for a, n in shown
+    ]
+    label = f"{METRICS[metric].label}: dot and 95 % interval of each attack for itself; grey: what chance gives one attack (99 %). Hollow: within it."
+    return _rows(label, scale, percent, items)
+
+
+def _group_forest(groups: Sequence[Group]) -> str:
+    scale = axis([x for g in groups for x in (g.low, g.high)], 0.5)
+    items = [
+        (f"{escape(g.of)} {breaking(g.name)} <small>{g.members:,} + {g.nonmembers:,}</small>",
+         f"<b>{g.auc:.3f}</b> <small>({g.low:.3f} – {g.high:.3f})</small>", g, g.low > 0.5)
+        for g in groups
+    ]  # fmt: skip
+    return _rows("AUC within a group: dot and 95 % interval. Hollow: the interval holds one half.", scale, False, items)
+
+
+def _roc(audit: Audit) -> str:
+    """ROC curves on log axes, with what chance gives one attack."""
+    named = [c.attack for m, c in audit.worst.items() if not c.reversed and m != "balanced_accuracy"]
+    by_auc = sorted(audit.attacks, key=lambda a: -a.metrics["auc"].value)
+    names = list(dict.fromkeys([*named, *(a.name for a in by_auc if len({*a.fpr}) > 3)]))[:CURVES]
+    attacks = [a for n in names for a in audit.attacks if a.name == n]
+    least = 10.0 ** math.floor(math.log10(audit.band_fpr[0]) + 1e-9)
+    lines = "".join(f'<polyline class="au-c{i}" points="{_points(_steps(a), least)}"/>' for i, a in enumerate(attacks))
+    high = list(zip(audit.band_fpr, audit.band_high, strict=True))
+    low = list(zip(audit.band_fpr, audit.band_low, strict=True))[::-1]
+    band = f'<polygon class="au-band" points="{_points([*high, (1, 1), *low], least)}"/>'
+    grid, decade = [], least
+    while decade <= 1.0000001:
+        x, y = _x(decade, least), _y(decade, least)
+        name = f"{decade:.0%}" if decade >= 0.01 else f"{100 * decade:g}%"
+        grid.append(
+            f'<path class="au-grid" d="M{x:.1f} {_TOP}V{_HEIGHT - _BOTTOM}M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>'
+        )
+        grid.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{name}</text>')
+        grid.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{name}</text>')
+        decade *= 10
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2, (_TOP + _HEIGHT - _BOTTOM) / 2
+    titles = (
+        f'<text x="{middle[0]}" y="{_HEIGHT - 8}" text-anchor="middle">False positive rate</text>'
+        f'<text transform="translate(12 {middle[1]}) rotate(-90)" text-anchor="middle">Share of members found</text>'
+    )
+    legend = "".join(
+        f'<li><svg viewBox="0 0 40 10" width="40" height="10" aria-hidden="true"><path class="au-c{i}" d="M0 5H40"/></svg> {breaking(a.name)}</li>'
+        for i, a in enumerate(attacks)
+    )
+    text = "ROC curves on logarithmic axes. Grey: what chance gives one attack (99 %, at each rate for itself)."
+    return (
+        f'<figure class="au-roc"><figcaption>{escape(text)}</figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="ROC curves of {len(attacks)} attacks; the numbers are in the tables">'
+        f"{band}{''.join(grid)}{titles}{lines}</svg><ul>{legend}</ul></figure>"
+    )
+
+
+def _steps(attack: Attack) -> list[tuple[float, float]]:
+    """The corners of a ROC curve joined by steps: between two of them no threshold has a larger TPR."""
+    points: list[tuple[float, float]] = []
+    for x, y in zip(attack.fpr, attack.tpr, strict=True):
+        if points:
+            points.append((x, points[-1][1]))
+        points.append((x, y))
+    return points
+
+
+def _points(points: Iterable[tuple[float, float]], least: float) -> str:
+    return " ".join(f"{_x(x, least):.1f},{_y(y, least):.1f}" for x, y in points)
+
+
+def _x(value: float, least: float) -> float:
+    return _LEFT + (_WIDTH - _LEFT - _RIGHT) * _log(value, least)
+
+
+def _y(value: float, least: float) -> float:
+    return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * _log(value, least)
+
+
+def _log(value: float, least: float) -> float:
+    """Where a rate lies between `least` and 1 on a logarithmic axis, in [0, 1]."""
+    return 1 - math.log(max(value, least)) / math.log(least)
+
+
+_STYLE = """
+:root { --grey: #8a8f98; --blue: #0072b2; --red: #b3261e; --green: #1b6e3c; --amber: #8a5a00; --c0: #0072b2; --c1: #b84a00; --c2: #00795a; --c3: #a3478a; }
+@media (prefers-color-scheme: dark) {
+  :root { --blue: #56b4e9; --red: #ff8a80; --green: #6fce93; --amber: #f0b95a; --c0: #56b4e9; --c1: #f08a3c; --c2: #2fc79b; --c3: #e08cc4; } }
+main { max-width: 64rem; }
+h1 { font-size: 1.5rem; }
+.au-verdict { border: 1px solid var(--line); border-left: .5rem solid var(--amber); padding: .3rem 1rem .5rem; margin: 1rem 0; }
+.au-leaks { border-left-color: var(--red); }
+.au-chance { border-left-color: var(--green); }
+.au-state { margin: .4rem 0 0; font-weight: 700; color: var(--amber); }
+.au-leaks .au-state { color: var(--red); }
+.au-chance .au-state { color: var(--green); }
+.au-lead { font-size: 1.2rem; font-weight: 600; line-height: 1.4; margin: .2rem 0 .6rem; }
+.au-verdict ul, .au-verdict li { margin: .1rem 0; }
+.au-mark { font-weight: 600; }
+.au-is-warning { color: var(--amber); } .au-is-broken { color: var(--red); } .au-is-ok { color: var(--green); }
+.au-absent { border-left: 3px solid var(--line); padding-left: .7rem; }
+table { margin-top: .4rem; }
+td, th { max-width: 30rem; }
+th small, td small { white-space: normal; font-weight: 400; }
+figure { margin: 1.2rem 0; }
+figcaption { max-width: 60rem; font-size: .85rem; opacity: .9; margin-bottom: .3rem; }
+.au-forest ol { list-style: none; margin: 0; padding: 0; font-size: .85rem; }
+.au-forest li { display: grid; grid-template-columns: 15rem 1fr 12rem; column-gap: 1rem; align-items: center; border-top: 1px solid var(--line); }
+.au-forest .au-name { overflow-wrap: anywhere; padding: .1rem 0; }
+.au-value { font-variant-numeric: tabular-nums; }
+small { font-size: .78rem; opacity: .85; white-space: nowrap; }
+.au-plot { position: relative; min-height: 1.8rem; align-self: stretch; margin: 0 .8rem;
+  background: linear-gradient(90deg, var(--line) 1px, transparent 1px) 0 0 / calc(100% / var(--au-steps)) 100%; border-right: 1px solid var(--line); }
+.au-plot > * { position: absolute; }
+.au-forest .au-axis { border: 0; }
+.au-axis .au-plot { background: none; border: 0; min-height: 1.3rem; font-size: .75rem; }
+.au-axis .au-plot > span { bottom: 0; transform: translateX(-50%); }
+.au-null { top: 0; bottom: 0; background: color-mix(in srgb, var(--grey) 35%, transparent); }
+.au-bar { top: calc(50% - 1.5px); height: 3px; background: var(--blue); }
+.au-dot { top: 50%; width: .65rem; height: .65rem; box-sizing: border-box; border-radius: 50%; background: var(--blue); transform: translate(-50%, -50%); }
+.au-dot.au-hollow { background: var(--back); border: 2.5px solid var(--blue); }
+.au-roc svg { display: block; width: 100%; max-width: 34rem; height: auto; }
+.au-roc ul { list-style: none; margin: .2rem 0; padding: 0; font-size: .85rem; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
+.au-roc li { overflow-wrap: anywhere; }
+.au-roc li svg { display: inline; width: 2.5rem; vertical-align: middle; }
+.au-roc text { font-size: 12px; fill: var(--text); }
+.au-grid { stroke: var(--line); stroke-width: 1; fill: none; }
+.au-band { fill: color-mix(in srgb, var(--grey) 35%, transparent); }
+.au-c0, .au-c1, .au-c2, .au-c3 { fill: none; stroke-width: 2; stroke: var(--c0); }
+.au-c1 { stroke: var(--c1); stroke-dasharray: 7 4; } .au-c2 { stroke: var(--c2); stroke-dasharray: 2 3; } .au-c3 { stroke: var(--c3); stroke-dasharray: 10 3 2 3; }
+dd, code, pre { overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; }
+@media screen and (max-width: 44rem) {
+  main { padding: .6rem .8rem 2rem; }
+  .au-lead { font-size: 1.08rem; }
+  .au-forest li { grid-template-columns: 1fr auto; }
+  .au-forest .au-plot { grid-column: 1 / -1; grid-row: 2; }
+  .au-forest .au-axis .au-name, .au-forest .au-axis .au-value { display: none; }
+  .wide table { width: 100%; font-size: .78rem; } .wide td, .wide th, .wide tbody th { min-width: 0; padding-right: .5rem; overflow-wrap: break-word; hyphens: auto; }
+  dl { grid-template-columns: 1fr; }
+  dd { margin-bottom: .4rem; } }
+@media print {
+  :root { color-scheme: light; --back: #fff; --text: #000; --line: #bbb; --blue: #0072b2; --red: #b3261e; --green: #1b6e3c; --amber: #8a5a00;
+    --c0: #0072b2; --c1: #b84a00; --c2: #00795a; --c3: #a3478a; }
+  body { font-size: 10pt; } main { max-width: none; padding: 0; }
+  * { print-color-adjust: exact; }
+  h2 { break-after: avoid; margin-top: 1.2rem; } li, tr, .au-verdict, .au-roc { break-inside: avoid; }
+  .wide { overflow: visible; } table { width: 100%; font-size: 8pt; } td, th { min-width: 0; }
+  .au-forest li { grid-template-columns: 10rem 1fr 9rem; }
+  .au-roc svg { max-width: 24rem; } }
+""".strip()

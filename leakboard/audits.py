@@ -1,0 +1,197 @@
+"""The command `leakboard audit`, and audits from Python."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from benchmark import places
+from benchmark.errors import UserError
+from leakboard import console
+from leakboard.console import answer, out, say, track
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from benchmark.run.audit.predicted import Exposed
+    from benchmark.run.audit.predictions import Predictions
+    from benchmark.run.audit.report import Audit
+
+PAGE, JSON, RECORDS = "report.html", "audit.json", "exposed.csv"
+FAILS, CANNOT_TELL = 3, 4
+"""Exit codes of a gate that fails, and of one that cannot tell."""
+audit = typer.Typer(help="What a model of your own gives away about its training data.", no_args_is_help=True)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audit: the data of its report, and the most exposed records, which the report does not hold."""
+
+    report: Audit
+    exposed: Exposed
+    """Rows of members, the most exposed first, with their scores by the deciding attack."""
+    given: Predictions
+
+    def html(self) -> str:
+        """The report as one HTML file."""
+        from leaderboard.audit_page import as_html
+
+        return as_html(self.report, RECORDS if self.report.exposed else "")
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write report.html, audit.json and exposed.csv, and return their paths. Raises UserError where that can't be done."""
+        folder = Path(folder)
+        texts = {PAGE: self.html(), JSON: self.report.as_json(), RECORDS: self._records()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in texts.items():
+                (folder / name).write_text(text, "utf-8", newline="")
+        except OSError as error:
+            raise UserError(f"{folder}: expected a folder that can be written, given {error.strerror}") from None
+        return [folder / name for name in texts]
+
+    def _records(self) -> str:
+        """The most exposed members as CSV. `record` counts from 1 in the file of members, or in the one of both sides."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["rank", "record", "id", "label", "score", "attack"])
+        for rank, (row, score) in enumerate(zip(self.exposed.rows, self.exposed.scores, strict=True), 1):
+            id = "" if self.given.ids is None else cell(str(self.given.ids[row]))
+            writer.writerow([rank, int(row) + 1, id, int(self.given.y[row]), f"{score:.6g}", self.exposed.attack])
+        return stream.getvalue()
+
+
+def cell(text: str) -> str:
+    """A foreign text as a cell that no spreadsheet takes for a formula: such a one gets an apostrophe in front."""
+    from benchmark.text import plain
+
+    shown = plain(text, 200)
+    return (
+        f"'{shown}"
+        if shown.lstrip()[:1] in ("=", "+", "-", "@", "|", "%") or (text[:1] in "\t\r\n" and text)
+        else shown
+    )
+
+
+def arrays(
+    answers: ArrayLike,
+    labels: ArrayLike,
+    members: ArrayLike,
+    *,
+    form: Any = "probabilities",
+    ids: ArrayLike | None = None,
+    groups: Mapping[str, ArrayLike] | None = None,
+    inputs: ArrayLike | None = None,
+    references: ArrayLike | None = None,
+    reference_members: ArrayLike | None = None,
+    title: str = "",
+    seed: int = 0,
+    fail_if: Sequence[str] = (),
+) -> Audited:
+    """`leakboard.audit`."""
+    from benchmark.run.audit.predictions import predictions
+
+    given = predictions(
+        answers, labels, members, form=form, ids=ids, groups=groups, inputs=inputs, references=references,
+        reference_members=reference_members,
+    )  # fmt: skip
+    return _audited(given, title, seed, fail_if, "", show=False)
+
+
+def _audited(
+    given: Predictions, title: str, seed: int, fail_if: Sequence[str], command: str, *, show: bool = True
+) -> Audited:
+    from benchmark.entries.registry import Registry
+    from benchmark.run.audit import gate, predicted
+    from leaderboard import lines
+
+    conditions = [gate.condition(text) for text in fail_if]
+    known = {
+        name: predicted.Line(*(line[f] for f in predicted.Line._fields)) for name, line in lines.published().items()
+    }
+
+    def shown(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+        return track(items, what, total) if show else items
+
+    report, exposed = predicted.audit(
+        given, Registry(places.PACKAGED / "submissions"), when=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        seed=seed, title=title, command=command, lines=known, track=shown,
+    )  # fmt: skip
+    decided = [gate.decide(report, asked) for asked in conditions]
+    return Audited(report.model_copy(update={"gate": decided}), exposed, given)
+
+
+@audit.callback()
+def about() -> None:
+    """What a model of your own gives away about its training data."""
+
+
+@audit.command()
+def predictions(
+    members: Annotated[Path, typer.Option("--members", metavar="FILE", help="The model's answers on its training data: .csv, .parquet or .npz; or on both sides, with a column `member`.")],
+    nonmembers: Annotated[Path | None, typer.Option("--non-members", metavar="FILE", help="Its answers on data of the same origin that it was not trained on.")] = None,
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.html, audit.json and exposed.csv are written.")] = Path("audit"),
+    title: Annotated[str, typer.Option(help="What the report calls the model.")] = "",
+    fail_if: Annotated[list[str] | None, typer.Option("--fail-if", metavar="CONDITION", help="A gate, such as 'tpr_at_fpr_0.01 > 0.05'; exit code 3 if it fails, 4 if it cannot tell.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the known records, permutations and resamples.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="The audit as one JSON document on stdout, and nothing else there.")] = False,
+) -> None:  # fmt: skip
+    """Audit a model by its answers alone: no model, no images. docs/audit.md says what the files hold."""
+    import torch
+
+    from benchmark.run.audit import gate
+    from benchmark.run.audit.predictions import load
+
+    torch.set_num_threads(1)  # as in workers: the last digits of sums depend on the number of threads
+    for text in fail_if or []:
+        gate.condition(text)  # before the work
+    arguments = ["--members", str(members), *(["--non-members", str(nonmembers)] if nonmembers else [])]
+    arguments += ["--title", title] if title else []
+    arguments += [a for text in fail_if or [] for a in ("--fail-if", text)] + (["--seed", str(seed)] if seed else [])
+    with console.working("reading answers"):
+        given = load(members.expanduser(), nonmembers.expanduser() if nonmembers else None)
+    command = shlex.join(["leakboard", "audit", "predictions", *arguments])
+    done = _audited(given, title, seed, fail_if or [], command)
+    written = done.write(folder)
+    if as_json:
+        answer(done.report.model_dump(mode="json") | {"files_written": written})
+    else:
+        _print(done.report)
+        for path in written:
+            say(f"wrote {places.brief(path)}", out)
+    outcomes = {decision.outcome for decision in done.report.gate}
+    if "fails" in outcomes:
+        raise typer.Exit(FAILS)
+    if "cannot tell" in outcomes:
+        raise typer.Exit(CANNOT_TELL)
+
+
+def _print(report: Audit) -> None:
+    """The verdict, the worst cases, warnings and the gate on one screen."""
+    from benchmark.metrics import METRICS
+
+    out.print(f"[bold]{escape(report.verdict.sentence)}[/bold]", soft_wrap=True)
+    say(report.verdict.more, out)
+    table = Table("metric", "worst", "95 %", "chance (99 %)", "attack", box=None, header_style="bold")
+    for metric, case in report.worst.items():
+        sign = ", low scores" if case.reversed else ""
+        table.add_row(
+            METRICS[metric].label, f"{case.value:.4f}", f"{case.low:.4f} to {case.high:.4f}", f"{case.null:.4f}",
+            escape(case.attack + sign),
+        )  # fmt: skip
+    console.show(table)
+    for check in report.checks:
+        if check.state in ("warning", "broken"):
+            say(f"{check.state}: {check.name}: {check.found} {check.effect}", out)
+    for decision in report.gate:
+        say(f"gate: {decision.condition}: {decision.outcome}; {decision.reason}", out)
