@@ -50,8 +50,8 @@ class SecretRevealer(InversionAttack):
         width: Annotated[int, Field(ge=1)] = 16
         size: Annotated[int, Field(ge=1)] = 100
         latents: Literal["sought", "random"] = "sought"
-        steps: Annotated[int, Field(ge=1), Search(50, 500, log=True)] = 200
-        starts: Annotated[int, Field(ge=1), Search(1, 5)] = 3
+        steps: Annotated[int, Field(ge=1), Search(50, 500, log=True)] = 300
+        starts: Annotated[int, Field(ge=1), Search(1, 5)] = 5
         learning_rate: Annotated[float, Field(gt=0), Search(1e-5, 1e-1, log=True)] = 2e-4
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
         identity: Annotated[float, Field(ge=0), Search(1.0, 1000.0, log=True)] = 100.0
