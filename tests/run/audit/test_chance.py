@@ -111,6 +111,7 @@ def test_more_attacks_ask_for_more() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # 480 attacks are drawn: a minute where nothing else runs
 def test_the_worst_case_lies_in_its_interval_and_chance_is_uniform() -> None:
     """Four equal attacks, the hardest case: their maximum is larger than the truth on average. 60 worlds of 300 + 300."""
     worlds, shift, members = 60, 0.4, sides(300, 300)
