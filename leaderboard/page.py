@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from benchmark.metrics import METRICS, TASK_METRICS
+from benchmark.metrics import METRICS
 from benchmark.text import name_parts, plain
 from leaderboard import grids
 from leaderboard.forest import QUESTION, Paper, address, forest, leader, papers
-from leaderboard.ranking import AUC, TRUST, WORST, Board, apart, best_known, by_strength, rank_interval
+from leaderboard.ranking import AUC, TRUST, WORST, Board, apart, best_known, by_strength, measured, rank_interval
 from leaderboard.texts import digits, interval, rank_digits, short_names
 
 if TYPE_CHECKING:
@@ -254,11 +254,11 @@ def _attacks(c: Contents) -> list[str]:
         null = table.null_row.astype(bool)
         shown = table.assign(
             place=rank_interval(table).where(~null, "null"), apart=apart(table), level=_levels(table),
-            **{m: _numbers(table, m) for m in TASK_METRICS[task]},
+            **{m: _numbers(table, m) for m in measured(table, task)},
             reason=table.reason.where(~null, ""),
         )  # fmt: skip
         columns = {"attack": "Attack", "track": "Track", "place": "Rank", "apart": "Apart"}
-        columns |= {m: METRICS[m].label for m in TASK_METRICS[task]} | {"level": "Trust; where it ran"}
+        columns |= {m: METRICS[m].label for m in measured(table, task)} | {"level": "Trust; where it ran"}
         ranked, rest, short = shown[shown.reason == ""], shown[shown.reason != ""], short_names(table.attack)
         parts += [
             f"<h3>{escape(task.capitalize())}</h3>",

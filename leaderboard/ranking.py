@@ -643,6 +643,12 @@ def _with_ranks(table: pd.DataFrame, ranks: pd.DataFrame, *first: str) -> pd.Dat
     return table.sort_values([*first, "rank", name], na_position="last", ignore_index=True)
 
 
+def measured(table: pd.DataFrame, task: str) -> list[str]:
+    """The metrics of a kind of attack that some row of its table has, and the first of them in any case."""
+    first, *others = TASK_METRICS[task]
+    return [first, *(m for m in others if table[m].notna().any())]
+
+
 def by_strength(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The rows of `attack_table` by track, the track of the strongest attack first; null rows at the foot."""
     null = table.null_row.astype(bool)

@@ -15,7 +15,7 @@ from leaderboard import tables as sources
 from leaderboard.families import beside, siblings
 from leaderboard.forest import QUESTION, forest
 from leaderboard.pairs import Side
-from leaderboard.ranking import AUC, TPR, WORST, best_known, by_strength, rank_interval
+from leaderboard.ranking import AUC, TPR, WORST, best_known, by_strength, measured, rank_interval
 from leaderboard.texts import digits, interval, rank_digits, settings_of, short_names
 from leaderboard.views import (
     TRUST_COLUMNS,
@@ -281,7 +281,7 @@ def _attacks(table: pd.DataFrame, task: str, whole: pd.DataFrame) -> None:
         interval=rank_interval(table), whole=table.attack, attack=table.attack.map(short_names(whole.attack))
     )
     columns: dict[str, Any] = {}
-    metrics = [metric, *(m for m in TASK_METRICS[task] if m != metric)] if len(table) else []
+    metrics = [metric, *(m for m in measured(whole, task) if m != metric)] if len(table) else []
     for m in metrics:
         fine = rank_digits(whole[whole.reason == ""], m) if m == metric else digits(whole, m)
         shown[f"{m}_ci"] = interval(table, m, fine)

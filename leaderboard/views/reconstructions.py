@@ -91,7 +91,7 @@ def _row(name: str, note: str, images: NDArray[np.uint8]) -> None:
 
 
 def _table(protocol: str, mine: Sequence[Result]) -> None:
-    metrics = TASK_METRICS[TASK]
+    metrics = [m for m in TASK_METRICS[TASK] if any(m in r.metrics for r in mine)]
     table = pd.DataFrame([
         {"attack": r.attack, "defense": r.defense, "seed": r.seed, "status": r.status}
         | {m: r.metrics.get(m) for m in metrics}

@@ -43,6 +43,7 @@ from leaderboard.ranking import (
     attack_table,
     defense_table,
     epsilon_text,
+    measured,
     pair_table,
     rank_interval,
     scenarios,
@@ -696,3 +697,8 @@ def test_epsilon_is_printed_only_with_all_that_it_needs() -> None:
     assert epsilon_text(whole | {"tuned": "20 trials"}).startswith("not valid: hyperparameters were selected on"), (
         "RULES 29"
     )
+
+
+def test_metrics_that_no_row_has_are_no_columns() -> None:
+    table = pd.DataFrame({"agreement": [np.nan], "stolen_accuracy": [0.5], "agreement_on_errors": [np.nan]})
+    assert measured(table, "stealing") == ["agreement", "stolen_accuracy"]
