@@ -38,7 +38,7 @@ def test_every_protocol_is_described_without_a_result(folder: Path, name: str) -
 def test_all_that_moves_a_number_is_told() -> None:
     """Each axis of a protocol is in the table, or is told elsewhere on the page; a new axis must be added here."""
     elsewhere = {"name", "about", "leaves_out", "dataset", "architecture", "attacks", "defenses"}
-    told = {"data_digest", "split", "seeds", "evaluator", "recipe", "references", "targets", "costly", "canaries", "adversary", "label_only",
+    told = {"data_digest", "split", "seeds", "evaluator", "second_evaluator", "recipe", "references", "targets", "costly", "canaries", "adversary", "label_only",
             "resamples", "nulls", "attribute", "thresholds", "baseline", "utility_floor", "rank_by", "limits"}  # fmt: skip
     assert set(definitions.Protocol.model_fields) == elsewhere | told
     canaries = definitions.load("fashion-canaries-v1")
@@ -47,6 +47,7 @@ def test_all_that_moves_a_number_is_told() -> None:
     assert str(canaries.canaries.count) in rows["canaries"]
     targets = {(part, what): value for part, what, value in view._axes(definitions.load("digits-v2"))}
     assert targets["Targets", "a seed"] == "10 networks of the population"
+    assert targets["Inversion", "second evaluation classifier"].startswith("mlp: ")
     assert targets["Targets", "of what is costly"].startswith("the first 2, for memguard, diffence, label_only_")
     other = {what for _, what, _ in view._axes(definitions.load("fashion-other-recipe-v2"))}
     assert {"shadow world's learning rate", "shadow world's batch size", "shadow world's epochs"} <= other
