@@ -169,6 +169,7 @@ def predictions(
         _print(done.report)
         for path in written:
             say(f"wrote {places.brief(path)}", out)
+        console.tell_next(shlex.join(["python", "-m", "webbrowser", str(folder / "report.html")]))
     outcomes = {decision.outcome for decision in done.report.gate}
     if "fails" in outcomes:
         raise typer.Exit(FAILS)

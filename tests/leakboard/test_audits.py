@@ -37,6 +37,7 @@ def test_it_tells_the_verdict_and_writes_three_files(home: Home, files: list[str
     assert done.code == 0, done.err
     assert done.out.startswith("The model leaks who was in its training data:")
     assert "TPR at 1 % FPR" in done.out and "warning: Enough records" in done.out
+    assert "next: python -m webbrowser audit/report.html" in done.out + done.err
     report = Audit.model_validate_json((home.folder / "audit" / JSON).read_text("utf-8"))
     assert report.verdict.sentence in done.out and report.title == "Mine"
     assert (
