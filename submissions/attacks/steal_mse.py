@@ -42,7 +42,7 @@ class StealMSE(StealingAttack):
     class Params(Hyper):
         """The paper's recipe: SGD, momentum 0.9, batches of 64."""
 
-        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 50
+        epochs: Annotated[int, Field(ge=1), Search(10, 100)] = 50
         learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 1.0, log=True)] = 1e-2
         as_released: bool = False
 

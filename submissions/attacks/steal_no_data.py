@@ -49,12 +49,12 @@ class StealNoData(StealingAttack):
         images: Literal["smooth", "noise"] = "smooth"
         loss: Literal["cross-entropy", "kl", "mse", "logits"] = "logits"
         temperature: Annotated[float, Field(gt=0), Search(0.5, 20, log=True)] = 1.0
-        queries: Annotated[int, Field(ge=1), Search(100, 20000, log=True)] = 2000
+        queries: Annotated[int, Field(ge=1), Search(100, 5000, log=True)] = 2000
         choose: Literal["random", "uncertain", "diverse"] = "random"
         spare: Annotated[int, Field(ge=1), Search(2, 10)] = 4
         rounds: Annotated[int, Field(ge=2), Search(2, 10)] = 4
         architecture: Literal[None, "small_cnn", "simple_cnn", "resnet18", "vgg11"] = None
-        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 50
+        epochs: Annotated[int, Field(ge=1), Search(10, 100)] = 50
         learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 0.3, log=True)] = 0.1
 
     def fit(self, knowledge: Knowledge) -> None:

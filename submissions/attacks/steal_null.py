@@ -41,7 +41,7 @@ class StealNull(StealingAttack):
     class Params(Hyper):
         """The recipe of `steal_mse`: SGD, momentum 0.9, batches of 64. `queries`: images that it trains on, None for all."""
 
-        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 50
+        epochs: Annotated[int, Field(ge=1), Search(10, 100)] = 50
         learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 1.0, log=True)] = 1e-2
         schedule: Literal["constant", "cosine"] = "constant"
         augment: bool = False

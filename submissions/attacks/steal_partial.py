@@ -59,7 +59,7 @@ class StealPartial(StealingAttack):
         rounds: Annotated[int, Field(ge=2), Search(2, 10)] = 4
         augment: bool = False
         architecture: Literal[None, "small_cnn", "simple_cnn", "resnet18", "vgg11"] = None
-        epochs: Annotated[int, Field(ge=1), Search(10, 200)] = 50
+        epochs: Annotated[int, Field(ge=1), Search(10, 100)] = 50
         learning_rate: Annotated[float, Field(gt=0), Search(1e-3, 0.3, log=True)] = 0.1
 
     def fit(self, knowledge: Knowledge) -> None:
