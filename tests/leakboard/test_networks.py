@@ -16,7 +16,7 @@ def none_of_ones_own() -> None:
 
 
 def test_from_a_new_file_to_a_score(home: Home, inline: None) -> None:
-    few = ("small_cnn", "simple_cnn", "resnet18", "alexnet_as_released")
+    few = ("small_cnn", "simple_cnn", "mlp", "resnet18", "alexnet_as_released")
     home.patch.setattr(networks, "PACKAGED", {n: networks.about(n) for n in few})
     assert "wrote networks/mine.py" in home.call("new", "network", "mine").out
     ended = home.call("check", "networks/mine.py")
