@@ -467,7 +467,9 @@ class Sandbox:
         self.open: dict[int, Session] = {}
         self._number, self._clean = 0, 0
         self._cleaned = threading.Condition()
-        self._lock = threading.Lock()
+        # Re-entrant, and `open` is copied before it is gone through: the garbage collector may end a session in any thread, at any
+        # allocation, also in one that holds the lock.
+        self._lock = threading.RLock()
         devices = [str(p) for p in sorted(Path("/dev").glob("nvidia*")) if not p.is_dir()] if device != "cpu" else []
         config = _config(limits, launcher.uid(next(self._slots)), sorted(libraries), devices, probe=False)
         reader, log = os.pipe()
@@ -561,8 +563,10 @@ class Sandbox:
         last_check = 0.0
         while self.process.poll() is None:
             with self._lock:
-                tails = [self.log, *(s.log for s in self.open.values())]
-                working = bool(self.open)
+                sessions = self.open.copy()
+            tails = [self.log, *(s.log for s in sessions.values())]
+            working = bool(sessions)
+            del sessions
             watched: list[Any] = [self.control, *(t for t in tails if not t.done)]
             try:  # while idle nothing of a submission runs; the report of a new fork ends the wait
                 ready, _, _ = select.select(watched, [], [], _WATCH_INTERVAL if working else _IDLE_INTERVAL)
@@ -601,8 +605,8 @@ class Sandbox:
 
     def _enforce_limits(self) -> None:
         with self._lock:
-            sessions = list(self.open.values())
-        for session in sessions:
+            sessions = self.open.copy()
+        for session in sessions.values():
             if session.busy > self.limits.seconds:
                 self.kill(Fault("timeout", f"more than {self.limits.seconds} s"))
         pids = list(memory.tree(self.process.pid))
@@ -714,7 +718,7 @@ class Tail:
     def __init__(self, reader: int) -> None:
         self.total, self.done = 0, False
         self._reader, self._last = reader, b""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close it while it is drained
         os.set_blocking(reader, False)
 
     def fileno(self) -> int:

@@ -17,6 +17,7 @@ import sys
 import sysconfig
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -411,6 +412,22 @@ def warm(sandboxes: Sandboxes) -> Iterator[Sandbox]:
     sandbox = sandboxes.warm[0]
     yield sandbox
     sandbox.limits = LIMITS
+
+
+def test_a_session_may_end_wherever_the_garbage_collector_finds_it(warm: Sandbox) -> None:
+    """The collector runs at any allocation: in the watchdog, too, while that holds the locks."""
+    session = warm.session()
+    assert warm.wait_for_fork(session)
+
+    def collect() -> None:
+        with warm._lock, session.log._lock:
+            session.close()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert warm.wait_until_clean()
 
 
 def test_it_is_nobody_and_can_become_nobody_else(sandboxes: Sandboxes) -> None:
