@@ -42,7 +42,7 @@ def test_products_are_those_of_rounded_operands() -> None:
     assert ((by_x - exact).abs() <= exact.abs() * 2**-8 + 1e-6).all()
 
 
-@pytest.mark.parametrize("architecture", ["small_cnn", "resnet18", "vit"])
+@pytest.mark.parametrize("architecture", ["small_cnn", "resnet18"])
 def test_it_is_as_near_to_autocast_as_sums_are(architecture: str) -> None:
     plain, of_plain = answers(nullcontext(), architecture)
     cast, of_cast = answers(torch.autocast("cpu", torch.bfloat16), architecture)
