@@ -7,10 +7,11 @@ attack's success is no measure of leakage. Blind baselines of this kind beat the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from benchmark.data.population import seed_of
@@ -48,14 +49,17 @@ def checks(given: Predictions, seed: int, level: float) -> list[Check]:
     ]
 
 
-def _blind(name: str, score: object, given: Predictions, seed: int, level: float) -> Check:
+Score = Callable[[Predictions, Bools, np.random.Generator], Floats | None]
+
+
+def _blind(name: str, score: Score, given: Predictions, seed: int, level: float) -> Check:
     """Learn on one half to tell members from non-members, and look on the other half how well that works."""
     rng = np.random.default_rng(seed_of(name, seed))
     learns = np.zeros(len(given), bool)
     for side in (True, False):
         rows = rng.permutation(np.flatnonzero(given.members == side))
         learns[rows[: len(rows) // 2]] = True
-    found = score(given, learns, rng)  # type: ignore[operator]
+    found = score(given, learns, rng)
     if found is None:
         return Check(
             name,
@@ -125,9 +129,8 @@ def _by_inputs(given: Predictions, learns: Bools, rng: np.random.Generator) -> F
 def _equal_answers(given: Predictions) -> Check:
     """Records of one label on either side with the same answer, to the last digit."""
     name = "Equal answers on both sides"
-    rows = np.ascontiguousarray(np.column_stack([given.log_posteriors, given.y]))
-    keys = rows.view([("", rows.dtype)] * rows.shape[1]).ravel().view(f"V{rows.dtype.itemsize * rows.shape[1]}")
-    hashes = np.array([hash(k.tobytes()) for k in keys], np.int64)
+    rows = pd.DataFrame(np.column_stack([given.log_posteriors, given.y]))
+    hashes = pd.util.hash_pandas_object(rows, index=False).to_numpy()
     both = np.intersect1d(hashes[given.members], hashes[~given.members])
     mine = np.isin(hashes, both)
     # An answer that many records have, such as a probability of exactly 1, says nothing about duplicates.
