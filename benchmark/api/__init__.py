@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmark.api.augmentation import views
 from benchmark.api.bounds import interval_bounds
-from benchmark.api.copies import ask_in_rounds, certain, train_copy
+from benchmark.api.copies import certain, copy_by_asking, train_copy
 from benchmark.api.declared import Card, Hyper, Pretrained, Search
 from benchmark.api.perceptron import Perceptron
 from benchmark.api.precision import bfloat16
@@ -34,7 +34,8 @@ __all__ = [
     "Access", "Annotated", "Attack", "AttributeAttack", "Calibrate", "Candidates", "Card", "Claims", "Context",
     "Defense", "Embeddings", "Extra", "Field", "Hyper", "InversionAttack", "Knowledge", "Literal", "Need",
     "Perceptron", "Predict", "Pretrained", "References", "Samples", "Search", "Stage", "StealingAttack", "Target",
-    "Training", "World", "ask_in_rounds", "best_thresholds", "bfloat16", "certain", "interval_bounds", "logit_margin", "train_copy",
+    "Training", "World", "best_thresholds", "bfloat16", "certain", "copy_by_asking", "interval_bounds", "logit_margin",
+    "train_copy",
 ]  # fmt: skip
 
 # --- What an attack is given ------------------------------------------------------------------------

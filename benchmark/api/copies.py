@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.api.augmentation import crop_and_flip
+
+if TYPE_CHECKING:
+    from benchmark.api import Knowledge
 
 CopyLoss = Literal["cross-entropy", "kl", "mse", "mse-released", "logits"]
 Choice = Literal["random", "uncertain", "diverse"]
@@ -137,6 +140,41 @@ def ask_in_rounds(
         answers = torch.cat([answers, ask(pool[left[picked]])])
         rows, left = torch.cat([rows, left[picked]]), left[kept]
     return pool[rows], answers
+
+
+def copy_by_asking(
+    ask: Callable[[Tensor], Tensor],
+    pool: Tensor,
+    build: Callable[..., nn.Module],
+    known: Knowledge,
+    *,
+    queries: int | None,
+    choose: Choice,
+    rounds: int,
+    architecture: str | None,
+    augment: bool = False,
+    **training: Any,
+) -> nn.Module:
+    """A copy in eval mode, trained on the answers to at most `queries` images of the pool (n, c, h, w), each asked about once.
+
+    `choose` and `rounds` as in `ask_in_rounds`; `augment`: by the data's simple augmentation; `architecture`: None for the target's;
+    `training`: of `train_copy`, by a cosine schedule.
+    """
+
+    def train(x: Tensor, answers: Tensor) -> nn.Module:
+        network = build() if architecture is None else build(architecture)
+        return train_copy(
+            network.to(known.device),
+            x,
+            answers,
+            schedule="cosine",
+            simple=known.simple if augment else None,
+            generator=known.generator("steal"),
+            **training,
+        )
+
+    generator = known.generator("queries")
+    return train(*ask_in_rounds(ask, pool, queries, train, generator=generator, choice=choose, rounds=rounds))
 
 
 @torch.no_grad()

@@ -21,9 +21,8 @@ from benchmark.api import (
     Search,
     StealingAttack,
     Target,
-    ask_in_rounds,
     certain,
-    train_copy,
+    copy_by_asking,
 )
 
 
@@ -56,30 +55,9 @@ class StealLabels(StealingAttack):
 
     def steal(self, target: Target, queries: Samples, build: Callable[..., nn.Module]) -> nn.Module:
         """The trained copy, in eval mode on the scenario's device."""
-        p, known = self.params, self.knowledge
+        known = self.knowledge
 
-        def train(x: Tensor, answers: Tensor) -> nn.Module:
-            network = build() if p.architecture is None else build(p.architecture)
-            return train_copy(
-                network.to(known.device),
-                x,
-                answers,
-                loss="cross-entropy",
-                epochs=p.epochs,
-                learning_rate=p.learning_rate,
-                schedule="cosine",
-                simple=known.simple if p.augment else None,
-                generator=known.generator("steal"),
-            )
+        def ask(x: Tensor) -> Tensor:
+            return certain(target.labels(x), known.classes)
 
-        return train(
-            *ask_in_rounds(
-                lambda x: certain(target.labels(x), known.classes),
-                queries.x,
-                p.queries,
-                train,
-                generator=known.generator("queries"),
-                choice=p.choose,
-                rounds=p.rounds,
-            )
-        )
+        return copy_by_asking(ask, queries.x, build, known, loss="cross-entropy", **self.params.model_dump())

@@ -24,8 +24,7 @@ from benchmark.api import (
     Search,
     StealingAttack,
     Target,
-    ask_in_rounds,
-    train_copy,
+    copy_by_asking,
 )
 
 
@@ -66,33 +65,8 @@ class StealNoData(StealingAttack):
         p, known = self.params, self.knowledge
         count = p.queries if p.choose == "random" else p.spare * p.queries
         generator = torch.Generator().manual_seed(0)  # the same images for every target, whatever the hyperparameters
-        make = smooth if p.images == "smooth" else noise
-
-        def train(x: Tensor, answers: Tensor) -> nn.Module:
-            network = build() if p.architecture is None else build(p.architecture)
-            return train_copy(
-                network.to(known.device),
-                x,
-                answers,
-                loss=p.loss,
-                temperature=p.temperature,
-                epochs=p.epochs,
-                learning_rate=p.learning_rate,
-                schedule="cosine",
-                generator=known.generator("steal"),
-            )
-
-        return train(
-            *ask_in_rounds(
-                target.log_posteriors,
-                make(count, known.shape, generator),
-                p.queries,
-                train,
-                generator=known.generator("queries"),
-                choice=p.choose,
-                rounds=p.rounds,
-            )
-        )
+        pool = (smooth if p.images == "smooth" else noise)(count, known.shape, generator)
+        return copy_by_asking(target.log_posteriors, pool, build, known, **p.model_dump(exclude={"images", "spare"}))
 
 
 def noise(n: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ that their sure answers teach less (section 6.1).
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from benchmark.api import (
     Annotated,
@@ -19,8 +19,7 @@ from benchmark.api import (
     Search,
     StealingAttack,
     Target,
-    ask_in_rounds,
-    train_copy,
+    copy_by_asking,
 )
 
 
@@ -68,31 +67,4 @@ class StealPartial(StealingAttack):
 
     def steal(self, target: Target, queries: Samples, build: Callable[..., nn.Module]) -> nn.Module:
         """The trained copy, in eval mode on the scenario's device."""
-        p, known = self.params, self.knowledge
-
-        def train(x: Tensor, answers: Tensor) -> nn.Module:
-            network = build() if p.architecture is None else build(p.architecture)
-            return train_copy(
-                network.to(known.device),
-                x,
-                answers,
-                loss=p.loss,
-                temperature=p.temperature,
-                epochs=p.epochs,
-                learning_rate=p.learning_rate,
-                schedule="cosine",
-                simple=known.simple if p.augment else None,
-                generator=known.generator("steal"),
-            )
-
-        return train(
-            *ask_in_rounds(
-                target.log_posteriors,
-                queries.x,
-                p.queries,
-                train,
-                generator=known.generator("queries"),
-                choice=p.choose,
-                rounds=p.rounds,
-            )
-        )
+        return copy_by_asking(target.log_posteriors, queries.x, build, self.knowledge, **self.params.model_dump())
