@@ -32,11 +32,12 @@ def arrays(
     answers: ArrayLike, labels: ArrayLike, secret: str | Path, form: Any, claimed_epsilon: float | None, delta: float, title: str
 ) -> CanaryAudit:  # fmt: skip
     """`leakboard.audit_canaries`."""
-    from benchmark.run.audit import canaries, planting
+    from benchmark.run.audit import canaries
+    from benchmark.run.audit.canary_secret import read_secret
     from benchmark.run.audit.predictions import log_posteriors
 
     given = log_posteriors(answers, labels, form)
-    planted = planting.read_secret(Path(secret))
+    planted = read_secret(Path(secret))
     return canaries.audit(*given, planted, delta=delta, claimed=claimed_epsilon, when=_now(), title=title)
 
 
@@ -98,12 +99,13 @@ def canaries(
 ) -> None:  # fmt: skip
     """Show how large epsilon is at least, by the answers to planted canaries, and hold a claim against it."""
     from benchmark.run.audit import canaries as by_canaries
-    from benchmark.run.audit import planting, predictions
+    from benchmark.run.audit import predictions
+    from benchmark.run.audit.canary_secret import read_secret
     from leaderboard.audit_page import canaries_as_html
 
     by_canaries.check(delta, claimed)
     with console.working("reading answers"):
-        planted = planting.read_secret(secret.expanduser())
+        planted = read_secret(secret.expanduser())
         log_posteriors, y, source = predictions.answers(answers.expanduser())
     arguments = ["--secret", str(secret), "--answers", str(answers)]
     arguments += ["--claimed-epsilon", f"{claimed:g}"] if claimed is not None else []

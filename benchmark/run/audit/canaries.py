@@ -13,7 +13,7 @@ from benchmark.judge.risk import margin
 from benchmark.metrics import Floats
 from benchmark.run.audit import epsilon as bounds
 from benchmark.run.audit.canary_report import Bound, CanaryAudit, CanaryVerdict, down
-from benchmark.run.audit.planting import LEAST, Secret
+from benchmark.run.audit.canary_secret import LEAST, Secret
 from benchmark.run.audit.predictions import Ints, Source
 from benchmark.run.audit.report import File
 
@@ -27,8 +27,8 @@ ALL_ASSUME = (
 """What all bounds rest on."""
 ASSUMES = {
     ANY: "nothing but (epsilon, delta)-DP",
-    PURE: "epsilon-DP with delta 0",
     GAUSSIAN: "a trade-off curve no lower than a Gaussian mechanism's: exact for DP-SGD on full batches, approximate on subsampled ones",
+    PURE: "epsilon-DP with delta 0",
 }
 """What each bound rests on besides."""
 SOURCES = {
@@ -107,7 +107,7 @@ def _bound(name: str, delta: float, epsilon: float, most: float, *, judges: bool
 def _verdict(shown: list[Bound], found: bounds.Guesses, claimed: float | None, delta: float) -> CanaryVerdict:
     judging = [b for b in shown if b.judges]
     plain, highest = judging[0], max(judging, key=lambda b: b.epsilon)
-    at = f"(delta {delta:g}, {LEVEL:.0%} confidence)"
+    at = f"(delta {delta:g}, {100 * LEVEL:g} % confidence)"
     right = f"{found.right:,} of {found.made:,} guesses are right"
     both = f"{down(plain.epsilon)} for any mechanism" + (f", {down(highest.epsilon)} under a Gaussian curve" if highest is not plain else "")  # fmt: skip
     if claimed is None:

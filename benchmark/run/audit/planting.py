@@ -11,79 +11,27 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark import reading
 from benchmark.data import layouts
 from benchmark.data.dataset import DataError
 from benchmark.data.population import seed_of
 from benchmark.errors import UserError
-from benchmark.run.audit.epsilon import planned
+from benchmark.run.audit.canary_secret import LEAST, SECRET, Kind, Secret
+from benchmark.run.audit.epsilon import GUESSED, planned
 from benchmark.text import plain
 
-Kind = Literal["mislabelled", "noise"]
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
-LEAST = 10
-"""Canaries at least: fewer show nothing."""
-SECRET = "secret.json"
-_LARGEST = 1 << 28
-"""Bytes of a secret at most."""
-
-
-class Secret(BaseModel):
-    """Who is in: for the auditor alone. `digest` covers all the rest, so that a damaged or edited file is refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    form: Literal[1] = 1
-    kind: Kind
-    seed: str = Field(pattern="^[0-9a-f]{64}$")
-    guesses: int = Field(ge=2)
-    """How many inclusions will be guessed, fixed before the training."""
-    labels: list[int]
-    """Those that were planted, in the order in which the canaries lie for asking."""
-    included: list[int]
-    files: dict[str, str]
-    """SHA-256 of what was written, by name."""
-    digest: str = ""
-
-    def sealed(self) -> Secret:
-        """The same with its digest."""
-        content = json.dumps(self.model_dump(exclude={"digest"}), sort_keys=True).encode()
-        return self.model_copy(update={"digest": hashlib.sha256(content).hexdigest()})
-
-
-def read_secret(path: Path) -> Secret:
-    """The secret in a file that `plant` wrote. Raises UserError, in one line."""
-    shown = plain(path.name, 120)
-    try:
-        secret = Secret.model_validate_json(reading.text(path, _LARGEST, "the secret of planted canaries"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(
-            f"{shown}: expected the secret that leakboard audit plant wrote, given another file: {plain(at, 60)}: {plain(first['msg'], 120)}"
-        ) from None
-    if secret.sealed() != secret:
-        raise UserError(f"{shown}: expected the secret as leakboard audit plant wrote it, given one that was changed")
-    if len(secret.included) != len(secret.labels) or not {*secret.included} <= {0, 1}:
-        raise UserError(f"{shown}: expected 0 or 1 for each of {len(secret.labels)} canaries, given something else")
-    if secret.guesses > len(secret.labels):
-        raise UserError(
-            f"{shown}: expected at most one guess a canary, given {secret.guesses} for {len(secret.labels)}"
-        )
-    return secret
 
 
 @dataclass(frozen=True)
@@ -115,7 +63,7 @@ def plant(
     folder: Path,
     seed: str,
     kind: Kind = "mislabelled",
-    share: float = 0.2,
+    share: float = GUESSED,
     track: Track = lambda items, what, total: items,
 ) -> Planted:
     """Write the training set, the canaries and the secret into `folder`, which must be new or empty.
@@ -141,9 +89,10 @@ def _draw(y: NDArray[np.int64], count: int, seed: str, kind: Kind) -> _Drawn:
     k = int(y.max()) + 1
     if k < 2:
         raise UserError("--data: expected images of at least 2 classes, given 1: no label is wrong")
-    if kind == "mislabelled" and count > len(y) // 2:
+    most = min(len(y) // 2, len(y) - k)
+    if kind == "mislabelled" and count > most:
         raise UserError(
-            f"--canaries: expected at most {len(y) // 2}, half of {len(y)} images, given {count}; or --kind noise"
+            f"--canaries: expected at most {most} for {len(y)} images of {k} classes, given {count}; or --kind noise"
         )
 
     def rng(name: str) -> np.random.Generator:
@@ -152,13 +101,9 @@ def _draw(y: NDArray[np.int64], count: int, seed: str, kind: Kind) -> _Drawn:
     if kind == "noise":
         rows, classes = rng("canaries").integers(len(y), size=count), rng("labels").integers(k, size=count)
     else:
-        rows = rng("canaries").permutation(len(y))[:count]
+        order = rng("canaries").permutation(len(y))
+        rows = np.delete(order, np.unique(y[order], return_index=True)[1])[:count]  # every class keeps an image
         classes = (y[rows] + rng("labels").integers(1, k, count)) % k
-        lost = np.bincount(y, minlength=k) == np.bincount(y[rows], minlength=k)
-        if lost.any():
-            raise UserError(
-                f"--canaries: expected fewer than {count}: they would take every image of {int(lost.sum())} class{'es' * (lost.sum() > 1)}"
-            )
     return _Drawn(rows, classes, rng("coins").random(count) < 0.5)
 
 
