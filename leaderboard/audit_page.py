@@ -46,7 +46,7 @@ def canaries_as_html(audit: CanaryAudit) -> str:
     v = audit.verdict
     colour = {"refuted": "leaks", "not refuted": "unclear", "shown": "unclear"}[v.state]  # nothing here clears a model
     rows = [
-        (escape(b.name), f"<b>{down(b.epsilon)}</b>", f"{b.delta:g}", down(b.most), f"{escape(b.assumes)}<br><small>{escape(b.source)}</small>")
+        (escape(b.name), f"{audit.claimed:g}" if b.judges and audit.claimed is not None else "–", f"<b>{down(b.epsilon)}</b>", f"{b.delta:g}", down(b.most), f"{escape(b.assumes)}<br><small>{escape(b.source)}</small>")
         for b in audit.bounds
     ]  # fmt: skip
     facts = {
@@ -65,7 +65,7 @@ def canaries_as_html(audit: CanaryAudit) -> str:
         f'<section class="au-verdict au-{colour}" aria-label="Verdict">\n<p class="au-state">{escape(v.state.capitalize())}</p>\n'
         f'<p class="au-lead">{_whole(v.sentence)}</p>\n<p>{_whole(v.more)}</p>\n</section>',
         _heading(1, "Epsilon that is shown"),
-        _table("Lower bounds, each at 95 % confidence", ("Bound", "Epsilon", "Delta", "At most", "What it assumes"), rows),
+        _table(f"Lower bounds, each at {100 * audit.confidence:g} % confidence", ("Epsilon", "Claimed", "Shown", "Delta", "At most", "What it assumes"), rows),
         _text(f"All of them rest on this: {audit.assumes[0].lower()}{audit.assumes[1:]}"),
         _text("At most: what the bound would be if all guesses were right. A claim above it cannot be refuted by so many guesses."),
         _heading(2, "Under a Gaussian curve"),
