@@ -108,8 +108,8 @@ def canaries(
         planted = read_secret(secret.expanduser())
         log_posteriors, y, source = predictions.answers(answers.expanduser())
     arguments = ["--secret", str(secret), "--answers", str(answers)]
-    arguments += ["--claimed-epsilon", f"{claimed:g}"] if claimed is not None else []
-    arguments += ["--delta", f"{delta:g}"] + (["--title", title] if title else [])
+    arguments += ["--claimed-epsilon", f"{claimed:.12g}"] if claimed is not None else []
+    arguments += ["--delta", f"{delta:.12g}"] + (["--title", title] if title else [])
     report = by_canaries.audit(
         log_posteriors, y, planted, delta=delta, claimed=claimed, when=_now(), title=title, sources=(source,),
         command=shlex.join(["leakboard", "audit", "canaries", *arguments]),
