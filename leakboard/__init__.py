@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from benchmark.result import Result
+    from benchmark.run.audit.canary_report import CanaryAudit
     from benchmark.run.checks import Check
     from leaderboard.ranking import Board
     from leakboard.audits import Audited
 
-__all__ = ["Leaderboard", "UserError", "__version__", "audit", "check", "load_board", "run"]
+__all__ = ["Leaderboard", "UserError", "__version__", "audit", "audit_canaries", "check", "load_board", "run"]
 
 
 @dataclass(frozen=True)
@@ -138,3 +139,24 @@ def audit(
         answers, labels, members, form=form, ids=ids, groups=groups, inputs=inputs, references=references,
         reference_members=reference_members, title=title, seed=seed, fail_if=fail_if,
     )  # fmt: skip
+
+
+def audit_canaries(
+    answers: ArrayLike,
+    labels: ArrayLike,
+    secret: str | Path,
+    *,
+    form: Literal["probabilities", "log-probabilities", "logits"] = "probabilities",
+    claimed_epsilon: float | None = None,
+    delta: float = 1e-5,
+    title: str = "",
+) -> CanaryAudit:
+    """Show how large the epsilon of a training is at least, by planted canaries: what `leakboard audit canaries` does.
+
+    answers: (m, k) of the trained model to all canaries, in their order; labels: (m,), those that were planted. secret: the file
+    that `leakboard audit plant` wrote. The result is typed: `bounds`, each with what it rests on, `mu`, and `verdict`, whose state is
+    "refuted" where a bound is above the claim. Raises UserError, in one line, for answers that are not those to these canaries.
+    """
+    from leakboard import canaries
+
+    return canaries.arrays(answers, labels, secret, form, claimed_epsilon, delta, title)
