@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.metrics import METRICS
-from leaderboard.kinds import ANY, BYPASSED, kinds_of, percent, worst_name
+from leaderboard.kinds import ANY, BYPASSED, PASSES, kinds_of, percent, worst_name
 from leaderboard.ranking import AUC
 from leaderboard.texts import breaking
 
@@ -177,7 +177,7 @@ def scenarios(cells: pd.DataFrame, label: str, metric: str, falling: bool) -> st
         f"Orange: above chance ({middle:g}); blue: below it." if middle is not None
         else f"The darker, the {'smaller' if falling else 'larger'}."
     )  # fmt: skip
-    note = f"{label}, the mean over seeds. {scale} – does not apply; an empty cell was not scored."
+    note = f"{label}, the mean over seeds. {scale} {PASSES} bypasses guards (RULES 9), – does not apply; an empty cell was not scored."
     return grid(f"{label} of attacks on defenses", "Attack on defense", columns, rows, note)
 
 
@@ -185,8 +185,6 @@ def scenarios(cells: pd.DataFrame, label: str, metric: str, falling: bool) -> st
 
 ARROWS = {"less": "▼", "more": "▲"}
 """What marks a difference to the baseline whose 95 % interval excludes 0."""
-PASSES = "»"
-"""What stands where a kind of attack reads the network behind the guards."""
 FULL = 0.5
 """The difference of excess from which on a cell has the full colour."""
 

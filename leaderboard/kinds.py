@@ -14,7 +14,7 @@ attack like others: where none does better on the other seeds it is what the adv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ from leaderboard.ranking import (
     with_defaults,
 )
 
-SCALES: Mapping[str, tuple[str, ...]] = {
+SCALES: dict[str, tuple[str, ...]] = {
     "membership": (AUC,),
     "inversion": ("both_evaluators", "evaluator_accuracy"),
     "attribute": ("attribute_balanced_accuracy", "attribute_accuracy"),
@@ -53,6 +53,8 @@ GUARDED = "a guard is outside"
 """How the judge's reason begins where an attack reads the network behind the guards, and is not scored (RULES 9)."""
 BYPASSED = "bypasses guards"
 """What a row says then."""
+PASSES = "»"
+"""What a cell of a matrix says then."""
 NUMBERS = ("excess", "excess_low", "excess_high", "difference", "difference_low", "difference_high")
 
 
@@ -74,14 +76,7 @@ def kind_table(results: Iterable[Result] | pd.DataFrame, board: Board, least: Tr
 
     Raises ValueError as `scenarios` does.
     """
-    frame = with_defaults(results if isinstance(results, pd.DataFrame) else scenarios(results))
-    defenses = sorted(frame.defense.unique())
-    rows = frame[frame.attack.isin(board.required_attacks) & frame.seed.isin(board.seeds)]
-    found = {
-        kind: _kind(mine, scale(kind, trusted(mine, least), board), board, defenses)
-        for kind in TASK_METRICS
-        if len(mine := rows[rows.task == kind])
-    }
+    defenses, found = _found(results, board, least)
     shape = (len(found), len(defenses), len(board.seeds))
     by_kind = np.array([kind.excess for kind in found.values()]).reshape(shape)
     parts = [kind.columns.assign(kind=name) for name, kind in found.items()]
@@ -101,6 +96,25 @@ def kind_table(results: Iterable[Result] | pd.DataFrame, board: Board, least: Tr
     places = {name: i for i, name in enumerate((*found, ANY))}
     table = table.assign(place=table.kind.map(places)).sort_values(["defense", "place"], ignore_index=True)
     return table.reindex(columns=order)
+
+
+def excesses(results: Iterable[Result] | pd.DataFrame, board: Board) -> pd.DataFrame:
+    """One row a defense and seed, with a column for the excess of each kind of attack that the protocol requires; NaN without one."""
+    defenses, found = _found(results, board, "self-reported")
+    index = pd.MultiIndex.from_product([defenses, board.seeds], names=["defense", "seed"])
+    return pd.DataFrame({name: kind.excess.ravel() for name, kind in found.items()}, index).reset_index()
+
+
+def _found(results: Iterable[Result] | pd.DataFrame, board: Board, least: Trust) -> tuple[list[str], dict[str, _Kind]]:
+    """All defenses by name, and the worst case of each kind of attack on them."""
+    frame = with_defaults(results if isinstance(results, pd.DataFrame) else scenarios(results))
+    defenses = sorted(frame.defense.unique())
+    rows = frame[frame.attack.isin(board.required_attacks) & frame.seed.isin(board.seeds)]
+    return defenses, {
+        kind: _kind(mine, scale(kind, trusted(mine, least), board), board, defenses)
+        for kind in TASK_METRICS
+        if len(mine := rows[rows.task == kind])
+    }
 
 
 def scale(kind: str, rows: pd.DataFrame, board: Board) -> str:

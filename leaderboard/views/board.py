@@ -107,7 +107,7 @@ def _plots(protocol: str, whole: pd.DataFrame, by_kind: pd.DataFrame, board: Boa
     papers, kind = known_papers(places.board(protocol)), "membership"
     if len(names) > 1:
         kind = str(st.segmented_control(
-            "Kind of attack", names, format_func=str.capitalize, default=names[0], required=True, key="kind", bind="query-params",
+            "Kind of attack", names, default=names[0], required=True, key="kind", bind="query-params",
             help="Defenses are ranked by membership; what the other kinds find stands beside it",
         ))  # fmt: skip
     if kind == "membership":
