@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from benchmark.metrics import METRICS
@@ -264,7 +265,13 @@ def forest_of_kind(
     lead = f'<p class="lb-lead">{escape(leader_of_kind(rows, kind, short, baseline))}</p>'
     if rows.empty or not (metric := str(table[table.kind == kind].metric.iloc[0])):
         return f'<section class="lb" aria-label="{escape(kind)}">{lead}</section>'
-    scale = axis(rows[["value", "value_low", "value_high", "null"]].to_numpy(float).ravel(), METRICS[metric].low)
+    drawn = rows[["value", "value_low", "value_high", "null"]].to_numpy(float).ravel()
+    drawn = drawn[np.isfinite(drawn)]
+    edge = METRICS[metric].low
+    start = (
+        max(edge, drawn.min() - 0.05 * np.ptp(drawn)) if len(drawn) else edge
+    )  # so that the lowest null row has a band, too
+    scale = axis(drawn, start)
     fine = digits(rows, "value") if rows.value.notna().any() else 3
     line = float(rows.value[rows.defense == baseline].max())
     attacks = short_names([*rows.attack, *rows.null_attack])

@@ -136,12 +136,12 @@ def _kinds() -> None:
     )
     column = st.column_config
     shown = found.assign(interval=[
-        "" if pd.isna(low) else f"{low:+.2f} – {high:+.2f}" for low, high in zip(found.low, found.high, strict=True)
+        "" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}" for low, high in zip(found.low, found.high, strict=True)
     ])  # fmt: skip
     st.dataframe(shown, hide_index=True, width="stretch", height="content", placeholder="–", key="correlations",
         column_order=["first", "second", "rho", "interval", "points", "note"], column_config={
             "first": column.TextColumn("Measure", pinned=True), "second": "And",
-            "rho": column.NumberColumn("Spearman's ρ", format="%+.2f"), "interval": "95 %",
+            "rho": column.NumberColumn("Spearman's ρ", format="%+.2f"), "interval": column.TextColumn("95 %", width=130),
             "points": column.NumberColumn("Points", help="Defenses on a data set and network that have both"),
             "note": column.TextColumn("Why there is none", width="large"),
         })  # fmt: skip
