@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from leaderboard.kinds import GUARDED, PASSES
 from leaderboard.texts import short_names
 
 
@@ -30,7 +31,13 @@ def matrix(scenarios: pd.DataFrame, metric: str, defenses: Sequence[str], attack
         for scored, seeds, w in zip(cells.scored, cells.seeds, why, strict=True)
     ]
     cells["text"] = [
-        f"{value:.2f}" if scored else "failed" if set(w) - {"skipped"} else "–"
+        f"{value:.2f}"
+        if scored
+        else "failed"
+        if set(w) - {"skipped"}
+        else PASSES
+        if str(w.get("skipped", "")).startswith(GUARDED)
+        else "–"
         for value, scored, w in zip(cells.value, cells.scored, why, strict=True)
     ]
     names = {"attack": list(dict.fromkeys(attacks.attack)), "defense": list(dict.fromkeys(defenses))}

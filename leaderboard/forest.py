@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from benchmark.metrics import METRICS
 from benchmark.text import base_name, name_parts
+from leaderboard.kinds import percent
 from leaderboard.ranking import AUC, best_known, rank_interval
-from leaderboard.texts import breaking, interval, rank_digits, settings_of, short_names
+from leaderboard.texts import breaking, digits, interval, rank_digits, settings_of, short_names
 
 QUESTION = (
     "How much do defended image classifiers leak about their training data? Every defense meets the same attacks on the "
@@ -31,13 +33,16 @@ NAMED = 6
 """How many defenses a sentence names at most."""
 STEPS = 6
 """How many steps between ticks an axis has at most."""
+BY = '<span class="lb-label">decided by </span>'
+"""What stands before an attack where the heads of columns are out of sight."""
 MARKS = {
     "tuned": "tuned",
     "attacked_by": "standard attacks only",
     "extra_data": "extra data",
     "alone": "flag",
+    "bypassed": "white-box bypasses guards",
 }
-"""Remarks that stand below a defense's name, by the column that holds their text (RULES 13, 27)."""
+"""Remarks that stand below a defense's name, by the column that holds their text (RULES 9, 13, 27)."""
 
 
 class Paper(NamedTuple):
@@ -207,25 +212,135 @@ def forest(
     heads = settings_of(rows, (baseline, *required))
     folded = {head: [d for d in mine if d != head] for head, mine in rows.defense.groupby(heads)}
     listed = "\n".join(items[d] + _folded(d, [items[o] for o in folded[d]]) for d in rows.defense if d in folded)
-    mark = ""
-    if math.isfinite(line):
-        at = scale.at(line)
-        side = "start" if at < 25 else "end" if at > 75 else "middle"
-        text = f"{short[baseline]} {line:.{fine}f}"
-        mark = f'<span class="lb-mark lb-{side}" style="left:{at:.3f}%">{escape(text)}</span>'
+    mark = _mark(scale, line, f"{short[baseline]} {line:.{fine}f}") if math.isfinite(line) else ""
+    titles = ("Rank", f"Worst {METRICS[metric].label} (95 %)")
+    note = f"{caption(table, baseline)}{FOLDED if any(folded.values()) else ''}"
+    return _section("Ranked defenses", lead, scale, mark, titles, listed, note)
+
+
+def _mark(scale: Axis, line: float, text: str) -> str:
+    """The name of the baseline's line above the plot."""
+    at = scale.at(line)
+    side = "start" if at < 25 else "end" if at > 75 else "middle"
+    return f'<span class="lb-mark lb-{side}" style="left:{at:.3f}%">{escape(text)}</span>'
+
+
+def _section(label: str, lead: str, scale: Axis, mark: str, heads: tuple[str, str], listed: str, note: str) -> str:
+    """The whole element. heads: of the first column and of the number's; listed: the rows as HTML."""
+    first, number = map(escape, heads)
     head = (
-        '<div class="lb-head" aria-hidden="true"><span class="lb-rank">Rank</span><span class="lb-name">Defense</span>'
+        f'<div class="lb-head" aria-hidden="true"><span class="lb-rank">{first}</span><span class="lb-name">Defense</span>'
         f'<div class="lb-plot">{mark}{_ticks(scale)}</div>'
-        f'<span class="lb-value">Worst {escape(METRICS[metric].label)} (95 %)</span>'
+        f'<span class="lb-value">{number}</span>'
         '<div class="lb-more"><span class="lb-by">Decided by</span><span class="lb-accuracy">Test accuracy</span>'
         '<span class="lb-paper"></span></div></div>'
     )
     return (
-        f'<style>{STYLE}</style>\n<section class="lb" aria-label="Ranked defenses" style="--lb-steps:{scale.steps}">\n{lead}\n{head}\n'
+        f'<style>{STYLE}</style>\n<section class="lb" aria-label="{escape(label)}" style="--lb-steps:{scale.steps}">\n{lead}\n{head}\n'
         f'<ol class="lb-rows">\n{listed}\n</ol>\n'
         f'<div class="lb-head lb-foot" aria-hidden="true"><div class="lb-plot">{_ticks(scale)}</div></div>\n'
-        f'<p class="lb-note">{escape(caption(table, baseline))}{FOLDED if any(folded.values()) else ""}</p>\n</section>'
+        f'<p class="lb-note">{escape(note)}</p>\n</section>'
     )
+
+
+# --- The plot of another kind of attack -------------------------------------------------------------
+
+
+def forest_of_kind(
+    table: pd.DataFrame, kind: str, defenses: pd.DataFrame, baseline: str, known: Mapping[str, Paper] | None = None
+) -> str:
+    """The worst case of one kind of attack on each ranked defense, the smallest excess first, as one HTML element.
+
+    table: `kinds.kind_table`. defenses: `ranking.defense_table`, which says what is ranked and has remarks and test accuracies. A row's
+    grey band ends at its own null row. Defenses without an excess come last, with the reason.
+    """
+    ranked = defenses[defenses.reason == ""]
+    short, mine = short_names(defenses.defense), table[table.kind == kind].drop(columns="reason").set_index("defense")
+    why = table[table.kind == kind].set_index("defense").reason
+    rows = ranked[["defense", "test_accuracy", *(c for c in MARKS if c in ranked and c not in mine)]].join(
+        mine, on="defense"
+    )
+    rows = rows.assign(short=rows.defense.map(short), why=rows.defense.map(why).fillna("not scored"))
+    rows = rows.sort_values(["excess", "value"], kind="stable", na_position="last", ignore_index=True)
+    lead = f'<p class="lb-lead">{escape(leader_of_kind(rows, kind, short, baseline))}</p>'
+    if rows.empty or not (metric := str(table[table.kind == kind].metric.iloc[0])):
+        return f'<section class="lb" aria-label="{escape(kind)}">{lead}</section>'
+    drawn = rows[["value", "value_low", "value_high", "null"]].to_numpy(float).ravel()
+    drawn = drawn[np.isfinite(drawn)]
+    edge = METRICS[metric].low
+    start = (
+        max(edge, drawn.min() - 0.05 * np.ptp(drawn)) if len(drawn) else edge
+    )  # so that the lowest null row has a band, too
+    scale = axis(drawn, start)
+    fine = digits(rows, "value") if rows.value.notna().any() else 3
+    line = float(rows.value[rows.defense == baseline].max())
+    attacks = short_names([*rows.attack, *rows.null_attack])
+    items = [_row_of_kind(row, fine, scale, baseline, line, known or {}, attacks) for _, row in rows.iterrows()]
+    mark = _mark(scale, line, f"{short[baseline]} {line:.{fine}f}") if math.isfinite(line) else ""
+    return _section(
+        f"Defenses against {kind}", lead, scale, mark, ("Excess", f"{METRICS[metric].label} (95 %)"), "\n".join(items),
+        caption_of_kind(metric, short.get(baseline, "") if math.isfinite(line) else ""),
+    )  # fmt: skip
+
+
+def leader_of_kind(rows: pd.DataFrame, kind: str, short: Mapping[str, str], baseline: str) -> str:
+    """In one or two sentences what a kind of attack finds. rows: of the ranked defenses, with their columns of `kind_table`."""
+    if rows.empty:
+        return "No defense is ranked yet."
+    found = rows[rows.excess.notna()]
+    if found.empty:
+        return f"Of {len(rows)} ranked defenses none has an excess of {kind}: {rows.why.iloc[0]}."
+    above = found[found.excess_low > 0]
+    without = len(rows) - len(found)
+    text = f"The strongest {kind} attack gets clearly further than its null row on {len(above) or 'none'} of {len(found)} ranked defenses"
+    if len(above):
+        last = above.iloc[-1]
+        text += f", furthest on {short[last.defense]}: {100 * last.excess:.0f} % of the way to a perfect attack"
+    for verdict, says in (("less", "clearly less"), ("more", "clearly more")):
+        names = found.defense[found.verdict == verdict]
+        text += (
+            f". {says.capitalize()} than {short.get(baseline, baseline)}: {_listed(names, short)}" if len(names) else ""
+        )
+    foot = f" {without} without an excess stand{'s' * (without == 1)} at the foot." if without else ""
+    return f"{text}.{foot}"
+
+
+def caption_of_kind(metric: str, line: str) -> str:
+    """How to read the plot of a kind, in plain text. line: the short name of the baseline, if it has a line."""
+    direction = "right" if METRICS[metric].leaks == "down" else "left"
+    return (
+        f"Dot: {METRICS[metric].label} of the strongest required attack of this kind, the mean over seeds; bar: its 95 % t-interval. "
+        f"Further {direction} leaks less. Grey band: up to the best null row on this very defense, which uses nothing of the "
+        "target. Excess: the share of the way from that null row to a perfect attack; what is not clearly above 0 has a hollow dot."
+        + (f" Dashed line: {line}." if line else "")
+        + " No ranks: defenses are ranked by membership."
+    )
+
+
+def _row_of_kind(
+    row: pd.Series,
+    fine: int,
+    scale: Axis,
+    baseline: str,
+    line: float,
+    known: Mapping[str, Paper],
+    short: Mapping[str, str],
+) -> str:
+    low, value, high, null, share = (float(row[n]) for n in ("value_low", "value", "value_high", "null", "excess"))
+    bounds = f' <span class="lb-soft">({low:.{fine}f} – {high:.{fine}f})</span>' if math.isfinite(low) else ""
+    number = f"<b>{value:.{fine}f}</b>{bounds}" if math.isfinite(value) else "–"
+    text, title = (f"{100 * share:z.0f} %", percent(row)) if math.isfinite(share) else ("–", str(row.why))
+    remarks = [str(row.track)] if row.attack else []
+    if math.isfinite(null):
+        remarks.append(f"null {null:.{fine}f}{f' by {short[row.null_attack]}' if row.null_attack else ''}")
+    remarks += [] if math.isfinite(share) else [str(row.why)]
+    small = "".join(f" <small>{breaking(remark)}</small>" for remark in remarks)
+    return _line(
+        row, _plot(scale, low, value, high, null, line, METRICS[row.metric].leaks == "down"), baseline, known,
+        chance=not row.excess_low > 0,
+        rank=f'<span class="lb-rank" title="{escape(title)}"><span class="lb-hidden">excess </span>{text}</span>',
+        value=number, by=f"{BY}{breaking(short[row.attack])}{small}" if row.attack else small,
+    )  # fmt: skip
 
 
 def _folded(defense: str, rows: Sequence[str]) -> str:
@@ -256,27 +371,54 @@ def _row(
 ) -> str:
     worst = f"worst_{metric}"
     low, value, high, null = (float(row[f"{worst}{end}"]) for end in ("_low", "", "_high", "_null_95"))
+    chance = bool(row.at_chance)
+    why = ' title="not above what chance finds; no order among these"' if chance else ""
+    number = f"{value:.{fine}f}" if math.isfinite(value) else "–"
+    bounds = f' <span class="lb-soft">({row.interval})</span>' if row.interval else ""
+    return _line(
+        row, _plot(scale, low, value, high, null, line), baseline, known, chance=chance,
+        rank=f'<span class="lb-rank"{why}><span class="lb-hidden">rank </span>{escape(row.place)}</span>',
+        value=f'<span class="lb-hidden">{escape(_worst(metric))} </span><b>{number}</b>{bounds}', by=f"{BY}{_attack(row, worst)}",
+    )  # fmt: skip
+
+
+def _plot(scale: Axis, low: float, value: float, high: float, null: float, line: float, falling: bool = False) -> str:
+    """The marks of a row: the null's band, the baseline's line, the interval's bar and the dot; what is NaN has none.
+
+    falling: smaller values leak more, so that the band reaches from the null to the right.
+    """
     plot = ""
     if math.isfinite(null):
-        plot += f'<i class="lb-null" style="width:{scale.at(null):.3f}%"></i>'
+        at = scale.at(null)
+        plot += f'<i class="lb-null" style="{f"left:{at:.3f}%;width:{100 - at:.3f}%" if falling else f"width:{at:.3f}%"}"></i>'
     if math.isfinite(line):
         plot += f'<i class="lb-base" style="left:{scale.at(line):.3f}%"></i>'
     if math.isfinite(low):
         plot += f'<i class="lb-bar" style="left:{scale.at(low):.3f}%;width:{scale.at(high) - scale.at(low):.3f}%"></i>'
     if math.isfinite(value):
         plot += f'<i class="lb-dot" style="left:{scale.at(value):.3f}%"></i>'
-    chance = bool(row.at_chance)
-    why = ' title="not above what chance finds; no order among these"' if chance else ""
-    number = f"{value:.{fine}f}" if math.isfinite(value) else "–"
-    bounds = f' <span class="lb-soft">({row.interval})</span>' if row.interval else ""
+    return plot
+
+
+def _line(
+    row: pd.Series,
+    plot: str,
+    baseline: str,
+    known: Mapping[str, Paper],
+    *,
+    chance: bool,
+    rank: str,
+    value: str,
+    by: str,
+) -> str:
+    """A row's cells side by side. row: with defense, short, test_accuracy and remarks; plot, rank, value, by: HTML."""
     accuracy = f"{row.test_accuracy:.2f}" if pd.notna(row.test_accuracy) else "–"
     return (
-        f'<li class="lb-row{" lb-chance" if chance else ""}{" lb-baseline" if row.defense == baseline else ""}">'
-        f'<span class="lb-rank"{why}><span class="lb-hidden">rank </span>{escape(row.place)}</span>'
+        f'<li class="lb-row{" lb-chance" if chance else ""}{" lb-baseline" if row.defense == baseline else ""}">{rank}'
         f'<span class="lb-name"><b title="{escape(row.defense)}">{breaking(row.short)}</b>{_marks(row)}</span>'
         f'<div class="lb-plot" aria-hidden="true">{plot}</div>'
-        f'<span class="lb-value"><span class="lb-hidden">{escape(_worst(metric))} </span><b>{number}</b>{bounds}</span>'
-        f'<div class="lb-more"><span class="lb-by"><span class="lb-label">decided by </span>{_attack(row, worst)}</span>'
+        f'<span class="lb-value">{value}</span>'
+        f'<div class="lb-more"><span class="lb-by">{by}</span>'
         f'<span class="lb-accuracy"><span class="lb-label">test accuracy </span>{accuracy}</span>'
         f'<span class="lb-paper">{_links(row.defense, known)}</span></div></li>'
     )

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.metrics import METRICS
+from leaderboard.kinds import ANY, BYPASSED, PASSES, kinds_of, percent, worst_name
 from leaderboard.ranking import AUC
 from leaderboard.texts import breaking
 
@@ -45,10 +46,13 @@ class Row(NamedTuple):
     group: str = ""
 
 
-def grid(label: str, corner: str, columns: Mapping[str, str], rows: Iterable[Row], note: str) -> str:
+def grid(
+    label: str, corner: str, columns: Mapping[str, str], rows: Iterable[Row], note: str, name: float = NAME
+) -> str:
     """A table with frozen names in a box that scrolls where the page is narrow, with a note below.
 
-    label: what it is, for those who do not see it. corner: what rows and columns are. columns: titles by short name.
+    label: what it is, for those who do not see it. corner: what rows and columns are. columns: titles by short name. name: the
+    width of the rows' names in rem.
     """
     body, group = [], ""
     for row in rows:
@@ -60,16 +64,17 @@ def grid(label: str, corner: str, columns: Mapping[str, str], rows: Iterable[Row
         cells = "".join(map(_cell, row.cells))
         body.append(f'<tr><th scope="row" title="{escape(row.title)}">{breaking(row.name)}</th>{cells}</tr>')
     heads = "".join(
-        f'<th scope="col" title="{escape(title)}"><span>{breaking(name)}</span></th>' for name, title in columns.items()
+        f'<th scope="col" title="{escape(title)}"><span>{breaking(short)}</span></th>'
+        for short, title in columns.items()
     )
-    width, lines = NAME + CELL * len(columns), "\n".join(body)
-    key = f"lbg-{len(columns)}"
+    width, lines = name + CELL * len(columns), "\n".join(body)
+    key, wide = f"lbg-{len(columns)}", "" if name == NAME else f' style="width:{name:g}rem"'
     scrolls = f"@container lbg (max-width: {width:g}rem) {{ .{key} .lbg-hint {{ display: block; }} }}"
     return (
         f'<style>{STYLE}\n{scrolls}</style>\n<section class="lbg {key}" aria-label="{escape(label)}">\n'
         '<p class="lbg-hint">The table is wider than the page: it scrolls sideways, and the names stay.</p>\n'
         f'<div class="lbg-box" tabindex="0" role="region" aria-label="{escape(label)}">\n'
-        f'<table style="width:{width:g}rem"><thead><tr><th class="lbg-corner">{escape(corner)}</th>{heads}</tr></thead>\n'
+        f'<table style="width:{width:g}rem"><thead><tr><th class="lbg-corner"{wide}>{escape(corner)}</th>{heads}</tr></thead>\n'
         f'<tbody>\n{lines}\n</tbody></table></div>\n<p class="lbg-note">{escape(note)}</p>\n</section>'
     )
 
@@ -172,8 +177,62 @@ def scenarios(cells: pd.DataFrame, label: str, metric: str, falling: bool) -> st
         f"Orange: above chance ({middle:g}); blue: below it." if middle is not None
         else f"The darker, the {'smaller' if falling else 'larger'}."
     )  # fmt: skip
-    note = f"{label}, the mean over seeds. {scale} – does not apply; an empty cell was not scored."
+    note = f"{label}, the mean over seeds. {scale} {PASSES} bypasses guards (RULES 9), – does not apply; an empty cell was not scored."
     return grid(f"{label} of attacks on defenses", "Attack on defense", columns, rows, note)
+
+
+# --- Kinds of attack against defenses ---------------------------------------------------------------
+
+ARROWS = {"less": "▼", "more": "▲"}
+"""What marks a difference to the baseline whose 95 % interval excludes 0."""
+FULL = 0.5
+"""The difference of excess from which on a cell has the full colour."""
+
+
+def kinds(table: pd.DataFrame, short: Mapping[str, str], defenses: Sequence[str], baseline: str) -> str:
+    """How much further or less far each kind of attack gets on a defense than on the baseline, in points of the excess.
+
+    table: `kinds.kind_table`. short: names by defense. defenses: which rows, in their order; the baseline comes first, with its own
+    excess. As ML-DOCTOR's table 4 (Liu et al. 2022), for every defense, and with intervals.
+    """
+    known: dict[Any, Any] = {(row.defense, row.kind): row for row in table.itertuples(index=False)}
+    names = [*(d for d in defenses if d == baseline), *(d for d in defenses if d != baseline)]
+    of = [*kinds_of(table), ANY]
+    heads = {kind: worst_name(table) if kind == ANY else kind for kind in of}
+    rows = [
+        Row(short[d], d, [_kind(known.get((d, kind)), heads[kind], short[d], d == baseline) for kind in of])
+        for d in names
+    ]
+    first = short.get(baseline, baseline)
+    note = (
+        f"How far an attack of each kind gets, as a share of the way from its null row to a perfect attack: in the row of {first} that share "
+        f"in %, in the others the difference to it in points. Blue: less leak than {first}, orange: more. ▼ and ▲: the 95 % t-interval "
+        f"of the seed-paired difference excludes 0; the others are not told apart. {PASSES} bypasses guards: attacks of this kind read the "
+        "network behind them, where the guards change nothing (RULES 9). – no excess: pointing at it says why. The last column compares over the kinds that have one on both."
+    )
+    said = "How each kind of attack does on each defense"
+    return grid(said, "Defense against kind", {heads[kind]: heads[kind] for kind in of}, rows, note, 8.5)
+
+
+def _kind(row: Any, kind: str, defense: str, itself: bool) -> Cell:
+    """row: of `kinds.kind_table`; None where there is none."""
+    if row is None:
+        return Cell("", f"{kind} on {defense}: not scored")
+    title = f"{kind} on {defense}"
+    if math.isnan(row.excess):
+        return Cell(PASSES if row.reason == BYPASSED else "–", f"{title}: {row.reason}")
+    of = f" ({row.decided}, the worst of {row.kinds})" if row.decided else ""
+    title += f"{of}: excess {percent(row)}"
+    if math.isnan(row.difference):
+        return Cell(f"{100 * row.excess:z.0f} %" if itself else "–", title)
+    points = f"{100 * abs(row.difference):.0f}"
+    sign = ARROWS.get(row.verdict) or ("" if points == "0" else "−" if row.difference < 0 else "+")
+    title += f"; {100 * row.difference:+.0f} points against the baseline"
+    if math.isfinite(row.difference_low):
+        title += f" ({100 * row.difference_low:+.0f} to {100 * row.difference_high:+.0f})"
+    colour = BLUE if row.difference < 0 else ORANGE
+    share = abs(row.difference) / FULL * (1 if row.verdict else 0.5)
+    return Cell(f"{sign}{points}", title, _mixed(colour, share) if points != "0" else None)
 
 
 STYLE = f"""

@@ -19,8 +19,8 @@ import pandas as pd
 
 from benchmark.metrics import METRICS
 from benchmark.text import name_parts, plain
-from leaderboard import grids
-from leaderboard.forest import QUESTION, Paper, address, forest, leader, papers
+from leaderboard import grids, kinds
+from leaderboard.forest import QUESTION, Paper, address, forest, forest_of_kind, leader, papers
 from leaderboard.ranking import AUC, TRUST, WORST, Board, apart, best_known, by_strength, measured, rank_interval
 from leaderboard.texts import digits, interval, rank_digits, short_names
 
@@ -70,6 +70,8 @@ class Contents:
     """`ranking.attack_table` by task"""
     pairs: pd.DataFrame
     """`ranking.pair_table`"""
+    kinds: pd.DataFrame
+    """`kinds.kind_table`"""
     cells: pd.DataFrame
     """`cells.matrix` of the AUCs of membership attacks; no row without any"""
     trust: Mapping[str, int]
@@ -102,6 +104,7 @@ def as_json(contents: Contents) -> str:
         "papers": {id: paper.reference for id, paper in sorted(c.notes.papers.items())},
         "defenses": _records(c.defenses),
         "pairs": _records(c.pairs),
+        "kinds": _records(c.kinds),
         "attacks": {task: _records(table) for task, table in c.attacks.items() if len(table)},
     }  # fmt: skip
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -135,7 +138,8 @@ def as_html(contents: Contents) -> str:
     parts = [
         f"<h1>{escape(title)}</h1>",
         _text(QUESTION),
-        forest(c.defenses, c.board.baseline, c.notes.papers, c.board.required_defenses),
+        forest(_with_bypassed(c), c.board.baseline, c.notes.papers, c.board.required_defenses),
+        *_kinds(c),
         *_defenses(c),
         *_every_pair(c),
         *_attacks(c),
@@ -209,12 +213,20 @@ def _defenses(c: Contents) -> list[str]:
         **{n: table[n].fillna("").astype(str) for n in notes},
         **{f"worst_{m}_null_95": _three(table[f"worst_{m}_null_95"]) for m in metrics},
     )  # fmt: skip
+    more = {column.name: column.label for column in kinds.columns(c.kinds)}
+    shown = shown.join(_shares(kinds.wide(c.kinds)), on="defense").fillna(dict.fromkeys(more, "–")) if more else shown
     columns = {"defense": "Defense", "place": "Rank", "apart": "Apart"}
     for m in metrics:
         label = METRICS[m].label
         columns |= {f"worst_{m}": f"Worst {label}", f"worst_{m}_null_95": f"{label}: null 95 %"}
         columns |= {f"worst_{m}_attack": f"{label}: decided by", f"worst_{m}_track": f"{label}: track"}
-    columns |= {"known": "Best known", "test_accuracy": "Test accuracy", **notes, "level": "Trust; where it ran"}
+    columns |= {
+        "known": "Best known",
+        "test_accuracy": "Test accuracy",
+        **more,
+        **notes,
+        "level": "Trust; where it ran",
+    }
     columns |= {"paper": "Paper"} if c.notes.papers else {}
     ranked, rest = shown[shown.reason == ""], shown[shown.reason != ""]
     short = short_names(table.defense)
@@ -230,6 +242,33 @@ def _defenses(c: Contents) -> list[str]:
         others = {n: label for n, label in columns.items() if n not in ("defense", "place", "apart")}
         parts += ["<h3>Not ranked</h3>", _table("Defenses that are not ranked", {"defense": "Defense", "reason": "Why not ranked"} | others, rest, "paper", short)]  # fmt: skip
     return parts
+
+
+def _with_bypassed(c: Contents) -> pd.DataFrame:
+    """The table of defenses, with the attacks that bypass guards as a remark."""
+    return c.defenses.assign(bypassed=c.defenses.defense.map(kinds.bypassed(c.kinds)).fillna(""))
+
+
+def _shares(wide: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `kinds.wide` as texts: a share, or why there is none."""
+    names = [str(name) for name in wide if f"{name}_low" in wide]
+    texts = {n: [getattr(row, f"{n}_why") or kinds.percent(row, n) for row in wide.itertuples()] for n in names}
+    return wide.assign(**texts)
+
+
+def _kinds(c: Contents) -> list[str]:
+    """The kinds of attack beside each other, and a plot of each that is closed at first; nothing where one kind alone is required."""
+    ranked = list(c.defenses.defense[c.defenses.reason == ""])
+    if not kinds.columns(c.kinds) or not ranked:
+        return []
+    short, table = short_names(c.defenses.defense), _with_bypassed(c)
+    plots = [
+        f"<details><summary>Defenses against {escape(kind)}</summary>\n"
+        f"{forest_of_kind(c.kinds, kind, table, c.board.baseline, c.notes.papers)}</details>"
+        for kind in kinds.kinds_of(c.kinds)
+        if kind != "membership"
+    ]
+    return ["<h2>Kinds of attack</h2>", grids.kinds(c.kinds, short, ranked, c.board.baseline), *plots]
 
 
 def _three(values: pd.Series) -> list[str]:
@@ -330,6 +369,7 @@ def _reproduce(c: Contents) -> list[str]:
     files: Sequence[tuple[str, str]] = (
         ("defenses.csv", "the table of defenses"),
         ("attacks.csv", "the tables of attacks"),
+        ("kinds.csv", "the worst case of each kind of attack on each defense"),
         ("scenarios.parquet", "every scenario, from which all tables follow"),
         ("provenance.json", "machines, versions, and the digest of the scenarios"),
         (JSON, "this page's tables as JSON"),
@@ -365,6 +405,8 @@ caption { text-align: left; padding: .2rem 0; opacity: .82; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line);
   min-width: 4rem; max-width: 22rem; overflow-wrap: break-word; }
 tbody th { font-weight: 600; min-width: 9rem; }
+details { margin: .8rem 0; }
+summary { cursor: pointer; font-weight: 600; }
 dl { display: grid; grid-template-columns: minmax(7rem, auto) 1fr; gap: .3rem 1rem; }
 dt { font-weight: 600; }
 dd { margin: 0; overflow-wrap: anywhere; }

@@ -3,6 +3,7 @@
     scenarios.parquet   one row a result; nested fields are JSON texts
     defenses.csv        `ranking.defense_table`
     attacks.csv         `ranking.attack_table` of every task
+    kinds.csv           `kinds.kind_table`
     index.html          the board as a page that needs no server
     board.json          the same tables as JSON
     provenance.json     counts, protocol, board, machines, hours, versions, SHA-256 of scenarios.parquet
@@ -44,6 +45,7 @@ from benchmark.text import contents, parse_json, plain, short_repr
 from leaderboard import bounded, page
 from leaderboard.cells import matrix
 from leaderboard.forest import Paper
+from leaderboard.kinds import kind_table
 from leaderboard.ranking import (
     AUC,
     Board,
@@ -70,7 +72,7 @@ NESTED = (
     "provenance",
 )
 """Fields of a record that are JSON texts in the Parquet file."""
-SCENARIOS, PROVENANCE = "scenarios.parquet", "provenance.json"
+SCENARIOS, PROVENANCE, KINDS = "scenarios.parquet", "provenance.json", "kinds.csv"
 SCHEMA = pa.schema([(name, pa.string()) for name in sorted(Result.model_fields)])
 for _name, _kind in {"seed": pa.int64(), "null_row": pa.bool_(), "finished": pa.float64()}.items():
     SCHEMA = SCHEMA.set(SCHEMA.get_field_index(_name), pa.field(_name, _kind))
@@ -327,7 +329,7 @@ def as_csv(table: pd.DataFrame) -> str:
 
 
 def pages(folder: Path, notes: page.Notes) -> dict[str, str]:
-    """The page and the JSON file of a published folder, by file name, made anew from its own rows and settings.
+    """The page, the JSON file and kinds.csv of a published folder, by file name, made anew from its own rows and settings.
 
     Raises ValueError as `load` and `settings`, and where nothing is published.
     """
@@ -499,16 +501,17 @@ def _pages(
     attacks: Mapping[str, pd.DataFrame],
     notes: page.Notes | None,
 ) -> dict[str, str]:
-    """The page and the JSON file of these tables, by file name; the order of the results changes no byte."""
+    """The page, the JSON file and kinds.csv of these tables, by file name; the order of the results changes no byte."""
     first = readable(min(results, key=_scenario))
     membership = by_strength(attacks["membership"], attacks["membership"].attrs["metric"])
+    by_kind = kind_table(frame, board)
     cells = matrix(frame[frame.task == "membership"], AUC, list(defenses.defense), membership)
     contents = page.Contents(
         first.protocol, first.protocol_digest, split_of(first), first.dataset, first.architecture, board, defenses,
-        attacks, pair_table(frame, board), cells, dict(sorted(Counter(r.trust for r in results).items())), min(r.finished for r in results), max(r.finished for r in results),
+        attacks, pair_table(frame, board), by_kind, cells, dict(sorted(Counter(r.trust for r in results).items())), min(r.finished for r in results), max(r.finished for r in results),
         notes or page.Notes(),
     )  # fmt: skip
-    return {page.PAGE: page.as_html(contents), page.JSON: page.as_json(contents)}
+    return {page.PAGE: page.as_html(contents), page.JSON: page.as_json(contents), KINDS: as_csv(by_kind)}
 
 
 def _provenance(results: Sequence[Result]) -> dict[str, object]:
@@ -550,7 +553,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def main(protocols: Sequence[str]) -> None:
-    """`python -m leaderboard.publish [PROTOCOL ...]`: write the pages of published boards anew; their rows and tables stay."""
+    """`python -m leaderboard.publish [PROTOCOL ...]`: write the pages of published boards and their kinds.csv anew; rows and other tables stay."""
     from benchmark import places
     from benchmark import protocol as definitions
     from benchmark.entries.registry import Registry

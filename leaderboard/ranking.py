@@ -124,7 +124,7 @@ def with_defaults(frame: pd.DataFrame) -> pd.DataFrame:
     The variant is skipped on targets whose guards hold nothing trained or drawn in the target's world: there it is the
     default attack, so it has its scores (RULES 3, 12). Where the default was not scored either, nothing changes.
     """
-    variants = {a: d for a in frame.attack.unique() if (d := _default_variant(a)) != a}
+    variants = {a: d for a in frame.attack.unique() if (d := default_variant(a)) != a}
     if not variants:
         return frame
     rows = list(zip(frame.attack, frame.task, frame.defense, frame.seed, strict=True))
@@ -136,9 +136,14 @@ def with_defaults(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.iloc[order].set_axis(frame.index).assign(attack=frame.attack, track=frame.track)
 
 
-def _default_variant(attack: str) -> str:
+def default_variant(attack: str) -> str:
     """An attack's name without `guards=target`, which is always the last hyperparameter of a canonical name."""
     return attack.replace("[guards=target]", "").replace(",guards=target]", "]")
+
+
+def defaults_first(attacks: Iterable[str]) -> list[str]:
+    """The attacks by name, a default before its variant `guards=target`: of equally strong ones the first decides."""
+    return sorted(attacks, key=lambda a: (default_variant(a), a != default_variant(a)))
 
 
 def _samples_needed(metric: str) -> int:
@@ -158,7 +163,7 @@ def rank_metric(frame: pd.DataFrame, board: Board) -> str:
     return next((m for m in board.rank_by if not _samples_needed(m) or least >= 10 * _samples_needed(m)), AUC)
 
 
-class _Grid:
+class Grid:
     """Rows arranged by (defense, attack, seed), at most one in each place; rows with other names are left out."""
 
     def __init__(self, frame: pd.DataFrame, defenses: Sequence[str], attacks: Sequence[str], seeds: Sequence[int]):
@@ -208,7 +213,7 @@ class _Grid:
         return done
 
 
-def _missing(frame: pd.DataFrame, entry: str, wanted: Iterable[tuple[str, int]]) -> str:
+def missing(frame: pd.DataFrame, entry: str, wanted: Iterable[tuple[str, int]]) -> str:
     """In words, which of the `wanted` (counterpart, seed) pairs of an entry have no row of status ok or skipped.
 
     frame: the entry's rows, with the counterpart (attack or defense) in the column `entry`.
@@ -225,14 +230,14 @@ def _missing(frame: pd.DataFrame, entry: str, wanted: Iterable[tuple[str, int]])
 
 def _what_it_lacks(mine: pd.DataFrame, least: Trust, entry: str, wanted: Sequence[tuple[str, int]]) -> str:
     """In words, what an entry with these rows lacks to be ranked: results, else trusted results; "" if nothing."""
-    rows = _trusted(mine, least)
+    rows = trusted(mine, least)
     less_trusted = mine.drop(rows.index).trust
-    return _missing(mine, entry, wanted) or (
-        _missing(rows, entry, wanted) and f"only {min(less_trusted, key=list(TRUST).index)}"
+    return missing(mine, entry, wanted) or (
+        missing(rows, entry, wanted) and f"only {min(less_trusted, key=list(TRUST).index)}"
     )
 
 
-def _trusted(frame: pd.DataFrame, least: Trust) -> pd.DataFrame:
+def trusted(frame: pd.DataFrame, least: Trust) -> pd.DataFrame:
     """The rows of this level of trust or a higher one."""
     levels = list(TRUST)
     enough = frame.trust.isin(levels[levels.index(least) :])
@@ -306,7 +311,7 @@ def _ranked_defenses(
 ) -> tuple[pd.DataFrame, Floats]:
     """`defense_table`, and the worst case by which it ranks as (defenses by name, targets, seeds)."""
     frame = with_defaults(results if isinstance(results, pd.DataFrame) else scenarios(results))
-    counted = _trusted(frame, least)
+    counted = trusted(frame, least)
     metric = rank_metric(counted, board)
     utility, membership = (frame[frame.task == task] for task in ("utility", "membership"))
     defenses = sorted(frame.defense.unique())
@@ -323,10 +328,9 @@ def _ranked_defenses(
     for d, accuracy in zip(defenses, utility_columns.test_accuracy, strict=True):
         reasons[d] = reasons[d] or lookups.get(d, "") or _utility_reason(accuracy, floor, board.baseline)
     not_null = membership.attack[~membership.null_row.astype(bool)].unique()
-    # Defaults come before their variants: of equally strong attacks the first decides.
-    attacks = sorted(not_null, key=lambda a: (_default_variant(a), a != _default_variant(a)))
+    attacks = defaults_first(not_null)
     pool = [a for a in attacks if a in board.required_attacks]
-    grid = _Grid(membership, defenses, pool, board.seeds)
+    grid = Grid(membership, defenses, pool, board.seeds)
     applies = np.asarray(np.isfinite(grid.values(AUC)).all(-1).any(-1))
     for d, any_applies in zip(defenses, applies, strict=True):
         reasons[d] = reasons[d] or ("" if any_applies else "no required membership attack applies to it")
@@ -336,7 +340,7 @@ def _ranked_defenses(
         membership, least, "attack", others, list(dict.fromkeys(board.required_defenses)), board.seeds
     )
     complete = [a for a in others if not lacks[a]]  # an attack that met a few defenses moves no row
-    others_grid = _Grid(counted[counted.task == "membership"], defenses, complete, board.seeds)
+    others_grid = Grid(counted[counted.task == "membership"], defenses, complete, board.seeds)
     rows_that_count = frame[frame.index.isin(counted.index) | ~frame.defense.isin(ranked)]
     table = pd.DataFrame({"defense": defenses, "reason": [reasons[d] for d in defenses]}, index=pd.Index(defenses))
     parts, by_target = [table, _weakest_levels(rows_that_count, "defense").reindex(defenses, fill_value="")], {}
@@ -348,7 +352,7 @@ def _ranked_defenses(
     # The bound of the attack that does best on the other seeds, for it holds only for an attack chosen beforehand
     # (RULES 30); with one seed there are no others. The least of the seeds' bounds: their mean would not hold with 95
     # %.
-    lower = leave_one_out(_applicable(grid.values("epsilon_lower")))[0].min(-1)
+    lower = leave_one_out(applicable(grid.values("epsilon_lower")))[0].min(-1)
     lower = np.where(np.isfinite(lower) & (len(board.seeds) > 1), lower, np.nan)
     table = pd.concat(
         [*parts, pd.Series(lower_bound(lower), table.index, name="epsilon_lower"), utility_columns], axis=1
@@ -371,13 +375,13 @@ def as_in_papers(frame: pd.DataFrame, board: Board) -> pd.DataFrame:
     frame = with_defaults(frame)
     membership = frame[(frame.task == "membership") & ~frame.null_row.astype(bool)]
     defenses = sorted(frame.defense.unique())
-    grid = _Grid(
+    grid = Grid(
         membership, defenses, [a for a in board.required_attacks if (membership.attack == a).any()], board.seeds
     )
     complete = np.asarray(grid.done().all((1, 2)))
 
     def best(values: Floats) -> Floats:
-        found = _applicable(values).max(1, initial=-np.inf).mean(-1)
+        found = applicable(values).max(1, initial=-np.inf).mean(-1)
         return np.where(complete & np.isfinite(found), found, np.nan)
 
     one = grid.by_target(AUC)[:, :, 0]
@@ -393,7 +397,7 @@ def _lacking_by_entry(
     """`_what_it_lacks` for each entry, of the scenarios with `others` on the seeds; kind: "defense" or "attack"."""
     counterpart = "attack" if kind == "defense" else "defense"
     axes = (entries, others) if kind == "defense" else (others, entries)
-    of_all, of_trusted = (_Grid(rows, *axes, seeds).done() for rows in (frame, _trusted(frame, least)))
+    of_all, of_trusted = (Grid(rows, *axes, seeds).done() for rows in (frame, trusted(frame, least)))
     complete = np.asarray((of_all & of_trusted).all(axis=(1, 2) if kind == "defense" else (0, 2)))
     wanted = [(other, seed) for other in others for seed in seeds]
     short = frame[["attack", "defense", "seed", "status", "trust"]]
@@ -403,7 +407,7 @@ def _lacking_by_entry(
     }
 
 
-def _mean_and_interval(metric: str, values: Floats, name: str = "") -> dict[str, Floats]:
+def mean_and_interval(metric: str, values: Floats, name: str = "") -> dict[str, Floats]:
     """The columns mean, _low and _high of values (entries, seeds): 95 % t-intervals, cut to the metric's range."""
     (mean, half), name = interval(values), name or metric
     low, high = np.maximum(mean - half, METRICS[metric].low), np.minimum(mean + half, METRICS[metric].high)
@@ -434,12 +438,12 @@ def _utility_reason(accuracy: float, floor: float, baseline: str) -> str:
 
 def _utility_columns(utility: pd.DataFrame, defenses: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
     """The columns of the defenses' table that come from utility results, by defense."""
-    grid = _Grid(utility, defenses, list(utility.attack.unique()), seeds)
+    grid = Grid(utility, defenses, list(utility.attack.unique()), seeds)
 
     def over_seeds(column: str) -> Floats:
         return np.concatenate([*grid.values(column).transpose(1, 0, 2)] or [np.empty((len(defenses), 0))], axis=1)
 
-    columns: dict[str, object] = {**_mean_and_interval("test_accuracy", over_seeds("test_accuracy"))}
+    columns: dict[str, object] = {**mean_and_interval("test_accuracy", over_seeds("test_accuracy"))}
     columns |= {
         m: nanmean(over_seeds(m), -1) for m in ("train_accuracy", "ece", "robust_accuracy", "certified_accuracy")
     }
@@ -474,7 +478,7 @@ def epsilon_text(claims: Mapping[Any, str]) -> str:
 
 
 def _worst_case(
-    grid: _Grid, metric: str, defenses: Sequence[str], pool: Sequence[str], tracks: dict[tuple[str, str], str]
+    grid: Grid, metric: str, defenses: Sequence[str], pool: Sequence[str], tracks: dict[tuple[str, str], str]
 ) -> tuple[dict[str, object], Floats, Floats]:
     """The columns of one metric's worst case, and the worst case (defenses, seeds) and (defenses, targets, seeds).
 
@@ -491,7 +495,7 @@ def _worst_case(
     null = _null_worst_case(grid, metric)
     name = f"worst_{metric}"
     columns: dict[str, object] = {
-        **_mean_and_interval(metric, by_seed, name),
+        **mean_and_interval(metric, by_seed, name),
         f"{name}_attack": deciding,
         f"{name}_track": [
             tracks.get((d, a.removesuffix(", sign reversed")), "") for d, a in zip(defenses, deciding, strict=True)
@@ -501,11 +505,11 @@ def _worst_case(
         f"mean_{metric}": np.where(complete, nanmean(nanmean(values, 1), -1), np.nan),
     }
     if metric == AUC:
-        columns["worst_auc_oracle"] = np.where(complete, _applicable(values).max(1, initial=-np.inf).mean(-1), np.nan)
+        columns["worst_auc_oracle"] = np.where(complete, applicable(values).max(1, initial=-np.inf).mean(-1), np.nan)
     return columns, by_seed, by_target
 
 
-def _on_targets(grid: _Grid, metric: str, chosen: NDArray[np.intp]) -> Floats:
+def _on_targets(grid: Grid, metric: str, chosen: NDArray[np.intp]) -> Floats:
     """The values (defenses, targets, seeds) of the attacks that decide, as `_strongest` numbers them."""
     values = grid.by_target(metric)
     both = np.concatenate([values, 1 - values if metric == AUC else grid.by_target(f"{metric}_reversed")], axis=1)
@@ -514,22 +518,22 @@ def _on_targets(grid: _Grid, metric: str, chosen: NDArray[np.intp]) -> Floats:
     return np.take_along_axis(both, chosen[:, None, None, :], 1)[:, 0]
 
 
-def _applicable(values: Floats) -> Floats:
+def applicable(values: Floats) -> Floats:
     """Values (..., attacks, seeds), with -inf for an attack that lacks a seed: it does not apply, and decides nothing."""
     return np.where(np.isfinite(values).all(-1, keepdims=True), values, -np.inf)
 
 
-def _strongest(grid: _Grid, metric: str) -> tuple[Floats, NDArray[np.intp]]:
+def _strongest(grid: Grid, metric: str) -> tuple[Floats, NDArray[np.intp]]:
     """The worst case by seed (defenses, seeds), and the attack that gave it; of n attacks number n + i is i reversed.
 
     -inf where none applies; NaN where there is none.
     """
     values = grid.values(metric)
     reverse = 1 - values if metric == AUC else grid.values(f"{metric}_reversed")
-    return leave_one_out(np.concatenate([_applicable(values), _applicable(reverse)], axis=1))
+    return leave_one_out(np.concatenate([applicable(values), applicable(reverse)], axis=1))
 
 
-def _best_known(grid: _Grid, metric: str, worst: Floats) -> dict[str, object]:
+def _best_known(grid: Grid, metric: str, worst: Floats) -> dict[str, object]:
     """The columns of the strongest attack outside of the pool, where it finds more than the worst case (defenses, seeds).
 
     `excess`: by how much, with a t-interval over seeds: what includes 0 may be chance.
@@ -550,7 +554,7 @@ def _best_known(grid: _Grid, metric: str, worst: Floats) -> dict[str, object]:
     return {f"{name}_attack": deciding} | {n: np.where(more, v, np.nan) for n, v in numbers.items()}
 
 
-def _null_worst_case(grid: _Grid, metric: str) -> Floats:
+def _null_worst_case(grid: Grid, metric: str) -> Floats:
     """Mean and 95 % quantile (defenses, 2) of the worst case under permuted labels, chosen as the worst case is.
 
     On one target all attacks have the same permutations; those of different seeds are independent. So draws of the
@@ -597,11 +601,11 @@ def attack_table(
     Raises ValueError as `scenarios` does.
     """
     frame = with_defaults(results if isinstance(results, pd.DataFrame) else scenarios(results))
-    metric = rank_metric(_trusted(frame, least), board) if task == "membership" else TASK_METRICS[task][0]
+    metric = rank_metric(trusted(frame, least), board) if task == "membership" else TASK_METRICS[task][0]
     defenses = list(dict.fromkeys(board.required_defenses))
     frame = frame[(frame.task == task) & frame.defense.isin(defenses) & frame.seed.isin(board.seeds)]
     attacks = sorted(frame.attack.unique())
-    grid = _Grid(frame, defenses, attacks, board.seeds)
+    grid = Grid(frame, defenses, attacks, board.seeds)
     cubes = {m: grid.values(m) for m in TASK_METRICS[task]}
     by_attack = frame.groupby(np.asarray(frame.attack))
     null = by_attack.null_row.any()
@@ -623,7 +627,7 @@ def attack_table(
     }, index=pd.Index(attacks))  # fmt: skip
     parts = [table, _weakest_levels(frame, "attack").reindex(attacks, fill_value="")]
     for m, cube in cubes.items():
-        parts.append(pd.DataFrame(_mean_and_interval(m, nanmean(cube, 0)), index=table.index))
+        parts.append(pd.DataFrame(mean_and_interval(m, nanmean(cube, 0)), index=table.index))
     costs = scored[["seconds", "queries"]].mean().reindex(attacks)
     table = pd.concat([*parts, costs, targets.rename("targets")], axis=1)
     ranks = [rank(np.empty((0, 1, 1)), larger_is_better=True)]

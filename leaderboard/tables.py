@@ -76,6 +76,14 @@ def data_and_network(protocol: str) -> tuple[str, str]:
     return definition.dataset, definition.architecture
 
 
+def plants_canaries(protocol: str) -> bool:
+    """Whether the members of a protocol's targets are canaries, whose leakage is not that of other samples."""
+    try:
+        return definitions.load(protocol).canaries is not None
+    except (errors.UserError, ValueError):
+        return False
+
+
 def board_of(protocol: str) -> Board:
     """The board's settings, from the protocol's definition, else from its published provenance.
 

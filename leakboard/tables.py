@@ -14,6 +14,7 @@ from rich.text import Text
 from benchmark.metrics import METRICS, TASK_METRICS
 from benchmark.result import Result
 from benchmark.text import plain
+from leaderboard import kinds
 from leaderboard.claims import Finding
 from leaderboard.ranking import (
     AUC,
@@ -25,6 +26,7 @@ from leaderboard.ranking import (
     rank_interval,
     scenarios,
 )
+from leaderboard.texts import short_names
 from leakboard.console import broken, show
 
 FAILED, LOG_LINES, LOG_WIDTH = 10, 8, 400
@@ -48,6 +50,7 @@ def print_tables(
     _print_defenses(
         defenses, f"Defenses, {_by(over, ranked)} (smaller is better)" if pool else "Defenses", console, ranked
     )
+    _print_kinds(kinds.kind_table(frame, board), defenses, console)
     for task in TASK_METRICS:
         table = attack_table(frame, board, task)
         if len(table):
@@ -93,6 +96,36 @@ def _print_defenses(table: pd.DataFrame, title: str, console: Console, ranked: b
         out.add_row(row["interval"], name, *worst, Text(deciding), *more)
     show(out, console, optional=len(shown))
     _print_rest(table, "defense", console)
+
+
+def _print_kinds(table: pd.DataFrame, defenses: pd.DataFrame, console: Console) -> None:
+    """Print how far each kind of attack gets on the ranked defenses; nothing where the protocol requires one kind alone."""
+    columns = [c for c in kinds.columns(table) if c.name != "bypassed"]
+    ranked = defenses.defense[defenses.reason == ""]
+    if not columns or ranked.empty:
+        return
+    title = "Kinds of attack: the way from the null row to a perfect attack, in %"
+    out = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    out.add_column("defense")
+    for c in columns:
+        out.add_column(c.label.removesuffix(", excess").lower(), justify="left" if c.name == "decided" else "right")
+    wide, short = kinds.wide(table).loc[ranked], short_names(defenses.defense)
+    for defense, row in wide.to_dict("index").items():
+        out.add_row(Text(short[str(defense)]), *(_share(row, c.name) for c in columns))
+    show(out, console)
+    for attacks, mine in wide[wide.bypassed != ""].groupby("bypassed"):
+        text = f"  {attacks}: {kinds.BYPASSED}, and so does not count for {', '.join(mine.index)}"
+        console.print(broken(Text(text, style="dim"), console.width - 8))
+
+
+def _share(row: dict[Any, Any], column: str) -> str:
+    """A share with the half-width of its 95 % interval, in %; a mark where there is none; other columns are texts already."""
+    if f"{column}_why" not in row:
+        return str(row[column])
+    value, low, high = (100 * float(row[f"{column}{end}"]) for end in ("", "_low", "_high"))
+    if pd.isna(value):
+        return "bypassed" if row[f"{column}_why"] == kinds.BYPASSED else "–"
+    return f"{value:z.0f}" if pd.isna(low) else f"{value:z.0f} ±{max(value - low, high - value):.0f}"
 
 
 def _print_attacks(table: pd.DataFrame, task: str, console: Console, ranked: bool) -> None:

@@ -19,6 +19,7 @@ from benchmark.result import Result, Trust
 from benchmark.text import NAME, plain
 from leaderboard import publish, tables
 from leaderboard.forest import Paper
+from leaderboard.kinds import kind_table
 from leaderboard.publish import as_csv
 from leaderboard.ranking import (
     TRUST,
@@ -142,13 +143,13 @@ def _frame(version: str, _results: Records) -> pd.DataFrame:
     return scenarios(_results)
 
 
-TABLES_OF_DEFENSES = {"defenses": defense_table, "pairs": pair_table}
+TABLES_OF_DEFENSES = {"defenses": defense_table, "pairs": pair_table, "kinds": kind_table}
 
 
 class Tables(Mapping[str, pd.DataFrame]):
     """The ranked tables, computed at first access: "defenses", and a table of attacks under the name of each task.
 
-    Beside these `pairs` and `as_in_papers` have what `ranking` says of the defenses.
+    Beside these `pairs`, `kinds` and `as_in_papers` have what `ranking` and `kinds` say of the defenses.
     """
 
     def __init__(self, board: Board, least: Trust, results: Records) -> None:
@@ -161,6 +162,10 @@ class Tables(Mapping[str, pd.DataFrame]):
     @property
     def pairs(self) -> pd.DataFrame:
         return self["pairs"]
+
+    @property
+    def kinds(self) -> pd.DataFrame:
+        return self["kinds"]
 
     @property
     def as_in_papers(self) -> pd.DataFrame:

@@ -10,12 +10,13 @@ import streamlit as st
 
 from benchmark import places
 from benchmark.metrics import METRICS, TASK_METRICS
-from leaderboard import grids
+from benchmark.protocol import QUICKSTART
+from leaderboard import grids, kinds
 from leaderboard import tables as sources
 from leaderboard.families import beside, siblings
-from leaderboard.forest import QUESTION, forest
+from leaderboard.forest import QUESTION, forest, forest_of_kind
 from leaderboard.pairs import Side
-from leaderboard.ranking import AUC, TPR, WORST, best_known, by_strength, measured, rank_interval
+from leaderboard.ranking import AUC, TPR, WORST, Board, best_known, by_strength, measured, rank_interval
 from leaderboard.texts import digits, interval, rank_digits, settings_of, short_names
 from leaderboard.views import (
     TRUST_COLUMNS,
@@ -63,7 +64,7 @@ def defenses() -> None:
     st.title("Defenses", anchor=False)
     st.text(QUESTION)
     if (whole.reason == "").any():
-        st.html(forest(whole, board.baseline, known_papers(places.board(protocol)), board.required_defenses))
+        _plots(protocol, whole, tables.kinds, board)
     elif least_trust() == "self-reported":
         advise("Nothing is ranked yet", "A rank needs every scenario that the protocol requires; what is missing stands below.",
                f"leakboard run --protocol {protocol}")  # fmt: skip
@@ -89,14 +90,37 @@ def defenses() -> None:
         table = table[table.defense.isin(set(heads))]
     more = heads.value_counts() - 1
     table = table.assign(folded=table.defense.map(more).fillna(0).astype(int))
-    _defenses(
-        table.join(tables.as_in_papers, on="defense"), whole, _against(tables.pairs, board.baseline), board.baseline
-    )
+    table = table.join(tables.as_in_papers, on="defense").join(kinds.wide(tables.kinds), on="defense")
+    against = _against(tables.pairs, board.baseline)
+    _defenses(table, whole, against, board.baseline, kinds.columns(tables.kinds))
     if len(tables.pairs):
         st.subheader("Every pair", anchor=False)
         drawn = tables.pairs[tables.pairs[["first", "second"]].isin(set(whole.defense if every else heads)).all(axis=1)]
         st.html(grids.pairs(drawn, short_names(whole.defense), metric, len(tables.pairs) // 2))
     _family(protocol, "defenses", "defense", f"worst_{metric}", f"Worst {METRICS[metric].label}")
+
+
+def _plots(protocol: str, whole: pd.DataFrame, by_kind: pd.DataFrame, board: Board) -> None:
+    """The forest plot of the chosen kind of attack; then all kinds beside each other, or why there is one alone."""
+    names = kinds.kinds_of(by_kind)
+    noted = whole.assign(bypassed=whole.defense.map(kinds.bypassed(by_kind)).fillna(""))
+    papers, kind = known_papers(places.board(protocol)), "membership"
+    if len(names) > 1:
+        kind = str(st.segmented_control(
+            "Kind of attack", names, default=names[0], required=True, key="kind", bind="query-params",
+            help="Defenses are ranked by membership; what the other kinds find stands beside it",
+        ))  # fmt: skip
+    if kind == "membership":
+        st.html(forest(noted, board.baseline, papers, board.required_defenses))
+    else:
+        st.html(forest_of_kind(by_kind, kind, noted, board.baseline, papers))
+    st.subheader("Kinds of attack", anchor=False)
+    if len(names) > 1:
+        ranked = list(whole.defense[whole.reason == ""])
+        st.html(grids.kinds(by_kind, short_names(whole.defense), ranked, board.baseline))
+    else:
+        st.text("This protocol requires attacks of membership alone. One that requires other kinds as well, such as "
+                f"{QUICKSTART}, shows here what a defense against one kind does to the others.")  # fmt: skip
 
 
 def _family(protocol: str, kind: str, entry: str, metric: str, label: str) -> None:
@@ -200,8 +224,13 @@ def _coverage(
     return [f"{a}/{len(wanted) - b}" for a, b in zip(ok, skipped, strict=True)]
 
 
-def _defenses(table: pd.DataFrame, whole: pd.DataFrame, against: pd.DataFrame, baseline: str) -> None:
-    """table: the rows that are shown; whole: all of them; against: the differences to the baseline, by defense."""
+def _defenses(
+    table: pd.DataFrame, whole: pd.DataFrame, against: pd.DataFrame, baseline: str, by_kind: Sequence[kinds.Column]
+) -> None:
+    """table: the rows that are shown; whole: all of them; against: the differences to the baseline, by defense.
+
+    by_kind: the columns that say what each kind of attack finds, which the table has.
+    """
     metric, pool = whole.attrs["metric"], whole.attrs["pool"]
     st.text(
         f"Ranked by the worst-case {METRICS[metric].label} over the {len(pool)} membership attacks that the protocol "
@@ -222,6 +251,7 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame, against: pd.DataFrame, b
         "test_accuracy": number("test_accuracy", digits=fine["test_accuracy"]),
         "test_accuracy_ci": column.TextColumn("Accuracy, 95 %", help="t-interval over seeds"),
         **{n: config for n, config in chief.items() if n not in columns},
+        **_kind_columns(by_kind, table),
         "best_known": column.TextColumn("Best known", help=BEST_KNOWN_HELP),
         "whole": WHOLE,
     }  # fmt: skip
@@ -250,11 +280,31 @@ def _defenses(table: pd.DataFrame, whole: pd.DataFrame, against: pd.DataFrame, b
             "More settings", help="Other settings of the same defense that were scored"
         )
     short = short_names(whole.defense)
+    shares = [c.name for c in by_kind if f"{c.name}_low" in table]
+    intervals |= {
+        f"{n}_ci": table[f"{n}_why"].fillna("") + interval(100 * table[[n, f"{n}_low", f"{n}_high"]], n, 0)
+        for n in shares
+    }
+    intervals |= {n: 100 * table[n] for n in shares}
     shown = table.assign(
         defense=table.defense.map(short), whole=table.defense, best_known=best_known(table, metric), **intervals,
         interval=rank_interval(table).replace("chance", "not above chance"),
     )  # fmt: skip
     _both(shown, list(columns), columns, "defense")
+
+
+def _kind_columns(by_kind: Sequence[kinds.Column], table: pd.DataFrame) -> dict[str, Any]:
+    """The columns of all kinds of attack: shares with their intervals, in %, and texts; a text that no row has is left out."""
+    columns: dict[str, Any] = {}
+    for name, label, help in by_kind:
+        if f"{name}_low" in table:
+            columns[name] = column.NumberColumn(label, format="%.0f %%", help=help)
+            columns[f"{name}_ci"] = column.TextColumn(
+                f"{label}, 95 %", help="t-interval over seeds, in %, or why there is none"
+            )
+        elif (table[name].fillna("") != "").any():
+            columns[name] = column.TextColumn(label, help=help)
+    return columns
 
 
 def _worst_columns(metric: str, digits: int) -> dict[str, Any]:

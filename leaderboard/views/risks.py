@@ -1,19 +1,24 @@
-"""The page Model risks: Jensen-Shannon distances and gaps of targets, against the success of attacks; and what they predict."""
+"""The page Model risks: Jensen-Shannon distances and gaps of targets, against the success of attacks; what they predict; and how
+the kinds of attack go together."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 import yaml
 
 from benchmark.metrics import METRICS
 from leaderboard import charts, tables
+from leaderboard.correlations import LEAST, correlations
+from leaderboard.correlations import MEASURES as RELATED
+from leaderboard.correlations import pooled as related
 from leaderboard.ranking import AUC, scenarios
 from leaderboard.risks import error, left_out, line, pooled, risks
-from leaderboard.views import axes, chosen, download, empty, frame, number
+from leaderboard.views import axes, chosen, download, editions, empty, frame, number
 from leaderboard.views.papers import newest_of
 
 ACCURACY = "balanced_accuracy"
@@ -102,6 +107,59 @@ def show() -> None:
         help="The line of all data sets and networks, and how well it predicts one that it has not seen",
     ):
         _all_boards(measure, attack, success, (slope, intercept) if attack == theirs and success == ACCURACY else None)
+    if st.toggle(
+        "Kinds of attack against each other",
+        key="kinds",
+        bind="query-params",
+        help="Rank correlations of the kinds of attack, overfitting and the number of classes, over the defenses of all boards",
+    ):
+        _kinds()
+
+
+def _kinds() -> None:
+    """How the kinds of attack go together over all boards: the correlations, and a plot of two measures."""
+    st.subheader("Kinds of attack against each other", anchor=False)
+    names = [name for name in tables.protocols() if not tables.plants_canaries(name)]
+    newest = {name: next(iter(editions(name).values()), None) for name in names}
+    points = related({name: (frame(rows), tables.board_of(name)) for name, rows in newest.items() if rows})
+    found = pd.DataFrame(correlations(points, np.random.default_rng(0)))
+    there = [m for m in RELATED if points[m].notna().any()]
+    if found.empty:
+        st.text("No board has two kinds of attack, or one beside its train and test accuracy.")
+        return
+    groups = points[["dataset", "network"]].drop_duplicates()
+    st.text(
+        f"Spearman's rank correlation over defenses, on {len(groups)} pairs of a data set and a network; a kind of attack by its excess (see "
+        "Defenses). Intervals: 95 %, a bootstrap over seeds and defenses. Pairs of measures are not corrected for their number. With fewer than "
+        f"{LEAST} points there is none. Liu et al. 2022 (figure 10) report r = −0.90 for membership and stealing, over data sets and networks "
+        "without defenses; with few data sets here, defenses alone make the difference. Boards of canaries are left out."
+    )
+    column = st.column_config
+    shown = found.assign(interval=[
+        "" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}" for low, high in zip(found.low, found.high, strict=True)
+    ])  # fmt: skip
+    st.dataframe(shown, hide_index=True, width="stretch", height="content", placeholder="–", key="correlations",
+        column_order=["first", "second", "rho", "interval", "points", "note"], column_config={
+            "first": column.TextColumn("Measure", pinned=True), "second": "And",
+            "rho": column.NumberColumn("Spearman's ρ", format="%+.2f"), "interval": column.TextColumn("95 %", width=130),
+            "points": column.NumberColumn("Points", help="Defenses on a data set and network that have both"),
+            "note": column.TextColumn("Why there is none", width="large"),
+        })  # fmt: skip
+    download(found, "correlations")
+    left, right = st.columns(2)
+    usual = there.index("stealing") if "stealing" in there else len(there) - 1
+    second = str(left.selectbox("Across", there, index=usual, key="across", bind="query-params"))
+    first = str(right.selectbox("Upwards", there, key="upwards", bind="query-params"))
+    mine = points.dropna(subset=[first, second]) if first != second else points[:0]
+    if mine.empty:
+        st.text("No row has both: choose two other measures.")
+        return
+    drawn = mine.assign(risk=mine[second].astype(float), success=mine[first].astype(float))
+    across, upwards = (f"{name.capitalize()} ({RELATED[name]})" for name in (second, first))
+    fit = line(drawn.risk, drawn.success)
+    lines = {"least squares": fit[:2]} if fit else {}
+    st.altair_chart(charts.fitted(drawn, across, upwards, lines, 0.0), width="stretch", key="related")
+    st.text("A point is a defense and seed of a board. Dotted: 0, which of a kind of attack is its null row.")
 
 
 def _all_boards(measure: str, attack: str, success: str, theirs: tuple[float, float] | None) -> None:

@@ -84,6 +84,45 @@ def make_board(seeds: tuple[int, ...] = (0, 1, 2)) -> tuple[list[Result], Board]
     return [r for r in results if (r.attack, r.defense, r.seed) != ("lira", "hamp", seeds[-1])], board
 
 
+GUARDED = "a guard is outside the threat model: the attack reads the raw network"
+OF_KINDS = {
+    "inversion": ("invert", "invert_null", "white-box/none", "both_evaluators"),
+    "attribute": ("attribute_mlp", "attribute_mlp[embedding=untrained]", "white-box/shadow", "attribute_balanced_accuracy"),
+    "stealing": ("steal", "steal_null", "posterior/shadow", "agreement"),
+}  # fmt: skip
+"""By kind: an attack, its null row, the track of both, and the metric of the kind's worst case."""
+
+
+def make_kinds(seeds: tuple[int, ...] = (0, 1, 2)) -> tuple[list[Result], Board]:
+    """`make_board` with an attack and a null row of every kind, all of which the protocol requires: who hides members is stolen.
+
+    White-box attacks are skipped where there are guards, as the judge skips them.
+    """
+    random, (results, board) = np.random.default_rng(1), make_board(seeds)
+    results = [r for r in results if r.task != "attribute"]
+    for defense, (leak, *_) in DEFENSES.items():
+        for seed in seeds:
+            found = {
+                "inversion": (0.3 + 0.4 * leak, 0.25),
+                "attribute": (0.6 + 0.1 * leak, 0.58),
+                "stealing": (0.92 - 0.1 * leak, 0.78),
+            }
+            for kind, (attack, null, track, metric) in OF_KINDS.items():
+                for name, value in zip((attack, null), found[kind], strict=True):
+                    labels = dict(zip(("access", "knowledge"), track.split("/"), strict=True))
+                    if "+" in defense and labels["access"] == "white-box":
+                        more: dict[str, object] = {"status": "skipped", "reason": GUARDED}
+                    else:
+                        more = {
+                            "metrics": {metric: float(np.clip(value + random.normal(0, 0.01), 0, 1))},
+                            "null_row": name == null,
+                        }
+                    results.append(make_result(kind, name, defense, seed, cost={"seconds": 3.0}, **labels, **more))
+    names = [name for attack, null, *_ in OF_KINDS.values() for name in (attack, null)]
+    required = (*board.required_attacks, *names)
+    return results, Board(required, board.required_defenses, seeds, board.baseline, board.utility_floor)
+
+
 def _membership(random: np.random.Generator, attack: str, defense: str, seed: int, gain: float) -> Result:
     labels = {"access": "label" if attack == "boundary" else "white-box" if attack == "gradient" else "posterior"}
     labels |= {"knowledge": TRACKS[attack] or "none"}
@@ -94,7 +133,7 @@ def _membership(random: np.random.Generator, attack: str, defense: str, seed: in
             defense,
             seed,
             status="skipped",
-            reason="a guard is outside this threat model",
+            reason=GUARDED,
             **labels,
         )
     auc = float(np.clip(0.5 + gain + random.normal(0, 0.008), 0, 1))

@@ -13,10 +13,11 @@ from streamlit.testing.v1 import AppTest
 from benchmark.result import Result
 from leaderboard import page, screenshots, tables
 from leaderboard.forest import QUESTION, Paper, forest, leader
+from leaderboard.kinds import ANY, kind_table
 from leaderboard.publish import edition_folder, load, publish
 from leaderboard.ranking import Board, defense_table
 from tests.conftest import SUBMISSIONS
-from tests.leaderboard.conftest import APP, EVIL, app_page, hostile, texts
+from tests.leaderboard.conftest import APP, EVIL, OF_KINDS, app_page, hostile, make_kinds, texts
 
 HOSTILE = "<script>alert(1)</script> **bold** [link](http://x)"
 Toy = tuple[list[Result], Board]
@@ -94,6 +95,33 @@ def test_the_question_comes_first_then_who_leads_then_the_forest(folder: Path, m
     assert drawn.proto.body == forest(table, board.baseline, {"selena": Paper("arXiv:2110.08324", "https://arxiv.org/abs/2110.08324")}, board.required_defenses)  # fmt: skip
     app.text_input(key="search").set_value("nobody").run()
     assert app.get("html")[0].proto.body == drawn.proto.body, "what is searched is below"
+
+
+def test_every_kind_of_attack_has_its_plot_its_columns_and_the_matrix(folder: Path) -> None:
+    results, board = make_kinds()
+    publish(results, board, folder / "toy-v1")
+    table = kind_table(load(folder / "toy-v1"), board)
+    app = app_page("board", "defenses").run()
+    assert not app.exception
+    plots = [h.proto.body for h in app.get("html")]
+    assert 'aria-label="Ranked defenses"' in plots[0] and "white-box bypasses guards" in plots[0]
+    assert "How each kind of attack does" in plots[1]
+    shown = app.dataframe[0].value.set_index("whole")
+    for kind in ("membership", *OF_KINDS, ANY):
+        mine = table[table.kind == kind].set_index("defense")
+        assert shown[f"excess_{kind}"]["selena"] == pytest.approx(100 * mine.excess["selena"])
+        assert shown[f"excess_{kind}_ci"]["selena"].startswith(f"{100 * mine.excess_low['selena']:z.0f} – ")
+    assert shown.excess_inversion_ci["undefended+memguard"] == "bypasses guards"
+    assert shown.decided["undefended+memguard"].endswith(" (of 2)")
+    app.button_group(key="kind").set_value("stealing").run()
+    assert not app.exception and 'aria-label="Defenses against stealing"' in app.get("html")[0].proto.body
+
+
+def test_a_board_of_one_kind_says_where_there_are_more(folder: Path, made_up: Toy) -> None:
+    publish(*made_up, folder / "toy-v1")
+    app = app_page("board", "defenses").run()
+    assert not app.exception and "requires attacks of membership alone" in texts(app)
+    assert "Worst TPR" in app.dataframe[0].proto.columns and "Worst of" not in app.dataframe[0].proto.columns
 
 
 def test_attacks_by_task_and_track(folder: Path, made_up: Toy) -> None:

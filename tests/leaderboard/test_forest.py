@@ -12,10 +12,11 @@ import pytest
 
 from benchmark.api import Card
 from benchmark.result import Result
-from leaderboard.forest import Paper, address, axis, caption, forest, leader, papers
+from leaderboard.forest import Paper, address, axis, caption, forest, forest_of_kind, leader, papers
+from leaderboard.kinds import bypassed, kind_table
 from leaderboard.ranking import AUC, TPR, Board, defense_table, rank_interval
 from leaderboard.texts import short_names
-from tests.leaderboard.conftest import EVIL, hostile, make_board
+from tests.leaderboard.conftest import EVIL, OF_KINDS, hostile, make_board, make_kinds
 
 Toy = tuple[list[Result], Board]
 WORST = f"worst_{AUC}"
@@ -259,3 +260,71 @@ def test_same_table_same_bytes(made_up: Toy) -> None:
     results, board = made_up
     first, second = (forest(defense_table(r, board), board.baseline) for r in (results, results[::-1]))
     assert first == second
+
+
+# --- Other kinds of attack --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", OF_KINDS)
+def test_the_marks_of_a_kind_lie_where_its_numbers_are(kind: str) -> None:
+    results, board = make_kinds()
+    table, whole = kind_table(results, board), defense_table(results, board)
+    html = forest_of_kind(table, kind, whole, board.baseline)
+    low, high = ends(html)
+    mine = table[(table.kind == kind) & table.defense.isin(whole.defense[whole.reason == ""])].set_index("defense")
+    names = [unescape(name) for name in re.findall(r'<b title="([^"]*)">', html)]
+    assert sorted(names) == sorted(mine.index)
+    found = mine.loc[names]
+    there = found.excess.notna()
+    assert list(there) == sorted(there, reverse=True) and found.excess[there].is_monotonic_increasing, "the least first"
+    base = float(mine["value"][board.baseline])
+    for line, (_, row) in zip(rows(html), found.iterrows(), strict=True):
+        for mark, what, value in (
+            ("dot", "left", row["value"]), ("bar", "left", row.value_low), ("null", "width", row.null), ("base", "left", base)
+        ):  # fmt: skip
+            at = place(line, mark, what)
+            assert np.isnan(at) == np.isnan(value), mark
+            assert np.isnan(value) or low + at / 100 * (high - low) == pytest.approx(value, abs=2e-5 * (high - low))
+        assert ("lb-chance" in line) == (not row.excess_low > 0)
+        said = re.sub("<[^>]*>", "", line)
+        assert (f"excess {100 * row.excess:z.0f} %" if row.reason == "" else "bypasses guards") in said
+
+
+def test_the_sentence_on_a_kind_counts_and_names() -> None:
+    results, board = make_kinds()
+    table, whole = kind_table(results, board), defense_table(results, board)
+    html = unescape(re.sub("<[^>]*>", "", forest_of_kind(table, "stealing", whole, board.baseline)))
+    mine = table[(table.kind == "stealing") & table.defense.isin(whole.defense[whole.reason == ""])]
+    above = mine[mine.excess_low > 0]
+    last = above.sort_values("excess").iloc[-1]
+    assert f"clearly further than its null row on {len(above)} of {len(mine)} ranked defenses" in html
+    assert f"furthest on {short_names(whole.defense)[last.defense]}: {100 * last.excess:.0f} %" in html
+    assert "Clearly more than undefended: " in html and "without an excess" not in html
+    guarded = forest_of_kind(table, "inversion", whole, board.baseline)
+    assert "2 without an excess stand at the foot." in guarded
+
+
+def test_a_kind_that_nobody_can_measure_says_why() -> None:
+    results, board = make_kinds()
+    perfect = [r.model_copy(update={"metrics": {"agreement": 1.0}}) if r.task == "stealing" else r for r in results]
+    html = forest_of_kind(kind_table(perfect, board), "stealing", defense_table(perfect, board), board.baseline)
+    assert "none has an excess of stealing: the null row alone has 1.000: it leaves nothing to find." in html
+    none = defense_table(perfect, board).assign(reason="no")
+    assert "No defense is ranked yet." in forest_of_kind(kind_table(perfect, board), "stealing", none, board.baseline)
+
+
+def test_a_falling_metric_s_null_reaches_to_the_right() -> None:
+    results, board = make_kinds()
+    table, whole = kind_table(results, board), defense_table(results, board)
+    html = forest_of_kind(table.assign(metric="mse_to_class_mean"), "stealing", whole, board.baseline)
+    for line in rows(html):
+        assert place(line, "null") + place(line, "null", "width") == pytest.approx(100, abs=0.01)
+    assert "Further right leaks less" in html
+
+
+def test_a_guard_that_white_box_attacks_bypass_says_so() -> None:
+    results, board = make_kinds()
+    table, whole = kind_table(results, board), defense_table(results, board)
+    html = forest(whole.assign(bypassed=whole.defense.map(bypassed(table)).fillna("")), board.baseline)
+    marked = [line for line in rows(html) if "white-box bypasses guards" in line]
+    assert len(marked) == 2 and all('title="invert, attribute_mlp"' in line and "+<wbr>" in line for line in marked)

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from leaderboard import grids
+from leaderboard.kinds import ANY, BYPASSED, kind_table, kinds_of
 from leaderboard.ranking import AUC, defense_table, pair_table
 from leaderboard.texts import short_names
-from tests.leaderboard.conftest import EVIL, make_board
+from tests.leaderboard.conftest import EVIL, make_board, make_kinds
 
 
 def rows(html: str) -> dict[str, list[str]]:
@@ -77,3 +78,37 @@ def test_foreign_text_is_escaped(kind: str) -> None:
     assert "<script" not in html and "<img" not in html and "&lt;script&gt;" in html
     for tag in re.findall(r"<[a-z][^>]*>", html):
         assert "onerror" not in re.sub(r'"[^"]*"', "", tag)
+
+
+def test_a_kind_s_cell_is_its_difference_to_the_baseline() -> None:
+    """Its sign, its points and its colour; marked where the interval excludes 0; the baseline has its own excess."""
+    results, board = make_kinds()
+    table, whole = kind_table(results, board), defense_table(results, board)
+    ranked = list(whole.defense[whole.reason == ""])
+    drawn = rows(grids.kinds(table, short_names(whole.defense), ranked, board.baseline))
+    assert list(drawn) == [board.baseline, *(d for d in ranked if d != board.baseline)]
+    seen = set()
+    for row in table[table.defense.isin(ranked)].itertuples():
+        cell = drawn[row.defense][[*kinds_of(table), ANY].index(row.kind)]
+        text = re.sub("<[^>]*>", "", cell)
+        if row.reason:
+            assert text == "»" and "background" not in cell and BYPASSED in cell
+        elif row.defense == board.baseline:
+            assert text == f"{100 * row.excess:.0f} %" and "background" not in cell
+        else:
+            sign = {"less": "▼", "more": "▲", "": "−" if row.difference < 0 else "+"}[row.verdict]
+            points = f"{100 * abs(row.difference):.0f}"
+            assert text == (f"{sign}{points}" if points != "0" or row.verdict else "0")
+            if points != "0":
+                red, _, blue = (int(c, 16) for c in re.findall("..", re.search("background:#(......)", cell)[1]))  # type: ignore[index]
+                assert (blue > red) == (row.difference < 0), "blue leaks less"
+        seen.add(text[0])
+    assert seen >= {"»", "▼", "▲", "−"}
+
+
+def test_no_foreign_text_is_markup_among_the_kinds() -> None:
+    results, board = make_kinds()
+    table, whole = kind_table(results, board), defense_table(results, board)
+    table = table.assign(reason=table.reason.where(table.reason == "", EVIL), decided=EVIL)
+    html = grids.kinds(table, dict.fromkeys(whole.defense, EVIL), list(whole.defense), board.baseline)
+    assert "<img" not in html and "<script" not in html and "&lt;script&gt;" in html

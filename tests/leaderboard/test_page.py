@@ -14,12 +14,13 @@ import pytest
 
 from benchmark import protocol as definitions
 from benchmark.result import Result
-from benchmark.text import plain
+from benchmark.text import NAME, plain
 from leaderboard import page, screenshots
 from leaderboard.forest import QUESTION, Paper, leader
-from leaderboard.publish import main, pages, papers, publish
+from leaderboard.kinds import kind_table, percent
+from leaderboard.publish import KINDS, load, main, pages, papers, publish
 from leaderboard.ranking import Board, defense_table, pair_table
-from tests.leaderboard.conftest import EVIL, hostile, make_board
+from tests.leaderboard.conftest import EVIL, OF_KINDS, hostile, make_board, make_kinds
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser as Chromium
@@ -70,6 +71,28 @@ def test_pairs_and_attacks_on_defenses_are_drawn(made_up: Toy, tmp_path: Path) -
     seeds = [r.metrics["auc"] for r in results if (r.attack, r.defense) == ("lira", "selena")]
     assert f'title="lira on selena: {sum(seeds) / len(seeds):.3f}; ' in cells
     assert "href" not in drawn + cells, "the page has no scenario to open"
+
+
+def test_every_kind_of_attack_has_its_plot_and_its_columns(tmp_path: Path) -> None:
+    results, board = make_kinds()
+    html = published((results, board), tmp_path)
+    table = kind_table(load(tmp_path), board)
+    saved = pd.read_csv(tmp_path / KINDS, keep_default_na=False, na_values=[""])
+    found = json.loads((tmp_path / page.JSON).read_text("utf-8"))["kinds"]
+    assert list(saved) == [*table] == [*found[0]] and len(saved) == len(table) == len(found)
+    for saved_value, json_row, value in zip(saved.excess, found, table.excess, strict=True):
+        assert json_row["excess"] == value == saved_value or (json_row["excess"] is None and math.isnan(value))
+    for kind in OF_KINDS:
+        assert f"<summary>Defenses against {kind}</summary>" in html
+    row = table[(table.defense == "selena") & (table.kind == "stealing")].iloc[0]
+    said = words(html)
+    assert "Worst of four" in said and percent(row) in said and "bypasses guards" in said
+    assert f'title="stealing on selena: excess {percent(row)}; {100 * row.difference:+.0f} points' in html
+
+
+def test_a_board_of_one_kind_has_no_section_on_kinds(made_up: Toy, tmp_path: Path) -> None:
+    html = published(made_up, tmp_path)
+    assert "Kinds of attack" not in html and "<summary>Defenses against" not in html and "Worst of" not in html
 
 
 def test_long_names_are_short_in_tables_and_whole_at_the_end(made_up: Toy, tmp_path: Path) -> None:
@@ -126,10 +149,10 @@ def test_same_results_same_bytes(made_up: Toy, tmp_path: Path) -> None:
     results, board = made_up
     for folder, rows in (("a", results), ("b", results[::-1])):
         publish(rows, board, tmp_path / folder, NOTES)
-    for name in (page.PAGE, page.JSON):
+    for name in (page.PAGE, page.JSON, KINDS):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert pages(tmp_path / "a", NOTES) == {
-        name: (tmp_path / "a" / name).read_text("utf-8") for name in (page.PAGE, page.JSON)
+        name: (tmp_path / "a" / name).read_text("utf-8") for name in (page.PAGE, page.JSON, KINDS)
     }, "and it is made anew from what is published"
 
 
@@ -137,7 +160,7 @@ def test_the_pages_of_what_is_published_are_written_anew(folder: Path, made_up: 
     """Nothing else is: rows, tables and provenance stay as they are."""
     publish(*made_up, folder / "toy-v1")
     before = {path.name: path.read_bytes() for path in (folder / "toy-v1").iterdir()}
-    for name in (page.PAGE, page.JSON):
+    for name in (page.PAGE, page.JSON, KINDS):
         (folder / "toy-v1" / name).write_text("old")
     main([])
     assert {path.name: path.read_bytes() for path in (folder / "toy-v1").iterdir()} == before
@@ -159,6 +182,24 @@ def test_foreign_text_is_text(tmp_path: Path) -> None:
         assert not re.search("onerror|evil|javascript", re.sub(r'"[^"]*"', "", tag))
     assert set(re.findall(r'href="(\w+:[^"]*)"', html)) == {"https://arxiv.org/abs/1"}
     json.loads((tmp_path / page.JSON).read_text("utf-8"))
+
+
+def test_foreign_text_is_text_in_the_plots_of_kinds(tmp_path: Path) -> None:
+    """A name of a required entry, a track, and the reason of a skipped row."""
+    results, board = make_kinds()
+    foreign = dict.fromkeys(("steal", "selena"), plain(EVIL, NAME))
+    required = tuple(foreign.get(a, a) for a in board.required_attacks)
+    board = Board(required, tuple(foreign.get(d, d) for d in board.required_defenses), board.seeds, "undefended", 0.7)
+    rows = [
+        r.model_copy(update={"attack": foreign.get(r.attack, r.attack), "defense": foreign.get(r.defense, r.defense)})
+        for r in results
+    ]
+    rows = [r.model_copy(update={"reason": EVIL, "access": EVIL}) if r.task == "inversion" else r for r in rows]
+    html = published((rows, board), tmp_path)
+    assert plain(EVIL)[:40] in words(html) and "Defenses against stealing" in html
+    assert not re.search(r"<(script|img)\b", html)
+    for tag in re.findall(r"<[a-z][^>]*>", html):
+        assert not re.search("onerror|evil|javascript", re.sub(r'"[^"]*"', "", tag))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"papers": 3}', '{"papers": {"selena": 3}}', '{"papers": []}'])

@@ -13,7 +13,7 @@ from benchmark import places, protocol
 from benchmark.entries.registry import Registry
 from benchmark.run import studies
 from leaderboard import page
-from leaderboard.publish import all_attacks, load, pages
+from leaderboard.publish import KINDS, all_attacks, load, pages
 from leaderboard.ranking import Board, defense_table, scenarios
 
 FOLDER = Path(__file__).parents[2] / "leaderboard" / "published"
@@ -43,12 +43,15 @@ def test_the_pages_follow_from_the_scenarios(folder):
     made = pages(folder, page.Notes.of(protocol.load(folder.name), entries))
     assert made[page.PAGE] == (folder / page.PAGE).read_text("utf-8")
     expected, found = (json.loads(text) for text in (made[page.JSON], (folder / page.JSON).read_text("utf-8")))
-    for kind in ("defenses", *expected["attacks"]):
-        tables = [pd.DataFrame(d["defenses"] if kind == "defenses" else d["attacks"][kind]) for d in (found, expected)]
+    for kind in ("defenses", "kinds", *expected["attacks"]):
+        tables = [pd.DataFrame(d[kind] if kind in d else d["attacks"][kind]) for d in (found, expected)]
         pd.testing.assert_frame_equal(*tables, rtol=1e-9)
-    assert {k: v for k, v in found.items() if k not in ("defenses", "attacks")} == {
-        k: v for k, v in expected.items() if k not in ("defenses", "attacks")
+    compared = ("defenses", "attacks", "kinds")
+    assert {k: v for k, v in found.items() if k not in compared} == {
+        k: v for k, v in expected.items() if k not in compared
     }
+    by_kind = (pd.read_csv(source) for source in (io.StringIO(made[KINDS]), folder / KINDS))
+    pd.testing.assert_frame_equal(*by_kind, rtol=1e-9)
 
 
 @pytest.mark.parametrize("folder", EDITIONS, ids=lambda p: p.name)

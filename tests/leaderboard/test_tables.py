@@ -14,11 +14,12 @@ from rich.console import Console
 from benchmark import protocol as definitions
 from benchmark.result import Result, Trust
 from leaderboard import tables
+from leaderboard.kinds import kind_table
 from leaderboard.publish import edition_folder, load, mark, publish
 from leaderboard.ranking import Board, defense_table
 from leaderboard.records import Records
 from leakboard.tables import print_tables
-from tests.leaderboard.conftest import EVIL, hostile
+from tests.leaderboard.conftest import EVIL, hostile, make_board, make_kinds
 
 MadeUp = tuple[list[Result], Board]
 
@@ -248,3 +249,22 @@ def test_the_board_of_the_quickstart_opens_first(folder: Path, made_up: MadeUp) 
     publish(*made_up, folder / definitions.QUICKSTART)
     assert tables.protocols()[:2] == [definitions.QUICKSTART, "a-board"]
     assert len(set(tables.protocols())) == len(tables.protocols()) > len(definitions.names())
+
+
+def test_kinds_of_attack_are_printed_within_the_width() -> None:
+    results, board = make_kinds()
+    text = printed(results, board, color_system=None)
+    assert max(map(len, text.splitlines())) <= 110
+    part = text.split("Kinds of attack: the way from the null row to a perfect attack, in %")[1].split("Attacks: ")[0]
+    table = kind_table(results, board).set_index(["defense", "kind"])
+    line = next(line for line in part.splitlines() if line.startswith("selena "))
+    row = table.loc["selena", "stealing"]
+    half = 100 * max(row.excess - row.excess_low, row.excess_high - row.excess)
+    assert line.rstrip().endswith(f" {100 * row.excess:.0f} ±{half:.0f}") and " stealing " in line
+    guarded = next(line for line in part.splitlines() if line.startswith("undefended+memguard"))
+    assert guarded.count("bypassed") == 2 and " (of 2) " in guarded
+    assert "invert, attribute_mlp: bypasses guards, and so does not count for" in part
+
+
+def test_a_board_of_one_kind_prints_no_table_of_kinds() -> None:
+    assert "Kinds of attack" not in printed(*make_board())

@@ -88,9 +88,9 @@ def test_names_of_the_matrices_stay_in_sight(browser: Browser) -> None:
         page.set_viewport_size({"width": 400, "height": 700})
         for path in ("?protocol=digits-v2", "matrix?protocol=digits-v2"):
             browser.open(path)
-            box = page.locator(".lbg-box")
+            box = page.locator(".lbg-box").last
             box.scroll_into_view_if_needed()
-            assert page.locator(".lbg-hint").is_visible()
+            assert page.locator(".lbg-hint").last.is_visible()
             box.evaluate("e => e.scrollTo(e.scrollWidth, e.scrollHeight)")
             edge = box.bounding_box()
             name, head = (
@@ -130,6 +130,39 @@ def test_the_forest_is_drawn_wide_and_narrow(browser: Browser, scheme: Literal["
                 assert name["x"] + name["width"] <= value["x"], "the name does not meet the number"
                 assert (value["y"] < plot["y"]) == (width == 400), "below the number where the page is narrow"
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= width
+            assert not (found := violations(page)), "\n".join(found)
+    finally:
+        page.emulate_media(color_scheme="light")
+        page.set_viewport_size({"width": 1280, "height": 1800})
+    assert not browser.errors
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_kinds_of_attack_are_drawn_wide_and_narrow(browser: Browser, scheme: Literal["light", "dark"]) -> None:
+    """A kind in the address is the plot that is drawn; the matrix fits 400 pixels with all its names; axe-core finds nothing."""
+    page = browser.page
+    page.emulate_media(color_scheme=scheme)
+    try:
+        for width in (1280, 400):
+            page.set_viewport_size({"width": width, "height": 1800})
+            browser.open("?protocol=digits-v2&kind=stealing")
+            assert page.get_by_role("region", name="Defenses against stealing").is_visible()
+            assert page.get_by_role("radio", name="stealing").get_attribute("aria-checked") == "true"
+            box = page.locator(".lbg-box").first
+            box.scroll_into_view_if_needed()
+            assert box.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), "nothing of it is out of sight"
+            heads = box.locator("thead th").all_inner_texts()
+            assert heads == [
+                "Defense against kind",
+                "membership",
+                "inversion",
+                "attribute",
+                "stealing",
+                "worst of four",
+            ]
+            assert box.locator("tbody th[scope=row]").first.inner_text() == "undefended"
+            assert box.locator("td[title^='stealing on']").count() == 6
             assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= width
             assert not (found := violations(page)), "\n".join(found)
     finally:

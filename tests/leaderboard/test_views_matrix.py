@@ -17,7 +17,7 @@ from leaderboard.cells import matrix
 from leaderboard.publish import publish
 from leaderboard.ranking import AUC, Board, attack_table, defense_table, scenarios
 from leaderboard.views.matrix import command
-from tests.leaderboard.conftest import app_page, texts
+from tests.leaderboard.conftest import GUARDED, app_page, texts
 
 Toy = tuple[list[Result], Board]
 
@@ -39,7 +39,7 @@ def test_a_cell_is_the_mean_over_seeds_or_says_why_there_is_none(made_up: Toy) -
     assert cells.text["lira", "selena"] == f"{np.mean(seeds):.2f}"
     assert cells.note["lira", "hamp"] == "2 of 2 scored"
     skipped = cells.loc[("gradient", "undefended+memguard")]
-    assert (skipped.text, skipped.note) == ("–", "0 of 3 scored; skipped: a guard is outside this threat model")
+    assert (skipped.text, skipped.note) == ("»", f"0 of 3 scored; skipped: {GUARDED}")
     assert cells.text["loss", "hamp"] == "failed"
     assert cells.note["loss", "hamp"] == "0 of 3 scored; failed: TypeError"
     table = attack_table(frame, board)
@@ -109,7 +109,7 @@ def test_what_was_skipped_says_so(folder: Path, made_up: Toy) -> None:
     publish(*made_up, folder / "toy-v1")
     app = app_page("matrix", attack="gradient", defense="undefended+memguard").run()
     assert not app.exception
-    assert "skipped: a guard is outside this threat model" in texts(app)
+    assert f"skipped: {GUARDED}" in texts(app)
 
 
 def test_a_band_goes_from_the_lowest_seed_to_the_highest(result: Callable[..., Result]) -> None:

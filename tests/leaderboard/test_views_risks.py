@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from benchmark.result import Result
-from leaderboard.publish import publish
-from leaderboard.ranking import Board
+from leaderboard import tables
+from leaderboard.correlations import correlations
+from leaderboard.correlations import pooled as correlated
+from leaderboard.publish import load, publish
+from leaderboard.ranking import Board, scenarios
 from leaderboard.risks import error, left_out, line, pooled
-from tests.leaderboard.conftest import app_page, texts
+from tests.leaderboard.conftest import app_page, make_kinds, texts
 
 Toy = tuple[list[Result], Board]
 
@@ -105,3 +109,36 @@ def test_all_boards_give_one_line_and_its_error(folder: Path, made_up: Toy) -> N
     assert "by He et al.'s line" in texts(app)
     app.selectbox(key="js_entropy_attack").select("loss").run()
     assert "by He et al.'s line" not in texts(app)
+
+
+def test_kinds_of_attack_are_correlated_over_all_boards(folder: Path) -> None:
+    """The table is what `correlations` finds; two measures are drawn; a pair that no row has says so."""
+    results, board = make_kinds()
+    publish(results, board, folder / "toy-v1")
+    app = app_page("risks", kinds="true").run()
+    assert not app.exception
+    table = app.dataframe[1].value.set_index(["first", "second"])
+    frame = scenarios(load(folder / "toy-v1"))
+    expected = correlations(correlated({"toy-v1": (frame, board)}), np.random.default_rng(0))
+    assert len(table) == len(expected)
+    for row in expected:
+        assert table.rho[row.first, row.second] == pytest.approx(row.rho, nan_ok=True)
+        assert table.note[row.first, row.second] == row.note
+    assert table.points["membership", "stealing"] == 8, "hamp lacks an attack"
+    assert "classes is the same at all points" in set(table.note)
+    count = len(drawn(app))
+    assert app.selectbox(key="across").value == "stealing" and app.selectbox(key="upwards").value == "membership"
+    app.selectbox(key="upwards").select("stealing").run()
+    assert not app.exception and len(drawn(app)) == count - 1 and "choose two other measures" in texts(app)
+
+
+def test_canaries_are_no_points_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(*make_kinds(), folder / "toy-v1")
+    monkeypatch.setattr(tables, "plants_canaries", lambda protocol: True)
+    app = app_page("risks", kinds="true").run()
+    assert not app.exception and "No board has two kinds of attack" in texts(app)
+
+
+def test_a_protocol_says_whether_it_plants_canaries() -> None:
+    assert tables.plants_canaries("fashion-canaries-v2") and not tables.plants_canaries("digits-v2")
+    assert not tables.plants_canaries("nothing-of-that-name")
