@@ -54,6 +54,7 @@ from benchmark.api import (
 STEPS = 1000
 """Steps of the diffusion process."""
 BATCH = 128
+"""Images in a training step, or all where there are fewer."""
 LEARNING_RATE = 4e-3
 CHUNK = 500
 """Images reconstructed at once."""
@@ -365,10 +366,11 @@ def train_ddpm(training: Training, images: Tensor, steps: int) -> dict[str, Tens
     optimizer = torch.optim.Adam(unet.parameters(), lr=LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     levels, images = signal_level(device), 2 * images.to(device) - 1
+    size = min(BATCH, len(images))
     with torch.enable_grad():
         for _ in range(steps):
-            x = images[torch.randint(len(images), (BATCH,), generator=generator).to(device)]
-            t = torch.randint(STEPS, (BATCH,), generator=generator).to(device)
+            x = images[torch.randint(len(images), (size,), generator=generator).to(device)]
+            t = torch.randint(STEPS, (size,), generator=generator).to(device)
             noise = torch.randn(x.shape, generator=generator).to(device)
             level = levels[t].view(-1, 1, 1, 1)
             predicted = unet(level.sqrt() * x + (1 - level).sqrt() * noise, t)
