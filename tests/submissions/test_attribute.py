@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from art.attacks.inference.attribute_inference import AttributeInferenceBlackBox
+from art.estimators.classification import BlackBoxClassifier
 from sklearn.naive_bayes import CategoricalNB
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
@@ -61,6 +63,28 @@ def test_labels_give_what_bayes_rule_gives() -> None:
     peer = CategoricalNB(alpha=1e-10, min_categories=CLASSES).fit(labels[:, None], attribute)
     assert attack.predict(one_hot[seen]).tolist() == peer.predict(seen[:, None]).tolist()
     assert attack.predict(one_hot[[CLASSES - 1]]).tolist() == [np.bincount(attribute).argmax()]
+
+
+def test_labels_give_what_art_reads_of_them() -> None:
+    """Its black box attack reads the model's label and what else is known of a record, which is nothing here."""
+    rng = np.random.default_rng(2)
+    attribute = rng.integers(0, 2, 800)
+    labels = np.where(rng.random(800) < 0.6, attribute, rng.integers(0, CLASSES, 800))
+    one_hot = np.eye(CLASSES, dtype=np.float32)
+    model = BlackBoxClassifier(lambda x: one_hot[:0], (3,), CLASSES)
+    model.predict = lambda x: one_hot[labels[:500]]  # type: ignore[method-assign]
+    theirs = AttributeInferenceBlackBox(model, attack_model_type="dt", attack_feature=0)
+    theirs.fit(np.column_stack([attribute[:500], np.zeros((500, 2))]).astype(np.float32))
+    read = theirs.infer(np.zeros((300, 2), np.float32), pred=labels[500:, None].astype(np.float32), values=[0.0, 1.0])
+    attack = fitted(
+        "attribute_labels",
+        torch.from_numpy(one_hot[labels[:500]]),
+        torch.zeros(500).long(),
+        torch.from_numpy(attribute[:500]),
+        2,
+    )
+    ours = attack.predict(torch.from_numpy(one_hot[labels[500:]]))
+    assert ours.tolist() == read.astype(int).tolist() and 0 < ours.double().mean() < 1
 
 
 def test_each_declares_what_it_reads() -> None:

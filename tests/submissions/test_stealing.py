@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from art.attacks.extraction import KnockoffNets
+from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from benchmark.api import Knowledge, Samples, Target
@@ -84,6 +87,47 @@ def test_an_attack_by_labels_is_training_on_the_labels_that_the_target_gives() -
         schedule="cosine", generator=KNOWN.generator("steal"), **FAST,
     )  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(copied.parameters(), plain.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_the_copy_is_that_of_art(labels: bool) -> None:
+    """Knockoff Nets of the Adversarial Robustness Toolbox, from the same first weights and in whole batches: the same weights."""
+    target, pool, epochs, rate = Linear(4, scale=10), images(200, 5), 30, 0.2
+
+    def wrapped(network: nn.Module, **more: Any) -> PyTorchClassifier:
+        return PyTorchClassifier(
+            network, nn.CrossEntropyLoss(), input_shape=SHAPE, nb_classes=CLASSES, device_type="cpu", **more
+        )
+
+    theirs = build()
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=rate, momentum=0.9)
+    victim = nn.Sequential(Scaled(target.network, 10), nn.Softmax(1))
+    attack = KnockoffNets(
+        wrapped(victim), batch_size_fit=200, batch_size_query=200, nb_epochs=epochs, nb_stolen=200, use_probability=not labels,
+        verbose=False,
+    )  # fmt: skip
+    attack.extract(pool.x.numpy(), thieved_classifier=wrapped(theirs, optimizer=optimizer))
+    answers = target.log_posteriors(pool.x)
+    ours = train_copy(
+        build(), pool.x, certain(answers.argmax(1), CLASSES) if labels else answers, loss="cross-entropy", epochs=epochs,
+        learning_rate=rate, generator=torch.Generator().manual_seed(0), batch_size=200,
+    )  # fmt: skip
+    for mine, other, first in zip(ours.parameters(), theirs.parameters(), build().parameters(), strict=True):
+        assert np.allclose(mine.detach(), other.detach(), atol=1e-4) and not np.allclose(
+            mine.detach(), first.detach(), atol=0.1
+        )
+
+
+class Scaled(nn.Module):
+    """A network whose logits are multiplied."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x) * self.factor
+        return logits
 
 
 def test_more_queries_give_a_better_copy() -> None:
