@@ -153,7 +153,7 @@ def audit_model(
     title: str = "",
     seed: int = 0,
     fail_if: Sequence[str] = (),
-    queries: int = 50_000,
+    queries: int = 40_000,
 ) -> Audited:
     """Audit a network itself, images -> logits (n, k): what `leakboard audit model` does, in this process, for it is yours.
 

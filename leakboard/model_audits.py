@@ -39,7 +39,7 @@ def model(
     std: Annotated[str, typer.Option("--std", metavar="NUMBERS", help="What pixels are divided by then, such as '0.229 0.224 0.225'.")] = "",
     torchscript: Annotated[bool, typer.Option("--torchscript", help="The weights are TorchScript, whatever the file's name.")] = False,
     released: Annotated[Released, typer.Option("--released", help="What others will get; attacks that read more are run, and do not count for the verdict.")] = "posteriors",
-    queries: Annotated[int, typer.Option("--queries", min=1000, help="What one attack may cost, in forward passes; what costs more is measured on a part of the images.")] = 50_000,
+    queries: Annotated[int, typer.Option("--queries", min=1000, help="What one attack may cost, in forward passes; what costs more is measured on a part of the images.")] = 40_000,
     folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.html, audit.json and exposed.csv are written.")] = Path("audit"),
     title: Annotated[str, typer.Option(help="What the report calls the model.")] = "",
     fail_if: Annotated[list[str] | None, typer.Option("--fail-if", metavar="CONDITION", help="A gate, such as 'tpr_at_fpr_0.01 > 0.05'; exit code 3 if it fails, 4 if it cannot tell.")] = None,
@@ -61,7 +61,7 @@ def model(
     given = {
         "--weights": weights, "--network": network, "--members": members, "--non-members": nonmembers, "--classes": classes,
         "--view": view, "--channels": channels if channels != 3 else "", "--mean": mean, "--std": std,
-        "--released": released if released != "posteriors" else "", "--queries": queries if queries != 50_000 else "",
+        "--released": released if released != "posteriors" else "", "--queries": queries if queries != 40_000 else "",
         "--title": title, "--seed": seed or "",
     }  # fmt: skip
     arguments = [part for option, value in given.items() if value not in ("", None) for part in (option, str(value))]
@@ -92,7 +92,7 @@ def module(
     title: str = "",
     seed: int = 0,
     fail_if: Sequence[str] = (),
-    queries: int = 50_000,
+    queries: int = 40_000,
 ) -> audits.Audited:
     """`leakboard.audit_model`."""
     from benchmark.run.audit import images

@@ -39,7 +39,7 @@ _CODES = 2.0**24
 """A record stands for its image as its number over this, which float32 holds exactly."""
 
 
-QUERIES = 50_000
+QUERIES = 40_000
 """What one attack may cost on a model, in forward passes of one image: what costs more scores a part of the records."""
 SIMPLE = {"flip": True}
 """What attacks on augmented views are told of the data: images that are mirrored still show their class."""
@@ -128,7 +128,7 @@ class Live:
     model: Model
     x: Tensor
     costs: dict[str, Cost]
-    """By the name of the attack; those that are not in here read the answers to the records alone."""
+    """By the name of the attack; others read the answers to the records alone."""
     queries: int = QUERIES
     store: Store | None = None
     data: str = ""
@@ -194,8 +194,13 @@ class Bench:
         everything = (
             len(self.given) if part.entry.calibrate == "shadow" or not learns(part) else int((~self.known).sum())
         )
-        most = self.live.queries // asks if self.live and asks else everything
+        most = self._budget(part) // asks if asks else everything
         return most if most < everything else None
+
+    def _budget(self, part: Part) -> int:
+        """What an attack may cost for what it scores, and as much again for what it learns from where that costs, too."""
+        assert self.live is not None
+        return self.live.queries // 2 if self.cost(part).fits else self.live.queries
 
     @staticmethod
     def _thresholds(part: Part, most: int) -> int:
@@ -211,7 +216,7 @@ class Bench:
     def learnt(self, part: Part) -> Bools:
         """(n,): the known records that an attack learns from."""
         fits = self.cost(part).fits
-        return self.few(self.known, self.live.queries // fits) if self.live and fits else self.known
+        return self.few(self.known, self._budget(part) // fits) if fits else self.known
 
     def passes(self, part: Part) -> int:
         """What an attack costs in all, in forward passes of one image."""
@@ -321,7 +326,7 @@ def _pool() -> dict[str, Any]:
 
 def costs(registry: Registry) -> dict[str, Cost]:
     """What the attacks of the pool that need the model itself cost for each record, by name."""
-    return {registry.attack(a["attack"]).name: Cost(a["asks"], a.get("fits", 0)) for a in _pool()["model"]}
+    return {registry.attack(a["attack"]).name: Cost(a.get("asks", 0), a.get("fits", 0)) for a in _pool()["model"]}
 
 
 def pool(registry: Registry, given: Predictions, bench: Bench | None = None) -> tuple[list[Part], list[NotRun]]:

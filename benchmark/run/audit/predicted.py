@@ -147,19 +147,30 @@ def audit(
 def _all_met(
     parts: Sequence[Part], met: Callable[[Part], Any], bench: Bench, track: Track
 ) -> Iterable[tuple[str, tuple[Scored, chance.Drawn] | NotRun]]:
-    """What became of each attack, by its name, the costliest first: so the time left is not taken from the cheap ones."""
+    """What became of each attack, by its name. Progress is shown by what they cost, the costliest first."""
     parts = sorted(parts, key=bench.passes, reverse=True)
-    names = [part.name for part in parts]
+    passes = max(1, sum(map(bench.passes, parts)))
+    steps = [1 + 100 * bench.passes(part) // passes for part in parts]
     for part in parts:  # one after the other: a thread would find a module that another is still importing
         part.entry.load()
     model = bench.live.model if bench.live else None
+    what, total = ("attacks" if model is None else "attacks, by cost"), sum(steps)
+
+    def shown(results: Iterable[Any]) -> list[tuple[str, Any]]:
+        done = (
+            (part.name, result) if i == 0 else None
+            for part, count, result in zip(parts, steps, results, strict=True)
+            for i in range(count)
+        )
+        return [pair for pair in track(done, what, total) if pair]
+
     if (
         model is not None and model.isolation is not None
     ):  # a sandbox does one thing at a time, and ends with its thread
-        return zip(names, track(map(met, parts), "attacks", len(parts)), strict=True)
+        return shown(map(met, parts))
     with ThreadPoolExecutor(THREADS) as executor:  # NumPy and PyTorch let go of the interpreter
         try:
-            return list(zip(names, track(executor.map(met, parts), "attacks", len(parts)), strict=True))
+            return shown(executor.map(met, parts))
         except BaseException:
             if model is not None:
                 model.stop()
