@@ -57,7 +57,12 @@ def test_it_says_what_it_runs_and_writes_the_report(home: Home, options: list[st
     again = home.call(*report.command.split()[1:], "--json")
     assert again.code == 0 and json.loads(again.out)["verdict"] == report.verdict.model_dump()
     html = as_html(report)
-    assert "38,282" in html and "Images asked a record" in html and "not released" in html and "labels alone" in html
+    assert (
+        "38,282" in html
+        and "for each record. One that asks about many" in html
+        and "not released" in html
+        and "labels alone" in html
+    )
 
 
 def test_gates_hold_for_models_too(home: Home, options: list[str], few: None) -> None:
