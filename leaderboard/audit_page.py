@@ -1,7 +1,7 @@
 """The report of an audit as one HTML file, made from its data. Pure functions: no files, no clock.
 
 The page needs no server, no script and no network: its policy allows inline style and nothing else. Thirteen sections, the
-verdict first; one that an audit of answers cannot fill says why. All texts that others wrote pass `html.escape`.
+verdict first; one that this audit cannot fill says why. All texts that others wrote pass `html.escape`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ def as_html(audit: Audit, exposed: str = "") -> str:
     """The report. exposed: the name of the local file of the most exposed records, "" without one."""
     title = f"Leakboard audit: {plain(audit.title, 120)}"
     sections = [
-        _verdict(audit), _model(audit), _data(audit), _released(audit), _threats(), _attacks(audit), _results(audit),
-        _absent(8, "Canaries and a bound on epsilon", "An empirical bound needs canaries, planted with probability one half each before the training. Answers alone give none."),
+        _verdict(audit), _model(audit), _data(audit), _released(audit), _threats(audit), _attacks(audit), _results(audit),
+        _absent(8, "Canaries and a bound on epsilon", f"An empirical bound needs canaries, planted with probability one half each before the training. {_itself(audit, 'A model that was trained without any gives none', 'Answers alone give none')}."),
         _groups(audit, exposed),
-        _absent(10, "Differential privacy", "No guarantee was named, and a file of answers does not hold one. Without a proof, this report says nothing about epsilon."),
-        _absent(11, "Inversion, attributes, extraction", "These attacks ask the model about images of their own, or read its weights. A file of answers allows neither."),
-        _mitigations(), _limits(audit),
+        _absent(10, "Differential privacy", f"No guarantee was named, and {_itself(audit, 'weights do', 'a file of answers does')} not hold one. Without a proof, this report says nothing about epsilon."),
+        _absent(11, "Inversion, attributes, extraction", _itself(
+            audit, "This audit does not run them on a model. On networks that it trains itself, a protocol measures them: leakboard run.",
+            "These attacks ask the model about images of their own, or read its weights. A file of answers allows neither.",
+        )),
+        _mitigations(audit), _limits(audit),
     ]  # fmt: skip
     return _document(title, sections)
 
@@ -88,6 +91,11 @@ def _document(title: str, sections: Iterable[str]) -> str:
         '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}\n{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
+
+
+def _itself(audit: Audit, model: str, answers: str) -> str:
+    """What is said of an audit of a model itself, or of one of answers."""
+    return model if audit.way == "model" else answers
 
 
 # --- Parts ------------------------------------------------------------------------------------------
@@ -153,7 +161,9 @@ def _verdict(audit: Audit) -> str:
         for f in audit.files
     }
     facts = {
-        "Scope": "Membership inference by the model's answers, one to each record. Section 13 says what this leaves out.",
+        "Scope": "Membership inference by "
+        + _itself(audit, "asking the model and by reading its weights", "the model's answers, one to each record")
+        + ". Section 13 says what this leaves out.",
         "Made": f"{audit.when}, by Leakboard {audit.tool}", **files,
     }  # fmt: skip
     return (
@@ -175,10 +185,20 @@ def _model(audit: Audit) -> str:
         for name, s in (("Members", m.members), ("Non-members", m.nonmembers))
     ]
     gap = m.members.accuracy - m.nonmembers.accuracy
+    told = {}
+    if audit.way == "model":
+        told = {
+            "Network": m.network, "Parameters": f"{m.parameters:,}" if m.parameters else "not known",
+            "Images": " x ".join(map(str, m.shape)) + " (channels, height, width)",
+            "Where it ran": "in a sandbox, for its code is foreign" if m.isolated else "in the audit's process: its weights are data",
+        }  # fmt: skip
     return "\n".join([
-        _heading(2, "Model"), _table("What the answers show", ("", "Records", "Accuracy", "Median loss (nats)"), rows),
+        _heading(2, "Model"), *([_facts(told)] if told else []), _table("What the answers show", ("", "Records", "Accuracy", "Median loss (nats)"), rows),
         _text(f"{m.classes:,} classes. The accuracies differ by {100 * gap:.1f} points. Expected calibration error on non-members: {m.ece:.3f}."),
-        '<p class="au-absent"><b>Not told:</b> network, number of parameters, recipe, pretraining. A file of answers does not hold them.</p>',
+        _itself(
+            audit, '<p class="au-absent"><b>Not told:</b> recipe, pretraining. Weights do not hold them.</p>',
+            '<p class="au-absent"><b>Not told:</b> network, number of parameters, recipe, pretraining. A file of answers does not hold them.</p>',
+        ),
     ])  # fmt: skip
 
 
@@ -195,7 +215,31 @@ def _data(audit: Audit) -> str:
     ])  # fmt: skip
 
 
+_GETS = {
+    "labels": "labels alone: attacks that read labels count for the verdict.",
+    "posteriors": "answers with their probabilities: attacks that read them count for the verdict.",
+    "weights": "the weights: all attacks count for the verdict.",
+}
+
+
 def _released(audit: Audit) -> str:
+    if audit.way == "model":
+        more = [a for a in audit.attacks if not a.counts]
+        beyond = ""
+        if more:
+            strongest = max(more, key=lambda a: max(a.metrics["auc"].value, 1 - a.metrics["auc"].value))
+            auc = strongest.metrics["auc"]
+            beyond = (
+                f" {len(more)} attacks read more than that, and were run to show what a wider release would give away; the strongest, "
+                f"{strongest.name}, has an AUC of {auc.value:.3f} (95 %: {auc.low:.3f} to {auc.high:.3f})."
+            )
+        return "\n".join([
+            _heading(4, "What is released"),
+            _text(
+                f"By what the audit was told, others get {_GETS[audit.released]}{beyond} A limit on the rate of queries helps against attacks "
+                "that ask often; section 6 says how often each asks."
+            ),
+        ])  # fmt: skip
     references = (
         f" The file also has the answers of {audit.model.references} reference models."
         if audit.model.references
@@ -211,25 +255,37 @@ def _released(audit: Audit) -> str:
     ])  # fmt: skip
 
 
-def _threats() -> str:
+def _threats(audit: Audit) -> str:
+    why = _itself(audit, "not measured: this audit has no attack of it", "not measured: it needs the model")
     rows = [
-        ("Membership inference", "measured, from answers alone"),
-        ("Data reconstruction", "not measured: it needs the model"),
-        ("Property inference", "not measured: it needs the model"),
-        ("Model extraction", "not measured: it needs the model"),
-    ]
+        ("Membership inference", _itself(audit, "measured, by asking the model and by reading it", "measured, from answers alone")),
+        *((attack, why) for attack in ("Data reconstruction", "Property inference", "Model extraction")),
+    ]  # fmt: skip
+    adversary = _itself(
+        audit, "The adversary asks for answers to the records and to images made from them, or reads the network, and knows the label.",
+        "The adversary asks for one answer a record, and knows the label.",
+    )  # fmt: skip
     return "\n".join([
         _heading(5, "Threat model"),
-        _text("Privacy attacks by the terms of NIST AI 100-2. The adversary asks for one answer a record, and knows the label."),
+        _text(f"Privacy attacks by the terms of NIST AI 100-2. {adversary}"),
         _table("Attacks on privacy", ("Attack", "Here"), rows),
     ])  # fmt: skip
 
 
 def _attacks(audit: Audit) -> str:
+    itself = audit.way == "model"
+    heads = (
+        "Attack",
+        "Calibrated",
+        "Learns",
+        "Members + non-members",
+        *(("Reads", "Asks", "Counts") if itself else ()),
+    )
     rows = [
         (
             f"{breaking(a.name)}<br><small>{escape(_source(a.reference))}</small>",
             "yes" if a.calibrated else "no", "yes" if a.learns else "no", f"{a.members:,} + {a.nonmembers:,}",
+            *((a.access, f"{a.queries:,.0f}", "yes" if a.counts else "no") if itself else ()),
         )
         for a in audit.attacks
     ]  # fmt: skip
@@ -239,12 +295,20 @@ def _attacks(audit: Audit) -> str:
             "A calibrated attack corrects for how hard a record is, and finds more at low false positive rates; one that is not takes an easy "
             "record for a member. An attack that learns is given a part of the records with their membership, drawn once, and is scored on the others."
         ),
-        _table("Attacks that ran", ("Attack", "Calibrated", "Learns", "Members + non-members"), rows),
+        _table("Attacks that ran", heads, rows),
     ]
+    if itself:
+        parts.append(_text(
+            "Asks: the images that an attack asks about, for each record. One that asks about many is measured on a part of the records, drawn "
+                "with as many on each side. It has an AUC alone, and "
+            "makes the worst case only where even the lower end of its interval lies above all that was measured on all records."
+        ))  # fmt: skip
     if audit.model.references == 0:
         parts.append(
             _text(
-                "No attack here is calibrated, for the file has no answers of reference models: the true leak at low false positive rates may be several times as large."
+                "No attack here is calibrated, for "
+                + _itself(audit, "there are no reference models", "the file has no answers of reference models")
+                + ": the true leak at low false positive rates may be several times as large."
             )
         )
     if audit.left:
@@ -332,10 +396,10 @@ def _groups(audit: Audit, exposed: str) -> str:
     return "\n".join(parts)
 
 
-def _mitigations() -> str:
+def _mitigations(audit: Audit) -> str:
     return "\n".join([
         _heading(12, "Mitigations"),
-        '<p class="au-absent"><b>Not measured on this model.</b> Answers alone cannot be trained again. The published boards show what defenses cost in '
+        f'<p class="au-absent"><b>Not measured on this model.</b> {_itself(audit, "It was not trained again", "Answers alone cannot be trained again")}. The published boards show what defenses cost in '
         "accuracy and what they leave of the leak, on other data: <code>leakboard board</code>.</p>",
         "<ul><li>Against overfitting: fewer epochs, weight decay, augmentation. They prove nothing.</li>"
         "<li>In training: DP-SGD alone gives a guarantee.</li>"
@@ -390,7 +454,7 @@ def _forest(audit: Audit, metric: str) -> str:
     scale = axis([x for _, n in shown for x in (n.low, n.high, n.null_low, n.null_high)], 0.0 if percent else 0.5)
     items = [
         (
-            breaking(a.name),
+            breaking(a.name) + ("" if a.counts else " <small>not released</small>"),
             f"<b>{_number(metric, n.value)}</b> <small>({_between(metric, n.low, n.high)})</small>",
             n,
             n.value > n.null_high,

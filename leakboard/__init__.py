@@ -9,6 +9,7 @@
     board.attacks["membership"], board.defenses  # pandas tables, ranked
     audited = leakboard.audit(model.predict_proba(x), y, members)  # of a model of your own
     audited.report.verdict.sentence
+    audited = leakboard.audit_model(network, x, y, members, classes=10)  # of the network itself, a torch.nn.Module
 
 Mistakes in what is given raise `leakboard.UserError` with the line that the command would print.
 """
@@ -25,6 +26,7 @@ from benchmark.errors import UserError as UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from numpy.typing import ArrayLike
 
     from benchmark.result import Result
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
     from leaderboard.ranking import Board
     from leakboard.audits import Audited
 
-__all__ = ["Leaderboard", "UserError", "__version__", "audit", "audit_canaries", "check", "load_board", "run"]
+__all__ = [
+    "Leaderboard", "UserError", "__version__", "audit", "audit_canaries", "audit_model", "check", "load_board", "run",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,33 @@ def audit(
         answers, labels, members, form=form, ids=ids, groups=groups, inputs=inputs, references=references,
         reference_members=reference_members, title=title, seed=seed, fail_if=fail_if,
     )  # fmt: skip
+
+
+def audit_model(
+    network: torch.nn.Module,
+    x: ArrayLike,
+    y: ArrayLike,
+    members: ArrayLike,
+    classes: int,
+    *,
+    released: Literal["labels", "posteriors", "weights"] = "posteriors",
+    title: str = "",
+    seed: int = 0,
+    fail_if: Sequence[str] = (),
+    queries: int = 40_000,
+) -> Audited:
+    """Audit a network itself, images -> logits (n, k): what `leakboard audit model` does, in this process, for it is yours.
+
+    x: images (n, c, h, w) (or (n, h, w[, c])), uint8 or in [0, 1], as the network takes them. y: labels (n,) in [0, classes).
+    members: (n,), true where the network was trained on the image. released: what others get; attacks that read more do not
+    count for the verdict. queries: what one attack may cost, in forward passes of one image. A copy is asked, in eval mode on the
+    CPU. White-box attacks on the last layer need `embed(x)` and `head`, with logits `head(embed(x))`. Else as `audit`.
+    """
+    from leakboard import model_audits
+
+    return model_audits.module(
+        network, x, y, members, classes, released=released, title=title, seed=seed, fail_if=fail_if, queries=queries
+    )
 
 
 def audit_canaries(

@@ -111,8 +111,9 @@ def arrays(
 
 
 def _audited(
-    given: Predictions, title: str, seed: int, fail_if: Sequence[str], command: str, *, show: bool = True
+    given: Predictions, title: str, seed: int, fail_if: Sequence[str], command: str, *, show: bool = True, **more: Any
 ) -> Audited:
+    """`more`: what `predicted.audit` takes for a model."""
     from benchmark.entries.registry import Registry
     from benchmark.run.audit import gate, predicted
     from leaderboard import lines
@@ -127,7 +128,7 @@ def _audited(
 
     report, exposed = predicted.audit(
         given, Registry(places.PACKAGED / "submissions"), when=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        seed=seed, title=title, command=command, lines=known, track=shown,
+        seed=seed, title=title, command=command, lines=known, track=shown, **more,
     )  # fmt: skip
     decided = [gate.decide(report, asked) for asked in conditions]
     return Audited(report.model_copy(update={"gate": decided}), exposed, given)
@@ -163,7 +164,11 @@ def predictions(
     with console.working("reading answers"):
         given = load(members.expanduser(), nonmembers.expanduser() if nonmembers else None)
     command = shlex.join(["leakboard", "audit", "predictions", *arguments])
-    done = _audited(given, title, seed, fail_if or [], command)
+    conclude(_audited(given, title, seed, fail_if or [], command), folder, as_json)
+
+
+def conclude(done: Audited, folder: Path, as_json: bool) -> None:
+    """Write and print an audit. Raises typer.Exit where a gate fails or cannot tell."""
     written = done.write(folder)
     if as_json:
         answer(done.report.model_dump(mode="json") | {"files_written": written})

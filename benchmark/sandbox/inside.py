@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from benchmark import networks
 from benchmark.api import Context, Predict, Samples, Target
 from benchmark.errors import own_line, trace
+from benchmark.networks import given, own, weights
+from benchmark.networks.access import raw
 from benchmark.networks.optimizers import as_asked
 from benchmark.networks.training import TrainingRun
 from benchmark.protocol import Recipe
@@ -115,9 +117,9 @@ class _Work:
         self.makers: list[Callable[..., Tensors]] = []
         """What the entry asked to have stored and has not made yet; the judge calls the last one back with `make`."""
         self.predict: Predict | None = None
-        """What `query` asks: the served network, the guard, or a stolen copy."""
+        """What `query` asks: the served network, the guard, a stolen copy, or somebody's model."""
         names = (
-            "networks", "open", "fit", "answer", "choice", "freeze", "thaw", "train", "serve", "prepare", "guard", "claims", "query", "make",
+            "networks", "model", "open", "fit", "answer", "choice", "freeze", "thaw", "train", "serve", "prepare", "guard", "claims", "query", "make",
         )  # fmt: skip
         channel.handlers.update({name: getattr(self, f"_{name}") for name in names})
 
@@ -139,6 +141,19 @@ class _Work:
         """Know the user's own networks: none is run before it is built."""
         networks.use(meta["texts"])
         return {}, {}
+
+    def _model(self, meta: Meta, tensors: Tensors) -> Message:
+        """Load somebody's model in the place of an entry: a network's file with weights, or a file that is the whole model."""
+        form, what, shape = meta["form"], meta["what"], tuple(meta["shape"])
+        if form == "network":
+            network: nn.Module = own.read(meta["name"], meta["text"])(meta["classes"], shape)
+            weights.load(network, tensors, what)
+        else:
+            content = tensors["content"].numpy().tobytes()
+            network = given.script(content) if form == "torchscript" else given.Onnx(content)
+        given.check(network, meta["classes"], shape, what)
+        self.predict = raw(network, torch.device("cpu"))
+        return {"parameters": sum(p.numel() for p in network.parameters())}, {}
 
     def _open(self, meta: Meta, _: Tensors) -> Message:
         """Load the entry's source and create the one instance of its class."""

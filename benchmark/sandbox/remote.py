@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -45,6 +45,8 @@ class Setup:
     simple: Mapping[str, Any]
     """The data set's augmentation "simple": {"pad": pixels, "flip": bool}."""
     device: torch.device
+    networks: Mapping[str, str] = field(default_factory=dict)
+    """Texts of networks, by name, that the submission's sandbox knows beside the package's and the project's."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,11 @@ class Isolation:
 
     def open(self, part: Part, setup: Setup) -> Session:
         """A fork of the entry's sandbox with one instance of its class. Raises UserError, Fault."""
-        if self._sandboxes is None:
-            way = self._launcher or launcher(self.mode)
-            self._sandboxes = Sandboxes(way, self.limits, setup.device.type, most_warm(self._workers))
         entry = part.entry
-        session = self._sandboxes.session(f"{entry.kind}/{entry.id}/{entry.source}", _preloaded(entry))
+        session = self._warm(setup.device.type).session(f"{entry.kind}/{entry.id}/{entry.source}", _preloaded(entry))
         session.advise = lambda error: hint(error.kind, error.text, error.line, entry)
+        if setup.networks:
+            session.call("networks", {"texts": {**networks.own_texts, **setup.networks}})
         session.call(
             "open",
             {
@@ -123,6 +124,22 @@ class Isolation:
             },
         )
         return session
+
+    def model(self, asked: Meta, tensors: Tensors, libraries: Sequence[str] = ()) -> tuple[Predict, int]:
+        """Somebody's model, which runs in a sandbox of its own: its predictor, and how many parameters it says it has.
+
+        `asked` and `tensors`: what `_Work._model` takes. Raises UserError, Fault.
+        """
+        session = self._warm("cpu").session(f"model/{asked['what']}", libraries)
+        reply, _ = session.call("model", asked, tensors)
+        parameters = reply.get("parameters")
+        return _RemotePredictor(session, asked["classes"], 10 * CHUNK), parameters if type(parameters) is int else 0
+
+    def _warm(self, device: str) -> Sandboxes:
+        if self._sandboxes is None:
+            way = self._launcher or launcher(self.mode)
+            self._sandboxes = Sandboxes(way, self.limits, device, most_warm(self._workers))
+        return self._sandboxes
 
     @property
     def starting(self) -> float:

@@ -60,8 +60,8 @@ class Worst(NamedTuple):
 class Draws:
     """Memberships as observed, permuted (p, n), and resampled (b, n): how often each record counts inside and outside.
 
-    `strata` (n,) are permuted and resampled each for itself: the known records and the others, so that attacks which learn
-    from the known ones meet as many members among the others in every draw.
+    `strata` (n,) are permuted and resampled each for itself: the known records, the others, and the parts of them that costly
+    attacks are scored on, so that an attack meets as many members among its records in every draw.
     """
 
     members: Bools
@@ -69,7 +69,7 @@ class Draws:
     resampled: Counts
 
     @classmethod
-    def of(cls, members: Bools, strata: NDArray[np.bool_], rng: np.random.Generator) -> Draws:
+    def of(cls, members: Bools, strata: NDArray[Any], rng: np.random.Generator) -> Draws:
         n = len(members)
         permutations, resamples = DRAWS if n <= _SMALL else DRAWS_OF_MANY
         permuted = np.repeat(members[None], permutations, 0)
@@ -88,13 +88,15 @@ class Draws:
 class Drawn:
     """The metrics of one attack by name: observed, under permuted memberships (p,), and resampled (b,).
 
-    A name ends in `_reversed` where the scores are negated. `shares`: of how many records a metric is a share.
+    A name ends in `_reversed` where the scores are negated. `shares`: of how many records a metric is a share. `part_of`: whether a
+    part of the records was scored.
     """
 
     observed: Mapping[str, float]
     permuted: Mapping[str, Floats]
     resampled: Mapping[str, Floats]
     shares: Mapping[str, int]
+    part_of: bool = False
 
     def value(self, name: str) -> Value:
         low, high = np.quantile(self.resampled[name], (0.025, 0.975), method="weibull")
@@ -106,7 +108,8 @@ class Drawn:
 
 
 def drawn(scored: Scored, draws: Draws) -> Drawn:
-    """The metrics of an attack, means over its attack seeds as the judge's."""
+    """The metrics of an attack, means over its attack seeds as the judge's. One that scored a part of the records has its AUC alone:
+    so few say nothing of low rates, and their wide intervals would be those of the worst case."""
     parts = [_metrics(row, scored.rows, draws, _ranks) for row in scored.scores]
     if scored.calls is not None and {*draws.members[scored.called]} == {True, False}:
         for part, calls in zip(parts, scored.calls, strict=True):
@@ -116,9 +119,13 @@ def drawn(scored: Scored, draws: Draws) -> Drawn:
     observed, permuted, resampled = (
         {name: np.mean([p[kind][name] for p in parts], axis=0) for name in parts[0][kind]} for kind in range(3)
     )
+    if scored.part_of:
+        observed, permuted, resampled = (
+            {name: kind[name] for name in ("auc", "auc_reversed")} for kind in (observed, permuted, resampled)
+        )
     inside = int(draws.members[scored.rows].sum())
     shares = {name: inside for name in observed if name.startswith("tpr")}
-    return Drawn({name: float(v[0]) for name, v in observed.items()}, permuted, resampled, shares)
+    return Drawn({name: float(v[0]) for name, v in observed.items()}, permuted, resampled, shares, scored.part_of)
 
 
 def _metrics(
@@ -201,22 +208,28 @@ class Cells:
 
 
 def worst(found: Sequence[Drawn], metric: str) -> Worst | None:
-    """The worst case of a metric over all attacks and both signs; None where no attack resolves it."""
+    """The worst case of a metric over all attacks and both signs; None where no attack resolves it.
+
+    An attack that scored a part of the records strays far by chance, and would widen what chance gives the largest value of all. So
+    it counts where even its simultaneous lower end lies above all that was measured on all records.
+    """
     signed = [(i, name) for i, d in enumerate(found) for name in (metric, f"{metric}_reversed") if name in d.observed]
     if not signed:
         return None
     values = np.array([found[i].observed[name] for i, name in signed])
-    null = np.stack([found[i].permuted[name] for i, name in signed]).max(0)
     at, boot = _stable(values, metric), _stable(np.stack([found[i].resampled[name] for i, name in signed]), metric)
     spread = np.maximum(boot.std(1), 1e-12)
     far = float(np.quantile(((boot - at[:, None]) / spread[:, None]).max(0), 0.975, method="weibull"))
     own = [found[i].value(name) for i, name in signed]
     lows = np.minimum(_share(at - far * spread, metric), [v.low for v in own])
-    best = int(values.argmax())
+    whole = np.array([not found[i].part_of for i, _ in signed])
+    counts = np.flatnonzero(whole | (lows > values[whole].max(initial=-np.inf)))
+    null = np.stack([found[signed[k][0]].permuted[signed[k][1]] for k in counts]).max(0)
+    best = counts[values[counts].argmax()]
     attack, name = signed[best]
     p = (1 + np.count_nonzero(null >= values[best])) / (1 + len(null))
     return Worst(
-        attack, name.endswith("_reversed"), float(values[best]), max(0.0, float(lows.max())), max(v.high for v in own),
+        attack, name.endswith("_reversed"), float(values[best]), max(0.0, float(lows[counts].max())), max(own[k].high for k in counts),
         float(np.quantile(null, 1 - LEVEL, method="weibull")), p,
     )  # fmt: skip
 

@@ -1,10 +1,10 @@
-"""Audits a model by its answers alone: attacks, chance, checks, and the data of the report."""
+"""Audits a model, by a table of its answers or by itself: attacks, chance, checks, and the data of the report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from benchmark import __version__
 from benchmark.data.population import seed_of
 from benchmark.entries.registry import Part, Registry
+from benchmark.errors import Fault, UserError, printable
 from benchmark.judge.risk import js_risk, margin
 from benchmark.metrics import METRICS, Bools, Curve, Floats, auc_by_class, ece, thin_roc
 from benchmark.run.audit import chance, question
-from benchmark.run.audit.attacks import Bench, Scored, pool
+from benchmark.run.audit.attacks import Bench, Live, NotRun, Scored, pool
 from benchmark.run.audit.predictions import Predictions
 from benchmark.run.audit.report import (
     Attack,
@@ -68,6 +69,14 @@ THREADS = 2
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
+Released = Literal["labels", "posteriors", "weights"]
+_READS: dict[Released, frozenset[str]] = {
+    "labels": frozenset({"label"}), "posteriors": frozenset({"label", "posterior"}),
+    "weights": frozenset({"label", "posterior", "white-box"}),
+}  # fmt: skip
+"""The access of the attacks that count, by what is released."""
+
+
 def audit(
     given: Predictions,
     registry: Registry,
@@ -78,27 +87,40 @@ def audit(
     command: str = "",
     lines: dict[str, Line] | None = None,
     track: Track = lambda items, what, total: items,
+    live: Live | None = None,
+    released: Released = "posteriors",
+    checked: Sequence[question.Check] = (),
 ) -> tuple[Audit, Exposed]:
-    """Audit these answers. The same answers and seed give the same audit.
+    """Audit these answers, or the model that gave them. The same answers, model and seed give the same audit.
 
     registry: where the attacks of the pool are. when: the time that the report names. lines: by JS distance. track: shows
-    progress. Raises UserError where an attack's file was changed.
+    progress. live: the model; None for answers alone. released: attacks that read more do not count for the verdict. checked:
+    further checks. Raises UserError where an attack's file was changed.
     """
-    parts, left = pool(registry, given)
-    bench = Bench(given, seed)
-    draws = chance.Draws.of(given.members, bench.known, np.random.default_rng(seed_of("draws", seed)))
+    bench = Bench(given, seed, live)
+    parts, left = pool(registry, given, bench)
+    draws = chance.Draws.of(given.members, bench.strata(parts), np.random.default_rng(seed_of("draws", seed)))
 
-    def met(part: Part) -> tuple[Scored, chance.Drawn]:
-        outcome = bench.run(part)
+    def met(part: Part) -> tuple[Scored, chance.Drawn] | NotRun:
+        try:
+            outcome = bench.run(part)
+        except UserError:
+            raise
+        except Exception as error:
+            if live is None or part.entry.access != "white-box" or isinstance(error, InterruptedError):
+                raise
+            card, shown = part.entry.card, printable(str(error), 160)  # a network may lack what an attack needs
+            kind = "failed" if isinstance(error, Fault) else f"failed, {type(error).__name__}"
+            return NotRun(part.name, card.title if card else "", f"{kind}: {shown}")
         return outcome, chance.drawn(outcome, draws)
 
-    for part in parts:  # one after the other: a thread would find a module that another is still importing
-        part.entry.load()
-    with ThreadPoolExecutor(THREADS) as executor:  # NumPy and PyTorch let go of the interpreter
-        done = list(track(executor.map(met, parts), "attacks", len(parts)))
-    scored, found = [outcome for outcome, _ in done], [values for _, values in done]
+    met_by_name = dict(_all_met(parts, met, bench, track))
+    done = [m for part in parts if not isinstance(m := met_by_name[part.name], NotRun)]
+    left += [m for part in parts if isinstance(m := met_by_name[part.name], NotRun)]
+    counting = [values for values in done if values[0].part.entry.access in _READS[released]]
+    scored, found = [outcome for outcome, _ in counting], [values for _, values in counting]
     outside = int((~given.members).sum())
-    checked = question.checks(given, seed, chance.LEVEL)
+    checked = [*question.checks(given, seed, chance.LEVEL), *checked]
     cases = {m: case for m in METRIC_NAMES if (case := chance.worst(found, m))}
     p = chance.chance(found, outside)
     deciding = cases["tpr_at_fpr_0.01" if outside >= 1000 else "auc"]
@@ -107,11 +129,12 @@ def audit(
     exposed = _exposed(attack, given, deciding.reversed)
     worst = {m: _worst(case, scored) for m, case in cases.items()}
     report = Audit(
-        title=title or "A model's answers", tool=__version__, when=when, command=command, seed=seed,
+        way="predictions" if live is None else "model", released=released,
+        title=title or ("A model's answers" if live is None else live.model.name), tool=__version__, when=when, command=command, seed=seed,
         files=[File(name=s.name, bytes=s.bytes, sha256=s.sha256) for s in given.sources],
-        verdict=_verdict(worst, p, checked, scored, outside), model=_model(given),
+        verdict=_verdict(worst, p, checked, scored, outside), model=_model(given, live),
         checks=[Finding(**check._asdict()) for check in checked],
-        attacks=[_attack(s, d, given) for s, d in zip(scored, found, strict=True)],
+        attacks=[_attack(s, d, given, released) for s, d in done],
         left=[Left(name=x.name, title=x.title, reason=x.reason) for x in left],
         worst=worst, **_band(int(given.members.sum()), outside, seed),
         precision=_precision(worst.get("tpr_at_fpr_0.01")), groups=_groups(attack, given, deciding.reversed, seed),
@@ -121,6 +144,39 @@ def audit(
     return report, exposed
 
 
+def _all_met(
+    parts: Sequence[Part], met: Callable[[Part], Any], bench: Bench, track: Track
+) -> Iterable[tuple[str, tuple[Scored, chance.Drawn] | NotRun]]:
+    """What became of each attack, by its name. Progress is shown by what they cost, the costliest first."""
+    parts = sorted(parts, key=bench.passes, reverse=True)
+    passes = max(1, sum(map(bench.passes, parts)))
+    steps = [1 + 100 * bench.passes(part) // passes for part in parts]
+    for part in parts:  # one after the other: a thread would find a module that another is still importing
+        part.entry.load()
+    model = bench.live.model if bench.live else None
+    what, total = ("attacks" if model is None else "attacks, by cost"), sum(steps)
+
+    def shown(results: Iterable[Any]) -> list[tuple[str, Any]]:
+        done = (
+            (part.name, result) if i == 0 else None
+            for part, count, result in zip(parts, steps, results, strict=True)
+            for i in range(count)
+        )
+        return [pair for pair in track(done, what, total) if pair]
+
+    if (
+        model is not None and model.isolation is not None
+    ):  # a sandbox does one thing at a time, and ends with its thread
+        return shown(map(met, parts))
+    with ThreadPoolExecutor(THREADS) as executor:  # NumPy and PyTorch let go of the interpreter
+        try:
+            return shown(executor.map(met, parts))
+        except BaseException:
+            if model is not None:
+                model.stop()
+            raise
+
+
 def _worst(case: chance.Worst, scored: Sequence[Scored]) -> WorstCase:
     return WorstCase(
         value=case.value, low=case.low, high=case.high, null=case.null, p=case.p, attack=scored[case.attack].part.name,
@@ -128,14 +184,15 @@ def _worst(case: chance.Worst, scored: Sequence[Scored]) -> WorstCase:
     )  # fmt: skip
 
 
-def _attack(scored: Scored, drawn: chance.Drawn, given: Predictions) -> Attack:
+def _attack(scored: Scored, drawn: chance.Drawn, given: Predictions, released: Released) -> Attack:
     members, card = given.members[scored.rows], scored.part.entry.card
     curves = [Curve.of(row, members, ~members) for row in scored.scores]
     curve = sorted(curves, key=lambda c: float(c.auc()))[len(curves) // 2]
     fpr, tpr = thin_roc(curve.fp / curve.fp[-1], curve.tp / curve.tp[-1])
     return Attack(
         name=scored.part.name, title=card.title if card else "", reference=card.reference if card else "",
-        calibrated=scored.calibrated, learns=scored.fitted, members=int(members.sum()), nonmembers=int((~members).sum()),
+        calibrated=scored.calibrated, learns=scored.fitted, access=scored.part.entry.access,  # type: ignore[arg-type]
+        counts=scored.part.entry.access in _READS[released], queries=scored.queries, members=int(members.sum()), nonmembers=int((~members).sum()),
         metrics={name: Numbers(**drawn.value(name)._asdict()) for name in drawn.observed if name != "auc_reversed"},
         fpr=fpr.tolist(), tpr=tpr.tolist(),
     )  # fmt: skip
@@ -195,7 +252,7 @@ def _measured(metric: str, case: WorstCase) -> str:
     return f"{what} (95 %: {low} to {high})"
 
 
-def _model(given: Predictions) -> Model:
+def _model(given: Predictions, live: Live | None) -> Model:
     right = given.log_posteriors.argmax(1) == given.y
     loss = np.logaddexp(0, -margin(given.log_posteriors, given.y))
     inside, outside = (
@@ -203,8 +260,17 @@ def _model(given: Predictions) -> Model:
         for side in (given.members, ~given.members)
     )
     answers = given.log_posteriors[~given.members]
+    itself: dict[str, Any] = {}
+    if live is not None:
+        model = live.model
+        itself = {
+            "network": plain(model.name, 120),
+            "parameters": model.parameters,
+            "shape": list(model.shape),
+            "isolated": model.isolation is not None,
+        }
     return Model(
-        classes=given.classes, form=given.form, members=inside, nonmembers=outside, ece=ece(answers, given.y[~given.members]),
+        **itself, classes=given.classes, form=given.form, members=inside, nonmembers=outside, ece=ece(answers, given.y[~given.members]),
         references=0 if given.references is None else len(given.references),
     )  # fmt: skip
 

@@ -61,6 +61,9 @@ class Attack(_Part):
     reference: str
     calibrated: bool = Field(description="Whether it corrects for how hard a record is, by reference models.")
     learns: bool = Field(description="Whether it learns from known records; it is then scored on the others alone.")
+    access: Literal["label", "posterior", "white-box"] = Field("posterior", description="What of the model it reads.")
+    counts: bool = Field(True, description="Whether it counts for the verdict: whether what it reads is released.")
+    queries: float = Field(1.0, description="Images that it asked about for each record that it scored.")
     members: int
     nonmembers: int
     metrics: dict[str, Numbers]
@@ -100,8 +103,12 @@ class Side(_Part):
 
 
 class Model(_Part):
-    """What the answers show of the model."""
+    """What the answers show of the model; and of a model itself, what it is."""
 
+    network: str = Field("", description="Name or file of the network; empty for an audit of answers.")
+    parameters: int | None = Field(None, description="Parameters of the network; null where nobody can count them.")
+    shape: list[int] = Field([], description="Channels, height and width of its images; empty for an audit of answers.")
+    isolated: bool = Field(False, description="Whether its code was foreign and ran in a sandbox.")
     classes: int
     form: str
     members: Side
@@ -155,10 +162,13 @@ class Decision(_Part):
 
 
 class Audit(_Part):
-    """An audit of a model's answers."""
+    """An audit of a model, by its answers or by itself."""
 
     form: int = Field(SCHEMA, description="The version of this form.")
-    way: Literal["predictions"] = "predictions"
+    way: Literal["predictions", "model"] = "predictions"
+    released: Literal["labels", "posteriors", "weights"] = Field(
+        "posteriors", description="What others get of the model: attacks that read more do not count for the verdict."
+    )
     title: str
     tool: str = Field(description="Leakboard's version.")
     when: str = Field(description="When it was made, ISO 8601, UTC.")

@@ -1,0 +1,161 @@
+"""The command `leakboard audit model`, and audits of a module from Python."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from benchmark import places
+from benchmark.errors import UserError
+from benchmark.text import plain
+from leakboard import audits, console
+from leakboard.console import clock, say
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from benchmark.run.audit.images import Images
+    from benchmark.run.audit.live import Asked, Plan
+    from benchmark.run.audit.model import Model
+    from benchmark.targets.store import Store
+
+Released = Literal["labels", "posteriors", "weights"]
+
+
+def model(
+    weights: Annotated[Path, typer.Option("--weights", metavar="FILE", help="The model's weights: .safetensors, or a state dict as .pt; or the whole model: .ts (TorchScript) or .onnx.")],
+    members: Annotated[Path, typer.Option("--members", metavar="DIR", help="Images that it was trained on: a folder of class folders, .npz (x, y) or .parquet.")],
+    nonmembers: Annotated[Path, typer.Option("--non-members", metavar="DIR", help="Images of the same origin that it was not trained on.")],
+    classes: Annotated[int, typer.Option("--classes", min=2, help="How many classes it tells apart.")],
+    network: Annotated[str, typer.Option("--network", metavar="NAME", help="Its network: a name (leakboard list networks), timm:NAME, or a file NAME.py; none for TorchScript and ONNX.")] = "",
+    view: Annotated[int | None, typer.Option("--view", min=1, max=1024, help="Height and width in pixels that images of a folder are scaled to; default: 32.")] = None,
+    channels: Annotated[int, typer.Option("--channels", help="3 (RGB) or 1 (grey), for images of a folder.")] = 3,
+    mean: Annotated[str, typer.Option("--mean", metavar="NUMBERS", help="Subtracted from pixels in [0, 1], one a channel, such as '0.485 0.456 0.406'; default: pixels go in as they are.")] = "",
+    std: Annotated[str, typer.Option("--std", metavar="NUMBERS", help="What pixels are divided by then, such as '0.229 0.224 0.225'.")] = "",
+    torchscript: Annotated[bool, typer.Option("--torchscript", help="The weights are TorchScript, whatever the file's name.")] = False,
+    released: Annotated[Released, typer.Option("--released", help="What others will get; attacks that read more are run, and do not count for the verdict.")] = "posteriors",
+    queries: Annotated[int, typer.Option("--queries", min=1000, help="What one attack may cost, in forward passes; what costs more is measured on a part of the images.")] = 40_000,
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.html, audit.json and exposed.csv are written.")] = Path("audit"),
+    title: Annotated[str, typer.Option(help="What the report calls the model.")] = "",
+    fail_if: Annotated[list[str] | None, typer.Option("--fail-if", metavar="CONDITION", help="A gate, such as 'tpr_at_fpr_0.01 > 0.05'; exit code 3 if it fails, 4 if it cannot tell.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the known records, permutations and resamples.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="The audit as one JSON document on stdout, and nothing else there.")] = False,
+) -> None:  # fmt: skip
+    """Audit a model itself: its weights, and images of both sides. Stopped, it goes on where it was. See docs/audit.md."""
+    import torch
+
+    from benchmark.run.audit import gate, images
+    from benchmark.run.audit import model as models
+    from benchmark.targets.store import Store
+
+    torch.set_num_threads(1)  # as in workers: the last digits of sums depend on the number of threads
+    for text in fail_if or []:
+        gate.condition(text)  # before the work
+    if channels not in (1, 3):
+        raise UserError(f"--channels: expected 1 or 3, given {channels}")
+    given = {
+        "--weights": weights, "--network": network, "--members": members, "--non-members": nonmembers, "--classes": classes,
+        "--view": view, "--channels": channels if channels != 3 else "", "--mean": mean, "--std": std,
+        "--released": released if released != "posteriors" else "", "--queries": queries if queries != 40_000 else "",
+        "--title": title, "--seed": seed or "",
+    }  # fmt: skip
+    arguments = [part for option, value in given.items() if value not in ("", None) for part in (option, str(value))]
+    arguments += [a for text in fail_if or [] for a in ("--fail-if", text)] + ["--torchscript"] * torchscript
+    command = shlex.join(["leakboard", "audit", "model", *arguments])
+    with console.working("reading images"):
+        data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels)
+    with console.working("reading the model"):
+        audited = models.load(
+            weights.expanduser(), network, classes, data.shape, mean=_numbers("--mean", mean), std=_numbers("--std", std),
+            torchscript=torchscript,
+        )  # fmt: skip
+    try:
+        done = _audited(audited, data, title, seed, fail_if or [], command, released, queries, Store(places.store()))
+    finally:
+        audited.close()
+    audits.conclude(done, folder, as_json)
+
+
+def module(
+    network: Any,
+    x: ArrayLike,
+    y: ArrayLike,
+    members: ArrayLike,
+    classes: int,
+    *,
+    released: Released = "posteriors",
+    title: str = "",
+    seed: int = 0,
+    fail_if: Sequence[str] = (),
+    queries: int = 40_000,
+) -> audits.Audited:
+    """`leakboard.audit_model`."""
+    from benchmark.run.audit import images
+    from benchmark.run.audit import model as models
+
+    data = images.of_arrays(x, y, members)
+    audited = models.of_module(network, classes, data.shape)
+    return _audited(audited, data, title, seed, fail_if, "", released, queries, None, show=False)
+
+
+def _audited(
+    model: Model, data: Images, title: str, seed: int, fail_if: Sequence[str], command: str, released: Released, queries: int,
+    store: Store | None, *, show: bool = True,
+) -> audits.Audited:  # fmt: skip
+    from benchmark.entries.registry import Registry
+    from benchmark.run.audit import images, live
+
+    registry = Registry(places.PACKAGED / "submissions")
+    with console.working("asking the model about all images"):
+        asked = live.ask_all(model, data, registry, seed, store, queries)
+    if show:
+        _announce(asked, live.plan(asked.given, asked.live, registry, seed))
+    right = asked.given.log_posteriors.argmax(1) == asked.given.y
+    return audits._audited(
+        asked.given,
+        title,
+        seed,
+        fail_if,
+        command,
+        show=show,
+        live=asked.live,
+        released=released,
+        checked=images.checks(data, right),
+    )
+
+
+def _announce(asked: Asked, plan: Plan) -> None:
+    """What will run, on how many records, how long it takes about, and what will not run."""
+    given, model = asked.given, asked.live.model
+    counted = f"{model.parameters:,} parameters, " if model.parameters else ""
+    say(f"model: {plain(model.name, 80)}, {counted}{given.classes} classes, images {'x'.join(map(str, model.shape))}")
+    at_once = 1 if model.isolation else 2
+    each = 1 + len(given) * 1e-3  # training of perceptrons, permutations and resamples
+    seconds = (1.3 * plan.passes * asked.seconds + each * len(plan.parts)) / at_once
+    until = datetime.fromtimestamp(datetime.now(UTC).timestamp() + seconds).strftime("%H:%M")
+    say(
+        f"runs {len(plan.parts)} attacks on {int(given.members.sum()):,} members and {int((~given.members).sum()):,} non-members; "
+        f"about {clock(seconds)} minutes, until {until}, less what an earlier call has done"
+    )
+    if plan.partly:
+        partly = ", ".join(f"{name} {n:,}" for name, n in plan.partly.items())
+        say(f"on a part of the records (--queries): {partly}")
+    by_reason: dict[str, list[str]] = {}
+    for left in plan.left:
+        by_reason.setdefault(left.reason, []).append(left.name)
+    for reason, names in by_reason.items():
+        say(f"not run: {', '.join(names)}: {reason}")
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        raise UserError(
+            f"{option}: expected numbers, one a channel, such as '0.5 0.5 0.5', given {plain(text, 60)!r}"
+        ) from None
