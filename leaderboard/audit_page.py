@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from benchmark.metrics import METRICS
+from benchmark.run.audit.canary_report import CanaryAudit, down
 from benchmark.run.audit.report import Attack, Audit, Group, Numbers
 from benchmark.text import plain
 from leaderboard.forest import Axis, axis
@@ -40,6 +41,48 @@ def as_html(audit: Audit, exposed: str = "") -> str:
         )),
         _mitigations(audit), _limits(audit),
     ]  # fmt: skip
+    return _document(title, sections)
+
+
+def canaries_as_html(audit: CanaryAudit) -> str:
+    """The report of an audit by planted canaries: verdict, bounds with what each rests on, and how it was done."""
+    v = audit.verdict
+    colour = {"refuted": "leaks", "not refuted": "unclear", "shown": "unclear"}[v.state]  # nothing here clears a model
+    rows = [
+        (escape(b.name), f"{audit.claimed:g}" if b.judges and audit.claimed is not None else "–", f"<b>{down(b.epsilon)}</b>", f"{b.delta:g}", down(b.most), f"{escape(b.assumes)}<br><small>{escape(b.source)}</small>")
+        for b in audit.bounds
+    ]  # fmt: skip
+    facts = {
+        "Claimed": "no epsilon" if audit.claimed is None else f"epsilon {audit.claimed:g}, delta {audit.delta:g}",
+        "Canaries": f"{audit.canaries:,} ({audit.kind}), {audit.included:,} of them in the training data",
+        "Guesses": f"{audit.guesses:,}, fixed when the canaries were planted: the half with the highest scores in, as many with the lowest out",
+        "Right": f"{audit.right:,} ({audit.right / audit.guesses:.1%})",
+        "Score": "log-odds of the planted label, which sort as the losses do",
+        **({} if audit.p is None else {"If the claim is true": f"so many right guesses have a probability of {audit.p:.2g} at most, for any mechanism"}),
+        **{f"File {f.name}": f"{f.bytes:,} bytes, SHA-256 {f.sha256}" for f in audit.files},
+        "Secret": f"digest {audit.secret}",
+        "Made": f"{audit.when}, by Leakboard {audit.tool}",
+    }  # fmt: skip
+    command = f'<pre tabindex="0">{escape(audit.command)}</pre>' if audit.command else ""
+    sections = [
+        f'<section class="au-verdict au-{colour}" aria-label="Verdict">\n<p class="au-state">{escape(v.state.capitalize())}</p>\n'
+        f'<p class="au-lead">{_whole(v.sentence)}</p>\n<p>{_whole(v.more)}</p>\n</section>',
+        _heading(1, "Epsilon that is shown"),
+        _table(f"Lower bounds, each at {100 * audit.confidence:g} % confidence", ("Epsilon", "Claimed", "Shown", "Delta", "At most", "What it assumes"), rows),
+        _text(f"All of them rest on this: {audit.assumes[0].lower()}{audit.assumes[1:]}"),
+        _text("At most: what the bound would be if all guesses were right. A claim above it cannot be refuted by so many guesses."),
+        _heading(2, "Under a Gaussian curve"),
+        _text(f"The largest mu of Gaussian differential privacy that the guesses refute is {down(audit.mu)}, which stands for these epsilons:"),
+        _table("Epsilon by delta", ("Delta", "Epsilon at least"), [(f"{d:g}", down(e)) for d, e in audit.curve]),
+        _heading(3, "How it was done"), _facts(facts), command,
+        _heading(4, "What remains"),
+        "<ul><li>A lower bound is no guarantee: the true epsilon may be far larger, for better attacks and canaries find more.</li>"
+        "<li>This is evidence, not compliance.</li></ul>",
+    ]  # fmt: skip
+    return _document(f"Leakboard audit: {plain(audit.title, 120)}", sections)
+
+
+def _document(title: str, sections: Iterable[str]) -> str:
     body = "\n".join([f"<h1>{escape(title)}</h1>", *sections])
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -30,11 +30,14 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from benchmark.result import Result
+    from benchmark.run.audit.canary_report import CanaryAudit
     from benchmark.run.checks import Check
     from leaderboard.ranking import Board
     from leakboard.audits import Audited
 
-__all__ = ["Leaderboard", "UserError", "__version__", "audit", "audit_model", "check", "load_board", "run"]
+__all__ = [
+    "Leaderboard", "UserError", "__version__", "audit", "audit_canaries", "audit_model", "check", "load_board", "run",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -167,3 +170,24 @@ def audit_model(
     return model_audits.module(
         network, x, y, members, classes, released=released, title=title, seed=seed, fail_if=fail_if, queries=queries
     )
+
+
+def audit_canaries(
+    answers: ArrayLike,
+    labels: ArrayLike,
+    secret: str | Path,
+    *,
+    form: Literal["probabilities", "log-probabilities", "logits"] = "probabilities",
+    claimed_epsilon: float | None = None,
+    delta: float = 1e-5,
+    title: str = "",
+) -> CanaryAudit:
+    """Show how large the epsilon of a training is at least, by planted canaries: what `leakboard audit canaries` does.
+
+    answers: (m, k) of the trained model to all canaries, in their order; labels: (m,), those that were planted. secret: the file
+    that `leakboard audit plant` wrote. The result is typed: `bounds`, each with what it rests on, `mu`, and `verdict`, whose state is
+    "refuted" where a bound is above the claim. Raises UserError, in one line, for answers that are not those to these canaries.
+    """
+    from leakboard import canaries
+
+    return canaries.arrays(answers, labels, secret, form, claimed_epsilon, delta, title)

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmark import places
 from benchmark.errors import UserError
-from leakboard import console
+from leakboard import canaries, console
 from leakboard.console import answer, out, say, track
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ PAGE, JSON, RECORDS = "report.html", "audit.json", "exposed.csv"
 FAILS, CANNOT_TELL = 3, 4
 """Exit codes of a gate that fails, and of one that cannot tell."""
 audit = typer.Typer(help="What a model of your own gives away about its training data.", no_args_is_help=True)
+for _command in (canaries.plant, canaries.canaries):
+    audit.command()(_command)
 
 
 @dataclass(frozen=True)

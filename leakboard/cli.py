@@ -1,7 +1,7 @@
 """The command `leakboard`. It alone knows the order in which the modules are called.
 
 Exit codes: 0 all is well; 1 something that was asked for failed; 2 a mistake in what was given; 3 and 4 are `audit`'s: a gate
-fails, or cannot tell; 130 Ctrl-C. With
+fails (or canaries refute a claim), or cannot tell; 130 Ctrl-C. With
 `--json` stdout holds one JSON document, an object with `error` where the command came to nothing.
 """
 

@@ -21,10 +21,12 @@ import pytest
 from benchmark import networks, protocol
 from benchmark.metrics import METRICS
 from benchmark.result import Status
-from benchmark.run.audit import predicted, question, report
+from benchmark.run.audit import canaries, epsilon, predicted, question, report
+from benchmark.run.audit.canary_report import down
 from benchmark.run.audit.predictions import predictions
 from docs import pages, rooms
 from leakboard import audits
+from leakboard import canaries as canary_commands
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "http://site/"
@@ -218,6 +220,29 @@ def test_the_audit_page_does_what_it_says(tmp_path: Path) -> None:
         assert {f"`{path.name}`" for path in (tmp_path / folder).iterdir()} == set(
             re.findall(r"^\| (`\w+\.\w+`) \|", text, re.MULTILINE)
         )
+
+
+def test_the_page_on_canaries_does_what_it_says(tmp_path: Path) -> None:
+    """The whole round on the digits: its commands and exit codes, its files, its bounds and its table."""
+    text = (ROOT / "docs" / "canaries.md").read_text("utf-8")
+    programs = dict(re.findall(r'```python title="(\S+)"\n(.*?)```', text, re.DOTALL))
+    assert [*programs] == ["data.py", "train.py", "show.py"]
+    for name, program in programs.items():
+        (tmp_path / name).write_text(program, "utf-8")
+    scripts = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for line in [*"".join(scripts).splitlines(), "python show.py"]:
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == (canary_commands.REFUTED if "--claimed-epsilon" in line else 0), done.stderr
+    assert done.stdout.startswith("refuted [('any mechanism', ")
+    files = re.findall(r"^\| `(\w+\.\w+)` \|", text, re.MULTILINE)
+    assert sorted(files) == sorted(path.name for path in (tmp_path / "planted").iterdir())
+    assert f"| {canary_commands.REFUTED} | refuted" in text
+    assert re.findall(r"^\| (\w+ \w+) \| .* \| .* \|$", text, re.MULTILINE) == [*canaries.ASSUMES]
+    for m, r, *shown in re.findall(r"^\| ([\d,]+) \| ([\d,]+)[^|]* \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE):
+        best = epsilon.Guesses(int(m.replace(",", "")), *(2 * [int(r.replace(",", ""))]))
+        most = epsilon.any_mechanism(best, 1e-5), epsilon.gaussian_epsilon(epsilon.gaussian_mu(best), 1e-5)
+        assert shown == [down(value) for value in most]
 
 
 def test_the_audit_page_names_every_check_and_metric(site: Path) -> None:

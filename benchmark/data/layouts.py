@@ -28,6 +28,9 @@ IMAGES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".
 PARTS = ("train", "test", "val", "valid", "validation")
 """Names that publishers give their parts."""
 
+ARRAY_PARTS = ("", "_train", "_val", "_test")
+"""What the names of a part's arrays in an .npz end in."""
+
 
 def any_layout(folder: Path) -> Iterable[Item]:
     """Whichever of the layouts the folder (or the one .npz or .parquet file) has. Raises DataError for none of them."""
@@ -117,10 +120,9 @@ def arrays(folder: Path) -> Iterator[Item]:
         with np.load(files[0], allow_pickle=False) as archive:
             names = archive.files
             found = False
-            for part in ("", "_train", "_val", "_test"):
-                images = next((n + part for n in ("images", "x", "X", "data") if n + part in names), None)
-                labels = next((n + part for n in ("labels", "y", "label", "targets") if n + part in names), None)
-                if images and labels:
+            for part in ARRAY_PARTS:
+                if pair := named(names, part):
+                    images, labels = pair
                     found = True
                     yield from pairs(archive[images], archive[labels], part[1:], f"{files[0]}: {images}")
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
@@ -129,6 +131,13 @@ def arrays(folder: Path) -> Iterator[Item]:
         raise DataError(
             f"{files[0]}: expected the arrays images and labels (or x and y), given {', '.join(names) or 'none'}"
         )
+
+
+def named(names: Sequence[str], part: str) -> tuple[str, str] | None:
+    """The names of images and labels of a part among the names of an .npz's arrays; None where it lacks either."""
+    images = next((n + part for n in ("images", "x", "X", "data") if n + part in names), None)
+    labels = next((n + part for n in ("labels", "y", "label", "targets") if n + part in names), None)
+    return (images, labels) if images and labels else None
 
 
 def pairs(x: NDArray[Any], y: NDArray[Any], part: str, name: str) -> Iterator[Item]:

@@ -279,9 +279,18 @@ def fresh(folder: Path, protocol: str, template: Path) -> Iterator[tuple[Place, 
 
 
 def soak(
-    protocol: str, seconds: float, every: float, seed: int, folder: Path, tell: Callable[[str], None] = print
+    protocol: str,
+    seconds: float,
+    every: float,
+    seed: int,
+    folder: Path,
+    tell: Callable[[str], None] = print,
+    least: int = 0,
 ) -> Counter[str]:
-    """Faults by name and how often each struck, and "completed": runs that ended well. Raises AssertionError."""
+    """Faults by name and how often each struck, and "completed": runs that ended well. Raises AssertionError.
+
+    It goes on for `seconds`, and until `least` faults have struck: on a busy machine the restart of a server alone takes half a minute.
+    """
     draw, start, counts = random.Random(seed), time.monotonic(), Counter[str]()
     tell(f"protocol {protocol}, seed {seed}, a fault every {every:g} s for {seconds:g} s, in {folder}")
     clean = Place(folder / "clean", protocol)
@@ -295,13 +304,17 @@ def soak(
     names = [name for name in vars(Faults) if not name.startswith("_")]
     start = time.monotonic()
     generation = 0
-    while time.monotonic() - start < seconds:
+
+    def going() -> bool:
+        return time.monotonic() - start < seconds or counts.total() - counts["completed"] < least
+
+    while going():
         generation += 1
         with fresh(folder / f"soak-{generation}", protocol, template) as (place, mounting):
             faults = Faults(place, draw, mounting)
             place.start()
             completed = False
-            while time.monotonic() - start < seconds and not completed:
+            while going() and not completed:
                 time.sleep(draw.uniform(0, 2 * every))
                 name = draw.choice(names)
                 counts[name] += 1

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from benchmark.run.audit import canaries
+from benchmark.run.audit.canary_report import CanaryAudit, down
 from benchmark.run.audit.predicted import Line, audit
 from benchmark.run.audit.predictions import Source
 from benchmark.run.audit.report import Audit, Decision
 from leaderboard import lines, screenshots
-from leaderboard.audit_page import as_html
+from leaderboard.audit_page import as_html, canaries_as_html
 from tests.leaderboard.conftest import EVIL
+from tests.run.audit.test_canaries import answers, secret
 from tests.run.audit.worlds import registry, world
 
 if TYPE_CHECKING:
@@ -137,3 +140,48 @@ def test_a_browser_draws_the_file(
     assert len(shown.pdf(format="A4")) > 10_000
     shown.close()
     assert asked == [address] and not errors
+
+
+# --- Canaries ---------------------------------------------------------------------------------------
+
+
+def by_canaries(text: str, claimed: float | None) -> CanaryAudit:
+    planted, source = secret(), Source(f"{text}.csv", 9, "0" * 64)
+    return canaries.audit(
+        *answers(planted, known=1.0), planted, claimed=claimed, title=text, command=text, sources=(source,)
+    )
+
+
+@pytest.mark.parametrize("claimed", [1.0, 50.0, None])
+def test_a_claim_stands_beside_what_is_shown(claimed: float | None) -> None:
+    report = by_canaries("Mine", claimed)
+    said = words(canaries_as_html(report))
+    assert said.startswith(f"Leakboard audit: Mine {report.verdict.state.capitalize()} {report.verdict.sentence}")
+    for bound in report.bounds:
+        beside = f"{claimed:g}" if claimed and bound.judges else "–"
+        assert f"{bound.name} {beside} {down(bound.epsilon)} {bound.delta:g} {down(bound.most)} {bound.assumes} {bound.source}" in said  # fmt: skip
+    assert "each canary was included by a fair coin" in said and report.secret in said
+    assert ("If the claim is true" in said) == (claimed is not None)
+
+
+def test_foreign_text_in_a_report_on_canaries_is_text() -> None:
+    html = canaries_as_html(by_canaries(EVIL, 1.0))
+    assert "default-src 'none'" in html and not re.search(r"<(script|link|img|iframe|object|embed|base|form)\b", html)
+    for tag in re.findall(r"<[a-z][^>]*>", html):
+        assert not re.search("onerror|evil|javascript", re.sub(r'"[^"]*"', "", tag))
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.skipif(screenshots.chromium() is None, reason="no Chromium")
+def test_a_browser_draws_the_report_on_canaries(chromium: Chromium, tmp_path: Path) -> None:
+    from tests.leaderboard.test_accessibility import violations
+
+    (tmp_path / "canaries.html").write_text(canaries_as_html(by_canaries("Mine", 1.0)), "utf-8")
+    shown = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    shown.goto((tmp_path / "canaries.html").as_uri())
+    for width in (1280, 400):
+        shown.set_viewport_size({"width": width, "height": 1000})
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
+        assert not (found := violations(shown)), "\n".join(found)
+    shown.close()

@@ -29,12 +29,15 @@ def place(tmp_path_factory, worker_id):
 
 @pytest.fixture(scope="module")
 def protocol(place):
-    """digits-v2 with fewer targets, queries and diffusion steps: a third of the time, and all else as it is."""
+    """digits-v2 with fewer targets, queries and steps: a fifth of the time, and all else as it is."""
     text = (ROOT / "benchmark" / "protocols" / "digits-v2.yaml").read_text("utf-8")
     for whole, less in (
         ("name: digits-v2", "name: digits-e2e"), ("references: {online: 8, offline: 4}", "references: {online: 4, offline: 2}"),
         ("targets: 10", "targets: 2"), ("attacks:\n", "label_only: 60\nattacks:\n"),
-        ("n=5,timestep=80,train_steps=200", "n=5,timestep=80,train_steps=100"),
+        ("n=5,timestep=80,train_steps=200", "n=3,timestep=80,train_steps=50"), ("- near_copies\n", "- near_copies[copies=4]\n"),
+        ("- fredrikson\n", "- fredrikson[steps=100]\n"),
+        ("steal_mse[learning_rate=0.1]", "steal_mse[learning_rate=0.1,epochs=10]"),
+        ("steal_null[learning_rate=0.1]", "steal_null[learning_rate=0.1,epochs=10]"),
     ):  # fmt: skip
         assert whole in text
         text = text.replace(whole, less)

@@ -30,7 +30,8 @@ RATES = {"tpr_at_fpr_0.01": 0.01, "tpr_at_fpr_0.001": 0.001}
 _MIDDLE = 500
 _BLOCK = 16  # draws whose counts are held at once
 _SMALL = 20_000
-"""Up to so many records there are 1,000 draws, else 500 permutations and 400 resamples."""
+DRAWS, DRAWS_OF_MANY = (999, 1000), (499, 400)
+"""Permutations and resamples: up to _SMALL records, and of more."""
 
 
 class Value(NamedTuple):
@@ -70,7 +71,7 @@ class Draws:
     @classmethod
     def of(cls, members: Bools, strata: NDArray[Any], rng: np.random.Generator) -> Draws:
         n = len(members)
-        permutations, resamples = (999, 1000) if n <= _SMALL else (499, 400)
+        permutations, resamples = DRAWS if n <= _SMALL else DRAWS_OF_MANY
         permuted = np.repeat(members[None], permutations, 0)
         resampled = np.zeros((resamples, n), np.uint8)
         for stratum in np.unique(strata):

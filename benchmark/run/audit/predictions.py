@@ -106,16 +106,9 @@ def predictions(
     begins messages, and `starts` has the first record of each file by its name, so that they name the file. Raises UserError, in one line, for what can't be answers.
     """
     at = f"{where}: " if where else ""
-    if form not in FORMS:
-        raise UserError(f"{at}form: expected one of {', '.join(FORMS)}, given {form!r}")
-    given = _numbers(answers, f"{at}answers", 2)
+    given, y = _records(answers, labels, form, at, starts)
     n, k = given.shape
-    if k < 2:
-        raise UserError(
-            f"{at}expected answers for at least 2 classes, given {k}; a binary model has one for either class"
-        )
     side = _flags(members, n, f"{at}members")
-    y = _labels(labels, n, k, at, starts)
     for what, count in (("members", int(side.sum())), ("non-members", int((~side).sum()))):
         if count < LEAST:
             raise UserError(f"{at}expected at least {LEAST} {what}, given {count}: fewer show nothing")
@@ -139,6 +132,25 @@ def predictions(
         None if theirs is None else np.stack([_log_posteriors(a, form, f"{at}reference {i}: ", starts) for i, a in enumerate(theirs)]),
         of_references, sources,
     )  # fmt: skip
+
+
+def answers(path: Path) -> tuple[Floats, Ints, Source]:
+    """Log-posteriors (n, k) and labels (n,) of one file whose members the caller knows: it must not name them.
+
+    Raises UserError, in one line.
+    """
+    table = _table(path)
+    source: Source = table["source"]
+    if "members" in table:
+        raise UserError(f"{source.name}: expected answers without a column of members, given one that has it")
+    return *log_posteriors(table["answers"], table["labels"], table["form"], source.name), source
+
+
+def log_posteriors(answers: ArrayLike, labels: ArrayLike, form: Form, where: str = "") -> tuple[Floats, Ints]:
+    """Checked log-posteriors (n, k) and labels (n,) of answers of this form. Raises UserError, in one line."""
+    at = f"{where}: " if where else ""
+    given, y = _records(answers, labels, form, at, None)
+    return _log_posteriors(given, form, at, None), y
 
 
 def load(members: Path, nonmembers: Path | None = None) -> Predictions:
@@ -339,6 +351,21 @@ def _joined(name: str, parts: Sequence[Any]) -> Any:
 
 
 # --- Checks -----------------------------------------------------------------------------------------
+
+
+def _records(
+    answers: ArrayLike, labels: ArrayLike, form: Form, at: str, starts: Mapping[str, int] | None
+) -> tuple[Floats, Ints]:
+    """Answers (n, k), numbers of any kind as yet, and their labels (n,) in [0, k)."""
+    if form not in FORMS:
+        raise UserError(f"{at}form: expected one of {', '.join(FORMS)}, given {form!r}")
+    given = _numbers(answers, f"{at}answers", 2)
+    n, k = given.shape
+    if k < 2:
+        raise UserError(
+            f"{at}expected answers for at least 2 classes, given {k}; a binary model has one for either class"
+        )
+    return given, _labels(labels, n, k, at, starts)
 
 
 def _numbers(values: ArrayLike, what: str, dimensions: int) -> Floats:

@@ -15,7 +15,7 @@ import torch
 from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
 from benchmark.judge.kinds import scenario
-from benchmark.run.audit import question
+from benchmark.run.audit import chance, question
 from benchmark.run.audit.attacks import Bench, Table, image_of, pool
 from benchmark.run.audit.predicted import EXPOSED, Line, _verdict, audit
 from benchmark.run.audit.predictions import predictions
@@ -47,9 +47,10 @@ def test_a_target_has_the_judges_auc_of_the_loss_attack(smoke_store: Path, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # 120 audits: some two minutes where nothing else runs
-def test_chance_passes_and_a_lookup_fails() -> None:
+@pytest.mark.timeout(1800)  # 120 audits
+def test_chance_passes_and_a_lookup_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 100 models that never saw their members 95 pass the null gate, at least; of 20 that look them up none does."""
+    monkeypatch.setattr(chance, "DRAWS", (199, 99))  # the level is kept with any number of draws
     states = [audited(world(seed), seed).verdict.state for seed in range(100)]
     assert states.count("chance") >= 95 and states.count("leaks") <= 3, states
     for seed in range(20):
