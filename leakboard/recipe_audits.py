@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from benchmark.run.audit.model import Model
-    from benchmark.run.audit.recipe import Budget, Trained, Trainings
+    from benchmark.run.audit.recipe import Budget, Trainings
 
 REFERENCES = 16
 """Reference models by default."""
@@ -68,7 +68,9 @@ def recipe(
     if channels not in (1, 3):
         raise UserError(f"--channels: expected 1 or 3, given {channels}")
     if weights is None and (network or mean or std or torchscript):
-        raise UserError("--network, --mean, --std, --torchscript: expected them with --weights, given without; leave them out")
+        raise UserError(
+            "--network, --mean, --std, --torchscript: expected them with --weights, given without; leave them out"
+        )
     file = read(train.expanduser())
     given = {
         "--train": train, "--weights": weights, "--network": network, "--members": members, "--non-members": nonmembers,
@@ -88,7 +90,13 @@ def recipe(
         with console.working("reading the model"):
             numbers = (model_audits._numbers("--mean", mean), model_audits._numbers("--std", std))
             audited = models.load(
-                weights.expanduser(), network, classes, data.shape, mean=numbers[0], std=numbers[1], torchscript=torchscript
+                weights.expanduser(),
+                network,
+                classes,
+                data.shape,
+                mean=numbers[0],
+                std=numbers[1],
+                torchscript=torchscript,
             )
     try:
         done = _audited(trainings, audited, budget, title, fail_if or [], command, released, queries)
@@ -135,7 +143,9 @@ def _budget(references: int | None, hours: float | None) -> Budget:
     if references is not None and hours is not None:
         raise UserError("--hours: expected --references or --hours, given both; leave one out")
     if references is not None and (references < 2 or references % 2):
-        raise UserError(f"--references: expected an even number from 2, for they are trained in pairs, given {references}")
+        raise UserError(
+            f"--references: expected an even number from 2, for they are trained in pairs, given {references}"
+        )
     if hours is not None and not 0 < hours < 10_000:
         raise UserError(f"--hours: expected a number above 0, given {hours:g}")
     return Budget(references or REFERENCES, None) if hours is None else Budget(None, 3600 * hours)
@@ -152,7 +162,9 @@ def _audited(
 
     data, file, registry = trainings.images, trainings.file, Registry(places.PACKAGED / "submissions")
     if budget.models is not None and budget.models > trainings.most:
-        raise UserError(f"--references: expected at most {trainings.most:,} for {len(trainings):,} records, given {budget.models:,}")
+        raise UserError(
+            f"--references: expected at most {trainings.most:,} for {len(trainings):,} records, given {budget.models:,}"
+        )
     if show:
         _announce(trainings, audited, budget)
     asked = None
@@ -192,8 +204,14 @@ def _announce(trainings: Trainings, audited: Model | None, budget: Budget) -> No
     """What will be trained, on how many records, and what of it is there."""
     members = int(trainings.images.members.sum())
     target = f"audits {plain(audited.name, 80)}" if audited else f"trains the audited model on {members:,} members"
-    many = f"{budget.models} reference models in pairs" if budget.models else "pairs of reference models while the hours last"
-    say(f"{trainings.file.path.name}: {target}; trains {many}, one on a random half of the {len(trainings):,} records, one on the other")
+    many = (
+        f"{budget.models} reference models in pairs"
+        if budget.models
+        else "pairs of reference models while the hours last"
+    )
+    say(
+        f"{trainings.file.path.name}: {target}; trains {many}, one on a random half of the {len(trainings):,} records, one on the other"
+    )
     wanted = budget.models or 2
     if (there := sum(map(trainings.stored, range(wanted)))) < wanted:
         before = f"{there} are there from earlier calls; " if there else ""

@@ -15,8 +15,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -80,6 +81,7 @@ class Trainings:
     store: Store
     workers: int = 1
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set, repr=False)
+    _stopped: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def __post_init__(self) -> None:
         if len(self) * self.classes * 3 > NUMBERS:
@@ -136,11 +138,15 @@ class Trainings:
             try:
                 while (wanted := total()) > (pairs := len(found) // 2):
                     numbers = range(2 * pairs, 2 * min(wanted, pairs + at_once))
-                    found += executor.map(model, numbers)
+                    futures = [executor.submit(model, number) for number in numbers]
+                    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                        future.result()
+                    found += [future.result() for future in futures]
                     each = sum(s for _, s in found) / len(found)
                     more = 2 * total()
                     told(len(found), more, each, (more - len(found)) * each / self.workers)
-            except BaseException:
+            except BaseException:  # a failure, or Ctrl-C: trainings that run beside it would be waited for
+                executor.shutdown(wait=False, cancel_futures=True)
                 self._stop()
                 raise
         members = np.zeros((len(found), len(self)), bool)
@@ -168,6 +174,7 @@ class Trainings:
             yield path
 
     def _stop(self) -> None:
+        self._stopped.set()
         for process in [*self._running]:
             process.kill()
 
@@ -207,10 +214,14 @@ def _run(trainings: Trainings, command: list[str], log: IO[bytes]) -> int:
     cores = os.cpu_count() or 1
     environment = {**os.environ}
     if trainings.workers > 1:  # at once they share the cores
-        environment |= {name: str(max(1, cores // trainings.workers)) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        environment |= {
+            name: str(max(1, cores // trainings.workers)) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        }
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment) as process:
         trainings._running.add(process)
         try:
+            if trainings._stopped.is_set():
+                process.kill()
             return process.wait()
         except BaseException:
             process.kill()

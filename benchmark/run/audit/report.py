@@ -173,11 +173,15 @@ class Recipe(_Part):
     """The recipe of the reference models, which were trained for this audit, and what they changed."""
 
     file: str
-    references: int = Field(description="Reference models, in pairs that were trained on a half of all records and on the other.")
+    references: int = Field(
+        description="Reference models, in pairs that were trained on a half of all records and on the other."
+    )
     size: int = Field(description="Records that each of them was trained on.")
     seconds: float = Field(description="Seconds that all trainings took, those of earlier calls included.")
     trained: bool = Field(description="Whether the audited model was trained here, too, by the recipe on all members.")
-    seen: float = Field(description="Accuracy of the reference models on the records that they were trained on, in [0, 1].")
+    seen: float = Field(
+        description="Accuracy of the reference models on the records that they were trained on, in [0, 1]."
+    )
     unseen: float = Field(description="Their accuracy on the others.")
     without: Without | None = None
 
