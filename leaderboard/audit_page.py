@@ -306,7 +306,7 @@ def _attacks(audit: Audit) -> str:
         "Calibrated",
         "Learns",
         "Members + non-members",
-        *(("Reads", "Images asked a record", "Counts") if itself else ()),
+        *(("Reads", "Asks", "Counts") if itself else ()),
     )
     rows = [
         (
@@ -326,7 +326,8 @@ def _attacks(audit: Audit) -> str:
     ]
     if itself:
         parts.append(_text(
-            "An attack that asks for many images is measured on a part of the records, drawn with as many on each side. It has an AUC alone, and "
+            "Asks: the images that an attack asks about, for each record. One that asks about many is measured on a part of the records, drawn "
+                "with as many on each side. It has an AUC alone, and "
             "makes the worst case only where even the lower end of its interval lies above all that was measured on all records."
         ))  # fmt: skip
     if audit.model.references == 0:

@@ -142,10 +142,9 @@ def _announce(asked: Asked, plan: Plan) -> None:
         f"runs {len(plan.parts)} attacks on {int(given.members.sum()):,} members and {int((~given.members).sum()):,} non-members; "
         f"about {clock(seconds)} minutes, until {until}, less what an earlier call has done"
     )
-    learn = int((~given.members).sum() * 0.75)
-    parts = [f"{p.name} {n:,}" for p, n in zip(plan.parts, plan.sizes, strict=True) if n < learn]
-    if parts:
-        say(f"on a part of the records (--queries): {', '.join(parts)}")
+    if plan.partly:
+        partly = ", ".join(f"{name} {n:,}" for name, n in plan.partly.items())
+        say(f"on a part of the records (--queries): {partly}")
     by_reason: dict[str, list[str]] = {}
     for left in plan.left:
         by_reason.setdefault(left.reason, []).append(left.name)

@@ -201,12 +201,12 @@ class Bench:
 
     def counted(self, part: Part) -> Bools:
         """(n,): the records that an attack is measured on."""
-        rest, most = ~self.known, self._most(part)
+        rest, most = ~self.known, self.most_of(part)
         if most is not None:
             return self.few(rest, most - self._thresholds(part, most))
         return rest if learns(part) else np.ones_like(rest)
 
-    def _most(self, part: Part) -> int | None:
+    def most_of(self, part: Part) -> int | None:
         """How many records an attack may score, those for its threshold among them; None for all."""
         asks = self.cost(part).asks
         everything = (
@@ -228,7 +228,7 @@ class Bench:
         """(n,): the known records that set an attack's threshold."""
         if part.entry.calibrate != "shadow":
             return np.zeros_like(self.known)
-        most = self._most(part)
+        most = self.most_of(part)
         return self.known if most is None else self.few(self.known, self._thresholds(part, most))
 
     def learnt(self, part: Part) -> Bools:
@@ -244,7 +244,7 @@ class Bench:
 
     def strata(self, parts: Sequence[Part]) -> NDArray[np.int64]:
         """(n,) numbers of strata, within which every attack is measured on all records or on none."""
-        masks = [self.known, *(self.counted(part) for part in parts if self._most(part) is not None)]
+        masks = [self.known, *(self.counted(part) for part in parts if self.most_of(part) is not None)]
         codes: NDArray[np.int64] = np.unique(np.stack(masks, 1), axis=0, return_inverse=True)[1].reshape(-1)
         return codes
 
@@ -309,7 +309,7 @@ class Bench:
         made = self._kept(part, rows)
         scores = made["scores"].numpy()
         queries = float(made["queries"]) / len(rows)
-        return self._decided(part, rows, scores, counted, calibrating, self._most(part) is not None, queries)
+        return self._decided(part, rows, scores, counted, calibrating, self.most_of(part) is not None, queries)
 
     def _kept(self, part: Part, rows: Ints) -> dict[str, Tensor]:
         """Scores (s, m) of these records, and how many images the attack asked about; from the store where they are there."""

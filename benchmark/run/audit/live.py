@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -29,10 +29,11 @@ class Asked(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What an audit will run: the attacks, how many records each is measured on, what is not run, and forward passes in all."""
+    """What an audit will run: the attacks, how many records those are measured on that cost too much for all, by name, what is not
+    run, and forward passes in all."""
 
     parts: Sequence[Part]
-    sizes: Sequence[int]
+    partly: Mapping[str, int]
     left: Sequence[NotRun]
     passes: int
 
@@ -70,4 +71,5 @@ def plan(given: Predictions, live: Live, registry: Registry, seed: int) -> Plan:
     """What an audit of this model will run."""
     bench = Bench(given, seed, live)
     parts, left = pool(registry, given, bench)
-    return Plan(parts, [int(bench.counted(p).sum()) for p in parts], left, sum(map(bench.passes, parts)))
+    partly = {p.name: int(bench.counted(p).sum()) for p in parts if bench.most_of(p) is not None}
+    return Plan(parts, partly, left, sum(map(bench.passes, parts)))

@@ -33,6 +33,7 @@ from benchmark.run.audit.report import (
     Side,
     State,
     Verdict,
+    Way,
     Without,
     WorstCase,
 )  # fmt: skip
@@ -134,7 +135,7 @@ def audit(
     worst = {m: _worst(case, scored) for m, case in cases.items()}
     if recipe is not None:
         recipe = recipe.model_copy(update={"without": _without(counting, checked, outside)})
-    way = "recipe" if recipe else "predictions" if live is None else "model"
+    way: Way = "recipe" if recipe else "predictions" if live is None else "model"
     report = Audit(
         way=way, released=released, recipe=recipe,
         title=title or ((recipe.file if recipe else "A model's answers") if live is None else live.model.name), tool=__version__, when=when, command=command, seed=seed,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA = 1
 """The version of the JSON file's form: it grows when a field is renamed, removed or gets another meaning."""
 State = Literal["leaks", "chance", "unclear"]
+Way = Literal["predictions", "model", "recipe"]
 
 
 class _Part(BaseModel):
@@ -190,7 +191,7 @@ class Audit(_Part):
     """An audit of a model, by its answers or by itself."""
 
     form: int = Field(SCHEMA, description="The version of this form.")
-    way: Literal["predictions", "model", "recipe"] = "predictions"
+    way: Way = "predictions"
     released: Literal["labels", "posteriors", "weights"] = Field(
         "posteriors", description="What others get of the model: attacks that read more do not count for the verdict."
     )

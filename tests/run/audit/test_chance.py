@@ -142,3 +142,33 @@ def test_ties_and_constant_scores_are_no_leak() -> None:
     assert case and case.value == 0.5 == auc(np.zeros(200), members) and case.p == 1 == chance(found, 100)
     assert found[0].observed["tpr_at_fpr_0.01"] == 0 == tpr_at(np.zeros(200), members, 0.01)
     assert found[0].observed["balanced_accuracy"] == 0.5
+
+
+def test_an_attack_on_a_part_makes_the_worst_case_only_where_it_surely_does() -> None:
+    """It strays far by chance, and must not widen what chance gives the others."""
+    rng = np.random.default_rng(20)
+    members = np.arange(800) < 400
+    few = np.sort(np.r_[rng.permutation(400)[:20], 400 + rng.permutation(400)[:20]])
+    draws = Draws.of(members, np.isin(np.arange(800), few), rng)
+    whole = drawn(Scored(PART, np.arange(800), rng.normal(size=(1, 800)) + 0.3 * members, np.arange(0), None), draws)
+
+    def on_few(shift: float) -> Drawn:
+        return drawn(Scored(PART, few, rng.normal(size=(1, 40)) + shift * members[few], few[:0], None, True), draws)
+
+    alone = worst([whole], "auc")
+    lucky, sure = on_few(0.6), on_few(4.0)
+    assert set(lucky.observed) == {"auc", "auc_reversed"}, "so few say nothing of low rates"
+    assert alone and lucky.observed["auc"] > whole.observed["auc"]
+    case = worst([whole, lucky], "auc")
+    assert case and (case.attack, case.value, case.null, case.p, case.high) == (
+        0,
+        alone.value,
+        alone.null,
+        alone.p,
+        alone.high,
+    )
+    certain = worst([whole, sure], "auc")
+    assert certain and certain.attack == 1 and certain.value == sure.observed["auc"] and certain.null > alone.null
+    only = worst([lucky], "auc")
+    assert only and only.attack == 0, "where nothing was measured on all records"
+    assert chance([whole, sure], 400) <= 0.01, "in the one test all count"
