@@ -71,15 +71,15 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
     """Put weights into a network. `what` names both in messages. Raises ValueError where names or shapes differ."""
     own = network.state_dict()
     counted = {name for name in own if name.endswith("num_batches_tracked")}  # old checkpoints have none
-    missing, more = [n for n in own if n not in weights and n not in counted], [n for n in weights if n not in own]
+    missing, more = [n for n in own if n not in weights and n not in counted], sorted(weights.keys() - own.keys())
     if missing or more:
         lacks = f"none of {len(missing)} tensors such as {missing[0]}" if missing else ""
         has = f"{len(more)} others such as {printable(more[0], 60)}" if more else ""
         raise ValueError(f"{what}: expected its {len(own)} tensors, given {' and '.join(filter(None, (lacks, has)))}")
-    for name, value in weights.items():
-        if value.shape != own[name].shape:
+    for name, value in own.items():  # in the network's order: that of a file of safetensors is any
+        if name in weights and weights[name].shape != value.shape:
             raise ValueError(
-                f"{what}: expected {name} of shape {tuple(own[name].shape)}, given {tuple(value.shape)}; is it another "
+                f"{what}: expected {name} of shape {tuple(value.shape)}, given {tuple(weights[name].shape)}; is it another "
                 "network, or another number of --classes or --channels?"
             )
     network.load_state_dict(dict(weights), strict=False)

@@ -342,7 +342,7 @@ def test_a_networks_file_that_turns_on_the_audit_ends_it_in_one_line(
         ({"network": "gone.py"}, "gone.py: expected a network's file that can be read"),
         (
             {"classes": 7},
-            r"expected head.bias of shape \(7,\), given \(10,\); is it another network, or another number of --classes",
+            r"expected head.weight of shape \(7, 64\), given \(10, 64\); is it another network, or another number of --classes",
         ),
         ({"shape": (3, 8, 8)}, r"expected \S+ of shape .* or --channels"),
         ({"shape": (1, 4, 4)}, "expected"),
