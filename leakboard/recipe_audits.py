@@ -230,6 +230,6 @@ class _Progress:
             return
         if not self._shown and left:
             until = datetime.fromtimestamp(datetime.now(UTC).timestamp() + left).strftime("%H:%M")
-            say(f"a model takes about {each:.1f} s: {total} take about {clock(left)} minutes more, until {until}")
+            say(f"a model takes about {each:.1f} s: the rest of {total} about {clock(left)} minutes, until {until}")
         self._shown = now
         console.redraw(f"reference models: {done}/{total}, {clock(left)} left", last=done >= total)

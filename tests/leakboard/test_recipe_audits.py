@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import leakboard
-from benchmark.run.audit import attacks, recipe
+from benchmark.run.audit import attacks, chance, recipe
 from benchmark.run.audit.report import Audit
 from leaderboard.audit_page import as_html
 from leakboard.audits import JSON
@@ -18,12 +18,13 @@ from tests.run.audit import pictures, recipes
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few attacks; recipes run in this process."""
+    """Few attacks and draws; recipes run in this process."""
     (tmp_path / "pool.yaml").write_text(
         "answers: [loss, metric_corr, calibrated_loss, rmia_offline, lira]\nmodel: [{attack: grad_norm, asks: 6}]\n"
     )
     monkeypatch.setattr(attacks, "POOL", tmp_path / "pool.yaml")
     monkeypatch.setattr(recipe, "in_a_process", recipes.here)
+    monkeypatch.setattr(chance, "DRAWS", (199, 99))
 
 
 @pytest.fixture

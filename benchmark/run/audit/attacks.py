@@ -390,7 +390,7 @@ def pool(registry: Registry, given: Predictions, bench: Bench | None = None) -> 
             left.append(NotRun(part.name, card.title if card else "", reason))
         else:
             parts.append(part)
-    return parts, left + list(_others(registry, {part.entry.id for part in named}, live))
+    return parts, left + list(_others(registry, {part.entry.id for part in named}, live, given.references is not None))
 
 
 def _unfit(part: Part, bench: Bench) -> str:
@@ -424,7 +424,7 @@ def _lacking(part: Part, given: Predictions) -> str:
     return ""
 
 
-def _others(registry: Registry, named: set[str], live: bool) -> Iterator[NotRun]:
+def _others(registry: Registry, named: set[str], live: bool, references: bool) -> Iterator[NotRun]:
     """Every other membership attack without an error."""
     for (kind, id), entry in registry.entries.items():
         if (
@@ -443,18 +443,18 @@ def _others(registry: Registry, named: set[str], live: bool) -> Iterator[NotRun]
         if not reason:
             reason = "needs a shadow model, or asks the model about other images"
         if live:
-            reason = _unmet(entry.needs, id)
+            reason = _unmet(entry.needs, id, references)
         yield NotRun(id, entry.card.title, reason)
 
 
 _REFERENCES = "needs reference models; leakboard audit recipe trains them"
 
 
-def _unmet(needs: frozenset[str], id: str) -> str:
-    """What a model alone does not give an attack outside of the pool."""
+def _unmet(needs: frozenset[str], id: str, references: bool) -> str:
+    """What a model, with reference models or without, does not give an attack outside of the pool."""
     if "certificate" in needs:
         return "needs a certified radius; none is known of this model"
-    if any(need.startswith("references") for need in needs):
+    if not references and any(need.startswith("references") for need in needs):
         return _REFERENCES
     if id.endswith("_shadow"):
         return f"needs a shadow model; on known records it is {id.removesuffix('_shadow')}_partial"

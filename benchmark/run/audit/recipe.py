@@ -144,7 +144,8 @@ class Trainings:
                     found += [future.result() for future in futures]
                     each = sum(s for _, s in found) / len(found)
                     more = 2 * total()
-                    told(len(found), more, each, (more - len(found)) * each / self.workers)
+                    missing = sum(not self.stored(number) for number in range(len(found), more))
+                    told(len(found), more, each, missing * each / self.workers)
             except BaseException:  # a failure, or Ctrl-C: trainings that run beside it would be waited for
                 executor.shutdown(wait=False, cancel_futures=True)
                 self._stop()
