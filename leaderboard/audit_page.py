@@ -13,7 +13,7 @@ from html import escape
 
 from benchmark.metrics import METRICS
 from benchmark.run.audit.canary_report import CanaryAudit, down
-from benchmark.run.audit.report import Attack, Audit, Group, Numbers
+from benchmark.run.audit.report import Attack, Audit, Group, Numbers, Recipe, Without
 from benchmark.text import plain
 from leaderboard.forest import Axis, axis
 from leaderboard.page import POLICY, STYLE
@@ -34,10 +34,10 @@ def as_html(audit: Audit, exposed: str = "") -> str:
         _verdict(audit), _model(audit), _data(audit), _released(audit), _threats(audit), _attacks(audit), _results(audit),
         _absent(8, "Canaries and a bound on epsilon", f"An empirical bound needs canaries, planted with probability one half each before the training. {_itself(audit, 'A model that was trained without any gives none', 'Answers alone give none')}."),
         _groups(audit, exposed),
-        _absent(10, "Differential privacy", f"No guarantee was named, and {_itself(audit, 'weights do', 'a file of answers does')} not hold one. Without a proof, this report says nothing about epsilon."),
+        _absent(10, "Differential privacy", f"No guarantee was named, and {_itself(audit, 'weights do', 'answers do')} not hold one. Without a proof, this report says nothing about epsilon."),
         _absent(11, "Inversion, attributes, extraction", _itself(
             audit, "This audit does not run them on a model. On networks that it trains itself, a protocol measures them: leakboard run.",
-            "These attacks ask the model about images of their own, or read its weights. A file of answers allows neither.",
+            "These attacks ask the model about images of their own, or read its weights. Answers to the records allow neither.",
         )),
         _mitigations(audit), _limits(audit),
     ]  # fmt: skip
@@ -94,8 +94,12 @@ def _document(title: str, sections: Iterable[str]) -> str:
 
 
 def _itself(audit: Audit, model: str, answers: str) -> str:
-    """What is said of an audit of a model itself, or of one of answers."""
-    return model if audit.way == "model" else answers
+    """What is said of an audit of a model itself, or of one of answers: those of a file, or of a model that was trained for it."""
+    return model if _has_model(audit) else answers
+
+
+def _has_model(audit: Audit) -> bool:
+    return bool(audit.model.network)
 
 
 # --- Parts ------------------------------------------------------------------------------------------
@@ -186,20 +190,44 @@ def _model(audit: Audit) -> str:
     ]
     gap = m.members.accuracy - m.nonmembers.accuracy
     told = {}
-    if audit.way == "model":
+    if _has_model(audit):
         told = {
             "Network": m.network, "Parameters": f"{m.parameters:,}" if m.parameters else "not known",
             "Images": " x ".join(map(str, m.shape)) + " (channels, height, width)",
             "Where it ran": "in a sandbox, for its code is foreign" if m.isolated else "in the audit's process: its weights are data",
         }  # fmt: skip
+    if audit.recipe:
+        told |= _recipe(audit.recipe)
     return "\n".join([
         _heading(2, "Model"), *([_facts(told)] if told else []), _table("What the answers show", ("", "Records", "Accuracy", "Median loss (nats)"), rows),
         _text(f"{m.classes:,} classes. The accuracies differ by {100 * gap:.1f} points. Expected calibration error on non-members: {m.ece:.3f}."),
-        _itself(
+        '<p class="au-absent"><b>Not told:</b> what the recipe does. It is code; the file and its digest are above.</p>'
+        if audit.recipe
+        else _itself(
             audit, '<p class="au-absent"><b>Not told:</b> recipe, pretraining. Weights do not hold them.</p>',
             '<p class="au-absent"><b>Not told:</b> network, number of parameters, recipe, pretraining. A file of answers does not hold them.</p>',
         ),
     ])  # fmt: skip
+
+
+def _recipe(recipe: Recipe) -> dict[str, str]:
+    """What is told of the recipe and of the reference models."""
+    made = "trained for this audit by the recipe, on all members" if recipe.trained else "given by its weights"
+    return {
+        "The audited model was": made,
+        "Recipe": recipe.file,
+        "Reference models": f"{recipe.references}, in pairs: each on a random half of all records ({recipe.size:,}) and on the other",
+        "Their training took": f"{_clock(recipe.seconds)} in sum",
+        "Their accuracy": f"{recipe.seen:.1%} on records that they were trained on, {recipe.unseen:.1%} on the others",
+    }
+
+
+def _clock(seconds: float) -> str:
+    """A time in words: seconds, minutes or hours."""
+    for size, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.1f} seconds"
 
 
 def _data(audit: Audit) -> str:
@@ -223,7 +251,7 @@ _GETS = {
 
 
 def _released(audit: Audit) -> str:
-    if audit.way == "model":
+    if _has_model(audit):
         more = [a for a in audit.attacks if not a.counts]
         beyond = ""
         if more:
@@ -240,11 +268,10 @@ def _released(audit: Audit) -> str:
                 "that ask often; section 6 says how often each asks."
             ),
         ])  # fmt: skip
-    references = (
-        f" The file also has the answers of {audit.model.references} reference models."
-        if audit.model.references
-        else ""
-    )
+    references = ""
+    if audit.model.references:
+        there = "For calibration there are" if audit.recipe else "The file also has"
+        references = f" {there} the answers of {audit.model.references} reference models."
     return "\n".join([
         _heading(4, "What is released"),
         _text(
@@ -273,7 +300,7 @@ def _threats(audit: Audit) -> str:
 
 
 def _attacks(audit: Audit) -> str:
-    itself = audit.way == "model"
+    itself = _has_model(audit)
     heads = (
         "Attack",
         "Calibrated",
@@ -311,12 +338,29 @@ def _attacks(audit: Audit) -> str:
                 + ": the true leak at low false positive rates may be several times as large."
             )
         )
+    if audit.recipe and audit.recipe.without:
+        parts.append(_changed(audit, audit.recipe, audit.recipe.without))
     if audit.left:
         by_reason: dict[str, list[str]] = {}
         for left in audit.left:
             by_reason.setdefault(left.reason, []).append(left.name)
         parts.append(_table("Attacks that did not run", ("Why", "Attacks"), [(escape(r), ", ".join(map(breaking, n))) for r, n in by_reason.items()]))  # fmt: skip
     return "\n".join(parts)
+
+
+def _changed(audit: Audit, recipe: Recipe, without: Without) -> str:
+    """What the reference models changed in the verdict and in the worst cases."""
+    same = without.state == audit.verdict.state
+    rows = [
+        (escape(METRICS[metric].label), f"<b>{_number(metric, case.value)}</b><br><small>{breaking(case.attack)}</small>",
+         f"{_number(metric, other.value)}<br><small>{breaking(other.attack)}</small>")
+        for metric, case in audit.worst.items() if (other := without.worst.get(metric))
+    ]  # fmt: skip
+    return _text(
+        f"By {recipe.references} reference models ({_clock(recipe.seconds)} of training) the verdict is "
+        f"“{STATES[audit.verdict.state]}” (p = {audit.verdict.p:.3g}); without them it {'is the same' if same else f'would be “{STATES[without.state]}”'} "
+        f"(p = {without.p:.3g})."
+    ) + _table("The worst case with reference models and without", ("Metric", "With them", "Without"), rows)
 
 
 def _source(reference: str) -> str:

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from leakboard.audits import Audited
 
 __all__ = [
-    "Leaderboard", "UserError", "__version__", "audit", "audit_canaries", "audit_model", "check", "load_board", "run",
+    "Leaderboard", "UserError", "__version__", "audit", "audit_canaries", "audit_model", "audit_recipe", "check", "load_board",
+    "run",
 ]  # fmt: skip
 
 
@@ -170,6 +171,39 @@ def audit_model(
     return model_audits.module(
         network, x, y, members, classes, released=released, title=title, seed=seed, fail_if=fail_if, queries=queries
     )
+
+
+def audit_recipe(
+    train: str | Path,
+    x: ArrayLike,
+    y: ArrayLike,
+    members: ArrayLike,
+    classes: int,
+    *,
+    network: torch.nn.Module | None = None,
+    references: int | None = None,
+    hours: float | None = None,
+    workers: int = 1,
+    released: Literal["labels", "posteriors", "weights"] = "posteriors",
+    title: str = "",
+    seed: int = 0,
+    fail_if: Sequence[str] = (),
+    queries: int = 40_000,
+) -> Audited:
+    """Audit with reference models that are trained for it: what `leakboard audit recipe` does.
+
+    train: a file of yours with `def train(x, y, classes, seed)` (images float32 (n, c, h, w) in [0, 1], labels int64 (n,)) that
+    returns a trained torch.nn.Module, images -> logits; each training runs in a process of its own. network: the model that is
+    audited; None: one that the recipe trains on all members. references: an even number, 16 by default; or hours of training.
+    workers: models that are trained at once. Answers are kept in the project's store, so that a second call trains what is missing.
+    Else as `audit_model`.
+    """
+    from leakboard import recipe_audits
+
+    return recipe_audits.arrays(
+        train, x, y, members, classes, network=network, references=references, hours=hours, workers=workers, released=released,
+        title=title, seed=seed, fail_if=fail_if, queries=queries,
+    )  # fmt: skip
 
 
 def audit_canaries(

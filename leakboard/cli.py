@@ -29,7 +29,7 @@ from rich.text import Text
 from benchmark import __version__, places
 from benchmark.addresses import checked, shown
 from benchmark.errors import UserError, printable
-from leakboard import audits, console, datasets, model_audits
+from leakboard import audits, console, datasets, model_audits, recipe_audits
 from leakboard.console import answer, command_line, err, out, say, tell_next, track, wants_json
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def _protocol_names(incomplete: str) -> list[str]:
 app.add_typer(datasets.data, name="data")
 app.add_typer(audits.audit, name="audit")
 audits.audit.command("model")(model_audits.model)
+audits.audit.command("recipe")(recipe_audits.recipe)
 app.command()(datasets.pin)
 Entries = Annotated[list[str] | None, typer.Argument(help="Attacks or defenses; default: all of the protocol.", autocompletion=_entry_names)]  # fmt: skip
 Workers = Annotated[int | None, typer.Option("--workers", min=1, envvar="LEAKBOARD_WORKERS", help="Processes; default: the cores, at most 8; 1 on a GPU.")]  # fmt: skip

@@ -29,7 +29,7 @@ DIGESTS = {
     "tests/fixtures/digests/statements.py": "f08267ef7561ac4a7b2d1bdd8b03baf6ccdb7c91",
     "submissions/attacks/loss.py": "d4e4a472025964512a4e248147b327b336ead23d",
     "submissions/attacks/quantile_regression.py": "eb0db7b591ab4ba460d164738e6fa6ebcfa97c13",
-    "submissions/defenses/diffence.py": "fbb0510f62845390955e85fea7bef186b1266ec5",
+    "submissions/defenses/diffence.py": "613e5849783fb2d5170e15bfbad92b34123330dd",
     "submissions/defenses/undefended.py": "419a4a869dd96ef6b8f33e733b705297f7a21a42",
 }
 """As Python 3.11 has always given them."""

@@ -205,11 +205,11 @@ def test_the_audit_page_does_what_it_says(tmp_path: Path) -> None:
     """Its files, its commands and its exit codes, as a reader copies them."""
     text = (ROOT / "docs" / "audit.md").read_text("utf-8")
     programs = dict(re.findall(r'```python title="(\S+)"\n(.*?)```', text, re.DOTALL))
-    assert {*programs} == {"answers.py", "train.py", "network.py", "audit.py"}
+    assert {*programs} == {"answers.py", "train.py", "network.py", "recipe.py", "audit.py"}
     for name, program in programs.items():
         (tmp_path / name).write_text(program, "utf-8")
     scripts = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    assert len(scripts) == 3
+    assert len(scripts) == 4
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment |= {"OMP_NUM_THREADS": "1"}  # two threads beside other tests are slower
     for line in [*"".join(scripts).splitlines(), "python network.py", "python audit.py"]:
@@ -217,7 +217,7 @@ def test_the_audit_page_does_what_it_says(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()[-1]
     assert said.startswith("['passes'] [")
-    for folder in ("audit", "model-audit", "audit-of-network", "audit-from-python"):
+    for folder in ("audit", "model-audit", "audit-of-network", "recipe-audit", "audit-from-python"):
         assert {f"`{path.name}`" for path in (tmp_path / folder).iterdir()} == set(
             re.findall(r"^\| (`\w+\.\w+`) \|", text, re.MULTILINE)
         )

@@ -30,7 +30,7 @@ from benchmark.networks.access import Answers, GuardedTarget
 from benchmark.run.audit.model import Model
 from benchmark.run.audit.predictions import LEAST, Ints, Predictions
 from benchmark.sandbox.local import Attacker
-from benchmark.targets.store import Store, digest
+from benchmark.targets.store import Store, digest, tensor_digest
 
 POOL = Path(__file__).with_name("pool.yaml")
 KNOWN_SHARE, KNOWN_MOST = 0.25, 4000
@@ -113,6 +113,24 @@ class Table(Target):
         if len(rows) and ((image_of(rows) != x).any() or rows.min() < 0 or rows.max() >= len(self.answers)):
             raise PermissionError("a table answers for its records alone")
         return self.answers[rows]
+
+
+def _refuse(x: Tensor) -> Tensor:
+    raise PermissionError("a reference model answers for the records alone")
+
+
+def unseen(given: Predictions) -> Floats | None:
+    """Answers (m, n, k) of reference models to records that they never saw; None where a record has none.
+
+    Of models that saw some of the records, the first m for each record that did not see it, with m the same for all: their number
+    must not tell members. Of pairs that were trained on a half and on its complement it is one a pair.
+    """
+    answers, inside = given.references, given.reference_members
+    if answers is None or inside is None:
+        return answers
+    count = int((~inside).sum(0).min())
+    first = np.argsort(inside, axis=0, kind="stable")[:count]
+    return np.take_along_axis(answers, first[:, :, None], 0) if count else None
 
 
 def image_of(rows: Tensor) -> Tensor:
@@ -245,10 +263,11 @@ class Bench:
 
     def knowledge(self, part: Part, target: Target) -> Knowledge:
         """What an attack may learn from. With offline references its shadow model is the first of them."""
-        needs, references = part.entry.needs, self.given.references
+        needs = part.entry.needs
         shadow: Target = target
-        if "references-offline" in needs and references is not None:
-            shadow = Table(torch.from_numpy(references[0]))
+        if "references-offline" in needs:
+            assert self.offline is not None
+            shadow = self._stored(torch.from_numpy(self.offline[0]))
         more: dict[str, Any] = {}
         if self.live is not None:
             more["simple"] = SIMPLE | {"pad": max(1, min(self.live.model.shape[1:]) // 8)}
@@ -260,10 +279,25 @@ class Bench:
             **more,
         )  # fmt: skip
 
+    def _stored(self, answers: Tensor) -> Target:
+        """A target that has these answers (n, k) to the records, and no others."""
+        if self.live is None:
+            return Table(answers)
+        known = Answers()
+        known.add(self.live.x, answers)
+        return GuardedTarget("posterior", _refuse, known)
+
+    @cached_property
+    def offline(self) -> Floats | None:
+        """Answers (m, n, k) of reference models to records that they never saw; None without any (`unseen`)."""
+        return unseen(self.given)
+
     def references(self, part: Part, rows: NDArray[np.int64]) -> References | None:
         if not any(need.startswith("references") for need in part.entry.needs):
             return None
         answers, members = self.given.references, self.given.reference_members
+        if "references-offline" in part.entry.needs:
+            answers, members = self.offline, None
         assert answers is not None
         inside = np.zeros(answers.shape[:2], bool) if members is None else members
         return References(torch.from_numpy(inside[:, rows]), torch.from_numpy(answers[:, rows]))
@@ -285,8 +319,13 @@ class Bench:
         key = digest(
             "audit", live.model.key, live.data, part.key, self.seed, rows.tolist(),
             np.flatnonzero(self.learnt(part)).tolist() if learns(part) else [], f"torch {torch.__version__}",
+            *self._reference_digests(part),
         )  # fmt: skip
         return live.store.get("audit", key, lambda: self._scores(part, rows))
+
+    def _reference_digests(self, part: Part) -> list[str]:
+        found = self.references(part, np.arange(len(self.given)))
+        return [] if found is None else [tensor_digest(found.members, found.log_posteriors)]
 
     def _scores(self, part: Part, rows: Ints) -> dict[str, Tensor]:
         attacker = Attacker(part.create(), torch.device("cpu")) if self.live is None else self.live.model.attacker(part)
@@ -345,13 +384,13 @@ def pool(registry: Registry, given: Predictions, bench: Bench | None = None) -> 
     for part in named:
         card = part.entry.card
         reason = _lacking(part, given)
-        if bench is not None and live:
+        if bench is not None and live and (given.references is None or not reason):
             reason = _REFERENCES if reason else _unfit(part, bench)
         if reason:
             left.append(NotRun(part.name, card.title if card else "", reason))
         else:
             parts.append(part)
-    return parts, left + list(_others(registry, {part.entry.id for part in named}, live))
+    return parts, left + list(_others(registry, {part.entry.id for part in named}, live, given.references is not None))
 
 
 def _unfit(part: Part, bench: Bench) -> str:
@@ -374,8 +413,8 @@ def _lacking(part: Part, given: Predictions) -> str:
     needs = part.entry.needs
     if "references-offline" in needs and given.references is None:
         return "needs the answers of reference models that never saw these records"
-    if "references-offline" in needs and given.reference_members is not None:
-        return "needs reference models that never saw these records; these saw some"
+    if "references-offline" in needs and given.reference_members is not None and given.reference_members.all(0).any():
+        return "needs, for each record, a reference model that never saw it; all saw some records"
     if "references-online" in needs:
         inside = given.reference_members
         if given.references is None or inside is None:
@@ -385,7 +424,7 @@ def _lacking(part: Part, given: Predictions) -> str:
     return ""
 
 
-def _others(registry: Registry, named: set[str], live: bool) -> Iterator[NotRun]:
+def _others(registry: Registry, named: set[str], live: bool, references: bool) -> Iterator[NotRun]:
     """Every other membership attack without an error."""
     for (kind, id), entry in registry.entries.items():
         if (
@@ -404,18 +443,18 @@ def _others(registry: Registry, named: set[str], live: bool) -> Iterator[NotRun]
         if not reason:
             reason = "needs a shadow model, or asks the model about other images"
         if live:
-            reason = _unmet(entry.needs, id)
+            reason = _unmet(entry.needs, id, references)
         yield NotRun(id, entry.card.title, reason)
 
 
-_REFERENCES = "needs reference models; leakboard audit predictions takes their answers"
+_REFERENCES = "needs reference models; leakboard audit recipe trains them"
 
 
-def _unmet(needs: frozenset[str], id: str) -> str:
-    """What a model alone does not give an attack outside of the pool."""
+def _unmet(needs: frozenset[str], id: str, references: bool) -> str:
+    """What a model, with reference models or without, does not give an attack outside of the pool."""
     if "certificate" in needs:
         return "needs a certified radius; none is known of this model"
-    if any(need.startswith("references") for need in needs):
+    if not references and any(need.startswith("references") for need in needs):
         return _REFERENCES
     if id.endswith("_shadow"):
         return f"needs a shadow model; on known records it is {id.removesuffix('_shadow')}_partial"

@@ -28,9 +28,13 @@ from benchmark.run.audit.report import (
     Model,
     Numbers,
     Precision,
+    Recipe,
     Risk,
     Side,
+    State,
     Verdict,
+    Way,
+    Without,
     WorstCase,
 )  # fmt: skip
 from benchmark.text import plain
@@ -90,12 +94,13 @@ def audit(
     live: Live | None = None,
     released: Released = "posteriors",
     checked: Sequence[question.Check] = (),
+    recipe: Recipe | None = None,
 ) -> tuple[Audit, Exposed]:
     """Audit these answers, or the model that gave them. The same answers, model and seed give the same audit.
 
     registry: where the attacks of the pool are. when: the time that the report names. lines: by JS distance. track: shows
     progress. live: the model; None for answers alone. released: attacks that read more do not count for the verdict. checked:
-    further checks. Raises UserError where an attack's file was changed.
+    further checks. recipe: how the reference models were trained, if that was done for this audit. Raises UserError where an attack's file was changed.
     """
     bench = Bench(given, seed, live)
     parts, left = pool(registry, given, bench)
@@ -128,9 +133,12 @@ def audit(
     spread = _class_spread(attack, given, seed)
     exposed = _exposed(attack, given, deciding.reversed)
     worst = {m: _worst(case, scored) for m, case in cases.items()}
+    if recipe is not None:
+        recipe = recipe.model_copy(update={"without": _without(counting, checked, outside)})
+    way: Way = "recipe" if recipe else "predictions" if live is None else "model"
     report = Audit(
-        way="predictions" if live is None else "model", released=released,
-        title=title or ("A model's answers" if live is None else live.model.name), tool=__version__, when=when, command=command, seed=seed,
+        way=way, released=released, recipe=recipe,
+        title=title or ((recipe.file if recipe else "A model's answers") if live is None else live.model.name), tool=__version__, when=when, command=command, seed=seed,
         files=[File(name=s.name, bytes=s.bytes, sha256=s.sha256) for s in given.sources],
         verdict=_verdict(worst, p, checked, scored, outside), model=_model(given, live),
         checks=[Finding(**check._asdict()) for check in checked],
@@ -142,6 +150,17 @@ def audit(
         risks=_risks(given, lines or {}, worst.get("balanced_accuracy"), seed), exposed=len(exposed.rows),
     )  # fmt: skip
     return report, exposed
+
+
+def _without(
+    counting: Sequence[tuple[Scored, chance.Drawn]], checked: Sequence[question.Check], outside: int
+) -> Without:
+    """The outcome by the attacks that need no reference models."""
+    scored, found = zip(*((s, d) for s, d in counting if not s.calibrated), strict=True)
+    p = chance.chance(found, outside)
+    state: State = "unclear" if any(question.broken(checked)) else "leaks" if p <= chance.LEVEL else "chance"
+    cases = {m: case for m in METRIC_NAMES if (case := chance.worst(found, m))}
+    return Without(state=state, p=p, worst={m: _worst(case, scored) for m, case in cases.items()})
 
 
 def _all_met(

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA = 1
 """The version of the JSON file's form: it grows when a field is renamed, removed or gets another meaning."""
 State = Literal["leaks", "chance", "unclear"]
+Way = Literal["predictions", "model", "recipe"]
 
 
 class _Part(BaseModel):
@@ -161,11 +162,36 @@ class Decision(_Part):
     reason: str
 
 
+class Without(_Part):
+    """What the verdict and the worst cases would be by the attacks that need no reference models."""
+
+    state: State
+    p: float
+    worst: dict[str, WorstCase]
+
+
+class Recipe(_Part):
+    """The recipe of the reference models, which were trained for this audit, and what they changed."""
+
+    file: str
+    references: int = Field(
+        description="Reference models, in pairs that were trained on a half of all records and on the other."
+    )
+    size: int = Field(description="Records that each of them was trained on.")
+    seconds: float = Field(description="Seconds that all trainings took, those of earlier calls included.")
+    trained: bool = Field(description="Whether the audited model was trained here, too, by the recipe on all members.")
+    seen: float = Field(
+        description="Accuracy of the reference models on the records that they were trained on, in [0, 1]."
+    )
+    unseen: float = Field(description="Their accuracy on the others.")
+    without: Without | None = None
+
+
 class Audit(_Part):
     """An audit of a model, by its answers or by itself."""
 
     form: int = Field(SCHEMA, description="The version of this form.")
-    way: Literal["predictions", "model"] = "predictions"
+    way: Way = "predictions"
     released: Literal["labels", "posteriors", "weights"] = Field(
         "posteriors", description="What others get of the model: attacks that read more do not count for the verdict."
     )
@@ -195,6 +221,7 @@ class Audit(_Part):
     risks: list[Risk]
     exposed: int = Field(description="Records in the local file of the most exposed.")
     gate: list[Decision] = []
+    recipe: Recipe | None = Field(None, description="Null where no reference models were trained.")
 
     def as_json(self) -> str:
         """The audit as JSON: the same audit gives the same bytes."""

@@ -1,0 +1,175 @@
+"""A user's own recipe, a file with `def train(x, y, classes, seed)`: read without running it, and run in a process of its own.
+
+The file belongs to whoever audits, and runs as it does for them: with their modules beside it, their packages, files, cores and
+GPU. So it gets a process instead of a sandbox. A crash, memory that runs out, or a changed global state then ends or touches the
+training of one model alone, and what comes back is an array of answers that holds no code.
+
+`main` runs in that process. It ends when its standard input does: with whoever started it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from benchmark import reading
+from benchmark.digests import digest
+from benchmark.errors import UserError, error_line, message_of, out_of_memory, printable
+from benchmark.networks import given
+from benchmark.networks.access import ask, raw
+
+LARGEST = 1 << 20
+"""Bytes of a file at most."""
+_FILES = 1000
+"""Files of a package that lies beside a recipe, at most."""
+SIGNATURE = "def train(x, y, classes, seed)"
+
+
+@dataclass(frozen=True)
+class File:
+    """A recipe's file. `key`: digest of its text and of the modules beside it that it imports, directly or not."""
+
+    path: Path
+    key: str
+    bytes: int
+    sha256: str
+
+
+def read(path: Path) -> File:
+    """A recipe, none of which is run. Raises UserError where it is no Python, or has no `train`."""
+    text = reading.text(path, LARGEST, "a recipe, a Python file")
+    tree = _parsed(path, text)
+    found = [s for s in tree.body if isinstance(s, ast.FunctionDef) and s.name == "train"]
+    if not found:
+        raise UserError(f"{path.name}: expected a function {SIGNATURE} that returns a torch.nn.Module, given none")
+    taken = found[-1].args
+    if len(taken.posonlyargs + taken.args) != 4 and not taken.vararg:
+        raise UserError(
+            f"{path.name}, line {found[-1].lineno}: expected {SIGNATURE}, given train({ast.unparse(taken)[:80]})"
+        )
+    texts = {path.name: text}
+    left = _beside(path.parent, tree)
+    while left:
+        name = left.pop()
+        relative = str(name.relative_to(path.parent))
+        if relative not in texts:
+            texts[relative] = reading.text(name, LARGEST, "a module of the recipe")
+            left += _beside(path.parent, _parsed(name, texts[relative]))
+    content = text.encode()
+    return File(path, digest("recipe", texts), len(content), hashlib.sha256(content).hexdigest())
+
+
+def _parsed(path: Path, text: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
+        raise UserError(f"{path.name}: expected Python, given: {printable(str(problem), 200)}") from None
+
+
+def _beside(folder: Path, tree: ast.Module) -> list[Path]:
+    """The files in the recipe's folder that this module imports: modules, and all of a package."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    files = [folder / f"{name}.py" for name in sorted(names)]
+    for name in sorted(names):
+        if (folder / name).is_dir():
+            files += sorted((folder / name).rglob("*.py"))[:_FILES]
+    return [path for path in files if path.is_file()]
+
+
+# --- In the process that trains ---------------------------------------------------------------------
+
+
+def answers(path: Path, data: dict[str, Tensor], rows: Tensor, classes: int, seed: int, order: int) -> Tensor:
+    """Log-posteriors (n, k) float64 to all images, of a model trained by the recipe on these rows.
+
+    data: x (n, c, h, w) and y (n,). order: seed of the order in which it is asked. Raises UserError, in one line.
+    """
+    x, y = data["x"], data["y"]
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the user's code may draw from it
+    torch.manual_seed(seed)
+    try:
+        network = _function(path)(x[rows], y[rows], classes, seed)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise UserError(_told(path, error)) from None
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"{path.name}: train: expected a torch.nn.Module, images -> logits, given {type(network).__name__}"
+        )
+    first = next(network.parameters(), None)
+    device = torch.device("cpu") if first is None else first.device
+    try:
+        given.check(network.cpu(), classes, tuple(x.shape[1:]), f"{path.name}: train")  # type: ignore[arg-type]
+    except ValueError as problem:
+        raise UserError(str(problem)) from None
+    found = ask(raw(network, device), x, np.random.default_rng(order))
+    if bad := int(torch.isnan(found).any(1).sum()):
+        raise UserError(
+            f"{path.name}: train: expected a network of finite logits, given NaN or infinite ones for {bad} of {len(x)} images"
+        )
+    return found
+
+
+def _function(path: Path) -> Any:
+    """The function `train` of the file, which is run as if it were imported from its folder."""
+    sys.path.insert(0, str(path.parent.resolve()))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module.train
+
+
+def _told(path: Path, error: BaseException) -> str:
+    """An error of the user's code in one line, with the innermost line that lies in the recipe's folder."""
+    folder = path.parent.resolve()
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve().is_relative_to(folder)]
+    at = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else path.name
+    hint = "train fewer models at once (--workers 1), or in smaller batches" if out_of_memory(error) else ""
+    return f"train failed: {error_line(type(error).__name__, message_of(error), at, hint)}"
+
+
+def _end_with_the_caller() -> None:
+    os.read(0, 1)
+    os._exit(1)
+
+
+def main() -> None:
+    """Train one model as the JSON in the first argument says, and write its answers, or the line of an error."""
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    asked = json.loads(sys.argv[1])
+    path = Path(asked["file"])
+    sys.argv = [str(path)]
+    try:
+        if read(path).key != asked["key"]:
+            raise UserError(f"{path.name}: expected it as it was when the audit began, given a changed one; run again")
+        data = load_file(asked["data"])
+        rows = load_file(asked["rows"])["rows"]
+        found = answers(path, data, rows, asked["classes"], asked["seed"], asked["order"])
+        save_file({"answers": found}, asked["answers"])
+    except UserError as problem:
+        Path(asked["error"]).write_text(str(problem), "utf-8")
+        sys.exit(2)

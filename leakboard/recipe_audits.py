@@ -1,0 +1,235 @@
+"""The command `leakboard audit recipe`, and audits with reference models from Python."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from benchmark import places
+from benchmark.errors import UserError
+from benchmark.text import plain
+from leakboard import audits, console, model_audits
+from leakboard.console import clock, say
+from leakboard.model_audits import Released
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from benchmark.run.audit.model import Model
+    from benchmark.run.audit.recipe import Budget, Trainings
+
+REFERENCES = 16
+"""Reference models by default."""
+
+
+def recipe(
+    train: Annotated[Path, typer.Option("--train", metavar="FILE.py", help="The recipe: a file of yours with `def train(x, y, classes, seed)`, which returns a trained torch.nn.Module. It runs as your own code.")],
+    members: Annotated[Path, typer.Option("--members", metavar="DIR", help="Images that the model was trained on: a folder of class folders, .npz (x, y) or .parquet.")],
+    nonmembers: Annotated[Path, typer.Option("--non-members", metavar="DIR", help="Images of the same origin that it was not trained on.")],
+    classes: Annotated[int, typer.Option("--classes", min=2, help="How many classes it tells apart.")],
+    weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="The model's weights, as for audit model; without them it is trained here, by the recipe on all members.")] = None,
+    network: Annotated[str, typer.Option("--network", metavar="NAME", help="The network of the weights, as for audit model.")] = "",
+    references: Annotated[int | None, typer.Option("--references", min=2, help="Reference models to train, an even number; default: 16.")] = None,
+    hours: Annotated[float | None, typer.Option("--hours", help="Instead: so many hours of training, those of earlier calls included; the first pair is timed.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, envvar="LEAKBOARD_WORKERS", help="Models that are trained at once; they share the cores.")] = 1,
+    view: Annotated[int | None, typer.Option("--view", min=1, max=1024, help="Height and width in pixels that images of a folder are scaled to; default: 32.")] = None,
+    channels: Annotated[int, typer.Option("--channels", help="3 (RGB) or 1 (grey), for images of a folder.")] = 3,
+    mean: Annotated[str, typer.Option("--mean", metavar="NUMBERS", help="Subtracted from pixels in [0, 1] before the model of --weights, one a channel.")] = "",
+    std: Annotated[str, typer.Option("--std", metavar="NUMBERS", help="What pixels are divided by then.")] = "",
+    torchscript: Annotated[bool, typer.Option("--torchscript", help="The weights are TorchScript, whatever the file's name.")] = False,
+    released: Annotated[Released, typer.Option("--released", help="What others will get; attacks that read more are run, and do not count for the verdict.")] = "posteriors",
+    queries: Annotated[int, typer.Option("--queries", min=1000, help="What one attack may cost, in forward passes, on a model of --weights.")] = 40_000,
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.html, audit.json and exposed.csv are written.")] = Path("audit"),
+    title: Annotated[str, typer.Option(help="What the report calls the model.")] = "",
+    fail_if: Annotated[list[str] | None, typer.Option("--fail-if", metavar="CONDITION", help="A gate, such as 'tpr_at_fpr_0.01 > 0.05'; exit code 3 if it fails, 4 if it cannot tell.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the halves, the seeds of trainings, the known records, permutations and resamples.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="The audit as one JSON document on stdout, and nothing else there.")] = False,
+) -> None:  # fmt: skip
+    """Audit with reference models, which are trained by your recipe. Stopped, it goes on; asked for more, it trains the rest."""
+    import torch
+
+    from benchmark.run.audit import gate, images
+    from benchmark.run.audit import model as models
+    from benchmark.run.audit.recipe import Trainings
+    from benchmark.run.audit.trainer import read
+    from benchmark.targets.store import Store
+
+    torch.set_num_threads(1)  # as in workers: the last digits of sums depend on the number of threads
+    for text in fail_if or []:
+        gate.condition(text)  # before the work
+    budget = _budget(references, hours)
+    if channels not in (1, 3):
+        raise UserError(f"--channels: expected 1 or 3, given {channels}")
+    if weights is None and (network or mean or std or torchscript):
+        raise UserError(
+            "--network, --mean, --std, --torchscript: expected them with --weights, given without; leave them out"
+        )
+    file = read(train.expanduser())
+    given = {
+        "--train": train, "--weights": weights, "--network": network, "--members": members, "--non-members": nonmembers,
+        "--classes": classes, "--references": references, "--hours": hours, "--workers": workers if workers > 1 else "",
+        "--view": view, "--channels": channels if channels != 3 else "", "--mean": mean, "--std": std,
+        "--released": released if released != "posteriors" else "", "--queries": queries if queries != 40_000 else "",
+        "--title": title, "--seed": seed or "",
+    }  # fmt: skip
+    arguments = [part for option, value in given.items() if value not in ("", None) for part in (option, str(value))]
+    arguments += [a for text in fail_if or [] for a in ("--fail-if", text)] + ["--torchscript"] * torchscript
+    command = shlex.join(["leakboard", "audit", "recipe", *arguments])
+    with console.working("reading images"):
+        data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels)
+    trainings = Trainings(file, data, classes, seed, Store(places.store()), workers)
+    audited = None
+    if weights is not None:
+        with console.working("reading the model"):
+            numbers = (model_audits._numbers("--mean", mean), model_audits._numbers("--std", std))
+            audited = models.load(
+                weights.expanduser(),
+                network,
+                classes,
+                data.shape,
+                mean=numbers[0],
+                std=numbers[1],
+                torchscript=torchscript,
+            )
+    try:
+        done = _audited(trainings, audited, budget, title, fail_if or [], command, released, queries)
+    finally:
+        if audited is not None:
+            audited.close()
+    audits.conclude(done, folder, as_json)
+
+
+def arrays(
+    train: str | Path,
+    x: ArrayLike,
+    y: ArrayLike,
+    members: ArrayLike,
+    classes: int,
+    *,
+    network: Any = None,
+    references: int | None = None,
+    hours: float | None = None,
+    workers: int = 1,
+    released: Released = "posteriors",
+    title: str = "",
+    seed: int = 0,
+    fail_if: Sequence[str] = (),
+    queries: int = 40_000,
+) -> audits.Audited:
+    """`leakboard.audit_recipe`."""
+    from benchmark.run.audit import images
+    from benchmark.run.audit import model as models
+    from benchmark.run.audit.recipe import Trainings
+    from benchmark.run.audit.trainer import read
+    from benchmark.targets.store import Store
+
+    budget = _budget(references, hours)
+    data = images.of_arrays(x, y, members)
+    trainings = Trainings(read(Path(train)), data, classes, seed, Store(places.store()), workers)
+    audited = None if network is None else models.of_module(network, classes, data.shape)
+    return _audited(trainings, audited, budget, title, fail_if, "", released, queries, show=False)
+
+
+def _budget(references: int | None, hours: float | None) -> Budget:
+    from benchmark.run.audit.recipe import Budget
+
+    if references is not None and hours is not None:
+        raise UserError("--hours: expected --references or --hours, given both; leave one out")
+    if references is not None and (references < 2 or references % 2):
+        raise UserError(
+            f"--references: expected an even number from 2, for they are trained in pairs, given {references}"
+        )
+    if hours is not None and not 0 < hours < 10_000:
+        raise UserError(f"--hours: expected a number above 0, given {hours:g}")
+    return Budget(references or REFERENCES, None) if hours is None else Budget(None, 3600 * hours)
+
+
+def _audited(
+    trainings: Trainings, audited: Model | None, budget: Budget, title: str, fail_if: Sequence[str], command: str,
+    released: Released, queries: int, *, show: bool = True,
+) -> audits.Audited:  # fmt: skip
+    from benchmark.entries.registry import Registry
+    from benchmark.run.audit import images, live, recipe
+    from benchmark.run.audit.predictions import Source, predictions
+    from benchmark.run.audit.report import Recipe
+
+    data, file, registry = trainings.images, trainings.file, Registry(places.PACKAGED / "submissions")
+    if budget.models is not None and budget.models > trainings.most:
+        raise UserError(
+            f"--references: expected at most {trainings.most:,} for {len(trainings):,} records, given {budget.models:,}"
+        )
+    if show:
+        _announce(trainings, audited, budget)
+    asked = None
+    if audited is not None:
+        with console.working("asking the model about all images"):
+            asked = live.ask_all(audited, data, registry, trainings.seed, trainings.store, queries)
+        given = asked.given
+    else:
+        with console.working("training the model on all members"):
+            answers = trainings.target()
+        given = predictions(
+            answers, data.y, data.members, form="log-probabilities", ids=data.ids, inputs=data.cells(), where=file.path.name,
+            sources=data.sources,
+        )  # fmt: skip
+        given = replace(given, form="logits")
+    trained = trainings.references(budget, _Progress() if show else lambda *_: None)
+    given = replace(
+        given, references=trained.answers, reference_members=trained.members,
+        sources=(Source(file.path.name, file.bytes, file.sha256), *given.sources),
+    )  # fmt: skip
+    if show and asked is not None:
+        asked = asked._replace(given=given)
+        model_audits._announce(asked, live.plan(given, asked.live, registry, trainings.seed))
+    right = given.log_posteriors.argmax(1) == given.y
+    seen, unseen = recipe.accuracies(trainings, trained)
+    return audits._audited(
+        given, title, trainings.seed, fail_if, command, show=show, live=asked.live if asked else None, released=released,
+        checked=[*images.checks(data, right), *recipe.checks(trainings, trained, right)],
+        recipe=Recipe(
+            file=file.path.name, references=len(trained.answers), size=len(trainings) // 2, seconds=trained.seconds,
+            trained=audited is None, seen=seen, unseen=unseen,
+        ),
+    )  # fmt: skip
+
+
+def _announce(trainings: Trainings, audited: Model | None, budget: Budget) -> None:
+    """What will be trained, on how many records, and what of it is there."""
+    members = int(trainings.images.members.sum())
+    target = f"audits {plain(audited.name, 80)}" if audited else f"trains the audited model on {members:,} members"
+    many = (
+        f"{budget.models} reference models in pairs"
+        if budget.models
+        else "pairs of reference models while the hours last"
+    )
+    say(
+        f"{trainings.file.path.name}: {target}; trains {many}, one on a random half of the {len(trainings):,} records, one on the other"
+    )
+    wanted = budget.models or 2
+    if (there := sum(map(trainings.stored, range(wanted)))) < wanted:
+        before = f"{there} are there from earlier calls; " if there else ""
+        say(f"{before}how long it takes is told after the first pair; Ctrl-C keeps what is trained")
+
+
+class _Progress:
+    """Says how long a model takes and how long the rest will: after the first pair, then every few seconds."""
+
+    def __init__(self) -> None:
+        self._shown = 0.0
+
+    def __call__(self, done: int, total: int, each: float, left: float) -> None:
+        now = time.monotonic()
+        if self._shown and now - self._shown < console.EVERY and done < total:
+            return
+        if not self._shown and left:
+            until = datetime.fromtimestamp(datetime.now(UTC).timestamp() + left).strftime("%H:%M")
+            say(f"a model takes about {each:.1f} s: the rest of {total} about {clock(left)} minutes, until {until}")
+        self._shown = now
+        console.redraw(f"reference models: {done}/{total}, {clock(left)} left", last=done >= total)
