@@ -174,6 +174,12 @@ def brief(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)
 
 
+def without_home(command: str) -> str:
+    """A command with ~ in the place of the home folder, whose name is that of a person."""
+    home = str(Path.home())
+    return command.replace(f"{home}/", "~/") if len(home) > 1 else command
+
+
 def _folder(variable: str, default: str) -> Path:
     named = os.environ.get(variable)
     return _current_folder() / _expanduser(named) if named else project().root / default

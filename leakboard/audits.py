@@ -119,6 +119,7 @@ def _audited(
     from leaderboard import lines
 
     conditions = [gate.condition(text) for text in fail_if]
+    command = places.without_home(command)
     known = {
         name: predicted.Line(*(line[f] for f in predicted.Line._fields)) for name, line in lines.published().items()
     }

@@ -65,7 +65,7 @@ def plant(
         return track(items, what, total)
 
     done = planting.plant(data.expanduser(), count, folder.expanduser(), secrets.token_hex(32), kind, share, shown)
-    best = epsilon.Guesses(count, done.secret.guesses, done.secret.guesses)
+    best = epsilon.perfect(done.secret.included, done.secret.guesses)
     most = {
         "any mechanism": epsilon.any_mechanism(best, DELTA),
         "Gaussian curve": epsilon.gaussian_epsilon(epsilon.gaussian_mu(best), DELTA),
@@ -81,7 +81,7 @@ def plant(
     say(f"canaries  {places.brief(done.canaries)}: {count:,} {kind} images; ask the trained model about all of them, in order", out)  # fmt: skip
     say(f"secret    {places.brief(done.secret_file)}: who is in. It stays with you: whoever answers for the model must not see it", out)  # fmt: skip
     say(f"digest    {done.secret.digest} names the secret without telling it; publish it to show later that it was fixed now", out)  # fmt: skip
-    say(f"{done.secret.guesses:,} guesses will be made. If all are right they show an epsilon of {down(most['any mechanism'])} "
+    say(f"{done.secret.guesses:,} guesses will be made. A model that gives all canaries away shows an epsilon of {down(most['any mechanism'])} "
         f"(delta {DELTA:g}; {down(most['Gaussian curve'])} under a Gaussian curve): no claim above can be refuted", out)  # fmt: skip
     tell_next(
         "train on the first, write the answers to the second into answers.csv (columns p_0 ..., label), and:", step
@@ -112,7 +112,7 @@ def canaries(
     arguments += ["--delta", f"{delta:.12g}"] + (["--title", title] if title else [])
     report = by_canaries.audit(
         log_posteriors, y, planted, delta=delta, claimed=claimed, when=_now(), title=title, sources=(source,),
-        command=shlex.join(["leakboard", "audit", "canaries", *arguments]),
+        command=places.without_home(shlex.join(["leakboard", "audit", "canaries", *arguments])),
     )  # fmt: skip
     written = _write(folder, {PAGE: canaries_as_html(report), JSON: report.as_json()})
     if as_json:

@@ -33,7 +33,7 @@ def model(
     nonmembers: Annotated[Path, typer.Option("--non-members", metavar="DIR", help="Images of the same origin that it was not trained on.")],
     classes: Annotated[int, typer.Option("--classes", min=2, help="How many classes it tells apart.")],
     network: Annotated[str, typer.Option("--network", metavar="NAME", help="Its network: a name (leakboard list networks), timm:NAME, or a file NAME.py; none for TorchScript and ONNX.")] = "",
-    view: Annotated[int | None, typer.Option("--view", min=1, max=1024, help="Height and width in pixels that images of a folder are scaled to; default: 32.")] = None,
+    view: Annotated[int | None, typer.Option("--view", min=1, max=1024, help="Height and width in pixels that images of a folder are scaled to, by Pillow's BOX filter; default: 32. If yours were resized otherwise, give .npz with them.")] = None,
     channels: Annotated[int, typer.Option("--channels", help="3 (RGB) or 1 (grey), for images of a folder.")] = 3,
     mean: Annotated[str, typer.Option("--mean", metavar="NUMBERS", help="Subtracted from pixels in [0, 1], one a channel, such as '0.485 0.456 0.406'; default: pixels go in as they are.")] = "",
     std: Annotated[str, typer.Option("--std", metavar="NUMBERS", help="What pixels are divided by then, such as '0.229 0.224 0.225'.")] = "",
@@ -115,7 +115,6 @@ def _audited(
         asked = live.ask_all(model, data, registry, seed, store, queries)
     if show:
         _announce(asked, live.plan(asked.given, asked.live, registry, seed))
-    right = asked.given.log_posteriors.argmax(1) == asked.given.y
     return audits._audited(
         asked.given,
         title,
@@ -125,7 +124,7 @@ def _audited(
         show=show,
         live=asked.live,
         released=released,
-        checked=images.checks(data, right),
+        checked=images.checks(data, asked.given.log_posteriors),
     )
 
 

@@ -192,7 +192,7 @@ def _audited(
     seen, unseen = recipe.accuracies(trainings, trained)
     return audits._audited(
         given, title, trainings.seed, fail_if, command, show=show, live=asked.live if asked else None, released=released,
-        checked=[*images.checks(data, right), *recipe.checks(trainings, trained, right)],
+        checked=[*images.checks(data, given.log_posteriors), *recipe.checks(trainings, trained, right)],
         recipe=Recipe(
             file=file.path.name, references=len(trained.answers), size=len(trainings) // 2, seconds=trained.seconds,
             trained=audited is None, seen=seen, unseen=unseen,

@@ -71,7 +71,7 @@ def audit(
         )
     included = np.array(secret.included, bool)
     found = bounds.guess(margin(log_posteriors, y), included, secret.guesses)
-    best = found._replace(right=found.made)
+    best = bounds.perfect(included, secret.guesses)
     mu = bounds.gaussian_mu(found)
     shown = []
     if delta:
@@ -128,8 +128,13 @@ def _verdict(shown: list[Bound], found: bounds.Guesses, claimed: float | None, d
     more = f"{right[0].upper() + right[1:]}; shown: {both}. That is no proof of the claim: better attacks and more canaries may show more."
     if max(b.most for b in judging) <= claimed:
         more = (
-            f"These canaries could not have refuted it: if all {found.made:,} guesses were right, they would show {down(max(b.most for b in judging))} at most. "
-            f"At least {bounds.needed(claimed):,} guesses are needed without a Gaussian curve. {more}"
+            f"These canaries could not have refuted it: a model that gives all of them away would show {down(max(b.most for b in judging))} at most. "
+            + (
+                f"At least {bounds.needed(claimed):,} guesses are needed without a Gaussian curve. "
+                if claimed < 30
+                else "No audit can. "
+            )
+            + more
         )
     return CanaryVerdict(
         state="not refuted",

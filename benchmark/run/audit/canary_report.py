@@ -30,7 +30,9 @@ class Bound(_Part):
     assumes: str = Field(description="What it rests on besides.")
     delta: float
     epsilon: float
-    most: float = Field(description="What it would be if all guesses were right: no claim above can be refuted.")
+    most: float = Field(
+        description="What it would be if the model gave all canaries away: no claim above can be refuted."
+    )
     judges: bool = Field(description="Whether it is held against the claim: one for another delta is not.")
 
 

@@ -57,6 +57,12 @@ def guess(scores: ArrayLike, included: ArrayLike, guesses: int) -> Guesses:
     return Guesses(len(values), 2 * half, int(inside[order[-half:]].sum() + (~inside[order[:half]]).sum()))
 
 
+def perfect(included: ArrayLike, guesses: int) -> Guesses:
+    """What so many guesses come to where the scores tell all: half of them say in, and fewer may be in, or out. included: (m,) bool."""
+    inside = np.asarray(included, bool)
+    return guess(inside.astype(np.float64), inside, guesses)
+
+
 def p_value(found: Guesses, epsilon: float, delta: float) -> float:
     """How probable so many right guesses are at most, if the training is (epsilon, delta)-DP. In [0, 1].
 
@@ -129,6 +135,10 @@ def _log_delta(mu: float, epsilon: float) -> float:
 
 def needed(epsilon: float, beta: float = BETA) -> int:
     """The fewest guesses that, all of them right, refute pure epsilon-DP. At a delta above 0 it takes more."""
+    if epsilon > _MOST_EPSILON:
+        raise ValueError(
+            f"expected an epsilon of at most {_MOST_EPSILON:g}, given {epsilon:g}: no number of guesses refutes it"
+        )
     return math.floor(math.log(beta) / -math.log1p(math.exp(-epsilon))) + 1  # log of expit(epsilon)
 
 

@@ -43,9 +43,7 @@ def decide(audit: Audit, asked: Condition) -> Decision:
     """
     case = audit.worst.get(asked.metric)
     if audit.verdict.state == "unclear":
-        return Decision(
-            condition=asked.text, outcome="cannot tell", reason="members and non-members differ without the model"
-        )
+        return Decision(condition=asked.text, outcome="cannot tell", reason="it is unclear what the model leaks")
     if case is None:
         return Decision(condition=asked.text, outcome="cannot tell", reason="too few records for this metric")
     interval = f"the worst case is {case.value:.4g}, its 95 % interval {case.low:.4g} to {case.high:.4g}"

@@ -22,7 +22,7 @@ from benchmark.data.dataset import DataError
 from benchmark.data.intake import pixels
 from benchmark.errors import UserError, printable
 from benchmark.metrics import Bools
-from benchmark.run.audit.predictions import LARGEST, LEAST, Ints, Source, Texts
+from benchmark.run.audit.predictions import LARGEST, LEAST, Ints, Source, Texts, flags
 from benchmark.run.audit.question import Check
 from benchmark.text import plain
 
@@ -98,17 +98,19 @@ def load(members: Path, nonmembers: Path, classes: int, view: int | None, channe
 def of_arrays(x: Any, y: Any, members: Any) -> Images:
     """The images of arrays or tensors: x (n, c, h, w) in [0, 1] or uint8, y (n,), members (n,). Raises UserError."""
     array = _channels_first(np.asarray(x), "x")
-    y, side = np.asarray(y), np.asarray(members)
-    if y.shape != (len(array),) or side.shape != (len(array),):
-        raise UserError(f"y, members: expected one of each for {len(array)} images, given {y.shape} and {side.shape}")
+    y = np.asarray(y)
+    if y.shape != (len(array),) or y.dtype.kind not in "fiu" or not np.isfinite(y).all() or (y != np.floor(y)).any():
+        raise UserError(
+            f"y: expected a whole number from 0 for each of {len(array)} images, given {y.dtype} of shape {y.shape}"
+        )
     return Images(
         torch.from_numpy(array).float().div_(255) if array.dtype == np.uint8 else torch.from_numpy(array),
-        y.astype(np.int64), side.astype(bool),
+        y.astype(np.int64), flags(members, len(array), "members"),
     )  # fmt: skip
 
 
-def checks(images: Images, right: Bools) -> list[Check]:
-    """Checks of images, with whether (n,) the model is right about them."""
+def checks(images: Images, log_posteriors: NDArray[np.float64]) -> list[Check]:
+    """Checks of images, with the model's log-posteriors (n, k) of them."""
     hashes = images.hashes
     twice = sum(
         int((np.unique(hashes[side], return_counts=True)[1] - 1).sum()) for side in (images.members, ~images.members)
@@ -117,15 +119,20 @@ def checks(images: Images, right: Bools) -> list[Check]:
         "Equal images on one side", "warning" if twice else "ok", f"{twice:,} images equal another one of their side in every pixel.",
         "They count twice, and intervals are too narrow: leave them out." if twice else "",
     )]  # fmt: skip
-    accuracy, guess = (
-        float(right[images.members].mean()),
+    side = images.members
+    accuracy, loss, guess = (
+        float((log_posteriors.argmax(1) == images.y)[side].mean()),
+        float(-np.median(log_posteriors[side, images.y[side]])),
         float(np.bincount(images.y[images.members]).max() / images.members.sum()),
     )
-    poor = accuracy <= 1.5 * guess and accuracy < 0.5
+    uniform = float(np.log(log_posteriors.shape[1]))
+    poor, wrong = accuracy <= 1.5 * guess and accuracy < 0.5, loss > 1.5 * uniform
     found.append(Check(
-        "Accuracy on members", "warning" if poor else "ok", f"The model is right on {accuracy:.1%} of the members; the commonest class is {guess:.1%}.",
-        "So bad a model may be given other images or labels than it was trained on: look at --mean and --std, --view, --channels and "
-        "the order of the classes." if poor else "",
+        "Accuracy on members", "broken" if wrong else "warning" if poor else "ok",
+        f"The model is right on {accuracy:.1%} of the members, of whom the commonest class is {guess:.1%}; their median loss is {loss:.3g} nats, that of a "
+        f"model that knows nothing {uniform:.3g}.",
+        "So bad a model is given other images or labels than it was trained on: look at --mean and --std, --view, --channels and "
+        "the order of the classes." if poor or wrong else "",
     ))  # fmt: skip
     return found
 

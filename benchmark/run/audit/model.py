@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -188,8 +189,10 @@ def _normalisation(mean: Sequence[float], std: Sequence[float], shape: Shape) ->
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, shape[0]):
             raise UserError(f"--{name}: expected 1 or {shape[0]} numbers, one a channel, given {len(values)}")
-    if min(std) <= 0:
-        raise UserError(f"--std: expected numbers above 0, given {min(std):g}")
+    if not all(math.isfinite(v) for v in (*mean, *std)) or min(std) < 1e-6:
+        raise UserError(
+            f"--mean, --std: expected finite numbers, those of --std above 0, given {', '.join(f'{v:g}' for v in (*mean, *std))}"
+        )
     m, s = (torch.tensor([float(v) for v in values]).expand(shape[0]).clone() for values in (mean, std))
     return m, s
 

@@ -23,12 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmark import reading
 from benchmark.data import layouts
 from benchmark.data.dataset import DataError
 from benchmark.data.population import seed_of
 from benchmark.errors import UserError
 from benchmark.run.audit.canary_secret import LEAST, SECRET, Kind, Secret
 from benchmark.run.audit.epsilon import GUESSED, planned
+from benchmark.run.audit.predictions import LARGEST
 from benchmark.text import plain
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -173,12 +175,16 @@ def _plant_arrays(data: Path, count: int, folder: Path, seed: str, kind: Kind, s
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    data = reading.content(path, LARGEST, "an npz of images and labels")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(item.file_size for item in archive.infolist()) > 2 * LARGEST:
+                raise UserError(f"{plain(path.name, 120)}: expected at most {2 * LARGEST:,} bytes unpacked, given more")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except UserError:
         raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds for a damaged file
         raise UserError(f"{plain(path.name, 120)}: expected an npz of plain arrays, given: {plain(str(error), 160)}") from None  # fmt: skip
 
 

@@ -237,9 +237,9 @@ def _verdict(
     if bad := list(question.broken(checked)):
         which = "An attack tells" if leaks else "No attack tells"
         return Verdict(
-            state="unclear", sentence="It is unclear what the model leaks: members and non-members differ without it. "
-            f"{which} them apart better than chance: {measured}.",
-            more=" ".join(f"{c.name}: {c.found}" for c in bad) + " Draw both sides from one pool, and audit again.", **said,
+            state="unclear", sentence=f"It is unclear what the model leaks: {bad[0].why}. "
+            f"{which} members from non-members better than chance: {measured}.",
+            more=" ".join(f"{c.name}: {c.found} {c.effect}" for c in bad), **said,
         )  # fmt: skip
     if leaks:
         verb = "reaches" if metric == "auc" else "finds"
@@ -309,8 +309,8 @@ def _band(inside: int, outside: int, seed: int) -> dict[str, Any]:
 
 def _precision(case: WorstCase | None) -> list[Precision]:
     """Positive predictive values at 1 % FPR, by Bayes' rule."""
-    if case is None:
-        return []
+    if case is None or case.p > chance.LEVEL:
+        return []  # what chance gives says nothing of an attacker
     values = {p: [p * t / (p * t + (1 - p) * 0.01) for t in (case.value, case.low, case.high)] for p in PRIORS}
     return [Precision(prior=p, value=v, low=low, high=high) for p, (v, low, high) in values.items()]
 

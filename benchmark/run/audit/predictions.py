@@ -43,6 +43,8 @@ NUMBERS = 250_000_000
 """Numbers at most of all answers together, those of reference models included: 2 GB."""
 LEAST = 25
 """Members, and non-members, at least."""
+_LONGEST = 1000
+"""Characters of an id or a group's name at most."""
 OFF = 1e-3
 """How far the sum of a record's probabilities may lie from 1: rounded to four decimals it may."""
 _FORMATS = ("csv", "parquet", "npz")
@@ -108,7 +110,7 @@ def predictions(
     at = f"{where}: " if where else ""
     given, y = _records(answers, labels, form, at, starts)
     n, k = given.shape
-    side = _flags(members, n, f"{at}members")
+    side = flags(members, n, f"{at}members")
     for what, count in (("members", int(side.sum())), ("non-members", int((~side).sum()))):
         if count < LEAST:
             raise UserError(f"{at}expected at least {LEAST} {what}, given {count}: fewer show nothing")
@@ -121,7 +123,7 @@ def predictions(
     if reference_members is not None:
         if theirs is None:
             raise UserError(f"{at}reference_members: expected them with references, given them alone")
-        of_references = _flags(reference_members, (len(theirs), n), f"{at}reference_members")
+        of_references = flags(reference_members, (len(theirs), n), f"{at}reference_members")
     texts = None if ids is None else _texts(ids, n, f"{at}ids")
     if texts is not None:
         _check_ids(texts, side, at)
@@ -182,6 +184,8 @@ def load(members: Path, nonmembers: Path | None = None) -> Predictions:
     groups = {name.removeprefix("group_"): joined.pop(name) for name in [*joined] if name.startswith("group_")}
     answers, labels, side = (joined.pop(name) for name in ("answers", "labels", "members"))
     sources = tuple(t["source"] for t in tables)
+    if len({source.sha256 for source in sources}) < len(sources):
+        raise UserError(f"{where}: expected members and non-members, given the same file twice")
     firsts = np.cumsum([0, *(len(t["labels"]) for t in tables[:-1])]).tolist()
     starts = {source.name: first for source, first in zip(sources, firsts, strict=True)}
     return predictions(
@@ -342,7 +346,7 @@ def _joined(name: str, parts: Sequence[Any]) -> Any:
     try:
         arrays = [np.asarray(p) for p in parts]
         if name == "ids" or name.startswith("group_"):
-            arrays = [a.astype(str) for a in arrays]
+            arrays = [_as_text(a, name) for a in arrays]
         return np.concatenate(arrays, axis)
     except ValueError as error:
         raise UserError(
@@ -377,7 +381,7 @@ def _numbers(values: ArrayLike, what: str, dimensions: int) -> Floats:
     return array.astype(np.float64, copy=False)
 
 
-def _flags(values: ArrayLike, shape: int | tuple[int, int], what: str) -> Bools:
+def flags(values: ArrayLike, shape: int | tuple[int, int], what: str) -> Bools:
     array, expected = np.asarray(values), (shape,) if isinstance(shape, int) else shape
     if array.shape != expected:
         raise UserError(f"{what}: expected shape {expected}, given {array.shape}")
@@ -403,6 +407,13 @@ def _texts(values: ArrayLike, n: int, what: str) -> Texts:
     array = np.asarray(values)
     if array.shape != (n,):
         raise UserError(f"{what}: expected one a record, shape ({n},), given {array.shape}")
+    return _as_text(array, what)
+
+
+def _as_text(array: NDArray[Any], what: str) -> Texts:
+    """As text (n,). NumPy keeps every text as wide as the longest one. Raises UserError for one that is too long."""
+    if array.dtype.kind in "OUS" and (longest := max(map(len, map(str, array.tolist())), default=0)) > _LONGEST:
+        raise UserError(f"{what}: expected at most {_LONGEST} characters a record, given {longest:,}")
     return array.astype(str)
 
 
@@ -410,7 +421,11 @@ def _inputs(values: ArrayLike, n: int, at: str) -> Floats:
     array = np.asarray(values)
     if array.ndim < 1 or len(array) != n or array.dtype.kind not in "bfiu":
         raise UserError(f"{at}inputs: expected {n} rows of numbers, given {array.dtype} of shape {array.shape}")
+    if not array.size:
+        raise UserError(f"{at}inputs: expected at least one number a record, given shape {array.shape}")
     flat: Floats = array.reshape(n, -1).astype(np.float64)
+    if np.isinf(flat).any() or np.isnan(flat).all(0).any():  # some may be missing
+        raise UserError(f"{at}inputs: expected finite numbers, given infinite ones or a column without any")
     return flat
 
 

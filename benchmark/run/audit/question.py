@@ -19,6 +19,8 @@ from benchmark.metrics import Bools, Curve, Floats, resolves
 from benchmark.run.audit.predictions import Predictions
 
 State = Literal["ok", "warning", "broken", "not checked"]
+WITHOUT = "without the model"
+"""How the names of checks end that tell members from non-members by other means."""
 _PERMUTATIONS = 999
 _COLUMNS, _ROWS = 256, 20_000
 """Numbers of an input, and records, that the classifier on the inputs learns from at most."""
@@ -36,12 +38,21 @@ class Check(NamedTuple):
     found: str
     effect: str
 
+    @property
+    def why(self) -> str:
+        """Why the verdict is unclear, if it is broken."""
+        return (
+            "members and non-members differ without it"
+            if self.name.endswith(WITHOUT)
+            else "it does not know its members"
+        )
+
 
 def checks(given: Predictions, seed: int, level: float) -> list[Check]:
     """All checks of these answers. level: how often chance may be taken for a difference."""
     return [
-        _blind("Labels and subgroups without the model", _by_shares, given, seed, level),
-        _blind("Inputs without the model", _by_inputs, given, seed, level),
+        _blind(f"Labels and subgroups {WITHOUT}", _by_shares, given, seed, level),
+        _blind(f"Inputs {WITHOUT}", _by_inputs, given, seed, level),
         _equal_answers(given),
         _balance(given),
         _size(given),
@@ -78,7 +89,7 @@ def _blind(name: str, score: Score, given: Predictions, seed: int, level: float)
             name,
             "broken",
             text,
-            "Members and non-members differ without the model: what attacks find may be that difference.",
+            "What attacks find may be that difference. Draw both sides from one pool, and audit again.",
         )
     return Check(name, "ok", text, "")
 

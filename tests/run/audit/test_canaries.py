@@ -77,6 +77,12 @@ def test_a_claim_out_of_reach_is_told_with_the_guesses_it_takes() -> None:
     assert "could not have refuted it" in found.more and f"At least {epsilon.needed(8.0):,} guesses" in found.more
 
 
+def test_a_claim_that_no_audit_can_refute() -> None:
+    planted = secret()
+    found = canaries.audit(*answers(planted, known=1.0), planted, claimed=1000.0).verdict
+    assert found.state == "not refuted" and "No audit can." in found.more
+
+
 def test_a_pure_claim_is_held_against_pure_epsilon() -> None:
     planted = secret()
     report = canaries.audit(*answers(planted, known=1.0), planted, claimed=1.0, delta=0.0)

@@ -108,6 +108,12 @@ def test_bounds_rise_with_the_guesses_that_are_right() -> None:
         assert values == sorted(values) and values[0] == values[12] == 0 < values[-1]
 
 
+def test_not_all_guesses_of_an_odd_draw_can_be_right() -> None:
+    included = np.arange(10) < 4
+    assert epsilon.perfect(included, 8) == (10, 8, 8), "four in and four out"
+    assert epsilon.perfect(included, 10) == (10, 10, 9), "the fifth that is said to be in is not"
+
+
 def test_the_fewest_guesses_that_refute() -> None:
     for claim in (0.5, 1.0, 4.0):
         least = epsilon.needed(claim)

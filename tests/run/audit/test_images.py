@@ -78,10 +78,38 @@ def test_an_image_on_both_sides_is_refused_with_how_many() -> None:
 def test_equal_images_on_one_side_and_a_bad_model_are_warnings() -> None:
     x = PIXELS.copy()
     x[1:3] = x[0]
-    twice, accuracy = images.checks(of(x), np.ones(120, bool))
+    twice, accuracy = images.checks(of(x), answers(np.ones(120, bool), 0.9))
     assert twice.state == "warning" and twice.found.startswith("2 images equal") and accuracy.state == "ok"
-    _, accuracy = images.checks(of(PIXELS), np.arange(120) % 10 < 3)
+    _, accuracy = images.checks(of(PIXELS), answers(np.arange(120) % 10 < 3, 0.6))
     assert accuracy.state == "warning" and "--mean" in accuracy.effect
+
+
+def test_a_model_that_is_sure_of_other_classes_makes_the_verdict_unclear() -> None:
+    """A forgotten normalisation: right on a fifth of its members, and sure of the wrong class on the others."""
+    _, accuracy = images.checks(of(PIXELS), answers(np.arange(120) % 5 == 0, 1 - 1e-8))
+    assert (
+        accuracy.state == "broken" and "18.4 nats" in accuracy.found and accuracy.why == "it does not know its members"
+    )
+
+
+def answers(right: np.ndarray, sure: float) -> np.ndarray:
+    """Log-posteriors (n, 2) of a model that is so sure of its answers, for the labels of `of`."""
+    predicted = np.where(right, np.arange(len(right)) % 2, 1 - np.arange(len(right)) % 2)
+    return np.log(np.where(np.eye(2)[predicted] == 1, sure, 1 - sure))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"y": np.arange(120) % 2 + 0.7}, "y: expected a whole number"), ({"y": np.full(120, np.nan)}, "y: expected a whole number"),
+        ({"y": np.array(["0", "1"] * 60)}, "y: expected a whole number"),
+        ({"members": np.array([1, -1] * 60)}, "members: expected 0 or 1"), ({"members": np.arange(60)}, "members: expected shape"),
+        ({"members": np.array(["1", "0"] * 60)}, "members: expected 0 or 1"),
+    ],
+)  # fmt: skip
+def test_labels_and_memberships_of_arrays_are_not_bent(changed: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        images.of_arrays(**{"x": PIXELS, "y": np.arange(120) % 2, "members": np.arange(120) < 60} | changed)
 
 
 @pytest.mark.parametrize(

@@ -348,7 +348,7 @@ def test_a_networks_file_that_turns_on_the_audit_ends_it_in_one_line(
         ({"shape": (1, 4, 4)}, "expected"),
         ({"mean": [0.5]}, "expected --mean and --std together, given one"),
         ({"mean": [0.5] * 2, "std": [0.5]}, "--mean: expected 1 or 1 numbers, one a channel, given 2"),
-        ({"mean": [0.5], "std": [0]}, "--std: expected numbers above 0, given 0"),
+        ({"mean": [0.5], "std": [0]}, "--mean, --std: expected finite numbers, those of --std above 0, given 0.5, 0"),
         ({"mean": [0.5], "std": [0.5]}, "networks of this form normalise their images themselves"),
     ],
 )

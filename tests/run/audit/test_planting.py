@@ -173,12 +173,26 @@ def test_every_class_keeps_an_image(tmp_path: Path) -> None:
     assert {*y[train["x"][true]].tolist()} == {*y.tolist()} and (~true).sum() == sum(done.secret.included)
 
 
+@pytest.mark.timeout(60)
+def test_damaged_archives_and_pipes_end_in_one_line(arrays: Path, tmp_path: Path) -> None:
+    whole = arrays.read_bytes()
+    entry = whole.index(b"PK\1\2")  # of the archive's directory: here an encrypted one, and one by an unknown method
+    encrypted, unknown = (whole[: entry + i] + byte + whole[entry + i + 1 :] for i, byte in ((8, b"\1"), (10, b"\x63")))
+    for cut in (whole[:-40], encrypted, unknown, whole.replace(b"{'descr'", b"{'descr(", 1), b""):
+        (tmp_path / "bad.npz").write_bytes(cut)
+        with pytest.raises(UserError, match="expected"):
+            plant(tmp_path / "bad.npz", 20, tmp_path / "out", SEED)
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(UserError, match=r"pipe\.npz"):
+        plant(tmp_path / "pipe.npz", 20, tmp_path / "out", SEED)
+
+
 def test_files_that_can_not_be_read(tmp_path: Path, folders: Path) -> None:
     for text in (b"", b"PK\3\4", b"no zip"):
         (tmp_path / "data.npz").write_bytes(text)
         with pytest.raises(UserError, match=r"data\.npz: expected an npz of plain arrays"):
             plant(tmp_path / "data.npz", 10, tmp_path / "out", SEED)
-    with pytest.raises(UserError, match=r"none\.npz: expected a file that can be read"):
+    with pytest.raises(UserError, match=r"none\.npz: expected an npz of images and labels that can be read"):
         plant(tmp_path / "none.npz", 10, tmp_path / "out", SEED)
     with pytest.raises(UserError, match="expected a folder of class folders, given none"):
         plant(tmp_path / "none", 10, tmp_path / "out", SEED)

@@ -146,6 +146,30 @@ def test_an_unknown_format_and_a_missing_side(tmp_path: Path) -> None:
         load(tmp_path / "alone.parquet")
 
 
+def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("p_0,p_1,label\n" + "0.5,0.5,0\n" * 60)
+    (tmp_path / "b.csv").write_bytes((tmp_path / "a.csv").read_bytes())
+    with pytest.raises(UserError, match="expected members and non-members, given the same file twice"):
+        load(tmp_path / "a.csv", tmp_path / "b.csv")
+
+
+def test_texts_are_not_as_wide_as_one_likes() -> None:
+    """NumPy keeps each text as wide as the longest: one of a megabyte would take gigabytes in many records."""
+    group = np.array(["x"] * 59 + ["y" * 1_000_000], object)
+    with pytest.raises(UserError, match=r"expected at most 1000 characters a record, given 1,000,000"):
+        predictions(
+            np.full((60, 2), 0.5), np.zeros(60, int), np.arange(60) < 30, form="probabilities", groups={"a": group}
+        )
+
+
+def test_inputs_that_hold_nothing_are_refused() -> None:
+    for inputs in (np.zeros((60, 0)), np.full((60, 2), np.nan), np.full((60, 1), np.inf)):
+        with pytest.raises(UserError, match="inputs: expected"):
+            predictions(
+                np.full((60, 2), 0.5), np.zeros(60, int), np.arange(60) < 30, form="probabilities", inputs=inputs
+            )
+
+
 def test_huge_files_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "huge.csv"
     with path.open("wb") as file:
