@@ -115,7 +115,7 @@ def test_from_python_it_is_the_same(home: Home, options: list[str], few: None) -
     audited = leakboard.audit_model(network, x, y, members, 10, released="weights", queries=1500)
     assert audited.report.worst == report.worst and audited.report.attacks == report.attacks
     assert audited.report.model.network == "Network" and not audited.report.files
-    with pytest.raises(leakboard.UserError, match="y, members: expected one of each for 120 images"):
+    with pytest.raises(leakboard.UserError, match="y: expected a whole number from 0 for each of 120 images"):
         leakboard.audit_model(network, x, y[:3], members, 10)
 
 

@@ -102,6 +102,8 @@ def audit(
     progress. live: the model; None for answers alone. released: attacks that read more do not count for the verdict. checked:
     further checks. recipe: how the reference models were trained, if that was done for this audit. Raises UserError where an attack's file was changed.
     """
+    if released not in _READS:
+        raise UserError(f"released: expected one of {', '.join(_READS)}, given {released!r}")
     bench = Bench(given, seed, live)
     parts, left = pool(registry, given, bench)
     draws = chance.Draws.of(given.members, bench.strata(parts), np.random.default_rng(seed_of("draws", seed)))
@@ -323,9 +325,9 @@ def _oriented(scored: Scored, reversed_: bool) -> Floats:
 def _groups(scored: Scored, given: Predictions, reversed_: bool, seed: int) -> list[Group]:
     """The AUC of an attack within each subgroup and each class that is large enough, the largest first."""
     members, scores = given.members[scored.rows], _oriented(scored, reversed_)
-    kinds = {**given.groups, "class": given.y.astype(str)}
+    kinds = [*given.groups.items(), ("class", given.y.astype(str))]  # a group may be named so, too
     found = []
-    for of, values in kinds.items():
+    for of, values in kinds:
         names, codes = np.unique(values[scored.rows], return_inverse=True)
         inside, outside = np.bincount(codes, members), np.bincount(codes, ~members)
         for code in np.flatnonzero((inside >= _LEAST) & (outside >= _LEAST)):

@@ -185,7 +185,7 @@ def load(members: Path, nonmembers: Path | None = None) -> Predictions:
     answers, labels, side = (joined.pop(name) for name in ("answers", "labels", "members"))
     sources = tuple(t["source"] for t in tables)
     if len({source.sha256 for source in sources}) < len(sources):
-        raise UserError(f"{where}: expected members and non-members, given the same file twice")
+        raise UserError(f"{where}: expected members that are no non-members, given the same file twice")
     firsts = np.cumsum([0, *(len(t["labels"]) for t in tables[:-1])]).tolist()
     starts = {source.name: first for source, first in zip(sources, firsts, strict=True)}
     return predictions(

@@ -149,7 +149,7 @@ def test_an_unknown_format_and_a_missing_side(tmp_path: Path) -> None:
 def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("p_0,p_1,label\n" + "0.5,0.5,0\n" * 60)
     (tmp_path / "b.csv").write_bytes((tmp_path / "a.csv").read_bytes())
-    with pytest.raises(UserError, match="expected members and non-members, given the same file twice"):
+    with pytest.raises(UserError, match="expected members that are no non-members, given the same file twice"):
         load(tmp_path / "a.csv", tmp_path / "b.csv")
 
 
