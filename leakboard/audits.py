@@ -35,6 +35,16 @@ for _command in (canaries.plant, canaries.canaries):
     audit.command()(_command)
 
 
+# fmt: off
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.html, audit.json and exposed.csv are written.")]
+Title = Annotated[str, typer.Option(help="What the report calls the model.")]
+FailIf = Annotated[list[str] | None, typer.Option("--fail-if", metavar="CONDITION", help="A gate, such as 'tpr_at_fpr_0.01 > 0.05'; exit code 3 if it fails, 4 if it cannot tell.")]
+Seed = Annotated[int, typer.Option(min=0, help="Draws the known records, permutations and resamples.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The audit as one JSON document on stdout, and nothing else there.")]
+# fmt: on
+"""Options that the ways of an audit share."""
+
+
 @dataclass(frozen=True)
 class Audited:
     """An audit: the data of its report, and the most exposed records, which the report does not hold."""
@@ -119,7 +129,6 @@ def _audited(
     from leaderboard import lines
 
     conditions = [gate.condition(text) for text in fail_if]
-    command = places.without_home(command)
     known = {
         name: predicted.Line(*(line[f] for f in predicted.Line._fields)) for name, line in lines.published().items()
     }
@@ -144,11 +153,11 @@ def about() -> None:
 def predictions(
     members: Annotated[Path, typer.Option("--members", metavar="FILE", help="The model's answers on its training data: .csv, .parquet or .npz; or on both sides, with a column `member`.")],
     nonmembers: Annotated[Path | None, typer.Option("--non-members", metavar="FILE", help="Its answers on data of the same origin that it was not trained on.")] = None,
-    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.html, audit.json and exposed.csv are written.")] = Path("audit"),
-    title: Annotated[str, typer.Option(help="What the report calls the model.")] = "",
-    fail_if: Annotated[list[str] | None, typer.Option("--fail-if", metavar="CONDITION", help="A gate, such as 'tpr_at_fpr_0.01 > 0.05'; exit code 3 if it fails, 4 if it cannot tell.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the known records, permutations and resamples.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="The audit as one JSON document on stdout, and nothing else there.")] = False,
+    folder: Out = Path("audit"),
+    title: Title = "",
+    fail_if: FailIf = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit a model by its answers alone: no model, no images. docs/audit.md says what the files hold."""
     import torch
@@ -159,13 +168,22 @@ def predictions(
     torch.set_num_threads(1)  # as in workers: the last digits of sums depend on the number of threads
     for text in fail_if or []:
         gate.condition(text)  # before the work
-    arguments = ["--members", str(members), *(["--non-members", str(nonmembers)] if nonmembers else [])]
-    arguments += ["--title", title] if title else []
-    arguments += [a for text in fail_if or [] for a in ("--fail-if", text)] + (["--seed", str(seed)] if seed else [])
+    command = repeated(
+        "predictions",
+        {"--members": members, "--non-members": nonmembers, "--title": title, "--seed": seed or None},
+        fail_if,
+    )
     with console.working("reading answers"):
         given = load(members.expanduser(), nonmembers.expanduser() if nonmembers else None)
-    command = shlex.join(["leakboard", "audit", "predictions", *arguments])
     conclude(_audited(given, title, seed, fail_if or [], command), folder, as_json)
+
+
+def repeated(way: str, options: Mapping[str, object], fail_if: Sequence[str] | None) -> str:
+    """The command that makes an audit again. options: by name; None and "" are left out, True is a flag."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False and value != ""}
+    arguments = [part for name, value in given.items() for part in ((name,) if value is True else (name, str(value)))]
+    arguments += [part for text in fail_if or [] for part in ("--fail-if", text)]
+    return places.without_home(shlex.join(["leakboard", "audit", way, *arguments]))
 
 
 def conclude(done: Audited, folder: Path, as_json: bool) -> None:

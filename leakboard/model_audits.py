@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,27 +23,43 @@ if TYPE_CHECKING:
     from benchmark.run.audit.model import Model
     from benchmark.targets.store import Store
 
+QUERIES = 40_000
+"""What one attack may cost by default, in forward passes of one image."""
 Released = Literal["labels", "posteriors", "weights"]
+# fmt: off
+Members = Annotated[Path, typer.Option("--members", metavar="DIR", help="Images that it was trained on: a folder of class folders, .npz (x, y) or .parquet.")]
+NonMembers = Annotated[Path, typer.Option("--non-members", metavar="DIR", help="Images of the same origin that it was not trained on.")]
+Classes = Annotated[int, typer.Option("--classes", min=2, help="How many classes it tells apart.")]
+NetworkName = Annotated[str, typer.Option("--network", metavar="NAME", help="Its network: a name (leakboard list networks), timm:NAME, or a file NAME.py; none for TorchScript and ONNX.")]
+View = Annotated[int | None, typer.Option("--view", min=1, max=1024, help="Height and width in pixels that images of a folder are scaled to, by Pillow's BOX filter; default: 32. If yours were resized otherwise, give .npz with them.")]
+Channels = Annotated[int, typer.Option("--channels", help="3 (RGB) or 1 (grey), for images of a folder.")]
+Mean = Annotated[str, typer.Option("--mean", metavar="NUMBERS", help="Subtracted from pixels in [0, 1], one a channel, such as '0.485 0.456 0.406'; default: pixels go in as they are.")]
+Std = Annotated[str, typer.Option("--std", metavar="NUMBERS", help="What pixels are divided by then, such as '0.229 0.224 0.225'.")]
+TorchScript = Annotated[bool, typer.Option("--torchscript", help="The weights are TorchScript, whatever the file's name.")]
+ReleasedAs = Annotated[Released, typer.Option("--released", help="What others will get; attacks that read more are run, and do not count for the verdict.")]
+Queries = Annotated[int, typer.Option("--queries", min=1000, help="What one attack may cost, in forward passes; what costs more is measured on a part of the images.")]
+# fmt: on
+"""Options that `audit recipe` has, too."""
 
 
 def model(
     weights: Annotated[Path, typer.Option("--weights", metavar="FILE", help="The model's weights: .safetensors, or a state dict as .pt; or the whole model: .ts (TorchScript) or .onnx.")],
-    members: Annotated[Path, typer.Option("--members", metavar="DIR", help="Images that it was trained on: a folder of class folders, .npz (x, y) or .parquet.")],
-    nonmembers: Annotated[Path, typer.Option("--non-members", metavar="DIR", help="Images of the same origin that it was not trained on.")],
-    classes: Annotated[int, typer.Option("--classes", min=2, help="How many classes it tells apart.")],
-    network: Annotated[str, typer.Option("--network", metavar="NAME", help="Its network: a name (leakboard list networks), timm:NAME, or a file NAME.py; none for TorchScript and ONNX.")] = "",
-    view: Annotated[int | None, typer.Option("--view", min=1, max=1024, help="Height and width in pixels that images of a folder are scaled to, by Pillow's BOX filter; default: 32. If yours were resized otherwise, give .npz with them.")] = None,
-    channels: Annotated[int, typer.Option("--channels", help="3 (RGB) or 1 (grey), for images of a folder.")] = 3,
-    mean: Annotated[str, typer.Option("--mean", metavar="NUMBERS", help="Subtracted from pixels in [0, 1], one a channel, such as '0.485 0.456 0.406'; default: pixels go in as they are.")] = "",
-    std: Annotated[str, typer.Option("--std", metavar="NUMBERS", help="What pixels are divided by then, such as '0.229 0.224 0.225'.")] = "",
-    torchscript: Annotated[bool, typer.Option("--torchscript", help="The weights are TorchScript, whatever the file's name.")] = False,
-    released: Annotated[Released, typer.Option("--released", help="What others will get; attacks that read more are run, and do not count for the verdict.")] = "posteriors",
-    queries: Annotated[int, typer.Option("--queries", min=1000, help="What one attack may cost, in forward passes; what costs more is measured on a part of the images.")] = 40_000,
-    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.html, audit.json and exposed.csv are written.")] = Path("audit"),
-    title: Annotated[str, typer.Option(help="What the report calls the model.")] = "",
-    fail_if: Annotated[list[str] | None, typer.Option("--fail-if", metavar="CONDITION", help="A gate, such as 'tpr_at_fpr_0.01 > 0.05'; exit code 3 if it fails, 4 if it cannot tell.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the known records, permutations and resamples.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="The audit as one JSON document on stdout, and nothing else there.")] = False,
+    members: Members,
+    nonmembers: NonMembers,
+    classes: Classes,
+    network: NetworkName = "",
+    view: View = None,
+    channels: Channels = 3,
+    mean: Mean = "",
+    std: Std = "",
+    torchscript: TorchScript = False,
+    released: ReleasedAs = "posteriors",
+    queries: Queries = QUERIES,
+    folder: audits.Out = Path("audit"),
+    title: audits.Title = "",
+    fail_if: audits.FailIf = None,
+    seed: audits.Seed = 0,
+    as_json: audits.AsJson = False,
 ) -> None:  # fmt: skip
     """Audit a model itself: its weights, and images of both sides. Stopped, it goes on where it was. See docs/audit.md."""
     import torch
@@ -56,17 +71,9 @@ def model(
     torch.set_num_threads(1)  # as in workers: the last digits of sums depend on the number of threads
     for text in fail_if or []:
         gate.condition(text)  # before the work
-    if channels not in (1, 3):
-        raise UserError(f"--channels: expected 1 or 3, given {channels}")
-    given = {
-        "--weights": weights, "--network": network, "--members": members, "--non-members": nonmembers, "--classes": classes,
-        "--view": view, "--channels": channels if channels != 3 else "", "--mean": mean, "--std": std,
-        "--released": released if released != "posteriors" else "", "--queries": queries if queries != 40_000 else "",
-        "--title": title, "--seed": seed or "",
-    }  # fmt: skip
-    arguments = [part for option, value in given.items() if value not in ("", None) for part in (option, str(value))]
-    arguments += [a for text in fail_if or [] for a in ("--fail-if", text)] + ["--torchscript"] * torchscript
-    command = shlex.join(["leakboard", "audit", "model", *arguments])
+    model = {"--weights": weights, **of_model(network, mean, std, torchscript)}
+    rest = of_images(members, nonmembers, classes, view, channels) | of_audit(released, queries, title, seed)
+    command = audits.repeated("model", model | rest, fail_if)
     with console.working("reading images"):
         data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels)
     with console.working("reading the model"):
@@ -81,6 +88,29 @@ def model(
     audits.conclude(done, folder, as_json)
 
 
+def of_model(network: str, mean: str, std: str, torchscript: bool) -> dict[str, object]:
+    """Options of a model, for the command that makes the audit again."""
+    return {"--network": network, "--mean": mean, "--std": std, "--torchscript": torchscript}
+
+
+def of_images(members: Path, nonmembers: Path, classes: int, view: int | None, channels: int) -> dict[str, object]:
+    """Options of the images. Raises UserError for another number of channels than 1 or 3."""
+    if channels not in (1, 3):
+        raise UserError(f"--channels: expected 1 or 3, given {channels}")
+    return {
+        "--members": members, "--non-members": nonmembers, "--classes": classes, "--view": view,
+        "--channels": channels if channels != 3 else None,
+    }  # fmt: skip
+
+
+def of_audit(released: Released, queries: int, title: str, seed: int) -> dict[str, object]:
+    """Options of the audit, without those at their defaults."""
+    return {
+        "--released": released if released != "posteriors" else None, "--queries": queries if queries != QUERIES else None,
+        "--title": title, "--seed": seed or None,
+    }  # fmt: skip
+
+
 def module(
     network: Any,
     x: ArrayLike,
@@ -92,7 +122,7 @@ def module(
     title: str = "",
     seed: int = 0,
     fail_if: Sequence[str] = (),
-    queries: int = 40_000,
+    queries: int = QUERIES,
 ) -> audits.Audited:
     """`leakboard.audit_model`."""
     from benchmark.run.audit import images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,21 @@ from benchmark.errors import UserError
 from benchmark.text import plain
 from leakboard import audits, console, model_audits
 from leakboard.console import clock, say
-from leakboard.model_audits import Released
+from leakboard.model_audits import (
+    QUERIES,
+    Channels,
+    Classes,
+    Mean,
+    Members,
+    NetworkName,
+    NonMembers,
+    Queries,
+    Released,
+    ReleasedAs,
+    Std,
+    TorchScript,
+    View,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -31,26 +44,26 @@ REFERENCES = 16
 
 def recipe(
     train: Annotated[Path, typer.Option("--train", metavar="FILE.py", help="The recipe: a file of yours with `def train(x, y, classes, seed)`, which returns a trained torch.nn.Module. It runs as your own code.")],
-    members: Annotated[Path, typer.Option("--members", metavar="DIR", help="Images that the model was trained on: a folder of class folders, .npz (x, y) or .parquet.")],
-    nonmembers: Annotated[Path, typer.Option("--non-members", metavar="DIR", help="Images of the same origin that it was not trained on.")],
-    classes: Annotated[int, typer.Option("--classes", min=2, help="How many classes it tells apart.")],
+    members: Members,
+    nonmembers: NonMembers,
+    classes: Classes,
     weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="The model's weights, as for audit model; without them it is trained here, by the recipe on all members.")] = None,
-    network: Annotated[str, typer.Option("--network", metavar="NAME", help="The network of the weights, as for audit model.")] = "",
+    network: NetworkName = "",
     references: Annotated[int | None, typer.Option("--references", min=2, help="Reference models to train, an even number; default: 16.")] = None,
     hours: Annotated[float | None, typer.Option("--hours", help="Instead: so many hours of training, those of earlier calls included; the first pair is timed.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, envvar="LEAKBOARD_WORKERS", help="Models that are trained at once; they share the cores.")] = 1,
-    view: Annotated[int | None, typer.Option("--view", min=1, max=1024, help="Height and width in pixels that images of a folder are scaled to; default: 32.")] = None,
-    channels: Annotated[int, typer.Option("--channels", help="3 (RGB) or 1 (grey), for images of a folder.")] = 3,
-    mean: Annotated[str, typer.Option("--mean", metavar="NUMBERS", help="Subtracted from pixels in [0, 1] before the model of --weights, one a channel.")] = "",
-    std: Annotated[str, typer.Option("--std", metavar="NUMBERS", help="What pixels are divided by then.")] = "",
-    torchscript: Annotated[bool, typer.Option("--torchscript", help="The weights are TorchScript, whatever the file's name.")] = False,
-    released: Annotated[Released, typer.Option("--released", help="What others will get; attacks that read more are run, and do not count for the verdict.")] = "posteriors",
-    queries: Annotated[int, typer.Option("--queries", min=1000, help="What one attack may cost, in forward passes, on a model of --weights.")] = 40_000,
-    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.html, audit.json and exposed.csv are written.")] = Path("audit"),
-    title: Annotated[str, typer.Option(help="What the report calls the model.")] = "",
-    fail_if: Annotated[list[str] | None, typer.Option("--fail-if", metavar="CONDITION", help="A gate, such as 'tpr_at_fpr_0.01 > 0.05'; exit code 3 if it fails, 4 if it cannot tell.")] = None,
+    view: View = None,
+    channels: Channels = 3,
+    mean: Mean = "",
+    std: Std = "",
+    torchscript: TorchScript = False,
+    released: ReleasedAs = "posteriors",
+    queries: Queries = QUERIES,
+    folder: audits.Out = Path("audit"),
+    title: audits.Title = "",
+    fail_if: audits.FailIf = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the halves, the seeds of trainings, the known records, permutations and resamples.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="The audit as one JSON document on stdout, and nothing else there.")] = False,
+    as_json: audits.AsJson = False,
 ) -> None:  # fmt: skip
     """Audit with reference models, which are trained by your recipe. Stopped, it goes on; asked for more, it trains the rest."""
     import torch
@@ -65,23 +78,17 @@ def recipe(
     for text in fail_if or []:
         gate.condition(text)  # before the work
     budget = _budget(references, hours)
-    if channels not in (1, 3):
-        raise UserError(f"--channels: expected 1 or 3, given {channels}")
     if weights is None and (network or mean or std or torchscript):
         raise UserError(
             "--network, --mean, --std, --torchscript: expected them with --weights, given without; leave them out"
         )
     file = read(train.expanduser())
-    given = {
-        "--train": train, "--weights": weights, "--network": network, "--members": members, "--non-members": nonmembers,
-        "--classes": classes, "--references": references, "--hours": hours, "--workers": workers if workers > 1 else "",
-        "--view": view, "--channels": channels if channels != 3 else "", "--mean": mean, "--std": std,
-        "--released": released if released != "posteriors" else "", "--queries": queries if queries != 40_000 else "",
-        "--title": title, "--seed": seed or "",
-    }  # fmt: skip
-    arguments = [part for option, value in given.items() if value not in ("", None) for part in (option, str(value))]
-    arguments += [a for text in fail_if or [] for a in ("--fail-if", text)] + ["--torchscript"] * torchscript
-    command = shlex.join(["leakboard", "audit", "recipe", *arguments])
+    model = {"--train": train, "--weights": weights, **model_audits.of_model(network, mean, std, torchscript)}
+    trained = {"--references": references, "--hours": hours, "--workers": workers if workers > 1 else None}
+    rest = model_audits.of_images(members, nonmembers, classes, view, channels) | model_audits.of_audit(
+        released, queries, title, seed
+    )
+    command = audits.repeated("recipe", model | trained | rest, fail_if)
     with console.working("reading images"):
         data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels)
     trainings = Trainings(file, data, classes, seed, Store(places.store()), workers)
@@ -121,7 +128,7 @@ def arrays(
     title: str = "",
     seed: int = 0,
     fail_if: Sequence[str] = (),
-    queries: int = 40_000,
+    queries: int = QUERIES,
 ) -> audits.Audited:
     """`leakboard.audit_recipe`."""
     from benchmark.run.audit import images
