@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from benchmark import places
 from benchmark.errors import UserError
+from benchmark.text import plain
 from leakboard import canaries, console
 from leakboard.console import answer, out, say, track
 
@@ -85,14 +87,10 @@ class Audited:
 
 def cell(text: str) -> str:
     """A foreign text as a cell that no spreadsheet takes for a formula: such a one gets an apostrophe in front."""
-    from benchmark.text import plain
-
     shown = plain(text, 200)
-    return (
-        f"'{shown}"
-        if shown.lstrip()[:1] in ("=", "+", "-", "@", "|", "%") or (text[:1] in "\t\r\n" and text)
-        else shown
-    )
+    first = unicodedata.normalize("NFKC", shown.lstrip()[:1])  # some read a full-width sign as the sign
+    formula = first in ("=", "+", "-", "@", "|", "%") or (text[:1] in "\t\r\n" and text)
+    return f"'{shown}" if formula else shown
 
 
 def arrays(
@@ -128,7 +126,7 @@ def _audited(
     from benchmark.run.audit import gate, predicted
     from leaderboard import lines
 
-    conditions = [gate.condition(text) for text in fail_if]
+    conditions, title = [gate.condition(text) for text in fail_if], plain(title, 200)
     known = {
         name: predicted.Line(*(line[f] for f in predicted.Line._fields)) for name, line in lines.published().items()
     }

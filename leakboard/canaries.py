@@ -14,6 +14,7 @@ from rich.table import Table
 
 from benchmark import places
 from benchmark.errors import UserError
+from benchmark.text import plain
 from leakboard import console
 from leakboard.console import answer, out, say, tell_next, track
 
@@ -47,7 +48,7 @@ def _now() -> str:
 
 def plant(
     data: Annotated[Path, typer.Option(metavar="DIR", help="The training data: a folder with one folder a class, or an .npz with images and labels.")],
-    count: Annotated[int, typer.Option("--canaries", help="How many canaries; each is in the training set by a fair coin.")] = 1000,
+    count: Annotated[int | None, typer.Option("--canaries", help="How many canaries; each is in the training set by a fair coin. Default: 1,000, or half of the images where they are fewer.")] = None,
     kind: Annotated[Literal["mislabelled", "noise"], typer.Option(help="Images taken out of the data, with a wrong label; or images of noise.")] = "mislabelled",
     share: Annotated[float, typer.Option("--guess", help="Share of the canaries whose inclusion will be guessed, fixed now. More can show a larger epsilon where a model leaks all.")] = 0.2,
     folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where training set, canaries and secret are written: a new folder.")] = Path("planted"),
@@ -65,6 +66,7 @@ def plant(
         return track(items, what, total)
 
     done = planting.plant(data.expanduser(), count, folder.expanduser(), secrets.token_hex(32), kind, share, shown)
+    count = len(done.secret.labels)
     best = epsilon.perfect(done.secret.included, done.secret.guesses)
     most = {
         "any mechanism": epsilon.any_mechanism(best, DELTA),
@@ -104,6 +106,7 @@ def canaries(
     from leaderboard.audit_page import canaries_as_html
 
     by_canaries.check(delta, claimed)
+    title = plain(title, 200)
     with console.working("reading answers"):
         planted = read_secret(secret.expanduser())
         log_posteriors, y, source = predictions.answers(answers.expanduser())

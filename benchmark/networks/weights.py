@@ -82,6 +82,8 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
                 f"{what}: expected {name} of shape {tuple(value.shape)}, given {tuple(weights[name].shape)}; is it another "
                 "network, or another number of --classes or --channels?"
             )
+        if (value.dtype == torch.bool) != (weights[name].dtype == torch.bool):
+            raise ValueError(f"{what}: expected {name} of {value.dtype}, given {weights[name].dtype}")
     network.load_state_dict(dict(weights), strict=False)
 
 
@@ -118,6 +120,10 @@ def _plain(found: Any, name: str) -> dict[str, Tensor]:
             f"{name}: expected tensors alone (or a state dict under {', '.join(_INSIDE)}), given {type(found[odd[0]]).__name__} "
             f"as {plain(odd[0], 60)!r}"
         )
+    if odd := [
+        k for k, v in found.items() if v.layout != torch.strided or v.is_quantized or v.is_meta or v.is_complex()
+    ]:
+        raise UserError(f"{name}: expected plain tensors of real numbers, given another kind as {plain(odd[0], 60)!r}")
     if len(found) > TENSORS:
         raise UserError(f"{name}: expected at most {TENSORS:,} tensors, given {len(found):,}")
     while prefix := next((p for p in _PREFIXES if all(k.startswith(p) and k != p for k in found)), ""):

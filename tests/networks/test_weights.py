@@ -103,3 +103,20 @@ def test_safetensors_round(tmp_path: Path) -> None:
     save_file(PLAIN, tmp_path / "m.safetensors")
     file = weights.read(tmp_path / "m.safetensors")
     assert torch.equal(weights.tensors(file)["w.weight"], PLAIN["w.weight"]) and len(file.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [torch.zeros(2, 2).to_sparse(), torch.zeros(2, 2).to_sparse_csr(), torch.zeros(2, 2, device="meta"), torch.zeros(2, 2, dtype=torch.complex64)],
+    ids=["sparse", "sparse rows", "meta", "complex"],
+)  # fmt: skip
+def test_tensors_that_hold_no_real_numbers_are_refused(tmp_path: Path, odd: torch.Tensor) -> None:
+    torch.save({**PLAIN, "more": odd}, tmp_path / "m.pt")
+    with pytest.raises(UserError, match=r"m\.pt: expected plain tensors of real numbers, given another kind as 'more'"):
+        weights.tensors(weights.read(tmp_path / "m.pt"))
+
+
+def test_flags_are_no_weights() -> None:
+    network = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"expected weight of torch\.float32, given torch\.bool"):
+        weights.load(network, {"weight": torch.ones(2, 2, dtype=torch.bool), "bias": torch.zeros(2)}, "m")

@@ -97,12 +97,15 @@ class Drawn:
     resampled: Mapping[str, Floats]
     shares: Mapping[str, int]
     part_of: bool = False
+    records: int = 0
+    """Of the smaller side."""
 
     def value(self, name: str) -> Value:
         low, high = np.quantile(self.resampled[name], (0.025, 0.975), method="weibull")
         interval = float(low), float(high)
-        if name in self.shares:
-            interval = at_least_binomial(interval, self.observed[name], self.shares[name])
+        observed = self.observed[name]
+        if name in self.shares or observed in (0.0, 1.0):  # scores that do not overlap give a bootstrap nothing to draw
+            interval = at_least_binomial(interval, observed, self.shares.get(name, self.records))
         null = np.quantile(self.permuted[name], (LEVEL / 2, 1 - LEVEL / 2), method="weibull")
         return Value(self.observed[name], *interval, float(null[0]), float(null[1]))
 
@@ -125,7 +128,14 @@ def drawn(scored: Scored, draws: Draws) -> Drawn:
         )
     inside = int(draws.members[scored.rows].sum())
     shares = {name: inside for name in observed if name.startswith("tpr")}
-    return Drawn({name: float(v[0]) for name, v in observed.items()}, permuted, resampled, shares, scored.part_of)
+    return Drawn(
+        {name: float(v[0]) for name, v in observed.items()},
+        permuted,
+        resampled,
+        shares,
+        scored.part_of,
+        min(inside, len(scored.rows) - inside),
+    )
 
 
 def _metrics(

@@ -22,7 +22,7 @@ from benchmark.data.dataset import DataError
 from benchmark.data.intake import pixels
 from benchmark.errors import UserError, printable
 from benchmark.metrics import Bools
-from benchmark.run.audit.predictions import LARGEST, LEAST, Ints, Source, Texts, flags
+from benchmark.run.audit.predictions import LARGEST, LEAST, Ints, Source, Texts, as_array, flags
 from benchmark.run.audit.question import Check
 from benchmark.text import plain
 
@@ -30,6 +30,8 @@ NUMBERS = 1 << 29
 """Pixels of all images together at most, channels counted: 2 GiB in float32."""
 SIDES = ("members", "non-members")
 _DECODERS = 2
+_DIGITS = 18
+"""Digits of a class's number at most."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def load(members: Path, nonmembers: Path, classes: int, view: int | None, channe
 
 def of_arrays(x: Any, y: Any, members: Any) -> Images:
     """The images of arrays or tensors: x (n, c, h, w) in [0, 1] or uint8, y (n,), members (n,). Raises UserError."""
-    array = _channels_first(np.asarray(x), "x")
-    y = np.asarray(y)
+    array = _channels_first(as_array(x, "x"), "x")
+    y = as_array(y, "y")
     if y.shape != (len(array),) or y.dtype.kind not in "fiu" or not np.isfinite(y).all() or (y != np.floor(y)).any():
         raise UserError(
             f"y: expected a whole number from 0 for each of {len(array)} images, given {y.dtype} of shape {y.shape}"
@@ -133,6 +135,7 @@ def checks(images: Images, log_posteriors: NDArray[np.float64]) -> list[Check]:
         f"model that knows nothing {uniform:.3g}.",
         "So bad a model is given other images or labels than it was trained on: look at --mean and --std, --view, --channels and "
         "the order of the classes." if poor or wrong else "",
+        "it does not know its members" if wrong else "",
     ))  # fmt: skip
     return found
 
@@ -166,12 +169,13 @@ def _side(path: Path, view: int | None, channels: int) -> _Side:
     with ThreadPoolExecutor(_DECODERS) as executor:  # Pillow lets go of the interpreter
         decoded = list(executor.map(decode, items))
     if bad := [i for i, image in enumerate(decoded) if isinstance(image, str)]:
-        raise DataError(f"{names[bad[0]] or f'{path}: image {bad[0]}'}: {decoded[bad[0]]} ({len(bad)} like it)")
+        where = plain(names[bad[0]] or f"{path}: image {bad[0]}", 200)
+        raise DataError(f"{where}: {decoded[bad[0]]} ({len(bad)} like it)")
     if not decoded:
         raise UserError(f"{path}: expected images, given none")
     x: NDArray[np.uint8] = np.stack(decoded)  # type: ignore[arg-type]
     labels = [item.label for item in items]
-    sha = hashlib.sha256(x.tobytes() + "\0".join(map(str, labels)).encode()).hexdigest()
+    sha = hashlib.sha256(x.tobytes() + "\0".join(map(str, labels)).encode(errors="surrogateescape")).hexdigest()
     return x, labels, names, Source(f"{plain(path.name, 100)} ({len(x):,} images, decoded)", x.nbytes, sha)
 
 
@@ -229,21 +233,28 @@ def _channels_first(x: NDArray[Any], what: str) -> NDArray[Any]:
 
 def _numbered(labels: Sequence[int | str], classes: int) -> Ints:
     """Labels (n,): numbers, or names of classes in alphabetical order over both sides, as ImageFolder of torchvision has it."""
-    if all(isinstance(label, int) or label.isdecimal() for label in labels):
-        numbers = np.array([int(label) for label in labels], np.int64)
-    else:
-        names = sorted({str(label) for label in labels})
-        if len(names) != classes:
+    kinds = {type(label) for label in labels}
+    if not kinds <= {int, str}:
+        odd = next(label for label in labels if type(label) not in (int, str))
+        raise UserError(f"expected labels that are whole numbers or names, given {plain(repr(odd), 60)}")
+    if all(isinstance(label, int) or (label.isdecimal() and len(label) <= _DIGITS) for label in labels):
+        counted = [int(label) for label in labels]
+        if min(counted) < 0 or max(counted) >= classes:
             raise UserError(
-                f"expected {classes} class folders over both sides, as --classes says, given {len(names)}: {_few(names)}; where one "
-                "is empty, name the folders by the numbers of the classes, from 0"
+                f"expected labels from 0 to {classes - 1}, as --classes says, given {min(counted)} to {max(counted)}"
             )
-        numbers = np.array([names.index(str(label)) for label in labels], np.int64)
-    if numbers.min() < 0 or numbers.max() >= classes:
+        return np.array(counted, np.int64)
+    if int in kinds:
         raise UserError(
-            f"expected labels from 0 to {classes - 1}, as --classes says, given {numbers.min()} to {numbers.max()}"
+            "expected labels of one kind, given numbers for some images and names for others; name the class folders by the numbers"
         )
-    return numbers
+    names = sorted({str(label) for label in labels})
+    if len(names) != classes:
+        raise UserError(
+            f"expected {classes} class folders over both sides, as --classes says, given {len(names)}: {_few(names)}; where one "
+            "is empty, name the folders by the numbers of the classes, from 0"
+        )
+    return np.array([names.index(str(label)) for label in labels], np.int64)
 
 
 def _few(names: Iterable[str]) -> str:

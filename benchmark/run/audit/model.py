@@ -73,6 +73,14 @@ class Model:
             answers = self.ask(x)
         except Fault as fault:
             raise UserError(f"{self.name}: expected answers, given that the model {fault.status}: {fault}") from None
+        except Exception as error:  # a module of anybody's
+            raise UserError(
+                f"{self.name}: expected answers, given {type(error).__name__}: {printable(str(error), 160)}"
+            ) from None
+        if answers.shape != (len(x), self.classes):
+            raise UserError(
+                f"{self.name}: expected answers ({len(x)}, {self.classes}) every time, given {tuple(answers.shape)}"
+            )
         if bad := int(torch.isnan(answers).any(1).sum()):
             raise UserError(
                 f"{self.name}: expected finite logits, given NaN or infinite ones for {bad} of {len(x)} images"

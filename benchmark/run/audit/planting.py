@@ -33,6 +33,8 @@ from benchmark.run.audit.epsilon import GUESSED, planned
 from benchmark.run.audit.predictions import LARGEST
 from benchmark.text import plain
 
+MANY = 1000
+"""Canaries, if nothing else is asked for."""
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
@@ -61,7 +63,7 @@ class _Drawn:
 
 def plant(
     data: Path,
-    count: int,
+    count: int | None,
     folder: Path,
     seed: str,
     kind: Kind = "mislabelled",
@@ -70,10 +72,10 @@ def plant(
 ) -> Planted:
     """Write the training set, the canaries and the secret into `folder`, which must be new or empty.
 
-    data: class folders, or an .npz with images and labels. seed: 32 random bytes in hexadecimal. share: of the canaries whose
-    inclusion will be guessed. Raises UserError for data that can't be read, too many canaries, and a folder that is in use.
+    data: class folders, or an .npz with images and labels. count: None for MANY, or as many as the data have images for. seed: 32
+    random bytes in hexadecimal. share: of the canaries whose inclusion will be guessed. Raises UserError for data that can't be read, too many canaries, and a folder that is in use.
     """
-    if count < LEAST:
+    if count is not None and count < LEAST:
         raise UserError(f"--canaries: expected at least {LEAST}, given {count}: fewer show nothing")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: expected a new or an empty folder, given one that holds something")
@@ -86,12 +88,17 @@ def plant(
         ) from None
 
 
-def _draw(y: NDArray[np.int64], count: int, seed: str, kind: Kind) -> _Drawn:
+def _draw(y: NDArray[np.int64], count: int | None, seed: str, kind: Kind) -> _Drawn:
     """Draw canaries among images of the classes y (n,), numbered from 0. Raises UserError for too many of them."""
     k = int(y.max()) + 1
     if k < 2:
         raise UserError("--data: expected images of at least 2 classes, given 1: no label is wrong")
     most = min(len(y) // 2, len(y) - k)
+    count = (min(MANY, most) if kind == "mislabelled" else MANY) if count is None else count
+    if count < LEAST:
+        raise UserError(
+            f"--data: expected images for at least {LEAST} canaries, given {len(y)} of {k} classes; or --kind noise"
+        )
     if kind == "mislabelled" and count > most:
         raise UserError(
             f"--canaries: expected at most {most} for {len(y)} images of {k} classes, given {count}; or --kind noise"
@@ -128,7 +135,9 @@ def _seal(folder: Path, drawn: _Drawn, labels: NDArray[Any], seed: str, kind: Ki
 # --- Arrays -----------------------------------------------------------------------------------------
 
 
-def _plant_arrays(data: Path, count: int, folder: Path, seed: str, kind: Kind, share: float, track: Track) -> Planted:
+def _plant_arrays(
+    data: Path, count: int | None, folder: Path, seed: str, kind: Kind, share: float, track: Track
+) -> Planted:
     """The training set as train.npz, whose arrays have the given names, and the canaries as canaries.npz."""
     arrays, shown = _arrays(data), plain(data.name, 120)
     found = next(((pair, p) for p in layouts.ARRAY_PARTS[:2] if (pair := layouts.named([*arrays], p))), None)
@@ -152,6 +161,7 @@ def _plant_arrays(data: Path, count: int, folder: Path, seed: str, kind: Kind, s
         )
     classes, numbers = np.unique(y, return_inverse=True)
     drawn = _draw(numbers.astype(np.int64), count, seed, kind)
+    count = len(drawn.rows)
     rng = np.random.default_rng(seed_of("pixels and order", secret=bytes.fromhex(seed)))
     if kind == "noise":
         low, high, shape = x.min(), x.max(), (count, *x.shape[1:])
@@ -191,7 +201,9 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 # --- Class folders ----------------------------------------------------------------------------------
 
 
-def _plant_folders(data: Path, count: int, folder: Path, seed: str, kind: Kind, share: float, track: Track) -> Planted:
+def _plant_folders(
+    data: Path, count: int | None, folder: Path, seed: str, kind: Kind, share: float, track: Track
+) -> Planted:
     """The training set as class folders in train/, and the canaries as files in canaries/, in the order of canaries.csv.
 
     Images that are no canaries are hard links to the given ones where the file system allows, else copies.
@@ -205,6 +217,7 @@ def _plant_folders(data: Path, count: int, folder: Path, seed: str, kind: Kind, 
     names = sorted({str(item.label) for item in items})
     y = np.array([names.index(str(item.label)) for item in items], np.int64)
     drawn = _draw(y, count, seed, kind)
+    count = len(drawn.rows)
     train, canaries = folder / "train", folder / "canaries"
     for name in names:
         (train / name).mkdir(parents=True)

@@ -143,7 +143,7 @@ def audit(
         title=title or ((recipe.file if recipe else "A model's answers") if live is None else live.model.name), tool=__version__, when=when, command=command, seed=seed,
         files=[File(name=s.name, bytes=s.bytes, sha256=s.sha256) for s in given.sources],
         verdict=_verdict(worst, p, checked, scored, outside), model=_model(given, live),
-        checks=[Finding(**check._asdict()) for check in checked],
+        checks=[Finding(name=c.name, state=c.state, found=c.found, effect=c.effect) for c in checked],
         attacks=[_attack(s, d, given, released) for s, d in done],
         left=[Left(name=x.name, title=x.title, reason=x.reason) for x in left],
         worst=worst, **_band(int(given.members.sum()), outside, seed),
@@ -247,7 +247,7 @@ def _verdict(
         verb = "reaches" if metric == "auc" else "finds"
         return Verdict(
             state="leaks", sentence=f"The model leaks who was in its training data: the attack {case.attack} {verb} {measured}.",
-            more=f"Of {attacks} attacks the strongest counts; the interval allows for the choice. Better attacks may find more.", **said,
+            more=f"Over all {attacks} attacks p is {p:.2g}. The strongest counts, and the interval allows for the choice. Better attacks may find more.", **said,
         )  # fmt: skip
     excluded = " and ".join(
         f"more than {worst[m].high:.1%} of the members found at {_RATES[m]} false alarms" if m in _RATES else f"an AUC above {worst[m].high:.3f}"

@@ -237,7 +237,13 @@ def _of_npz(data: bytes, name: str) -> dict[str, Any]:
         )
     if "labels" not in found:
         raise UserError(f"{name}: expected an array labels, given {', '.join(map(plain, sorted(found)))}")
+    if odd := [key for key, array in found.items() if not array.ndim]:
+        raise UserError(f"{name}: {plain(odd[0], 60)}: expected a value for each record, given a single one")
     table = {"form": forms[0], "answers": found.pop(FORMS[forms[0]][1])}
+    if table["answers"].ndim != 2:
+        raise UserError(
+            f"{name}: {FORMS[forms[0]][1]}: expected shape (records, classes), given {table['answers'].shape}"
+        )
     known = {"labels", "members", "ids", "inputs", "references", "reference_members"}
     if unknown := [key for key in found if key not in known and not key.startswith("group_")]:
         raise UserError(
@@ -348,7 +354,7 @@ def _joined(name: str, parts: Sequence[Any]) -> Any:
         if name == "ids" or name.startswith("group_"):
             arrays = [_as_text(a, name) for a in arrays]
         return np.concatenate(arrays, axis)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(
             f"{name}: expected the same shape in both files, given others: {printable(str(error), 120)}"
         ) from None
@@ -372,8 +378,19 @@ def _records(
     return given, _labels(labels, n, k, at, starts)
 
 
+def as_array(values: Any, what: str) -> NDArray[Any]:
+    """The values as an array. Raises UserError for what is none, such as lists of unequal lengths."""
+    detached = (
+        values.detach().cpu() if hasattr(values, "detach") else values
+    )  # a tensor of PyTorch's may keep gradients
+    try:
+        return np.asarray(detached)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{what}: expected an array, given something else: {printable(str(error), 120)}") from None
+
+
 def _numbers(values: ArrayLike, what: str, dimensions: int) -> Floats:
-    array = np.asarray(values)
+    array = as_array(values, what)
     if array.ndim != dimensions:
         raise UserError(f"{what}: expected {dimensions} dimension{'s' * (dimensions > 1)}, given shape {array.shape}")
     if array.dtype.kind not in "fiu":
@@ -382,7 +399,7 @@ def _numbers(values: ArrayLike, what: str, dimensions: int) -> Floats:
 
 
 def flags(values: ArrayLike, shape: int | tuple[int, int], what: str) -> Bools:
-    array, expected = np.asarray(values), (shape,) if isinstance(shape, int) else shape
+    array, expected = as_array(values, what), (shape,) if isinstance(shape, int) else shape
     if array.shape != expected:
         raise UserError(f"{what}: expected shape {expected}, given {array.shape}")
     if array.dtype.kind not in "bfiu" or not np.isin(array, (0, 1)).all():
@@ -391,7 +408,7 @@ def flags(values: ArrayLike, shape: int | tuple[int, int], what: str) -> Bools:
 
 
 def _labels(values: ArrayLike, n: int, k: int, at: str, starts: Mapping[str, int] | None) -> Ints:
-    array = np.asarray(values)
+    array = as_array(values, f"{at}labels")
     if array.shape != (n,):
         raise UserError(f"{at}labels: expected one a record, shape ({n},), given {array.shape}")
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all() or (array != np.floor(array)).any():
@@ -404,7 +421,7 @@ def _labels(values: ArrayLike, n: int, k: int, at: str, starts: Mapping[str, int
 
 
 def _texts(values: ArrayLike, n: int, what: str) -> Texts:
-    array = np.asarray(values)
+    array = as_array(values, what)
     if array.shape != (n,):
         raise UserError(f"{what}: expected one a record, shape ({n},), given {array.shape}")
     return _as_text(array, what)
@@ -412,13 +429,17 @@ def _texts(values: ArrayLike, n: int, what: str) -> Texts:
 
 def _as_text(array: NDArray[Any], what: str) -> Texts:
     """As text (n,). NumPy keeps every text as wide as the longest one. Raises UserError for one that is too long."""
-    if array.dtype.kind in "OUS" and (longest := max(map(len, map(str, array.tolist())), default=0)) > _LONGEST:
+    try:
+        longest = max(map(len, map(str, array.tolist())), default=0) if array.dtype.kind in "OUS" else 0
+    except (ValueError, SystemError):  # code points that are none
+        raise UserError(f"{what}: expected text, given something else") from None
+    if longest > _LONGEST:
         raise UserError(f"{what}: expected at most {_LONGEST} characters a record, given {longest:,}")
     return array.astype(str)
 
 
 def _inputs(values: ArrayLike, n: int, at: str) -> Floats:
-    array = np.asarray(values)
+    array = as_array(values, f"{at}inputs")
     if array.ndim < 1 or len(array) != n or array.dtype.kind not in "bfiu":
         raise UserError(f"{at}inputs: expected {n} rows of numbers, given {array.dtype} of shape {array.shape}")
     if not array.size:

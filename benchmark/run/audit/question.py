@@ -19,13 +19,13 @@ from benchmark.metrics import Bools, Curve, Floats, resolves
 from benchmark.run.audit.predictions import Predictions
 
 State = Literal["ok", "warning", "broken", "not checked"]
-WITHOUT = "without the model"
-"""How the names of checks end that tell members from non-members by other means."""
 _PERMUTATIONS = 999
 _COLUMNS, _ROWS = 256, 20_000
 """Numbers of an input, and records, that the classifier on the inputs learns from at most."""
 _SAME = 0.01
 """The share of the smaller side from which equal answers on both sides are a warning."""
+_MOST_SAME = 0.5
+"""The share of it from which they are the same records, where no other record of their side has their answer."""
 _DIGITS = 0.5
 """The share of answers with a probability of exactly 0 or 1 from which they are a warning."""
 
@@ -37,22 +37,15 @@ class Check(NamedTuple):
     state: State
     found: str
     effect: str
-
-    @property
-    def why(self) -> str:
-        """Why the verdict is unclear, if it is broken."""
-        return (
-            "members and non-members differ without it"
-            if self.name.endswith(WITHOUT)
-            else "it does not know its members"
-        )
+    why: str = ""
+    """Of a broken one: why it is unclear what the model leaks."""
 
 
 def checks(given: Predictions, seed: int, level: float) -> list[Check]:
     """All checks of these answers. level: how often chance may be taken for a difference."""
     return [
-        _blind(f"Labels and subgroups {WITHOUT}", _by_shares, given, seed, level),
-        _blind(f"Inputs {WITHOUT}", _by_inputs, given, seed, level),
+        _blind("Labels and subgroups without the model", _by_shares, given, seed, level),
+        _blind("Inputs without the model", _by_inputs, given, seed, level),
         _equal_answers(given),
         _balance(given),
         _size(given),
@@ -90,6 +83,7 @@ def _blind(name: str, score: Score, given: Predictions, seed: int, level: float)
             "broken",
             text,
             "What attacks find may be that difference. Draw both sides from one pool, and audit again.",
+            "members and non-members differ without it",
         )
     return Check(name, "ok", text, "")
 
@@ -147,8 +141,22 @@ def _equal_answers(given: Predictions) -> Check:
     # An answer that many records have, such as a probability of exactly 1, says nothing about duplicates.
     spread = (given.log_posteriors > -np.inf).sum(1) > 1
     count = int((mine & spread & given.members).sum())
-    share = count / int(min(given.members.sum(), (~given.members).sum()))
+    smaller = int(min(given.members.sum(), (~given.members).sum()))
+    share = count / smaller
     text = f"{count:,} members have the answer and the label of a non-member to the last digit."
+    # Of records that share their answer with no other one of their side, few have that of one of the other side by chance.
+    own = [
+        values[counts == 1]
+        for side in (given.members, ~given.members)
+        for values, counts in [np.unique(hashes[side & spread], return_counts=True)]
+    ]
+    same = len(np.intersect1d(*own))
+    if same >= _MOST_SAME * smaller:
+        return Check(
+            name, "broken", f"{text} {same:,} of these answers are there once on either side.",
+            "Both sides hold the same records: no attack can tell them apart. Give records that the model was not trained on.",
+            "members and non-members are the same records",
+        )  # fmt: skip
     if share < _SAME:
         return Check(name, "ok", text, "")
     return Check(

@@ -15,7 +15,7 @@ import torch
 from benchmark.entries.registry import Registry
 from benchmark.errors import UserError
 from benchmark.judge.kinds import scenario
-from benchmark.run.audit import chance, question
+from benchmark.run.audit import chance, gate, question
 from benchmark.run.audit.attacks import Bench, Table, image_of, pool
 from benchmark.run.audit.predicted import EXPOSED, Line, _verdict, audit
 from benchmark.run.audit.predictions import predictions
@@ -225,6 +225,20 @@ def test_every_number_of_a_record_is_exact() -> None:
 
 def checks(given: object) -> dict[str, question.Check]:
     return {c.name: c for c in question.checks(given, 0, 0.01)}  # type: ignore[arg-type]
+
+
+def test_the_same_records_on_both_sides_make_the_verdict_unclear() -> None:
+    """In another order and format as well: a mistake in a script must not let a model pass."""
+    one = world(3, n=400)
+    half = np.flatnonzero(one.members)
+    order = np.random.default_rng(0).permutation(len(half))
+    answers = np.concatenate([one.log_posteriors[half], one.log_posteriors[half][order]])
+    given = predictions(answers, np.r_[one.y[half], one.y[half][order]], np.arange(800) < 400, form="log-probabilities")
+    report = audited(given)
+    assert (
+        report.verdict.state == "unclear" and "members and non-members are the same records" in report.verdict.sentence
+    )
+    assert gate.decide(report, gate.condition("auc > 0.9")).outcome == "cannot tell"
 
 
 def test_a_shift_of_labels_or_subgroups_makes_the_verdict_unclear() -> None:

@@ -172,3 +172,11 @@ def test_an_attack_on_a_part_makes_the_worst_case_only_where_it_surely_does() ->
     only = worst([lucky], "auc")
     assert only and only.attack == 0, "where nothing was measured on all records"
     assert chance([whole, sure], 400) <= 0.01, "in the one test all count"
+
+
+def test_scores_that_do_not_overlap_have_an_interval() -> None:
+    """25 and 25 records that are told apart do not show that all are: of 25 right ones the exact lower end is 0.863."""
+    members = sides(25, 25)
+    draws = Draws.of(members, np.zeros(50, bool), np.random.default_rng(8))
+    value = drawn(scored(members.astype(float)), draws).value("auc")
+    assert value.value == 1 == value.high and value.low == pytest.approx(0.025 ** (1 / 25))

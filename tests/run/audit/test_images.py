@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,3 +148,16 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         images.load(tmp_path / "m.npz", outside, 2, 32, 3)
     with pytest.raises(UserError, match=r"expected images of one shape on both sides"):
         images.load(tmp_path / "m.npz", inside, 2, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "said"),
+    [
+        ([0, 1], ["cat", "dog"], "expected labels of one kind"), ([0, 1], ["0", "9" * 400], "expected labels of one kind"),
+        ([0.5], [1.0], "whole numbers or names, given 0.5"), ([None], [0], "whole numbers or names, given None"), ([True], [0], "given True"),
+        ([0, 2**70], [1], "expected labels from 0 to 3"), (["0", "7"], ["1", "2"], "expected labels from 0 to 3"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_no_classes_end_in_one_line(inside: list[Any], outside: list[Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        images._numbered([*inside, *outside], 4)

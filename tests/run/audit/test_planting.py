@@ -164,6 +164,14 @@ def test_arrays_that_can_not_be_planted(tmp_path: Path, content: dict[str, Any],
     assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
 
 
+def test_small_data_get_as_many_canaries_as_they_have_images_for(tmp_path: Path) -> None:
+    np.savez(tmp_path / "few.npz", x=np.zeros((60, 4, 4), np.uint8), y=np.arange(60) % 3)
+    assert len(plant(tmp_path / "few.npz", None, tmp_path / "out", SEED).secret.labels) == 30
+    np.savez(tmp_path / "fewer.npz", x=np.zeros((12, 4, 4), np.uint8), y=np.arange(12) % 3)
+    with pytest.raises(UserError, match="--data: expected images for at least 10 canaries, given 12 of 3 classes"):
+        plant(tmp_path / "fewer.npz", None, tmp_path / "none", SEED)
+
+
 def test_every_class_keeps_an_image(tmp_path: Path) -> None:
     y = np.r_[np.zeros(20, int), 1 + np.arange(20)]
     np.savez(tmp_path / "data.npz", x=np.arange(40), y=y)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from benchmark.errors import UserError
 from benchmark.run.audit import predictions as module
@@ -160,6 +161,34 @@ def test_texts_are_not_as_wide_as_one_likes() -> None:
         predictions(
             np.full((60, 2), 0.5), np.zeros(60, int), np.arange(60) < 30, form="probabilities", groups={"a": group}
         )
+
+
+@pytest.mark.parametrize(
+    ("what", "values"),
+    [
+        ("answers", [[0.5, 0.5]] * 59 + [[1.0]]), ("labels", [0] * 59 + [[0]]), ("ids", np.full(60, 0x110000, np.uint32).view("U1")),
+        ("inputs", [[1.0]] * 59 + [[]]),
+    ],
+)  # fmt: skip
+def test_what_is_no_array_ends_in_one_line(what: str, values: Any) -> None:
+    given = {"answers": np.full((60, 2), 0.5), "labels": np.zeros(60, int), "members": np.arange(60) < 30}
+    with pytest.raises(UserError, match=f"{what}: expected"):
+        predictions(**(given | {what: values}), form="probabilities")
+
+
+def test_tensors_that_keep_gradients_are_arrays() -> None:
+    answers = torch.full((60, 2), 0.5, requires_grad=True)
+    assert len(predictions(answers, np.zeros(60, int), np.arange(60) < 30, form="probabilities")) == 60
+
+
+@pytest.mark.parametrize(
+    "arrays", [{"labels": np.int64(0)}, {"probabilities": np.full(60, 0.5)}, {"probabilities": np.float64(0.5)}]
+)
+def test_arrays_of_one_file_that_are_no_table(tmp_path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(tmp_path / "in.npz", **{"probabilities": np.full((60, 2), 0.5), "labels": np.zeros(60, int)} | arrays)
+    np.savez(tmp_path / "out.npz", probabilities=np.full((60, 2), 0.4), labels=np.zeros(60, int))
+    with pytest.raises(UserError, match=r"in\.npz: .*expected"):
+        load(tmp_path / "in.npz", tmp_path / "out.npz")
 
 
 def test_inputs_that_hold_nothing_are_refused() -> None:
