@@ -77,13 +77,14 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
         has = f"{len(more)} others such as {printable(more[0], 60)}" if more else ""
         raise ValueError(f"{what}: expected its {len(own)} tensors, given {' and '.join(filter(None, (lacks, has)))}")
     for name, value in own.items():  # in the network's order: that of a file of safetensors is any
-        if name in weights and weights[name].shape != value.shape:
+        given = weights.get(name, value)  # old checkpoints lack counters
+        if given.shape != value.shape:
             raise ValueError(
-                f"{what}: expected {name} of shape {tuple(value.shape)}, given {tuple(weights[name].shape)}; is it another "
+                f"{what}: expected {name} of shape {tuple(value.shape)}, given {tuple(given.shape)}; is it another "
                 "network, or another number of --classes or --channels?"
             )
-        if (value.dtype == torch.bool) != (weights[name].dtype == torch.bool):
-            raise ValueError(f"{what}: expected {name} of {value.dtype}, given {weights[name].dtype}")
+        if (given.dtype == torch.bool) != (value.dtype == torch.bool):
+            raise ValueError(f"{what}: expected {name} of {value.dtype}, given {given.dtype}")
     network.load_state_dict(dict(weights), strict=False)
 
 
