@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import cache
 from pathlib import Path
@@ -110,13 +111,15 @@ _STORED = ("targets.store",)
 """What lies in these rooms and still is in no key: it only keeps what the others made."""
 _ADDED: dict[str, str] = {}
 """Texts of modules that lie outside of the package, by name."""
+_READING = threading.Lock()
+"""Attacks are keyed in threads, and Python before 3.11.8 and 3.12.2 ends with SystemError where two parse at once."""
 
 
 def add_module(name: str, text: str) -> None:
     """Let `code_of` know a module that has no file in the package, such as a user's own network."""
     if _ADDED.get(name) != text:
         _ADDED[name] = text
-        for kept in (code_of, libraries_of, _definition, _module):
+        for kept in (code_of, libraries_of, _definition, _read):
             kept.cache_clear()
 
 
@@ -179,8 +182,16 @@ def _definition(module: str, name: str) -> tuple[list[str], frozenset[tuple[str,
     return dumps, frozenset(reached - {(module, name)})
 
 
+_Module = tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, str]], dict[str, str]]
+
+
+def _module(name: str) -> _Module:
+    with _READING:
+        return _read(name)
+
+
 @cache
-def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, str]], dict[str, str]]:
+def _read(name: str) -> _Module:
     """The top-level statements of a module by the names that they define, and its imports by their local names.
 
     Imports from the project are (module, name), with name "" for a whole module; imports of other packages are dotted names.

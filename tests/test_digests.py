@@ -8,12 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmark import networks, protocol
+from benchmark import digests, networks, protocol
 from benchmark.digests import tree_digest
 from benchmark.entries.registry import Registry
 from benchmark.entries.templates import TEMPLATES
@@ -237,3 +240,25 @@ def test_what_changes_changes_the_keys_that_depend_on_it(
     edit(house, file, old, new)
     after = digests_of(sys.executable, house)
     assert {name for name in before if before[name] != after[name]} == whose
+
+
+def test_threads_read_each_module_once_and_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two `ast.parse` at once end in SystemError now and then before Python 3.11.8, and twice is once too often."""
+    roots = ("api.perceptron:Perceptron", "judge.risk:BINS")
+    expected = digests.code_of(*roots)
+    for kept in (digests.code_of, digests.libraries_of, digests._definition, digests._read):
+        kept.cache_clear()
+    parse, running, read = ast.parse, threading.Lock(), []
+
+    def watched(text: str, *more: str) -> ast.Module:
+        assert running.acquire(blocking=False), "two at once"
+        time.sleep(0.01)
+        read.append(text)
+        running.release()
+        return parse(text, *more)
+
+    monkeypatch.setattr(ast, "parse", watched)
+    with ThreadPoolExecutor(8) as executor:
+        found = list(executor.map(lambda _: digests.code_of(*roots), range(8)))
+    assert set(found) == {expected}
+    assert len(read) == len({*read}) > 1
