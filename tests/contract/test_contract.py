@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 from pathlib import Path
 
+import pydantic
 import pytest
+from pydantic.fields import FieldInfo
 
 from benchmark import protocol
 from benchmark.entries.registry import Registry
@@ -13,6 +16,24 @@ from benchmark.run import checks
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = Registry(ROOT / "submissions")
+CHEAPER = {
+    "diffence": {"n": 5, "train_steps": 100},
+    "fredrikson": {"steps": 300},
+    "secret_revealer": {"epochs": 20, "steps": 60, "starts": 2},
+    "song_targeted": {"labels": 3, "epochs": 30},
+    "steal_no_data": {"queries": 400, "epochs": 10},
+}
+"""Other defaults for what costs minutes with its own: the contract is about behaviour, not strength."""
+
+
+for key, entry in REGISTRY.entries.items():
+    fields = entry.params.model_fields
+    given = {
+        name: (fields[name].annotation, FieldInfo.merge_field_infos(fields[name], default=value))
+        for name, value in CHEAPER.get(entry.id, {}).items()
+    }
+    params = pydantic.create_model("Params", __base__=entry.params, **given)
+    REGISTRY.entries[key] = dataclasses.replace(entry, params=params)  # the same file, byte for byte
 
 
 @pytest.fixture(scope="module")
