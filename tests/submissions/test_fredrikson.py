@@ -83,7 +83,7 @@ def released(network: nn.Module, label: int, steps: int, patience: int) -> np.nd
 
 
 @pytest.mark.parametrize(
-    ("scale", "steps", "patience"), [(1.0, 3000, 100), (0.5, 400, 50), (6.0, 3000, 100), (1.0, 1, 1)]
+    ("scale", "steps", "patience"), [(1.0, 700, 100), (0.5, 400, 50), (6.0, 3000, 100), (1.0, 1, 1)]
 )
 def test_as_released_against_its_own_loop(scale: float, steps: int, patience: int) -> None:
     torch.manual_seed(3)
