@@ -17,9 +17,9 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast
@@ -430,9 +430,15 @@ def read(path: Path, kind: Literal["attack", "defense"]) -> Entry:
 
 
 def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
-    text = reading.text(path, SIZE)
+    return _declared(path, kind, id, reading.text(path, SIZE))
+
+
+@lru_cache(maxsize=512)
+def _declared(path: Path, kind: Literal["attack", "defense"], id: str, text: str) -> Entry:
+    """What a text declares. Kept, since one command makes several registries, and reading all files takes most of a second."""
     tree = _parse(text, path)
-    _check_imports(tree, path)
+    nodes = list(ast.walk(tree))
+    _check_imports(nodes, path)
     cls = _submission_class(tree, path)
     task = _TASK_OF_BASE[_base_class(cls)]
     if (task == "defense") != (kind == "defense"):
@@ -461,8 +467,8 @@ def _read(path: Path, kind: Literal["attack", "defense"], id: str) -> Entry:
     plain = [len(cls.bases) == 1 and not own & names for names in ({"train", "network"}, {"network"})]
     return Entry(
         id, kind, path, task=task, params=params, doc=ast.get_docstring(tree) or "", source=tree_digest(tree),
-        text=text, class_name=cls.name, libraries=_libraries(tree),
-        contract=_contract_names(tree), texts=_short_texts(tree), plain_training=plain[0], plain_network=plain[1], **values,
+        text=text, class_name=cls.name, libraries=_libraries(nodes),
+        contract=_contract_names(nodes), texts=_short_texts(nodes), plain_training=plain[0], plain_network=plain[1], **values,
     )  # fmt: skip
 
 
@@ -628,9 +634,9 @@ def _check_card(card: Card, path: Path) -> None:
         raise UserError(f"{path}: card: null: expected True or False, given {card.null!r}")
 
 
-def _check_imports(tree: ast.Module, path: Path) -> None:
+def _check_imports(nodes: Sequence[ast.AST], path: Path) -> None:
     """Check that a file imports nothing of this project but names of the contract: these go into its keys one by one."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             imported = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -653,10 +659,10 @@ def _check_imports(tree: ast.Module, path: Path) -> None:
                 )
 
 
-def _libraries(tree: ast.Module) -> tuple[str, ...]:
+def _libraries(nodes: Sequence[ast.AST]) -> tuple[str, ...]:
     """Dotted names of all imports but those of the contract, sorted."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -664,19 +670,19 @@ def _libraries(tree: ast.Module) -> tuple[str, ...]:
     return tuple(sorted(n for n in names if not n.startswith(("benchmark.", "__future__."))))
 
 
-def _contract_names(tree: ast.Module) -> tuple[str, ...]:
+def _contract_names(nodes: Sequence[ast.AST]) -> tuple[str, ...]:
     """Names that are imported from the contract, sorted; all of them for `*`."""
-    imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "benchmark.api"]
+    imports = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "benchmark.api"]
     named = {alias.name for node in imports for alias in node.names}
     return tuple(sorted(api.__all__ if "*" in named else named))
 
 
-def _short_texts(tree: ast.Module) -> frozenset[str]:
+def _short_texts(nodes: Sequence[ast.AST]) -> frozenset[str]:
     """String literals of at most 40 characters, without docstrings and `Params`."""
-    params = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == "Params"]
+    params = [n for n in nodes if isinstance(n, ast.ClassDef) and n.name == "Params"]
     left_out = {id(n) for node in params for n in ast.walk(node)}
-    left_out |= {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}  # docstrings
-    texts = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in left_out)
+    left_out |= {id(n.value) for n in nodes if isinstance(n, ast.Expr)}  # docstrings
+    texts = (n.value for n in nodes if isinstance(n, ast.Constant) and id(n) not in left_out)
     return frozenset(text for text in texts if isinstance(text, str) and len(text) <= 40)
 
 

@@ -747,3 +747,18 @@ def test_versions_of_thousands_of_imports_take_no_time(write: Callable[..., Path
     start = time.monotonic()
     assert list(entry.versions) == ["sklearn"], "what is not there has no version"
     assert time.monotonic() - start < 20
+
+
+def test_a_text_is_read_once_and_a_changed_one_again(tmp_path: Path) -> None:
+    path = tmp_path / "attacks" / "mine.py"
+    path.parent.mkdir()
+    path.write_text(TEMPLATES["attack"], "utf-8")
+    first = registry.read(path, "attack")
+    assert registry.read(path, "attack") is first and not first.error
+    path.write_text(TEMPLATES["attack"] + "\n\nMORE = 1\n", "utf-8")
+    second = registry.read(path, "attack")
+    assert (second.text, second.source) != (first.text, first.source) and not second.error
+    path.write_text("import benchmark\n", "utf-8")
+    assert [registry.read(path, "attack").error for _ in range(2)] == 2 * [
+        f"{path}: line 1: expected imports from benchmark.api alone, given 'benchmark'; write `from benchmark.api import NAME`"
+    ]
