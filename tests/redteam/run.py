@@ -48,6 +48,7 @@ from benchmark.run import execute, work
 from benchmark.run.plan import ScenarioJob, scenario_key
 from benchmark.run.work import Setting
 from benchmark.sandbox.host import launcher
+from benchmark.sandbox.remote import Isolation
 from benchmark.targets.artifacts import Artifacts
 
 HERE = Path(__file__).parent
@@ -205,6 +206,7 @@ class Range:
         loaded = protocol.Protocol(**content | {"limits": LIMITS, "seeds": [0, 1]})
         self.public = Setting(loaded, self.submissions, folder / "store", "cpu", "auto", launcher())
         self.official = replace(self.public, secret=host.canaries["secret"].encode())
+        self.isolation = Isolation("auto", self.public.launcher, loaded.limits)  # a worker keeps its sandboxes, too
         self._warm_up()
         self.memory = [host.canaries["memory"] + str(time.time())]  # what reading this process's memory would find
 
@@ -236,6 +238,10 @@ class Range:
                 ending.control = self._control(hostile)
                 if not ending.control:
                     ending.wrong.append("without a sandbox it does not succeed either: it shows nothing")
+                time.sleep(
+                    0.5
+                )  # a listener notes the control's last call when it comes to it: no fact of the next attempt
+                self._host_facts()
         except Exception as error:  # one that breaks the judge must not hide the others
             ending.wrong.append(f"the judge raised {type(error).__name__}: {error}")
         ending.seconds = time.monotonic() - start
@@ -270,6 +276,8 @@ class Range:
         attack = "" if hostile.says["UTILITY"] else hostile.id if hostile.kind == "attack" else "loss"
         chain = hostile.says["DEFENSE"] if hostile.kind == "attack" else hostile.id
         artifacts = setting.artifacts()
+        if setting.isolation == "auto":
+            artifacts.isolation = self.isolation
         work._artifacts, work._setting = artifacts, setting
         execute._registry.cache_clear()
         if hostile.says["SWAPPED"]:
@@ -290,7 +298,7 @@ class Range:
             self._special(hostile, artifacts, results)
             return results
         finally:
-            artifacts.isolation.close()
+            artifacts.isolation.end_sessions()
 
     def _special(self, hostile: Hostile, artifacts: Artifacts, results: list[Result]) -> None:
         """What the judge measures beyond the scenario: a flagged row is no success."""
