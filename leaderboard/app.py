@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from benchmark import places
 from benchmark.errors import UserError
-from leaderboard import tables
+from leaderboard import audits, tables
 from leaderboard.ranking import TRUST
 from leaderboard.views import TRUST_HELP, editions, unknown
 
@@ -30,6 +30,8 @@ PAGES = (
     ("protocol", "Protocol", "description", "protocol", "show"),
     ("submit", "Submit", "upload", "submit", "show"),
 )
+AUDIT = ("audit", "Audit", "fact_check", "audit", "show")
+"""The page that comes first where the app was opened with an audit."""
 
 
 def _show(module: str, function: str) -> None:
@@ -51,15 +53,16 @@ def _import_the_rest() -> None:
 def main() -> None:
     """Draw the chosen page below the selectors that all pages share: protocol, edition and trust."""
     st.set_page_config(page_title="Leakboard", page_icon="🔓", layout="wide")
+    listed = (AUDIT, *PAGES) if audits.folder() else PAGES
     pages = {
         path: st.Page(
             partial(_show, module, function),
             title=title,
             icon=f":material/{icon}:",
             url_path=path,
-            default=path == PAGES[0][0],
+            default=path == listed[0][0],
         )
-        for path, title, icon, module, function in PAGES
+        for path, title, icon, module, function in listed
     }
     st.session_state["pages"] = pages
     try:

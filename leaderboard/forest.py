@@ -243,6 +243,101 @@ def _section(label: str, lead: str, scale: Axis, mark: str, heads: tuple[str, st
     )
 
 
+# --- The plot with a model that was audited ---------------------------------------------------------
+
+
+class Beside(NamedTuple):
+    """An audited model as a row: its worst case with the interval, what that stays below by chance, and its test accuracy."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    null: float
+    attack: str
+    accuracy: float
+
+
+def heads(table: pd.DataFrame, baseline: str, required: Sequence[str]) -> pd.DataFrame:
+    """The ranked rows of `ranking.defense_table`, one setting a defense (`texts.settings_of`)."""
+    rows = table[table.reason == ""]
+    return rows[rows.defense == settings_of(rows, (baseline, *required))] if len(rows) else rows
+
+
+def forest_beside(
+    table: pd.DataFrame,
+    metric: str,
+    mine: Beside,
+    data: str,
+    baseline: str,
+    known: Mapping[str, Paper] | None = None,
+    required: Sequence[str] = (),
+) -> str:
+    """The ranked defenses by this metric's worst case, with an audited model among them that has no rank, as one HTML element.
+
+    table: `ranking.defense_table`. metric: of `ranking.WORST`. data: the board's data set. One setting of a defense is drawn. What is at chance by this metric has a
+    hollow dot; the audited model's dot is square.
+    """
+    worst = f"worst_{metric}"
+    rows = heads(table, baseline, required).sort_values(worst, kind="stable")
+    ends = rows[[worst, f"{worst}_low", f"{worst}_high", f"{worst}_null_95"]].to_numpy(float).ravel()
+    scale = axis([*ends, mine.value, mine.low, mine.high, mine.null], 0.5 if metric == AUC else 0.0)
+    ranks = metric == table.attrs["metric"]
+    fine, short = (rank_digits if ranks else digits)(rows, worst), short_names(table.defense)
+    shown = rows.assign(
+        short=rows.defense.map(short), place=rank_interval(rows) if ranks else "", interval=interval(rows, worst, fine),
+        known=best_known(rows, metric), at_chance=rows[worst] <= rows[f"{worst}_null_95"],
+    )  # fmt: skip
+    line = _baseline(table, baseline, worst)
+    items = [_row(row, metric, fine, scale, baseline, line, known or {}) for _, row in shown.iterrows()]
+    items.insert(int((rows[worst] < mine.value).sum()), _row_of_mine(mine, fine, scale, line))
+    mark = _mark(scale, line, f"{short[baseline]} {line:.{fine}f}") if math.isfinite(line) else ""
+    lead = f'<p class="lb-lead">{escape(between(rows, metric, mine, data, short, fine))}</p>'
+    return _section(
+        "The audited model among ranked defenses", lead, scale, mark, ("Rank" if ranks else "", f"Worst {METRICS[metric].label} (95 %)"),
+        "\n".join(items), caption_beside(metric, short.get(baseline, "") if math.isfinite(line) else ""),
+    )  # fmt: skip
+
+
+def between(rows: pd.DataFrame, metric: str, mine: Beside, data: str, short: Mapping[str, str], fine: int) -> str:
+    """Where an audited model would stand, in two sentences without a rank. rows: by their worst case, the smallest first."""
+    worst = f"worst_{metric}"
+    smaller, larger = rows[rows[worst] < mine.value], rows[rows[worst] >= mine.value]
+
+    def told(row: pd.Series) -> str:
+        return f"{short[row.defense]} ({row[worst]:.{fine}f})"
+
+    if mine.value <= mine.null:
+        where = ["not above chance"]
+    else:
+        where = [f"above {told(smaller.iloc[-1])}"] if len(smaller) else []
+        where += [f"below {told(larger.iloc[0])}"] if len(larger) else []
+    return (
+        f"Trained on {data}, the audited model would stand at a {_worst(metric)} of {mine.value:.{fine}f} (95 %: {mine.low:.{fine}f} to "
+        f"{mine.high:.{fine}f}), {' and '.join(where)}. It has no rank among the {len(rows)} defense{'s' * (len(rows) != 1)}."
+    )
+
+
+def caption_beside(metric: str, line: str) -> str:
+    """How to read the plot, in plain text. line: the short name of the baseline, if it has a line."""
+    return (
+        f"Square: the audited model's {_worst(metric)}, one model; bar: its 95 % interval over records; grey band: what it stays below "
+        "by chance alone in 99 of 100 audits. Dots: the defenses, means over seeds with 95 % t-intervals; grey band: up to the 95 % "
+        "quantile under permuted labels. What is not above its band is hollow. Further left leaks less."
+        + (f" Dashed line: {line}." if line else "")
+    )
+
+
+def _row_of_mine(mine: Beside, fine: int, scale: Axis, line: float) -> str:
+    row = pd.Series({"defense": mine.name, "short": mine.name, "test_accuracy": mine.accuracy})
+    return _line(
+        row, _plot(scale, mine.low, mine.value, mine.high, mine.null, line), "", {}, chance=mine.value <= mine.null, more=" lb-mine",
+        rank='<span class="lb-rank">audit</span>',
+        value=f'<b>{mine.value:.{fine}f}</b> <span class="lb-soft">({mine.low:.{fine}f} – {mine.high:.{fine}f})</span>',
+        by=f"{BY}{breaking(mine.attack)}",
+    )  # fmt: skip
+
+
 # --- The plot of another kind of attack -------------------------------------------------------------
 
 
@@ -410,11 +505,12 @@ def _line(
     rank: str,
     value: str,
     by: str,
+    more: str = "",
 ) -> str:
-    """A row's cells side by side. row: with defense, short, test_accuracy and remarks; plot, rank, value, by: HTML."""
+    """A row's cells side by side. row: with defense, short, test_accuracy and remarks; plot, rank, value, by: HTML; more: classes."""
     accuracy = f"{row.test_accuracy:.2f}" if pd.notna(row.test_accuracy) else "–"
     return (
-        f'<li class="lb-row{" lb-chance" if chance else ""}{" lb-baseline" if row.defense == baseline else ""}">{rank}'
+        f'<li class="lb-row{" lb-chance" if chance else ""}{" lb-baseline" if row.defense == baseline else ""}{more}">{rank}'
         f'<span class="lb-name"><b title="{escape(row.defense)}">{breaking(row.short)}</b>{_marks(row)}</span>'
         f'<div class="lb-plot" aria-hidden="true">{plot}</div>'
         f'<span class="lb-value">{value}</span>'
@@ -448,7 +544,7 @@ def _links(defense: str, known: Mapping[str, Paper]) -> str:
     return " ".join(dict.fromkeys(links))
 
 
-BLUE, GREY, VERMILLION = "#3a8fcf", "#8a8f98", "#d55e00"
+BLUE, GREY, VERMILLION, GREEN = "#3a8fcf", "#8a8f98", "#d55e00", "#009e73"
 """Of Okabe and Ito's palette, with a contrast of at least 3 to 1 on white and on dark pages; text has the page's colour."""
 
 # The rows are grids of their own, and the first columns have fixed widths, so that all plots are equally wide. Without
@@ -497,6 +593,10 @@ STYLE = f"""
 .lb .lb-chance .lb-dot {{ background: transparent; border: 3px solid {GREY}; }}
 .lb .lb-baseline .lb-bar, .lb .lb-baseline .lb-dot {{ background: {VERMILLION}; }}
 .lb .lb-baseline.lb-chance .lb-dot {{ background: transparent; border-color: {VERMILLION}; }}
+.lb .lb-row.lb-mine {{ background: color-mix(in srgb, {GREEN} 16%, transparent); }}
+.lb .lb-mine .lb-bar {{ background: {GREEN}; }}
+.lb .lb-mine .lb-dot {{ background: {GREEN}; border-radius: 0; }}
+.lb .lb-mine.lb-chance .lb-dot {{ background: transparent; border-color: {GREEN}; }}
 .lb .lb-lead {{ margin: .2rem 0 1rem; max-width: 60rem; font-size: 1.05rem; font-weight: 600; overflow-wrap: anywhere; }}
 .lb a {{ color: inherit; }}
 .lb .lb-note {{ margin: .6rem 0 0; max-width: 60rem; }}

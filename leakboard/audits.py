@@ -185,15 +185,21 @@ def repeated(way: str, options: Mapping[str, object], fail_if: Sequence[str] | N
 
 
 def conclude(done: Audited, folder: Path, as_json: bool) -> None:
-    """Write and print an audit. Raises typer.Exit where a gate fails or cannot tell."""
+    """Write, print and log an audit. Raises typer.Exit where a gate fails or cannot tell."""
+    from leakboard import audit_runs
+
     written = done.write(folder)
-    if as_json:
-        answer(done.report.model_dump(mode="json") | {"files_written": written})
-    else:
+    if not as_json:
         _print(done.report)
         for path in written:
             say(f"wrote {places.brief(path)}", out)
-        console.tell_next(shlex.join(["python", "-m", "webbrowser", str(folder / "report.html")]))
+    logged = audit_runs.log(done.report, {PAGE: done.html(), JSON: done.report.as_json()})
+    say(logged.line)
+    if as_json:
+        answer(done.report.model_dump(mode="json") | {"files_written": written, "run": logged.run or None})
+    else:
+        page = shlex.join(["python", "-m", "webbrowser", str(folder / PAGE)])
+        console.tell_next(page, console.command_line("board", "--audit", str(folder)))
     outcomes = {decision.outcome for decision in done.report.gate}
     if "fails" in outcomes:
         raise typer.Exit(FAILS)

@@ -104,6 +104,7 @@ def canaries(
     from benchmark.run.audit import predictions
     from benchmark.run.audit.canary_secret import read_secret
     from leaderboard.audit_page import canaries_as_html
+    from leakboard import audit_runs
 
     by_canaries.check(delta, claimed)
     title = plain(title, 200)
@@ -117,13 +118,17 @@ def canaries(
         log_posteriors, y, planted, delta=delta, claimed=claimed, when=_now(), title=title, sources=(source,),
         command=places.without_home(shlex.join(["leakboard", "audit", "canaries", *arguments])),
     )  # fmt: skip
-    written = _write(folder, {PAGE: canaries_as_html(report), JSON: report.as_json()})
-    if as_json:
-        answer(report.model_dump(mode="json") | {"files_written": written})
-    else:
+    texts = {PAGE: canaries_as_html(report), JSON: report.as_json()}
+    written = _write(folder, texts)
+    if not as_json:
         _print(report)
         for path in written:
             say(f"wrote {places.brief(path)}", out)
+    logged = audit_runs.log(report, texts)
+    say(logged.line)
+    if as_json:
+        answer(report.model_dump(mode="json") | {"files_written": written, "run": logged.run or None})
+    else:
         tell_next(shlex.join(["python", "-m", "webbrowser", str(folder / PAGE)]))
     if report.verdict.state == "refuted":
         raise typer.Exit(REFUTED)

@@ -627,10 +627,16 @@ def board(
     port: Port = 8501,
     host: Host = "127.0.0.1",
     public: Annotated[bool, typer.Option("--public", envvar="LEAKBOARD_PUBLIC", help="Rank only reproduced and official rows, unless a visitor chooses otherwise.")] = False,
+    audit: Annotated[Path | None, typer.Option("--audit", metavar="DIR", envvar="LEAKBOARD_AUDIT", help="Also show this audit, and where its model would stand among the defenses: a folder that `leakboard audit` wrote.")] = None,
 ) -> None:  # fmt: skip
     """Open the leaderboard in the browser."""
     import leaderboard
     from benchmark.data import secret
+    from leaderboard import audits as of_models
+
+    if audit is not None:
+        of_models.read(audit.expanduser())
+        os.environ[of_models.VARIABLE] = str(audit.expanduser().absolute())
 
     secret.take()  # removes the secret from the environment, which the app inherits
     os.environ["LEAKBOARD_PUBLIC"] = "1" if public else "0"

@@ -39,6 +39,12 @@ BOARD = (
 """Columns of the view of a board's experiment: metrics of its entries. The first sorts the table."""
 STUDIES = ("test_accuracy", "worst_case")
 """Columns of the view of a tuning experiment: metrics of its trials."""
+AUDITS = (
+    "worst_auc", "worst_auc_low", "worst_auc_high", "worst_tpr_at_fpr_0.01", "p", "test_accuracy", "epsilon_lower",
+)  # fmt: skip
+"""Columns of the view of the experiment of audits: metrics of its runs."""
+_SHOWN = {BOARD: "entry", STUDIES: "trial", AUDITS: "audit"}
+"""The kind of run that each view lists."""
 _TRAINING = "workflowType=machine_learning"
 """Query of an address in MLflow's UI: show the pages for training runs, not those for language models."""
 
@@ -187,7 +193,7 @@ def _is_leakboards(connection: sqlite3.Connection, number: int, name: str, locat
 def _move(connection: sqlite3.Connection, number: int, old: str, new: str) -> None:
     """Set the locations of an experiment, and of its runs below `old`, to `new`."""
     query = """SELECT run_uuid, artifact_uri, EXISTS (
-        SELECT 1 FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ? AND value IN ('scenario', 'trial'))
+        SELECT 1 FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ? AND value IN ('scenario', 'trial', 'audit'))
         FROM runs WHERE experiment_id = ?"""
     moves = []
     for run, place, finished in connection.execute(query, (KIND, number)).fetchall():
@@ -250,7 +256,7 @@ def view(number: str) -> str:
 
 def _view_state(columns: tuple[str, ...]) -> str:
     """JSON state of MLflow's UI that shows these metrics as a table."""
-    kind = "entry" if columns == BOARD else "trial"
+    kind = _SHOWN[columns]
     state: dict[str, Any] = {
         "searchFilter": f"tags.`{KIND}` = '{kind}'", "orderByKey": f"metrics.`{columns[0]}`", "orderByAsc": kind == "entry",
         "selectedColumns": [f"metrics.`{c}`" for c in columns],

@@ -1,4 +1,4 @@
-"""Logs to MLflow and reads from it: one run for each result, under one parent run for each defense.
+"""Logs to MLflow and reads from it: one run for each result, under one parent run for each defense; one for each audit.
 
 A run holds the whole record in the tag `leakboard.record`, so that tables can be built from MLflow alone. A ledger in
 the store, with one file (a mark) for each logged result, holds its run's id: nothing is logged twice, and what could
@@ -26,6 +26,7 @@ from benchmark.digests import digest
 from benchmark.errors import UserError
 from benchmark.result import Result
 from benchmark.run.connection import (
+    AUDITS,
     KIND,
     SHARED,
     STUDIES,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = [
+    "EXPERIMENT",
     "RECORD",
     "Tracker",
     "TrialTracker",
@@ -51,6 +53,7 @@ __all__ = [
     "connect",
     "fetch_results",
     "gone_runs",
+    "log_audit",
     "pages",
     "redacted_line",
     "result_of",
@@ -60,6 +63,8 @@ __all__ = [
 ]  # fmt: skip
 
 RECORD = "leakboard.record"
+EXPERIMENT = "leakboard.audits"
+"""The experiment of audits, whatever their models."""
 _ENTRY = "leakboard.entry"
 """The tag of a parent run with the digest of its defense's name: a name is not safe in a query.
 """
@@ -378,6 +383,45 @@ class TrialTracker:
     def figure(self, path: Path) -> None:
         """Log an image file, on the parent run."""
         self._client.log_artifact(self.parent, str(path))
+
+
+def log_audit(
+    key: str,
+    title: str,
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    files: Mapping[str, str],
+) -> tuple[str, bool]:
+    """Log an audit as one finished run; returns the run's id, and whether it is new.
+
+    key: of all that the audit found. One that is logged already under this key is left as it is. files: the texts of its
+    artifacts by name. Raises Unreachable where MLflow does not answer or refuses it; what is half logged is deleted by the next call.
+    """
+    with _answering():
+        client, place = connect(), folder()
+        from mlflow.entities import Metric, Param, RunTag
+
+        place.mkdir(parents=True, exist_ok=True)
+        # One of two commands must not take the other's unfinished run for that of a killed command.
+        with FileLock(place / f"audits-{digest(places.lasting(uri()))[:16]}.lock"):
+            number = experiment(client, EXPERIMENT, AUDITS)
+            for run in client.search_runs([number], f"tags.`leakboard.key` = '{_key(key)}'"):
+                if run.info.status == "FINISHED":
+                    return str(run.info.run_id), False
+                client.delete_run(run.info.run_id)
+            own = {"leakboard.key": _key(key), KIND: "audit"}
+            run_id = str(client.create_run(number, run_name=plain(title, _NAME_LENGTH), tags=own).info.run_id)
+            now = int(time.time() * 1000)
+            client.log_batch(
+                run_id, [Metric(_mlflow_name(k), v, now, 0) for k, v in metrics.items() if math.isfinite(v)],
+                [Param(_mlflow_name(k), plain(v, _VALUE_LENGTH)) for k, v in params.items()],
+                [RunTag(_mlflow_name(k), plain(v, _VALUE_LENGTH)) for k, v in tags.items() if v],
+            )  # fmt: skip
+            for name, text in files.items():
+                client.log_text(run_id, text, name)
+            client.set_terminated(run_id)
+    return run_id, True
 
 
 def _run_id(mark: Path) -> str | None:

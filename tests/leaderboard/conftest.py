@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from benchmark.result import Result
+from benchmark.run.audit.report import Audit
 from leaderboard import screenshots, tables
 from leaderboard.publish import publish
 from leaderboard.ranking import Board
@@ -82,6 +83,54 @@ def make_board(seeds: tuple[int, ...] = (0, 1, 2)) -> tuple[list[Result], Board]
     required = tuple(d for d in DEFENSES if d != "constant")
     board = Board(("random", "loss", "lira", "nn_sorted", "boundary"), required, seeds, "undefended", 0.7)
     return [r for r in results if (r.attack, r.defense, r.seed) != ("lira", "hamp", seeds[-1])], board
+
+
+def make_audit(**changes: Any) -> Audit:
+    """An audit of answers of 10 classes with made-up numbers; `changes` are fields of it."""
+    cases = {
+        "auc": (0.58, 0.55, 0.61, 0.53),
+        "tpr_at_fpr_0.01": (0.03, 0.01, 0.06, 0.02),
+        "balanced_accuracy": (0.55, 0.5, 0.6, 0.53),
+    }
+    worst = {
+        name: {"value": v, "low": low, "high": high, "null": null, "p": 0.001, "attack": "loss", "reversed": False}
+        for name, (v, low, high, null) in cases.items()
+    }
+    numbers = {"value": 0.58, "low": 0.55, "high": 0.61, "null_low": 0.48, "null_high": 0.52}
+    attack = {
+        "name": "loss", "title": "Loss", "reference": "none", "calibrated": False, "learns": False, "members": 500,
+        "nonmembers": 400, "metrics": {"auc": numbers}, "fpr": [0, 1], "tpr": [0, 1],
+    }  # fmt: skip
+    side = {"count": 500, "accuracy": 1.0, "loss": 0.1}
+    fields: dict[str, Any] = {
+        "title": "Mine", "tool": "0.1", "when": "2026-01-01T00:00:00Z", "command": "", "seed": 0, "files": [],
+        "verdict": {"state": "leaks", "sentence": "It leaks.", "more": "More.", "p": 0.001, "level": 0.01},
+        "model": {"classes": 10, "form": "logits", "members": side, "nonmembers": side | {"count": 400, "accuracy": 0.7}, "ece": 0.1, "references": 0},
+        "checks": [], "attacks": [attack], "left": [], "worst": worst, "band_fpr": [0.01, 1.0], "band_high": [0.1, 1.0],
+        "band_low": [0.0, 1.0], "precision": [], "groups": [], "class_spread": None, "class_spread_null": None, "risks": [],
+        "exposed": 0,
+    }  # fmt: skip
+    return Audit.model_validate(fields | changes)
+
+
+def hostile_audit() -> Audit:
+    """One with EVIL wherever an audit takes text, on as many classes as the records of `make_board`."""
+    audit = make_audit()
+    texts = {"title": EVIL, "tool": EVIL, "when": EVIL, "command": EVIL}
+    texts |= {
+        "files": [{"name": EVIL, "bytes": 1, "sha256": EVIL}],
+        "checks": [{"name": EVIL, "state": "warning", "found": EVIL, "effect": EVIL}],
+    }
+    texts |= {
+        "gate": [{"condition": EVIL, "outcome": "fails", "reason": EVIL}],
+        "left": [{"name": EVIL, "title": EVIL, "reason": EVIL}],
+    }
+    attack = audit.attacks[0].model_dump() | {"name": EVIL, "title": EVIL, "reference": EVIL}
+    return make_audit(
+        **texts, verdict=audit.verdict.model_dump() | {"sentence": EVIL, "more": EVIL}, attacks=[attack],
+        worst={name: case.model_dump() | {"attack": EVIL} for name, case in audit.worst.items()},
+        model=audit.model.model_dump() | {"network": EVIL, "classes": 3, "form": EVIL},
+    )  # fmt: skip
 
 
 GUARDED = "a guard is outside the threat model: the attack reads the raw network"
@@ -195,7 +244,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty published folder, a tree without submissions, a tracking store without a run, and no study."""
     for name, value in _environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("LEAKBOARD_PUBLIC", raising=False)
+    for name in ("LEAKBOARD_PUBLIC", "LEAKBOARD_AUDIT"):
+        monkeypatch.delenv(name, raising=False)
     tables.source.cache_clear()
     st.cache_data.clear()
     yield tmp_path

@@ -14,7 +14,7 @@ from leaderboard import screenshots
 from leaderboard.pairs import differences
 from leaderboard.publish import load, publish
 from leaderboard.ranking import defense_table, scenarios
-from tests.leaderboard.conftest import Browser, browse, make_board
+from tests.leaderboard.conftest import Browser, browse, make_audit, make_board
 from tests.leaderboard.test_reconstructions import inversions
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ MINE = {
 
 @pytest.fixture(scope="module")
 def filled(chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """The app on the made-up board with two inversion attacks and two more settings of a defense; no other has results."""
+    """The app on the made-up board with two inversion attacks and two more settings of a defense, and on an audit; no other has results."""
     folder = tmp_path_factory.mktemp("board")
     results, board = make_board()
     settings = [
@@ -44,8 +44,12 @@ def filled(chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Iter
         for n in (1, 2) for r in results if r.defense == "selena"
     ]  # fmt: skip
     publish([*results, *settings, *(r for r in inversions() if r.task == "inversion")], board, folder / "toy-v1")
-    with browse(chromium, folder) as found:
-        yield found
+    model = make_audit().model.model_dump() | {"classes": 3}
+    (folder / "audit.json").write_text(make_audit(model=model).as_json(), "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEAKBOARD_AUDIT", str(folder))
+        with browse(chromium, folder) as found:
+            yield found
 
 
 def violations(page: Any) -> list[str]:
@@ -75,6 +79,8 @@ def test_every_page_is_accessible_and_without_an_error(
         if not full and name not in MINE:  # those that compare and explain say what there is
             assert page.get_by_text("leakboard run").count(), name
         if full and name == "":
+            assert page.locator(".lb-mine").count() == 1, "the audit is the first page"
+        if full and name == "defenses":
             assert page.locator(".lbg-box").count() == 1 and page.locator(".lb-fold summary").count() == 1
         if full and name == "reconstructions":
             assert page.locator("img[alt='10 images, one a class']").count() == 3

@@ -17,7 +17,7 @@ from leaderboard.kinds import ANY, kind_table
 from leaderboard.publish import edition_folder, load, publish
 from leaderboard.ranking import Board, defense_table
 from tests.conftest import SUBMISSIONS
-from tests.leaderboard.conftest import APP, EVIL, OF_KINDS, app_page, hostile, make_kinds, texts
+from tests.leaderboard.conftest import APP, EVIL, OF_KINDS, app_page, hostile, hostile_audit, make_kinds, texts
 
 HOSTILE = "<script>alert(1)</script> **bold** [link](http://x)"
 Toy = tuple[list[Result], Board]
@@ -331,12 +331,14 @@ def test_editions_never_meet_in_the_app(folder: Path, made_up: Toy) -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(screenshots.chromium() is None, reason="no Chromium")
-def test_a_browser_obeys_no_record(folder: Path, made_up: Toy) -> None:
-    """Markup in any text of a record is drawn as text: no script, no picture, no link, no request to elsewhere."""
+def test_a_browser_obeys_no_record(folder: Path, made_up: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Markup in any text of a record or an audit is drawn as text: no script, no picture, no link, no request to elsewhere."""
     from playwright.sync_api import sync_playwright
 
     results, board = made_up
     publish(hostile(results), board, folder / "toy-v1")
+    (folder / "audit.json").write_text(hostile_audit().as_json(), "utf-8")
+    monkeypatch.setenv("LEAKBOARD_AUDIT", str(folder))
     requests, dialogs = [], []
     name = quote(tables.source("toy-v1").results[-1].attack)
     with screenshots.app() as address, sync_playwright() as playwright:
@@ -353,11 +355,17 @@ def test_a_browser_obeys_no_record(folder: Path, made_up: Toy) -> None:
             f"compare?first={name}",
             f"matrix?attack={name}",
         )
-        for path in ("", "attacks", "tradeoff", "risks", *others, f"entry?entry={name}"):
+        for path in ("", "defenses", "attacks", "tradeoff", "risks", *others, f"entry?entry={name}"):
             page.goto(f"{address}/{path}")
             page.get_by_test_id("stHeading").first.wait_for(timeout=60_000)
             page.wait_for_selector('[data-test-script-state="notRunning"]', timeout=60_000)
+            if not path:  # the audit
+                page.get_by_text("The whole report").click()
             page.wait_for_timeout(1500)
+            if not path:
+                report = page.frame_locator("iframe")
+                assert "alert(1)" in report.locator("body").inner_text() and report.locator("img, script").count() == 0
+                assert page.locator(".lb-mine").count() == 1
             assert not page.get_by_test_id("stException").count()
             outside = "a[href*=evil]:not([href^='?'])"  # a link within the page may name an entry
             assert page.locator(f"img[src*=evil], img[src=x], {outside}, a[href^='javascript:'], .katex").count() == 0

@@ -27,6 +27,7 @@ from leaderboard.publish import publish as write
 from leaderboard.ranking import Board
 from leakboard import cli, score
 from tests.conftest import SUBMISSIONS, Ended, Home, save_unet
+from tests.leaderboard.conftest import make_audit
 
 SMOKE = yaml.safe_load((protocol.FOLDER / "smoke.yaml").read_text())
 
@@ -541,6 +542,24 @@ def test_a_public_board_tells_the_app(home: Home, arguments: tuple[str, ...], va
     home.patch.setattr(os, "execv", lambda *_: seen.append(os.environ["LEAKBOARD_PUBLIC"]))
     assert home.call("board", *arguments).code == 0
     assert seen == [variable]
+
+
+def test_a_board_beside_an_audit_tells_the_app_which(home: Home) -> None:
+    for name in ("LEAKBOARD_PUBLIC", "LEAKBOARD_AUDIT"):
+        home.patch.setenv(name, "")  # restored after the test, whatever the command sets
+        home.patch.delenv(name)
+    seen: list[str | None] = []
+    home.patch.setattr(os, "execv", lambda *_: seen.append(os.environ.get("LEAKBOARD_AUDIT")))
+    (home.folder / "one").mkdir()
+    assert "one/audit.json: expected an audit that can be read, given none" in mistake(
+        home.call("board", "--audit", "one")
+    )
+    (home.folder / "one" / "audit.json").write_text("{}")
+    assert "expected an audit of form 1, given title: Field required" in mistake(home.call("board", "--audit", "one"))
+    assert not seen, "before the app starts"
+    (home.folder / "one" / "audit.json").write_text(make_audit().as_json(), "utf-8")
+    assert home.call("board").code == home.call("board", "--audit", "one").code == 0
+    assert seen == [None, str(home.folder / "one")]
 
 
 @pytest.mark.slow

@@ -629,3 +629,50 @@ def test_a_password_without_its_address_is_hidden(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
     told = tracking.redacted_line(ValueError("bad password 'Tr0ub@dor77' (Tr0ub%40dor77), pw/pw,\n token t0ken"))
     assert told == "bad password '***' (***), ***, token ***"
+
+
+# --- Audits -----------------------------------------------------------------------------------------
+
+
+def audited(key: str = "a" * 40) -> tuple[str, bool]:
+    return tracking.log_audit(
+        key,
+        "Mine",
+        {"worst_auc": 0.625, "p": math.nan},
+        {"seed": "0"},
+        {"verdict": "leaks", "gate": ""},
+        {"a.json": "{}"},
+    )
+
+
+def test_an_audit_is_one_run(home: Home) -> None:
+    run_id, new = audited()
+    assert new and audited() == (run_id, False)
+    run = tracking.connect().get_run(run_id)
+    assert run.data.metrics == {"worst_auc": 0.625} and run.data.tags["verdict"] == "leaks"
+    assert "gate" not in run.data.tags and run.info.status == "FINISHED"
+    assert audited("it's another")[1], "a key is no part of a query"
+    (page,) = tracking.pages()
+    assert page == tracking.EXPERIMENT and fetch_results(tracking.EXPERIMENT) == []
+
+
+@pytest.mark.parametrize("step", ["log_batch", "log_text", "set_terminated"])
+def test_an_audit_that_was_half_logged_is_logged_anew(home: Home, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    from mlflow import MlflowClient
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, step, refused)
+        with pytest.raises(Unreachable):
+            audited()
+    run_id, new = audited()
+    client = tracking.connect()
+    found = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    assert new and [run.info.run_id for run in found] == [run_id]
+
+
+def test_audits_of_a_project_that_moved_are_found(home: Home, project: Path) -> None:
+    run_id, _ = audited()
+    home.patch.chdir(project.rename(home.folder / "two"))
+    assert audited() == (run_id, False)
+    utils._artifact_repos_cache.clear()
+    assert [f.path for f in tracking.connect().list_artifacts(run_id)] == ["a.json"]
