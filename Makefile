@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help soak fuzz quickstart test setup lint docs screenshots speed redteam clean
+.PHONY: help soak fuzz quickstart test setup lint docs notebook screenshots speed redteam clean
 
 quickstart: .venv/.run ## set up .venv, score digits-v2 and print the ranked tables
 	$(BIN)/leakboard run --protocol digits-v2
@@ -20,6 +20,9 @@ lint: .venv/.test ## ruff, mypy and the import contracts
 
 docs: .venv/.docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+notebook: .venv/.test ## run docs/audit.ipynb and keep what it prints and draws
+	$(BIN)/python -m docs.notebook
 
 screenshots: .venv/.test ## draw every page of the app into docs/
 	$(BIN)/python -m leaderboard.screenshots docs fashion-mini-v1

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from docs import rooms
+from docs import notebook, rooms
 
 ROOT = Path(__file__).resolve().parent.parent
 INCLUDED = {
@@ -630,6 +630,7 @@ def generated() -> dict[str, str]:
     """The pages that are made whole, by their names."""
     pages = {page: included(path, page) for page, path in INCLUDED.items()}
     pages |= {f"methods/{kind}.md": methods(kind) for kind in GROUPS}
+    pages[notebook.PAGE] = notebook.markdown()
     return pages | {"audit.schema.json": json.dumps(_audit_schema(), indent=1) + "\n"}
 
 

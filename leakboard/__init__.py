@@ -129,14 +129,23 @@ def audit(
     seed: int = 0,
     fail_if: Sequence[str] = (),
 ) -> Audited:
-    """Audit a model of your own by its answers (n, k) to n records of k classes: what `leakboard audit predictions` does.
+    """Audit a model of your own by its answers to records: what `leakboard audit predictions` does.
 
-    labels: (n,) whole numbers in [0, k). members: (n,), true where the model was trained on the record. ids: (n,), each once.
-    groups: subgroups (n,) by the name of what they are of. inputs: (n, ...), for the classifier that tells the sides apart
-    without the model. references: answers (m, n, k) of reference models, in the same form; reference_members: (m, n), who was
-    in whose training data, by default nobody. fail_if: conditions such as "tpr_at_fpr_0.01 > 0.05", decided in
-    `report.gate`. The result has `report` (typed, with the verdict), `exposed` (rows of the most exposed members), `html()` and
-    `write(folder)`. Raises UserError, in one line, for what can't be answers.
+    - answers: (n, k), of n records and k classes, in the form that `form` names. Logits hold the most digits.
+    - labels: (n,), the true classes, whole numbers in [0, k).
+    - members: (n,), true where the model was trained on the record.
+    - ids: (n,), names of records, each once.
+    - groups: subgroups (n,), by the name of what they are of, such as {"site": sites}.
+    - inputs: (n, ...), numbers of the inputs, for the check that tells the sides apart without the model.
+    - references: (m, n, k), answers of m reference models in the same form; attacks are calibrated by them.
+    - reference_members: (m, n), true where a reference model was trained on the record; by default none was.
+    - title: what the report calls the model.
+    - seed: draws the known records, permutations and resamples. The same arrays and seed give the same numbers.
+    - fail_if: conditions such as "tpr_at_fpr_0.01 > 0.05", decided in `report.gate`.
+
+    Returns an `Audited`: its `report` holds the verdict and all numbers as typed objects, `exposed` the most exposed members,
+    `html()` is the page, and `write(folder)` writes the files of the command. Raises `UserError`, in one line, for what can't be
+    answers, labels or members.
     """
     from leakboard import audits
 
@@ -153,24 +162,38 @@ def audit_model(
     members: ArrayLike,
     classes: int,
     *,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
     released: Literal["labels", "posteriors", "weights"] = "posteriors",
     title: str = "",
     seed: int = 0,
     fail_if: Sequence[str] = (),
     queries: int = 40_000,
 ) -> Audited:
-    """Audit a network itself, images -> logits (n, k): what `leakboard audit model` does, in this process, for it is yours.
+    """Audit a network itself: what `leakboard audit model` does, in this process, for the network is yours.
 
-    x: images (n, c, h, w) (or (n, h, w[, c])), uint8 or in [0, 1], as the network takes them. y: labels (n,) in [0, classes).
-    members: (n,), true where the network was trained on the image. released: what others get; attacks that read more do not
-    count for the verdict. queries: what one attack may cost, in forward passes of one image. A copy is asked, in eval mode on the
-    CPU. White-box attacks on the last layer need `embed(x)` and `head`, with logits `head(embed(x))`. Else as `audit`.
+    - network: images -> logits (n, classes), as a tensor or as `logits` of an object, such as an image classifier of Hugging
+      Face's transformers. A copy is asked, in float32 and eval mode, on the CPU.
+    - x: images (n, c, h, w), (n, h, w) or (n, h, w, c), uint8 or in [0, 1], of the size that the network takes.
+    - y: (n,), the true classes, whole numbers in [0, classes).
+    - members: (n,), true where the network was trained on the image.
+    - classes: how many classes it tells apart.
+    - mean, std: a number a channel, where the network expects (x - mean) / std, such as `image_mean` and `image_std` of an image
+      processor; by default pixels in [0, 1] go in as they are.
+    - released: what others will get. Attacks that read more run too, and do not count for the verdict.
+    - title, seed, fail_if: as for `audit`.
+    - queries: what one attack may cost, in forward passes of one image. What costs more is measured on a part of the images.
+
+    White-box attacks on the last layer run where the logits are what the last `torch.nn.Linear` gives (or `head(embed(x))`, where
+    the network has these); else `report.left` has them, with the reason. Returns an `Audited`, as `audit`. Raises `UserError`, in
+    one line, for images that the network does not take, or answers that are not such logits.
     """
     from leakboard import model_audits
 
     return model_audits.module(
-        network, x, y, members, classes, released=released, title=title, seed=seed, fail_if=fail_if, queries=queries
-    )
+        network, x, y, members, classes, mean=mean, std=std, released=released, title=title, seed=seed, fail_if=fail_if,
+        queries=queries,
+    )  # fmt: skip
 
 
 def audit_recipe(
@@ -181,6 +204,8 @@ def audit_recipe(
     classes: int,
     *,
     network: torch.nn.Module | None = None,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
     references: int | None = None,
     hours: float | None = None,
     workers: int = 1,
@@ -192,17 +217,23 @@ def audit_recipe(
 ) -> Audited:
     """Audit with reference models that are trained for it: what `leakboard audit recipe` does.
 
-    train: a file of yours with `def train(x, y, classes, seed)` (images float32 (n, c, h, w) in [0, 1], labels int64 (n,)) that
-    returns a trained torch.nn.Module, images -> logits; each training runs in a process of its own. network: the model that is
-    audited; None: one that the recipe trains on all members. references: an even number, 16 by default; or hours of training.
-    workers: models that are trained at once. Answers are kept in the project's store, so that a second call trains what is missing.
-    Else as `audit_model`.
+    - train: a file of yours with `def train(x, y, classes, seed)` (images float32 (n, c, h, w) in [0, 1], labels int64 (n,)) that
+      returns a trained network, as `audit_model` takes it without `mean` and `std`. Each training has a process of its own.
+    - x, y, members, classes: as for `audit_model`.
+    - network, mean, std: the audited network, as for `audit_model`; without it the recipe trains one on all members.
+    - references: how many reference models, an even number; by default 16.
+    - hours: instead: so many hours of training, those of earlier calls included.
+    - workers: models that are trained at once.
+    - released, title, seed, fail_if, queries: as for `audit_model`.
+
+    Answers are kept in the project's store, so that a second call trains what is missing. Returns an `Audited`, whose
+    `report.recipe` says what the reference models changed. Raises `UserError`, in one line, as where a training fails.
     """
     from leakboard import recipe_audits
 
     return recipe_audits.arrays(
-        train, x, y, members, classes, network=network, references=references, hours=hours, workers=workers, released=released,
-        title=title, seed=seed, fail_if=fail_if, queries=queries,
+        train, x, y, members, classes, network=network, mean=mean, std=std, references=references, hours=hours, workers=workers,
+        released=released, title=title, seed=seed, fail_if=fail_if, queries=queries,
     )  # fmt: skip
 
 
@@ -218,9 +249,15 @@ def audit_canaries(
 ) -> CanaryAudit:
     """Show how large the epsilon of a training is at least, by planted canaries: what `leakboard audit canaries` does.
 
-    answers: (m, k) of the trained model to all canaries, in their order; labels: (m,), those that were planted. secret: the file
-    that `leakboard audit plant` wrote. The result is typed: `bounds`, each with what it rests on, `mu`, and `verdict`, whose state is
-    "refuted" where a bound is above the claim. Raises UserError, in one line, for answers that are not those to these canaries.
+    - answers: (m, k), of the trained model to all m canaries, in their order, in the form that `form` names.
+    - labels: (m,), those that were planted.
+    - secret: the file that `leakboard audit plant` wrote.
+    - claimed_epsilon: the epsilon that the training is claimed to have.
+    - delta: in [0, 1), that of the claim; 0 for pure epsilon.
+    - title: what the report calls the model.
+
+    Returns a typed `CanaryAudit`: `bounds`, each with what it rests on, `mu`, and `verdict`, whose state is "refuted" where a bound
+    is above the claim. Raises `UserError`, in one line, for answers that are not those to these canaries.
     """
     from leakboard import canaries
 

@@ -52,9 +52,14 @@ class Audited:
     """An audit: the data of its report, and the most exposed records, which the report does not hold."""
 
     report: Audit
+    """All that the report says: `verdict`, `worst`, `attacks`, `left`, `checks`, `gate` and the rest, which docs/audit.md lists."""
     exposed: Exposed
     """Rows of members, the most exposed first, with their scores by the deciding attack."""
     given: Predictions
+    """The answers, labels and memberships that were audited."""
+
+    def __repr__(self) -> str:
+        return f"Audited({self.report.verdict.sentence!r})"
 
     def html(self) -> str:
         """The report as one HTML file."""

@@ -118,6 +118,8 @@ def module(
     members: ArrayLike,
     classes: int,
     *,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
     released: Released = "posteriors",
     title: str = "",
     seed: int = 0,
@@ -129,7 +131,7 @@ def module(
     from benchmark.run.audit import model as models
 
     data = images.of_arrays(x, y, members)
-    audited = models.of_module(network, classes, data.shape)
+    audited = models.of_module(network, classes, data.shape, mean=mean, std=std)
     return _audited(audited, data, title, seed, fail_if, "", released, queries, None, show=False)
 
 

@@ -121,6 +121,8 @@ def arrays(
     classes: int,
     *,
     network: Any = None,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
     references: int | None = None,
     hours: float | None = None,
     workers: int = 1,
@@ -140,7 +142,7 @@ def arrays(
     budget = _budget(references, hours)
     data = images.of_arrays(x, y, members)
     trainings = Trainings(read(Path(train)), data, classes, seed, Store(places.store()), workers)
-    audited = None if network is None else models.of_module(network, classes, data.shape)
+    audited = None if network is None else models.of_module(network, classes, data.shape, mean=mean, std=std)
     return _audited(trainings, audited, budget, title, fail_if, "", released, queries, show=False)
 
 

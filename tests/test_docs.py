@@ -11,7 +11,7 @@ import sys
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import grimp
@@ -24,7 +24,7 @@ from benchmark.result import Status
 from benchmark.run.audit import canaries, epsilon, predicted, question, report
 from benchmark.run.audit.canary_report import down
 from benchmark.run.audit.predictions import predictions
-from docs import pages, rooms
+from docs import notebook, pages, rooms
 from leakboard import audits
 from leakboard import canaries as canary_commands
 
@@ -221,6 +221,30 @@ def test_the_audit_page_does_what_it_says(tmp_path: Path) -> None:
         assert {f"`{path.name}`" for path in (tmp_path / folder).iterdir()} == set(
             re.findall(r"^\| (`\w+\.\w+`) \|", text, re.MULTILINE)
         )
+
+
+def _said(output: dict[str, Any]) -> tuple[str, list[float]]:
+    """An output's text without its decimals, and these. Which of many near-equal attacks is the strongest is rounding."""
+    text = re.sub(r"the attack \S+ reaches", "the attack reaches", " ".join(notebook.text_of(output).split()))
+    return re.sub(r"\d+\.\d+", "#", text), [float(number) for number in re.findall(r"\d+\.\d+", text)]
+
+
+@pytest.mark.slow
+def test_the_notebook_shows_what_it_does() -> None:
+    """In a fresh kernel: the same texts and pictures, and numbers that other processors may round otherwise."""
+    before, after = json.loads(notebook.NOTEBOOK.read_text("utf-8")), notebook.run()
+    assert [c["source"] for c in after["cells"]] == [c["source"] for c in before["cells"]]
+    assert all(c["execution_count"] for c in before["cells"] if c["cell_type"] == "code"), "make notebook"
+    for cell, again in zip(before["cells"], after["cells"], strict=True):
+        shown, outputs = cell.get("outputs", []), again.get("outputs", [])
+        assert [sorted(o.get("data", {o.get("name"): 0})) for o in outputs] == [
+            sorted(o.get("data", {o.get("name"): 0})) for o in shown
+        ]
+        assert not [o for o in outputs if o.get("name") == "stderr"], "no warning"
+        for one, other in zip(shown, outputs, strict=True):
+            (words, numbers), (again_words, again_numbers) = _said(one), _said(other)
+            assert again_words == words, "make notebook"
+            assert again_numbers == pytest.approx(numbers, abs=0.1)
 
 
 def test_the_page_on_canaries_does_what_it_says(tmp_path: Path) -> None:

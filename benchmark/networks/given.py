@@ -1,13 +1,14 @@
-"""Networks that somebody else trained: one of timm's by name, and whole models as TorchScript or ONNX files.
+"""Networks that somebody else wrote: one of timm's by name, any module, and whole models as TorchScript or ONNX files.
 
 A model's file is code of whoever made it: `script` and `onnx` are called in a sandbox alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,39 +23,54 @@ Logits = Callable[[Tensor], Tensor]
 """Images (n, c, h, w) to logits (n, k), both float32."""
 
 
-class Normalised(nn.Module):
-    """A network that expects normalised images, with the normalisation in front: it takes images in [0, 1].
+class Adapted(nn.Module):
+    """Somebody's network as the project's are: images in [0, 1] -> logits (n, k), with `embed` and `head`.
 
-    `embed` and `head` are as those of the project's networks, where the network has them (timm's have).
+    A normalisation stands in front. Where the network answers with an object that holds the logits, as those of Hugging Face's
+    transformers do (`ImageClassifierOutput`), they are taken out. `embed` and `head` are right where `embeds` says so.
     """
 
-    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
-        """mean, std: (c,)."""
+    def __init__(self, network: nn.Module, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+        """mean, std: (c,), of a network that expects normalised images; by default pixels go in as they are."""
         super().__init__()
         self.network = network
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", mean.reshape(-1, 1, 1))
-        self.register_buffer("std", std.reshape(-1, 1, 1))
+        self.register_buffer("mean", (torch.zeros(1) if mean is None else mean).reshape(-1, 1, 1))
+        self.register_buffer("std", (torch.ones(1) if std is None else std).reshape(-1, 1, 1))
 
     def normalise(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.normalise(x))
+        answer = self.network(self.normalise(x))
+        logits: Tensor = getattr(answer, "logits", answer)
         return logits
 
     def embed(self, x: Tensor) -> Tensor:
         """Embeddings (n, d), the input of the last linear layer."""
-        network: Any = self.network
-        embedding: Tensor = network.forward_head(network.forward_features(self.normalise(x)), pre_logits=True)
-        return embedding
+        inputs: list[Tensor] = []
+        with _taking(self.head, inputs):
+            self(x)
+        return inputs[-1]
 
     @property
     def head(self) -> nn.Module:
-        """The last linear layer."""
-        head: nn.Module = self.network.get_classifier()  # type: ignore[operator]
-        return head
+        """The linear layer that is named last. Raises AttributeError where there is none."""
+        layers = [layer for layer in self.network.modules() if isinstance(layer, nn.Linear)]
+        if not layers:
+            raise AttributeError(f"{type(self.network).__name__} has no linear layer")
+        return layers[-1]
+
+
+@contextlib.contextmanager
+def _taking(layer: nn.Module, inputs: list[Tensor]) -> Iterator[None]:
+    """What the layer is given is added to `inputs` meanwhile."""
+    hook = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def from_timm(name: str, classes: int, shape: Shape) -> nn.Module:
@@ -85,12 +101,13 @@ def embeds(network: Any, x: Tensor) -> bool:
     """Whether `head(embed(x))` are the logits of images x, as attacks on the last layer need it."""
     try:
         with torch.no_grad():
-            logits = network(x)
+            logits, embedding = network(x), network.embed(x)
             return bool(
                 isinstance(network.head, nn.Linear)
-                and torch.allclose(network.head(network.embed(x)), logits, atol=1e-4)
+                and embedding.ndim == 2
+                and torch.allclose(network.head(embedding), logits, atol=1e-4)
             )
-    except Exception:  # a network of timm may lack a method, or its classifier be no layer
+    except Exception:  # somebody's network may have neither, or no linear layer
         return False
 
 
@@ -106,7 +123,9 @@ def check(network: nn.Module, classes: int, shape: Shape, what: str) -> None:
         ) from None
     if not isinstance(answer, Tensor) or answer.ndim != 2 or not answer.is_floating_point():
         given = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
-        raise ValueError(f"{what}: expected logits (n, {classes}) of n images, given {given}")
+        raise ValueError(
+            f"{what}: expected logits (n, {classes}) of n images, as a tensor or as `logits` of an object, given {given}"
+        )
     if answer.shape[1] != classes:
         raise ValueError(
             f"{what}: expected logits of {classes} classes, given {answer.shape[1]}; --classes says how many"

@@ -119,6 +119,28 @@ def test_from_python_it_is_the_same(home: Home, options: list[str], few: None) -
         leakboard.audit_model(network, x, y[:3], members, 10)
 
 
+def test_from_python_a_normalisation_stands_in_front(few: None) -> None:
+    class Expects(torch.nn.Module):
+        """A network that learnt (x - 0.5) / 0.25."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = pictures.trained()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.inner(x * 0.25 + 0.5)
+            return logits
+
+    x, y, members = pictures.digits()
+    audited = leakboard.audit_model(Expects(), x, y, members, 10, mean=[0.5], std=[0.25], queries=1500)
+    images = torch.from_numpy(x).float().unsqueeze(1) / 255
+    expected = pictures.trained()(images).double().log_softmax(1).detach().numpy()
+    assert audited.given.log_posteriors == pytest.approx(expected, abs=1e-4)
+    assert audited.report.verdict.state == "leaks" and repr(audited).startswith("Audited('The model leaks")
+    with pytest.raises(leakboard.UserError, match="expected --mean and --std together, given one of them"):
+        leakboard.audit_model(Expects(), x, y, members, 10, mean=[0.5])
+
+
 @pytest.mark.slow
 def test_a_networks_file_and_its_weights_are_audited(home: Home, few: None, launcher: object) -> None:
     done = home.call("audit", "model", *pictures.own(home.folder), *LIMIT, "--released", "weights")

@@ -103,11 +103,20 @@ class Model:
             self.isolation.close()
 
 
-def of_module(module: nn.Module, classes: int, shape: Shape, name: str = "") -> Model:
-    """The model that is a module of the caller's own. A copy is audited. Raises UserError where it does not take the images."""
+def of_module(
+    module: nn.Module, classes: int, shape: Shape, name: str = "", *, mean: Sequence[float] = (), std: Sequence[float] = ()
+) -> Model:  # fmt: skip
+    """The model that is a module of the caller's own. A copy is audited. Raises UserError where it does not take the images.
+
+    It answers with logits (n, k), or with an object that has them as `logits`. mean, std: as for `load`.
+    """
     if not isinstance(module, nn.Module):
         raise UserError(f"model: expected a torch.nn.Module, images -> logits, given {type(module).__name__}")
-    return _in_process(copy.deepcopy(module).eval(), name or type(module).__name__, "", classes, shape, ())
+    normalise = _normalisation(mean, std, shape)
+    network = copy.deepcopy(module).to(_CPU, torch.float32).eval()
+    if normalise or not given.embeds(network, _probe(shape)):
+        network = given.Adapted(network, *(normalise or ()))
+    return _in_process(network, name or type(module).__name__, "", classes, shape, ())
 
 
 def load(
@@ -157,9 +166,9 @@ def load(
     if network.endswith(".py"):
         return _of_file(Path(network), tensors, source, environment, normalise)
     if network.startswith(given.TIMM):
-        made = given.Normalised(
+        made = given.Adapted(
             _built(lambda: given.from_timm(network.removeprefix(given.TIMM), classes, shape), network, shape),
-            *(normalise or (torch.zeros(shape[0]), torch.ones(shape[0]))),
+            *(normalise or ()),
         )
         inner, code = made.network, [version_of("timm")]
     else:
@@ -205,6 +214,11 @@ def _normalisation(mean: Sequence[float], std: Sequence[float], shape: Shape) ->
     return m, s
 
 
+def _probe(shape: Shape) -> Tensor:
+    """Two images."""
+    return torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+
+
 def _in_process(
     network: nn.Module, name: str, key: str, classes: int, shape: Shape, sources: tuple[Source, ...]
 ) -> Model:
@@ -213,10 +227,9 @@ def _in_process(
         given.check(network, classes, shape, name)
     except ValueError as problem:
         raise UserError(str(problem)) from None
-    probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     return Model(
         name, classes, shape, key, raw(network, _CPU), sum(p.numel() for p in network.parameters()),
-        lambda: copy.deepcopy(network), embeds=given.embeds(network, probe), sources=sources,
+        lambda: copy.deepcopy(network), embeds=given.embeds(network, _probe(shape)), sources=sources,
     )  # fmt: skip
 
 

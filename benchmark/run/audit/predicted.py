@@ -54,7 +54,9 @@ class Exposed(NamedTuple):
     """Records of members, the most exposed first, with their score by the deciding attack, and that attack's name."""
 
     rows: NDArray[np.int64]
+    """(r,): their rows in the arrays that were given; of files, in that of the members."""
     scores: Floats
+    """(r,), the larger the more exposed"""
     attack: str
 
 

@@ -121,7 +121,8 @@ def answers(path: Path, data: dict[str, Tensor], rows: Tensor, classes: int, see
     first = next(network.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
     try:
-        given.check(network.cpu(), classes, tuple(x.shape[1:]), f"{path.name}: train")  # type: ignore[arg-type]
+        network = given.Adapted(network.to("cpu", torch.float32))
+        given.check(network, classes, tuple(x.shape[1:]), f"{path.name}: train")  # type: ignore[arg-type]
     except ValueError as problem:
         raise UserError(str(problem)) from None
     found = ask(raw(network, device), x, np.random.default_rng(order))

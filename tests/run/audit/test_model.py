@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -139,7 +142,7 @@ def test_every_attack_runs_or_has_its_reason(data: images.Images) -> None:
 
 
 class Odd(nn.Module):
-    """A network without `embed`, in which a gradient of one sample alone cannot be computed."""
+    """A network whose answer is not that of its last linear layer, and in which a gradient of one sample cannot be computed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,8 +151,7 @@ class Odd(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if float(x.detach().mean()) < 0:
             raise ValueError("no image is negative")
-        logits: torch.Tensor = self.inner(x)
-        return logits
+        return torch.log_softmax(self.inner(x), 1)
 
 
 def test_a_network_that_an_attack_cannot_read_ends_that_attack_alone(data: images.Images, few: None) -> None:
@@ -159,6 +161,66 @@ def test_a_network_that_an_attack_cannot_read_ends_that_attack_alone(data: image
     assert "does not show" in reasons["ml_doctor_white_box_partial"]
     assert reasons["grad_norm"].startswith("failed, RuntimeError: ")
     assert report.way == "model" and report.model.network == "Odd" and report.model.shape == [1, 8, 8]
+
+
+def of_transformers(name: str) -> tuple[nn.Module, Callable[[torch.Tensor], torch.Tensor]]:
+    """A tiny image classifier of Hugging Face's transformers that has learnt the members, in training mode; and its embeddings, by
+    its own layers."""
+    import transformers
+
+    torch.manual_seed(0)
+    network: Any
+    if name == "ViT":
+        network = transformers.ViTForImageClassification(transformers.ViTConfig(
+            image_size=8, patch_size=4, num_channels=1, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            hidden_dropout_prob=0.1, num_labels=10,
+        ))  # fmt: skip
+    else:
+        network = transformers.ResNetForImageClassification(transformers.ResNetConfig(
+            num_channels=1, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=10
+        ))  # fmt: skip
+    x, y, members = pictures.digits()
+    pixels = (torch.from_numpy(x[members]).float().unsqueeze(1) / 255 - MEAN) / STD
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        network(pixel_values=pixels, labels=torch.from_numpy(y[members])).loss.backward()
+        optimizer.step()
+    if name == "ViT":
+        return network, lambda x: network.vit(x).last_hidden_state[:, 0]
+    return network, lambda x: network.resnet(x).pooler_output.flatten(1)
+
+
+MEAN, STD = 0.5, 0.25
+"""What those networks subtract, and divide by."""
+
+
+@pytest.mark.parametrize("name", ["ViT", "ResNet"])
+def test_an_image_classifier_of_transformers_is_audited_as_it_is(data: images.Images, name: str) -> None:
+    network, embed = of_transformers(name)
+    model = of_module(network, 10, data.shape, mean=[MEAN], std=[STD])
+    assert network.training and all(p.grad is not None for p in network.parameters()), "a copy is asked"
+    network.eval()
+    pixels = (data.x - MEAN) / STD
+    with torch.no_grad():
+        assert torch.equal(model.predict(data.x), network(pixels).logits.double().log_softmax(1)), "to the last digit"
+        assert model.embeds and torch.equal(model.copy().embed(data.x), embed(pixels))  # type: ignore[misc]
+    assert (model.predict(data.x).argmax(1).numpy() == data.y)[data.members].mean() > 0.7
+    audited = bench(model, data)
+    assert audited.run(registry().attack("ml_doctor_white_box_partial")).scores.std() > 0
+    (scores,) = (outcome := audited.run(registry().attack("grad_norm"))).scores
+    for row, score in list(zip(outcome.rows, scores, strict=True))[:5]:
+        network.zero_grad()
+        network(pixels[[row]], labels=torch.from_numpy(data.y[[row]])).loss.backward()
+        norm = torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).norm()
+        assert -score == pytest.approx(float(norm), rel=1e-3)
+
+
+def test_a_network_in_half_precision_is_asked_in_float32(data: images.Images) -> None:
+    network = copy.deepcopy(pictures.trained()).bfloat16()
+    answers = of_module(network, 10, data.shape).predict(data.x)
+    assert next(network.parameters()).dtype == torch.bfloat16, "a copy"
+    assert torch.equal(answers, raw(network, torch.device("cpu"))(data.x))
 
 
 def test_what_is_released_decides_which_attacks_count(data: images.Images, few: None) -> None:
@@ -388,8 +450,24 @@ def test_a_module_that_takes_other_images_is_refused(data: images.Images) -> Non
         of_module(nn.Conv2d(3, 1, 3), 10, data.shape)
     with pytest.raises(UserError, match=r"expected logits of 10 classes, given 64"):
         of_module(nn.Flatten(), 10, data.shape)
-    with pytest.raises(UserError, match=r"expected logits \(n, 10\) of n images, given shape \(1, 1, 8, 8\)"):
+    with pytest.raises(
+        UserError,
+        match=r"expected logits \(n, 10\) of n images, as a tensor or as `logits` of an object, given shape \(1, 1, 8, 8\)",
+    ):
         of_module(nn.Identity(), 10, data.shape)
+
+    class Answers(nn.Module):
+        def __init__(self, **answer: object) -> None:
+            super().__init__()
+            self.answer = answer
+
+        def forward(self, x: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(**self.answer)
+
+    with pytest.raises(UserError, match=r"as `logits` of an object, given SimpleNamespace"):
+        of_module(Answers(scores=torch.zeros(1, 10)), 10, data.shape)
+    with pytest.raises(UserError, match=r"expected logits of 10 classes, given 9"):
+        of_module(Answers(logits=torch.zeros(1, 9)), 10, data.shape)
     with pytest.raises(UserError, match=r"expected a torch\.nn\.Module, images -> logits, given int"):
         of_module(3, 10, data.shape)  # type: ignore[arg-type]
 

@@ -207,6 +207,27 @@ def test_what_is_wrong_with_a_recipe_is_one_line(inline: None, tmp_path: Path, t
     assert "\n" not in str(raised.value)
 
 
+def test_a_recipe_may_return_a_network_whose_answers_hold_the_logits(inline: None, tmp_path: Path) -> None:
+    """As those of Hugging Face's transformers do."""
+    holding = """
+class Holding(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values):
+        return SimpleNamespace(logits=self.network(pixel_values))
+"""
+    text = recipes.TRAIN.replace("    return network", "    return Holding(network)") + holding
+    answers = []
+    for name, given in (("plain", recipes.TRAIN), ("holding", "from types import SimpleNamespace\n" + text)):
+        (tmp_path / name).mkdir()
+        answers.append(
+            recipes.trainings(recipes.write(tmp_path / name, text=given)).references(Budget(2, None)).answers
+        )
+    assert (answers[0] == answers[1]).all()
+
+
 def test_modules_beside_a_recipe_are_part_of_its_key(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     for name, text in {
