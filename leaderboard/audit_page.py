@@ -201,7 +201,7 @@ def _model(audit: Audit) -> str:
     return "\n".join([
         _heading(2, "Model"), *([_facts(told)] if told else []), _table("What the answers show", ("", "Records", "Accuracy", "Median loss (nats)"), rows),
         _text(f"{m.classes:,} classes. The accuracies differ by {100 * gap:.1f} points. Expected calibration error on non-members: {m.ece:.3f}."),
-        '<p class="au-absent"><b>Not told:</b> what the recipe does. It is code; the file and its digest are above.</p>'
+        _not_told(audit.recipe)
         if audit.recipe
         else _itself(
             audit, '<p class="au-absent"><b>Not told:</b> recipe, pretraining. Weights do not hold them.</p>',
@@ -213,13 +213,22 @@ def _model(audit: Audit) -> str:
 def _recipe(recipe: Recipe) -> dict[str, str]:
     """What is told of the recipe and of the reference models."""
     made = "trained for this audit by the recipe, on all members" if recipe.trained else "given by its weights"
+    how = {"Recipe": recipe.file}
+    if recipe.protocol:
+        settings = ", ".join(f"{name} {value}" for name, value in recipe.settings.items())
+        how = {"Recipe": f"that of the protocol {recipe.protocol}: {settings}", "Training defense": recipe.defense}
     return {
         "The audited model was": made,
-        "Recipe": recipe.file,
+        **how,
         "Reference models": f"{recipe.references}, in pairs: each on a random half of all records ({recipe.size:,}) and on the other",
         "Their training took": f"{_clock(recipe.seconds)} in sum",
         "Their accuracy": f"{recipe.seen:.1%} on records that they were trained on, {recipe.unseen:.1%} on the others",
     }
+
+
+def _not_told(recipe: Recipe) -> str:
+    what = "whether the audited model was trained by it too" if recipe.protocol else "what the recipe does. It is code; the file and its digest are above"  # fmt: skip
+    return "" if recipe.protocol and recipe.trained else f'<p class="au-absent"><b>Not told:</b> {what}.</p>'
 
 
 def _clock(seconds: float) -> str:

@@ -174,16 +174,20 @@ def audit_model(
 
 
 def audit_recipe(
-    train: str | Path,
+    train: str | Path | None,
     x: ArrayLike,
     y: ArrayLike,
     members: ArrayLike,
     classes: int,
     *,
+    protocol: str = "",
+    defense: str = "",
     network: torch.nn.Module | None = None,
     references: int | None = None,
     hours: float | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    trust: bool = False,
     released: Literal["labels", "posteriors", "weights"] = "posteriors",
     title: str = "",
     seed: int = 0,
@@ -193,16 +197,17 @@ def audit_recipe(
     """Audit with reference models that are trained for it: what `leakboard audit recipe` does.
 
     train: a file of yours with `def train(x, y, classes, seed)` (images float32 (n, c, h, w) in [0, 1], labels int64 (n,)) that
-    returns a trained torch.nn.Module, images -> logits; each training runs in a process of its own. network: the model that is
-    audited; None: one that the recipe trains on all members. references: an even number, 16 by default; or hours of training.
-    workers: models that are trained at once. Answers are kept in the project's store, so that a second call trains what is missing.
+    returns a trained torch.nn.Module, images -> logits; each training runs in a process of its own. protocol: in its place (train is
+    None), one by whose recipe models are trained, on `device`, with a training `defense`, by default the protocol's baseline; trust: as in
+    `run`. network: the model that is audited; None: one that the recipe trains on all members. references: an even number, 16 by
+    default; or hours of training. workers: models that are trained at once; None: 1, and by a protocol's recipe one a core. Answers are kept in the project's store, so that a second call trains what is missing.
     Else as `audit_model`.
     """
     from leakboard import recipe_audits
 
     return recipe_audits.arrays(
-        train, x, y, members, classes, network=network, references=references, hours=hours, workers=workers, released=released,
-        title=title, seed=seed, fail_if=fail_if, queries=queries,
+        train, x, y, members, classes, protocol=protocol, defense=defense, network=network, references=references, hours=hours,
+        workers=workers, device=device, trust=trust, released=released, title=title, seed=seed, fail_if=fail_if, queries=queries,
     )  # fmt: skip
 
 

@@ -110,6 +110,11 @@ def of_module(module: nn.Module, classes: int, shape: Shape, name: str = "") -> 
     return _in_process(copy.deepcopy(module).eval(), name or type(module).__name__, "", classes, shape, ())
 
 
+def whole(path: Path) -> bool:
+    """Whether a file is a whole model by its name, which needs no network's."""
+    return path.suffix.lower() in SCRIPTS + ONNX
+
+
 def load(
     path: Path,
     network: str,

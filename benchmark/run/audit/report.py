@@ -173,7 +173,12 @@ class Without(_Part):
 class Recipe(_Part):
     """The recipe of the reference models, which were trained for this audit, and what they changed."""
 
-    file: str
+    file: str = Field(description="Name of its file: the user's own, or the protocol's.")
+    protocol: str = Field("", description="The protocol whose recipe it is; empty for a file of the user's own.")
+    defense: str = Field("", description="The training defense that trained by it; empty for a file of the user's own.")
+    settings: dict[str, str] = Field(
+        {}, description="What a protocol's recipe says, network first; empty for a file of the user's own."
+    )
     references: int = Field(
         description="Reference models, in pairs that were trained on a half of all records and on the other."
     )
