@@ -69,6 +69,7 @@ def recipe(
     folder: audits.Out = Path("audit"),
     title: audits.Title = "",
     fail_if: audits.FailIf = None,
+    canaries: audits.Canaries = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the halves, the seeds of trainings, the known records, permutations and resamples.")] = 0,
     as_json: audits.AsJson = False,
 ) -> None:  # fmt: skip
@@ -84,6 +85,7 @@ def recipe(
     torch.set_num_threads(1)  # as in workers: the last digits of sums depend on the number of threads
     for text in fail_if or []:
         gate.condition(text)  # before the work
+    shown = audits.shown_by(canaries)
     budget = _budget(references, hours)
     if weights is None and (network or mean or std or torchscript):
         raise UserError(
@@ -94,8 +96,10 @@ def recipe(
     by = {"--train": train, "--protocol": protocol, "--defense": defense, "--device": device if device != "auto" else "", "--trust": trust}  # fmt: skip
     model = by | {"--weights": weights, **model_audits.of_model(network, mean, std, torchscript)}
     trained = {"--references": references, "--hours": hours, "--workers": workers if workers != 1 else None}
-    rest = model_audits.of_images(members, nonmembers, classes, view, channels) | model_audits.of_audit(
-        released, queries, title, seed
+    rest = (
+        model_audits.of_images(members, nonmembers, classes, view, channels)
+        | {"--canaries": canaries}
+        | model_audits.of_audit(released, queries, title, seed)
     )
     command = audits.repeated("recipe", model | trained | rest, fail_if)
     with console.working("reading images"):
@@ -121,7 +125,7 @@ def recipe(
     finally:
         if audited is not None:
             audited.close()
-    audits.conclude(done, folder, as_json)
+    audits.conclude(done, folder, as_json, shown)
 
 
 def arrays(
