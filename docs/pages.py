@@ -559,6 +559,8 @@ def _json_type(what: dict[str, Any]) -> str:
         return " or ".join(map(_json_type, what["anyOf"]))
     if "enum" in what or "const" in what:
         return ", ".join(map(plain_code, what.get("enum", [what.get("const")])))
+    if "prefixItems" in what:
+        return f"pair: {' and '.join(map(_json_type, what['prefixItems']))}"
     if what.get("type") == "array":
         return f"list: {_json_type(what['items'])}"
     if what.get("type") == "object":

@@ -13,7 +13,7 @@ from html import escape
 
 from benchmark.metrics import METRICS
 from benchmark.run.audit.canary_report import CanaryAudit, down
-from benchmark.run.audit.report import Attack, Audit, Group, Numbers, Recipe, Without
+from benchmark.run.audit.report import Attack, Audit, Group, Model, Numbers, Recipe, Without
 from benchmark.text import plain
 from leaderboard.forest import Axis, axis
 from leaderboard.page import POLICY, STYLE
@@ -32,9 +32,9 @@ def as_html(audit: Audit, exposed: str = "") -> str:
     title = f"Leakboard audit: {plain(audit.title, 120)}"
     sections = [
         _verdict(audit), _model(audit), _data(audit), _released(audit), _threats(audit), _attacks(audit), _results(audit),
-        _absent(8, "Canaries and a bound on epsilon", f"An empirical bound needs canaries, planted with probability one half each before the training. {_itself(audit, 'A model that was trained without any gives none', 'Answers alone give none')}."),
+        _canaries(audit),
         _groups(audit, exposed),
-        _absent(10, "Differential privacy", f"No guarantee was named, and {_itself(audit, 'weights do', 'answers do')} not hold one. Without a proof, this report says nothing about epsilon."),
+        _privacy(audit),
         _absent(11, "Inversion, attributes, extraction", _itself(
             audit, "This audit does not run them on a model. On networks that it trains itself, a protocol measures them: leakboard run.",
             "These attacks ask the model about images of their own, or read its weights. Answers to the records allow neither.",
@@ -48,10 +48,6 @@ def canaries_as_html(audit: CanaryAudit) -> str:
     """The report of an audit by planted canaries: verdict, bounds with what each rests on, and how it was done."""
     v = audit.verdict
     colour = {"refuted": "leaks", "not refuted": "unclear", "shown": "unclear"}[v.state]  # nothing here clears a model
-    rows = [
-        (escape(b.name), f"{audit.claimed:g}" if b.judges and audit.claimed is not None else "–", f"<b>{down(b.epsilon)}</b>", f"{b.delta:g}", down(b.most), f"{escape(b.assumes)}<br><small>{escape(b.source)}</small>")
-        for b in audit.bounds
-    ]  # fmt: skip
     facts = {
         "Claimed": "no epsilon" if audit.claimed is None else f"epsilon {audit.claimed:g}, delta {audit.delta:g}",
         "Canaries": f"{audit.canaries:,} ({audit.kind}), {audit.included:,} of them in the training data",
@@ -68,9 +64,7 @@ def canaries_as_html(audit: CanaryAudit) -> str:
         f'<section class="au-verdict au-{colour}" aria-label="Verdict">\n<p class="au-state">{escape(v.state.capitalize())}</p>\n'
         f'<p class="au-lead">{_whole(v.sentence)}</p>\n<p>{_whole(v.more)}</p>\n</section>',
         _heading(1, "Epsilon that is shown"),
-        _table(f"Lower bounds, each at {100 * audit.confidence:g} % confidence", ("Epsilon", "Claimed", "Shown", "Delta", "At most", "What it assumes"), rows),
-        _text(f"All of them rest on this: {audit.assumes[0].lower()}{audit.assumes[1:]}"),
-        _text("At most: what the bound would be if the model gave all canaries away. A claim above it cannot be refuted by so many guesses."),
+        _bounds(audit),
         _heading(2, "Under a Gaussian curve"),
         _text(f"The largest mu of Gaussian differential privacy that the guesses refute is {down(audit.mu)}, which stands for these epsilons:"),
         _table("Epsilon by delta", ("Delta", "Epsilon at least"), [(f"{d:g}", down(e)) for d, e in audit.curve]),
@@ -80,6 +74,19 @@ def canaries_as_html(audit: CanaryAudit) -> str:
         "<li>This is evidence, not compliance.</li></ul>",
     ]  # fmt: skip
     return _document(f"Leakboard audit: {plain(audit.title, 120)}", sections)
+
+
+def _bounds(audit: CanaryAudit) -> str:
+    """The lower bounds on epsilon beside the claim, and what they rest on."""
+    rows = [
+        (escape(b.name), f"{audit.claimed:g}" if b.judges and audit.claimed is not None else "–", f"<b>{down(b.epsilon)}</b>", f"{b.delta:g}", down(b.most), f"{escape(b.assumes)}<br><small>{escape(b.source)}</small>")
+        for b in audit.bounds
+    ]  # fmt: skip
+    return "\n".join([
+        _table(f"Lower bounds, each at {100 * audit.confidence:g} % confidence", ("Epsilon", "Claimed", "Shown", "Delta", "At most", "What it assumes"), rows),
+        _text(f"All of them rest on this: {audit.assumes[:1].lower()}{audit.assumes[1:]}"),
+        _text("At most: what the bound would be if the model gave all canaries away. A claim above it cannot be refuted by so many guesses."),
+    ])  # fmt: skip
 
 
 def _document(title: str, sections: Iterable[str]) -> str:
@@ -193,7 +200,7 @@ def _model(audit: Audit) -> str:
     if _has_model(audit):
         told = {
             "Network": m.network, "Parameters": f"{m.parameters:,}" if m.parameters else "not known",
-            "Images": " x ".join(map(str, m.shape)) + " (channels, height, width)",
+            "Images": " x ".join(map(str, m.shape)) + " (channels, height, width)", "Normalisation": _normalisation(m),
             "Where it ran": "in a sandbox, for its code is foreign" if m.isolated else "in the audit's process: its weights are data",
         }  # fmt: skip
     if audit.recipe:
@@ -201,7 +208,7 @@ def _model(audit: Audit) -> str:
     return "\n".join([
         _heading(2, "Model"), *([_facts(told)] if told else []), _table("What the answers show", ("", "Records", "Accuracy", "Median loss (nats)"), rows),
         _text(f"{m.classes:,} classes. The accuracies differ by {100 * gap:.1f} points. Expected calibration error on non-members: {m.ece:.3f}."),
-        '<p class="au-absent"><b>Not told:</b> what the recipe does. It is code; the file and its digest are above.</p>'
+        _not_told(audit.recipe)
         if audit.recipe
         else _itself(
             audit, '<p class="au-absent"><b>Not told:</b> recipe, pretraining. Weights do not hold them.</p>',
@@ -210,16 +217,32 @@ def _model(audit: Audit) -> str:
     ])  # fmt: skip
 
 
+def _normalisation(model: Model) -> str:
+    if not model.mean:
+        return "none was asked for: pixels in [0, 1] went in as they are, and what the network does to them is its own"
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (model.mean, model.std))
+    return f"pixels in [0, 1] less {mean}, divided by {std}"
+
+
 def _recipe(recipe: Recipe) -> dict[str, str]:
     """What is told of the recipe and of the reference models."""
     made = "trained for this audit by the recipe, on all members" if recipe.trained else "given by its weights"
+    how = {"Recipe": recipe.file}
+    if recipe.protocol:
+        settings = ", ".join(f"{name} {value}" for name, value in recipe.settings.items())
+        how = {"Recipe": f"that of the protocol {recipe.protocol}: {settings}", "Training defense": recipe.defense}
     return {
         "The audited model was": made,
-        "Recipe": recipe.file,
+        **how,
         "Reference models": f"{recipe.references}, in pairs: each on a random half of all records ({recipe.size:,}) and on the other",
         "Their training took": f"{_clock(recipe.seconds)} in sum",
         "Their accuracy": f"{recipe.seen:.1%} on records that they were trained on, {recipe.unseen:.1%} on the others",
     }
+
+
+def _not_told(recipe: Recipe) -> str:
+    what = "whether the audited model was trained by it too" if recipe.protocol else "what the recipe does. It is code; the file and its digest are above"  # fmt: skip
+    return "" if recipe.protocol and recipe.trained else f'<p class="au-absent"><b>Not told:</b> {what}.</p>'
 
 
 def _clock(seconds: float) -> str:
@@ -412,6 +435,45 @@ def _results(audit: Audit) -> str:
             ),
         ]  # fmt: skip
     return "\n".join(filter(None, parts))
+
+
+def _canaries(audit: Audit) -> str:
+    title, found = "Canaries and a bound on epsilon", audit.canaries
+    if found is None:
+        why = _itself(audit, "A model that was trained without any gives none", "Answers alone give none")
+        return _absent(8, title, (
+            f"An empirical bound needs canaries, planted with probability one half each before the training. {why}. leakboard audit plant plants "
+            "them, leakboard audit canaries shows the epsilon, and --canaries canaries-audit.json, of this command, puts it here."
+        ))  # fmt: skip
+    return "\n".join([
+        _heading(8, title),
+        _text(
+            f"{found.canaries:,} canaries ({found.kind}) were planted, {found.included:,} of them into the training data; {found.right:,} of {found.guesses:,} "
+            "guesses of who is in are right. That they were planted into this model, or into one that was trained alike, is the word of whoever audits."
+        ),
+        _bounds(found),
+    ])  # fmt: skip
+
+
+def _privacy(audit: Audit) -> str:
+    """What differential privacy was claimed, and what was shown."""
+    title, found = "Differential privacy", audit.canaries
+    if found is None:
+        holds = _itself(audit, "weights do", "answers do")
+        return _absent(10, title, (
+            f"No guarantee was named, and {holds} not hold one. Without a proof, this report says nothing about epsilon. A claimed epsilon is held "
+            "against planted canaries: leakboard audit canaries --claimed-epsilon; section 8 then has what they show."
+        ))  # fmt: skip
+    claimed = "no epsilon" if found.claimed is None else f"epsilon {found.claimed:g}, delta {found.delta:g}, for adding or removing one record"  # fmt: skip
+    return "\n".join([
+        _heading(10, title),
+        _facts({
+            "Claimed": claimed, "Shown": found.verdict.sentence,
+            "Gaussian differential privacy": f"mu is at least {down(found.mu)}, if the curve is Gaussian",
+        }),
+        f"<p>{_whole(found.verdict.more)}</p>",
+        '<p class="au-absent"><b>Not told:</b> the proof: accountant, sampling, and what was tuned on the data. A lower bound is no guarantee.</p>',
+    ])  # fmt: skip
 
 
 def _groups(audit: Audit, exposed: str) -> str:

@@ -197,18 +197,22 @@ def audit_model(
 
 
 def audit_recipe(
-    train: str | Path,
+    train: str | Path | None,
     x: ArrayLike,
     y: ArrayLike,
     members: ArrayLike,
     classes: int,
     *,
+    protocol: str = "",
+    defense: str = "",
     network: torch.nn.Module | None = None,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     references: int | None = None,
     hours: float | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    trust: bool = False,
     released: Literal["labels", "posteriors", "weights"] = "posteriors",
     title: str = "",
     seed: int = 0,
@@ -220,10 +224,12 @@ def audit_recipe(
     - train: a file of yours with `def train(x, y, classes, seed)` (images float32 (n, c, h, w) in [0, 1], labels int64 (n,)) that
       returns a trained network, as `audit_model` takes it without `mean` and `std`. Each training has a process of its own.
     - x, y, members, classes: as for `audit_model`.
+    - protocol: in the place of train, which is None then: models are trained by its recipe, on `device`, with a training `defense`,
+      by default the protocol's baseline; trust: as in `run`.
     - network, mean, std: the audited network, as for `audit_model`; without it the recipe trains one on all members.
     - references: how many reference models, an even number; by default 16.
     - hours: instead: so many hours of training, those of earlier calls included.
-    - workers: models that are trained at once.
+    - workers: models that are trained at once; by default one, and by a protocol's recipe one a core.
     - released, title, seed, fail_if, queries: as for `audit_model`.
 
     Answers are kept in the project's store, so that a second call trains what is missing. Returns an `Audited`, whose
@@ -232,8 +238,9 @@ def audit_recipe(
     from leakboard import recipe_audits
 
     return recipe_audits.arrays(
-        train, x, y, members, classes, network=network, mean=mean, std=std, references=references, hours=hours, workers=workers,
-        released=released, title=title, seed=seed, fail_if=fail_if, queries=queries,
+        train, x, y, members, classes, protocol=protocol, defense=defense, network=network, mean=mean, std=std, references=references,
+        hours=hours, workers=workers, device=device, trust=trust, released=released, title=title, seed=seed, fail_if=fail_if,
+        queries=queries,
     )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from benchmark.addresses import shown
 from benchmark.digests import digest
 from benchmark.run import tracking
 from benchmark.run.audit.canary_report import CanaryAudit
-from benchmark.run.audit.report import Audit, File
+from benchmark.run.audit.parts import File
+from benchmark.run.audit.report import Audit
 from leakboard import console
 
 _OUTCOMES = ("fails", "cannot tell", "passes")

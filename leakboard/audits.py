@@ -7,7 +7,7 @@ import io
 import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +19,15 @@ from rich.table import Table
 from benchmark import places
 from benchmark.errors import UserError
 from benchmark.text import plain
-from leakboard import canaries, console
+from leakboard import canaries as canary_commands
+from leakboard import console
 from leakboard.console import answer, out, say, track
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from benchmark.run.audit.canary_report import CanaryAudit
+    from benchmark.run.audit.parts import File
     from benchmark.run.audit.predicted import Exposed
     from benchmark.run.audit.predictions import Predictions
     from benchmark.run.audit.report import Audit
@@ -33,7 +36,7 @@ PAGE, JSON, RECORDS = "report.html", "audit.json", "exposed.csv"
 FAILS, CANNOT_TELL = 3, 4
 """Exit codes of a gate that fails, and of one that cannot tell."""
 audit = typer.Typer(help="What a model of your own gives away about its training data.", no_args_is_help=True)
-for _command in (canaries.plant, canaries.canaries):
+for _command in (canary_commands.plant, canary_commands.canaries):
     audit.command()(_command)
 
 
@@ -41,6 +44,7 @@ for _command in (canaries.plant, canaries.canaries):
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.html, audit.json and exposed.csv are written.")]
 Title = Annotated[str, typer.Option(help="What the report calls the model.")]
 FailIf = Annotated[list[str] | None, typer.Option("--fail-if", metavar="CONDITION", help="A gate, such as 'tpr_at_fpr_0.01 > 0.05'; exit code 3 if it fails, 4 if it cannot tell.")]
+Canaries = Annotated[Path | None, typer.Option("--canaries", metavar="FILE", help="canaries-audit.json of `leakboard audit canaries`: the report then has the epsilon that was claimed and shown.")]
 Seed = Annotated[int, typer.Option(min=0, help="Draws the known records, permutations and resamples.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The audit as one JSON document on stdout, and nothing else there.")]
 # fmt: on
@@ -159,6 +163,7 @@ def predictions(
     folder: Out = Path("audit"),
     title: Title = "",
     fail_if: FailIf = None,
+    canaries: Canaries = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -171,14 +176,21 @@ def predictions(
     torch.set_num_threads(1)  # as in workers: the last digits of sums depend on the number of threads
     for text in fail_if or []:
         gate.condition(text)  # before the work
+    shown = shown_by(canaries)
     command = repeated(
         "predictions",
-        {"--members": members, "--non-members": nonmembers, "--title": title, "--seed": seed or None},
+        {
+            "--members": members,
+            "--non-members": nonmembers,
+            "--canaries": canaries,
+            "--title": title,
+            "--seed": seed or None,
+        },
         fail_if,
     )
     with console.working("reading answers"):
         given = load(members.expanduser(), nonmembers.expanduser() if nonmembers else None)
-    conclude(_audited(given, title, seed, fail_if or [], command), folder, as_json)
+    conclude(_audited(given, title, seed, fail_if or [], command), folder, as_json, shown)
 
 
 def repeated(way: str, options: Mapping[str, object], fail_if: Sequence[str] | None) -> str:
@@ -189,10 +201,24 @@ def repeated(way: str, options: Mapping[str, object], fail_if: Sequence[str] | N
     return places.without_home(shlex.join(["leakboard", "audit", way, *arguments]))
 
 
-def conclude(done: Audited, folder: Path, as_json: bool) -> None:
-    """Write, print and log an audit. Raises typer.Exit where a gate fails or cannot tell."""
+Shown = tuple["CanaryAudit", "File"] | None
+"""What canaries showed before, and the file that says so."""
+
+
+def shown_by(canaries: Path | None) -> Shown:
+    """What the file of `--canaries` holds; None without one. Raises UserError."""
+    from benchmark.run.audit.canary_report import read
+
+    return None if canaries is None else read(canaries.expanduser())
+
+
+def conclude(done: Audited, folder: Path, as_json: bool, shown: Shown = None) -> None:
+    """Write, print and log an audit, with what canaries showed. Raises typer.Exit where a gate fails or cannot tell."""
     from leakboard import audit_runs
 
+    if shown is not None:
+        canaries, file = shown
+        done = replace(done, report=done.report.model_copy(update={"canaries": canaries, "files": [*done.report.files, file]}))  # fmt: skip
     written = done.write(folder)
     if not as_json:
         _print(done.report)

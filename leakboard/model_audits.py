@@ -58,6 +58,7 @@ def model(
     folder: audits.Out = Path("audit"),
     title: audits.Title = "",
     fail_if: audits.FailIf = None,
+    canaries: audits.Canaries = None,
     seed: audits.Seed = 0,
     as_json: audits.AsJson = False,
 ) -> None:  # fmt: skip
@@ -71,8 +72,13 @@ def model(
     torch.set_num_threads(1)  # as in workers: the last digits of sums depend on the number of threads
     for text in fail_if or []:
         gate.condition(text)  # before the work
+    shown = audits.shown_by(canaries)
     model = {"--weights": weights, **of_model(network, mean, std, torchscript)}
-    rest = of_images(members, nonmembers, classes, view, channels) | of_audit(released, queries, title, seed)
+    rest = (
+        of_images(members, nonmembers, classes, view, channels)
+        | {"--canaries": canaries}
+        | of_audit(released, queries, title, seed)
+    )
     command = audits.repeated("model", model | rest, fail_if)
     with console.working("reading images"):
         data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels)
@@ -85,7 +91,7 @@ def model(
         done = _audited(audited, data, title, seed, fail_if or [], command, released, queries, Store(places.store()))
     finally:
         audited.close()
-    audits.conclude(done, folder, as_json)
+    audits.conclude(done, folder, as_json, shown)
 
 
 def of_model(network: str, mean: str, std: str, torchscript: bool) -> dict[str, object]:
@@ -164,7 +170,11 @@ def _announce(asked: Asked, plan: Plan) -> None:
     """What will run, on how many records, how long it takes about, and what will not run."""
     given, model = asked.given, asked.live.model
     counted = f"{model.parameters:,} parameters, " if model.parameters else ""
-    say(f"model: {plain(model.name, 80)}, {counted}{given.classes} classes, images {'x'.join(map(str, model.shape))}")
+    mean, std = (" ".join(f"{v:g}" for v in values) for values in (model.mean, model.std))
+    normalised = f", less {mean}, divided by {std}" if mean else ""
+    say(
+        f"model: {plain(model.name, 80)}, {counted}{given.classes} classes, images {'x'.join(map(str, model.shape))} in [0, 1]{normalised}"
+    )
     at_once = 1 if model.isolation else 2
     each = 1 + len(given) * 1e-3  # training of perceptrons, permutations and resamples
     seconds = (1.3 * plan.passes * asked.seconds + each * len(plan.parts)) / at_once

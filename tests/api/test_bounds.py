@@ -55,7 +55,9 @@ NETWORKS = {name: network(name) for name in BOUNDED} | {"pools": pools()}
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bounds_hold_against_random_perturbations(name, radius):
     """10,000 images of the ball, half of them corners; float64, so that rounding hides nothing."""
-    rounds, count = (1, 300) if name in ("vgg11", "resnet18") else (10, 1000)  # large ones are slow, and bounds of small ones tight
+    rounds, count = (
+        (1, 300) if name in ("vgg11", "resnet18") else (10, 1000)
+    )  # large ones are slow, and bounds of small ones tight
     tested = copy.deepcopy(NETWORKS[name]).double()
     x, g = image().double(), torch.Generator().manual_seed(2)
     low, high = interval_bounds(tested, x - radius, x + radius)

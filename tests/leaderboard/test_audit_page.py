@@ -164,8 +164,34 @@ def test_a_claim_stands_beside_what_is_shown(claimed: float | None) -> None:
     assert ("If the claim is true" in said) == (claimed is not None)
 
 
+@pytest.mark.parametrize("claimed", [1.0, None])
+def test_the_main_report_has_what_canaries_showed(reports: dict[str, Audit], claimed: float | None) -> None:
+    shown = by_canaries("Mine", claimed)
+    without, html = (as_html(reports["chance"].model_copy(update={"canaries": c})) for c in (None, shown))
+    sections = {n: html.split(f'id="s{n}">')[1].split("<h2")[0] for n in (8, 10)}
+    eight, ten = (words(f"</head>{section}") for section in sections.values())
+    for bound in shown.bounds:
+        beside = f"{claimed:g}" if claimed and bound.judges else "–"
+        assert f"{bound.name} {beside} {down(bound.epsilon)} {bound.delta:g} {down(bound.most)}" in eight
+    assert f"{shown.right:,} of {shown.guesses:,} guesses" in eight and "is the word of whoever audits" in eight
+    assert (
+        "Claimed epsilon 1, delta 1e-05, for adding or removing one record" if claimed else "Claimed no epsilon"
+    ) in ten
+    assert shown.verdict.sentence in ten and f"mu is at least {down(shown.mu)}" in ten
+    assert [word for word in ("leakboard audit plant", "--canaries canaries-audit.json") if word in words(without)]
+    assert "leakboard audit plant" not in words(html)
+
+
 def test_foreign_text_in_a_report_on_canaries_is_text() -> None:
-    html = canaries_as_html(by_canaries(EVIL, 1.0))
+    evil = by_canaries(EVIL, 1.0)
+    bounds = [b.model_copy(update={"name": EVIL, "assumes": EVIL, "source": EVIL}) for b in evil.bounds]
+    verdict = evil.verdict.model_copy(update={"sentence": EVIL, "more": EVIL})
+    whole = made("hostile").model_copy(update={"canaries": evil.model_copy(update={"bounds": bounds, "verdict": verdict, "assumes": EVIL})})  # fmt: skip
+    for html in (canaries_as_html(evil), as_html(whole)):
+        is_text(html)
+
+
+def is_text(html: str) -> None:
     assert "default-src 'none'" in html and not re.search(r"<(script|link|img|iframe|object|embed|base|form)\b", html)
     for tag in re.findall(r"<[a-z][^>]*>", html):
         assert not re.search("onerror|evil|javascript", re.sub(r'"[^"]*"', "", tag))

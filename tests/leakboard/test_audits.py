@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 
 import leakboard
 from benchmark.errors import UserError
-from benchmark.run.audit import gate
+from benchmark.run.audit import canaries, gate
 from benchmark.run.audit.report import Audit, WorstCase, schema
 from leakboard.audits import CANNOT_TELL, FAILS, JSON, PAGE, RECORDS, cell
 from tests.conftest import Home
+from tests.run.audit.test_canaries import answers as known_answers
+from tests.run.audit.test_canaries import secret
 from tests.run.audit.worlds import world
 
 
@@ -46,6 +49,44 @@ def test_it_tells_the_verdict_and_writes_three_files(home: Home, files: list[str
     assert [f.name for f in report.files] == ["members.csv", "non-members.csv"]
     html = (home.folder / "audit" / PAGE).read_text("utf-8")
     assert "cmd|" not in html + report.as_json(), "the report names no record"
+
+
+def test_what_canaries_showed_stands_in_the_report(home: Home, files: list[str]) -> None:
+    planted = secret()
+    shown = canaries.audit(*known_answers(planted, known=1.0), planted, claimed=1.0)
+    path = home.folder / "canaries-audit.json"
+    path.write_text(shown.as_json(), "utf-8")
+    done = home.call("audit", "predictions", *files, "--canaries", path.name)
+    assert done.code == 0, done.err
+    report = Audit.model_validate_json((home.folder / "audit" / JSON).read_text("utf-8"))
+    assert report.canaries == shown and "--canaries canaries-audit.json" in report.command
+    assert report.files[-1].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert report.files[-1].sha256 in (home.folder / "audit" / PAGE).read_text("utf-8")
+    for text, said in (
+        ("{}", "given another file: title: Field required"),
+        ("no", "given another file: the file: Invalid JSON"),
+        (report.as_json(), "given another file: "),
+        (
+            shown.as_json().replace(f'"mu": {shown.mu}', '"mu": Infinity'),
+            "given another file: Out of range float values",
+        ),
+        (shown.as_json().replace('"form": 1', '"form": 2'), "given another file: form 2"),
+        (None, "expected what leakboard audit canaries wrote"),
+    ):
+        path.unlink() if text is None else path.write_text(text, "utf-8")
+        for way in ("predictions", "model", "recipe"):
+            more = {
+                "predictions": [],
+                "model": ["--weights", "no", "--classes", "3"],
+                "recipe": ["--train", "no", "--classes", "3"],
+            }
+            done = home.call("audit", way, *files, *more[way], "--canaries", path.name)
+            assert (
+                done.code == 2
+                and done.err.count("\n") == 1
+                and "canaries-audit.json: " in done.err
+                and said in done.err
+            )
 
 
 def test_no_cell_of_the_local_file_is_a_formula(home: Home, files: list[str]) -> None:

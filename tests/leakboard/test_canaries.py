@@ -78,7 +78,8 @@ def test_a_lookup_is_refuted_and_a_stranger_is_not(home: Home, planted: dict[str
 
 def test_it_answers_in_json_and_from_python(home: Home, planted: dict[str, Any]) -> None:
     frame = answers(home.folder / "planted", True)
-    frame.to_csv(home.folder / "answers.csv", index=False)
+    named = frame.assign(file=[f"{i:04}.png" for i in range(300)])  # as canaries.csv has it
+    named.to_csv(home.folder / "answers.csv", index=False)
     done = home.call("audit", "canaries", "--secret", planted["secret"], "--answers", "answers.csv", "--json")
     found = json.loads(done.out)
     assert done.code == 0 and found["verdict"]["state"] == "shown" and len(found["files_written"]) == 2

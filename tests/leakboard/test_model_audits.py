@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import leakboard
+from benchmark.networks import given
 from benchmark.run.audit import attacks
 from benchmark.run.audit.report import Audit
 from leaderboard.audit_page import as_html
@@ -40,7 +41,7 @@ def test_it_says_what_it_runs_and_writes_the_report(home: Home, options: list[st
     done = home.call("audit", "model", *options, *LIMIT, "--title", "Mine", "--released", "labels")
     assert done.code == 0, done.err
     said = done.out
-    assert "model: small_cnn, 38,282 parameters, 10 classes, images 1x8x8" in said
+    assert "model: small_cnn, 38,282 parameters, 10 classes, images 1x8x8 in [0, 1]\n" in said
     assert "runs 5 attacks on 60 members and 60 non-members; about 0:" in said
     assert "on a part of the records (--queries): near_copies" in said
     assert (
@@ -63,6 +64,17 @@ def test_it_says_what_it_runs_and_writes_the_report(home: Home, options: list[st
         and "not released" in html
         and "labels alone" in html
     )
+
+
+def test_a_normalisation_stands_in_what_it_says_and_in_the_report(home: Home, options: list[str], few: None) -> None:
+    save_file(given.from_timm("test_resnet", 10, pictures.SHAPE).state_dict(), home.folder / "model.safetensors")
+    of_timm = [*options[:2], "--network", "timm:test_resnet", *options[4:], "--mean", "0.5", "--std", "0.25"]
+    done = home.call("audit", "model", *of_timm, *LIMIT)
+    assert done.code == 0, done.err
+    assert "images 1x8x8 in [0, 1], less 0.5, divided by 0.25\n" in done.out
+    report = Audit.model_validate_json((home.folder / "audit" / JSON).read_text("utf-8"))
+    assert (report.model.mean, report.model.std) == ([0.5], [0.25])
+    assert "pixels in [0, 1] less 0.5, divided by 0.25" in as_html(report)
 
 
 def test_gates_hold_for_models_too(home: Home, options: list[str], few: None) -> None:

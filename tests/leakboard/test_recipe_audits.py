@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 import leakboard
+from benchmark import protocol
+from benchmark.judge.kinds import scenario
 from benchmark.run.audit import attacks, chance, recipe
 from benchmark.run.audit.report import Audit
 from leaderboard.audit_page import as_html
 from leakboard.audits import JSON
-from tests.conftest import Home
+from tests.conftest import SUBMISSIONS, Home, artifacts_in
 from tests.run.audit import pictures, recipes
 
 
@@ -139,3 +144,84 @@ def test_a_network_without_weights_and_a_failing_recipe_are_one_line(home: Home,
     recipes.write(home.folder, "raise ValueError('no')")
     done = home.call("audit", "recipe", *options)
     assert done.code == 2 and "error: train failed: ValueError: no (train.py, line 16, in train)" in done.err
+
+
+# --- By a protocol's recipe -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judged(home: Home) -> tuple[list[str], tuple[float, float]]:
+    """Options that name a protocol, and the weights and records of its target 0 as files; and the interval of LiRA's AUC by the judge."""
+    shutil.copy(SUBMISSIONS / "attacks" / "lira.py", home.submissions / "attacks")
+    longer = protocol.load("smoke").recipe.model_dump(mode="json", exclude_none=True) | {"epochs": 30}
+    path = home.protocol(recipe=longer)
+    artifacts = artifacts_in(home.folder / "judge", protocol.load(path), home.submissions)
+    case = scenario(artifacts, artifacts.registry.attack("lira"), artifacts.chain("undefended"), 0)
+    low, high = case.score().intervals["auc"]
+    save_file(
+        artifacts.network(artifacts.chain("undefended").training, 0).weights(), home.folder / "target.safetensors"
+    )
+    for name, part in (("in", "target-train"), ("out", "target-test")):
+        rows = case.population.parts[part]
+        np.savez(home.folder / f"{name}.npz", x=case.population.data.x[rows], y=case.population.data.y[rows])
+    sides = ["--members", "in.npz", "--non-members", "out.npz", "--classes", "10", "--queries", "1000"]
+    return ["--protocol", path, "--weights", "target.safetensors", *sides], (low, high)
+
+
+def test_by_a_protocols_recipe_lira_finds_what_the_judge_found(
+    home: Home, judged: tuple[list[str], tuple[float, float]]
+) -> None:
+    options, (low, high) = judged
+    done = home.call("audit", "recipe", *options, "--references", "4")
+    assert done.code == 0, done.err
+    said = done.out + done.err
+    assert "smoke, undefended: audits small_cnn; trains 4 reference models in pairs" in said
+    assert "recipe: network small_cnn, optimizer sgd, learning rate 0.05" in said
+    report = report_of(home)
+    (lira,) = (a for a in report.attacks if a.name == "lira")
+    assert 0.5 < low <= lira.metrics["auc"].value <= high
+    made = report.recipe
+    assert made is not None and (made.file, made.protocol, made.defense) == ("own.yaml", "smoke", "undefended")
+    assert made.settings["epochs"] == "30" and made.settings["batch size"] == "20" and not made.trained
+    assert [f.name for f in report.files][:3] == ["own.yaml", "undefended.py", "target.safetensors"]
+    html = as_html(report)
+    assert "that of the protocol smoke: network small_cnn, optimizer sgd, learning rate 0.05" in html
+    assert "what the recipe does. It is code" not in html
+    again = home.call(*report.command.split()[1:], "--json")
+    assert again.code == 0 and json.loads(again.out)["worst"] == json.loads(report.as_json())["worst"]
+    assert f"--protocol {options[1]}" in report.command
+
+
+def test_without_weights_a_protocols_recipe_trains_the_model_and_python_takes_the_same(home: Home) -> None:
+    pictures.files(home.folder)
+    sides = ["--members", "members.npz", "--non-members", "non-members.npz", "--classes", "10"]
+    defense = "undefended[epochs=4]"
+    done = home.call(
+        "audit", "recipe", "--protocol", "smoke", "--defense", defense, *sides, "--references", "2", "--json"
+    )
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["title"] == f"smoke, {defense}" and report["recipe"]["trained"] and report["model"]["network"] == ""
+    assert report["recipe"]["settings"]["epochs"] == "4" and f"--defense '{defense}'" in report["command"]
+    stored = sorted((home.store / "audit").rglob("*.safetensors"))
+    audited = leakboard.audit_recipe(None, *pictures.digits(), 10, protocol="smoke", defense=defense, references=2)
+    assert audited.report.worst["auc"].value == report["worst"]["auc"]["value"]
+    assert sorted((home.store / "audit").rglob("*.safetensors")) == stored, "nothing is trained twice"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "--train: expected --train FILE.py or --protocol NAME, given none of them"),
+        (["--train", "train.py", "--protocol", "smoke"], "--train: expected --train FILE.py or --protocol NAME, given both of them"),
+        (["--train", "train.py", "--defense", "undefended"], "--defense, --device, --trust: expected them with --protocol, given --train"),
+        (["--protocol", "smoke", "--defense", "nope"], "unknown defense 'nope'"),
+        (["--protocol", "nope"], "unknown protocol 'nope'"),
+        (["--protocol", "smoke", "--network", "timm:resnet18", "--weights", "model.safetensors"], "--network: expected with --protocol a name"),
+        (["--protocol", "smoke", "--network", "alexnet_as_released", "--weights", "model.safetensors"], "--view is the height and width"),
+    ],
+)  # fmt: skip
+def test_mistakes_with_a_protocol_are_one_line(home: Home, options: list[str], more: list[str], said: str) -> None:
+    done = home.call("audit", "recipe", *options[6:], *more)
+    assert done.code == 2 and done.err.count("\n") == 1 and said in done.err, done.err
+    assert not recipes.trained(home.folder)

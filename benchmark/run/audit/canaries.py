@@ -14,8 +14,8 @@ from benchmark.metrics import Floats
 from benchmark.run.audit import epsilon as bounds
 from benchmark.run.audit.canary_report import Bound, CanaryAudit, CanaryVerdict, down
 from benchmark.run.audit.canary_secret import LEAST, Secret
+from benchmark.run.audit.parts import File
 from benchmark.run.audit.predictions import Ints, Source
-from benchmark.run.audit.report import File
 
 DELTAS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """Deltas at which the Gaussian curve's epsilon is shown."""

@@ -5,24 +5,27 @@ No canary's inclusion is in here: how many guesses were right is all that it say
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, ValidationError
 
-from benchmark.run.audit.report import File
+from benchmark import reading
+from benchmark.errors import UserError
+from benchmark.run.audit.parts import File, Part
+from benchmark.text import plain
 
 SCHEMA = 1
 """The version of the JSON file's form: it grows when a field is renamed, removed or gets another meaning."""
+_LARGEST = 1 << 20
+"""Bytes of a report's file at most."""
 State = Literal["shown", "refuted", "not refuted"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Bound(_Part):
+class Bound(Part):
     """A lower bound on epsilon."""
 
     name: str
@@ -36,7 +39,7 @@ class Bound(_Part):
     judges: bool = Field(description="Whether it is held against the claim: one for another delta is not.")
 
 
-class CanaryVerdict(_Part):
+class CanaryVerdict(Part):
     """shown: no claim was given. refuted: a bound is above the claim. not refuted: none is, which is no proof of the claim."""
 
     state: State
@@ -44,7 +47,7 @@ class CanaryVerdict(_Part):
     more: str
 
 
-class CanaryAudit(_Part):
+class CanaryAudit(Part):
     """An audit by planted canaries."""
 
     form: int = Field(default=SCHEMA, description="The version of this form.")
@@ -73,6 +76,23 @@ class CanaryAudit(_Part):
     def as_json(self) -> str:
         """The audit as JSON: the same audit gives the same bytes."""
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read(path: Path) -> tuple[CanaryAudit, File]:
+    """The report in a file that `leakboard audit canaries` wrote, and the file. Raises UserError, in one line."""
+    content, name = reading.content(path, _LARGEST, "what leakboard audit canaries wrote"), plain(path.name, 120)
+    try:
+        report = CanaryAudit.model_validate_json(content)
+        report.as_json()  # what is no number has no place in a report
+        if report.form != SCHEMA:
+            raise ValueError(f"form {report.form}")
+    except ValueError as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        shown = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}" if first else str(error)
+        raise UserError(
+            f"{name}: expected canaries-audit.json as leakboard audit canaries writes it, given another file: {plain(shown, 160)}"
+        ) from None
+    return report, File(name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def down(value: float, decimals: int = 2) -> str:

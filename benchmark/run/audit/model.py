@@ -63,6 +63,10 @@ class Model:
     setup: Setup | None = field(default=None, repr=False)
     """What white-box attacks beside it are told."""
     sources: tuple[Source, ...] = ()
+    mean: tuple[float, ...] = ()
+    """Subtracted from pixels in [0, 1], one a channel, before the model gets them; () where they go in as they are."""
+    std: tuple[float, ...] = ()
+    """What they are divided by then."""
     _stopped: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -119,6 +123,11 @@ def of_module(
     return _in_process(network, name or type(module).__name__, "", classes, shape, ())
 
 
+def whole(path: Path) -> bool:
+    """Whether a file is a whole model by its name, which needs no network's."""
+    return path.suffix.lower() in SCRIPTS + ONNX
+
+
 def load(
     path: Path,
     network: str,
@@ -161,6 +170,7 @@ def load(
         if normalise:
             plain_ask, (m, s) = model.ask, normalise
             model.ask = lambda x: plain_ask((x - m.view(-1, 1, 1)) / s.view(-1, 1, 1))
+            model.mean, model.std = (*mean,), (*std,)
         return model
     tensors = weights.tensors(file)
     if network.endswith(".py"):
@@ -179,11 +189,23 @@ def load(
     try:
         weights.load(inner, tensors, f"{file.name}, {network}")
     except ValueError as problem:
-        raise UserError(str(problem)) from None
-    return _in_process(made, network, digest("model", *environment, *code), classes, shape, (source,))
+        raise UserError(f"{problem}{_of_timm(network, tensors, classes, shape)}") from None
+    model = _in_process(made, network, digest("model", *environment, *code), classes, shape, (source,))
+    model.mean, model.std = (*mean,), (*std,)
+    return model
 
 
 _NORMALISES = "--mean: expected none, for networks of this form normalise their images themselves (Network.normalise); leave it out"
+
+
+def _of_timm(network: str, tensors: dict[str, Tensor], classes: int, shape: Shape) -> str:
+    """A hint where timm has a network of this name whose tensors are called as these are; else ""."""
+    try:
+        names = given.from_timm(network, classes, shape).state_dict().keys()
+    except Exception:  # timm has none of this name, or refuses the shape by one of many kinds of error
+        return ""
+    own, theirs = ({n for n in all if not n.endswith("num_batches_tracked")} for all in (tensors, names))
+    return f"; its tensors have the names of timm's: --network {given.TIMM}{network}" if own == theirs else ""
 
 
 def _built(build: Callable[[], Any], name: str, shape: Shape) -> Any:

@@ -17,11 +17,11 @@ from benchmark.judge.risk import js_risk, margin
 from benchmark.metrics import METRICS, Bools, Curve, Floats, auc_by_class, ece, thin_roc
 from benchmark.run.audit import chance, question
 from benchmark.run.audit.attacks import Bench, Live, NotRun, Scored, pool
+from benchmark.run.audit.parts import File
 from benchmark.run.audit.predictions import Predictions
 from benchmark.run.audit.report import (
     Attack,
     Audit,
-    File,
     Finding,
     Group,
     Left,
@@ -290,6 +290,8 @@ def _model(given: Predictions, live: Live | None) -> Model:
             "network": plain(model.name, 120),
             "parameters": model.parameters,
             "shape": list(model.shape),
+            "mean": list(model.mean),
+            "std": list(model.std),
             "isolated": model.isolation is not None,
         }
     return Model(

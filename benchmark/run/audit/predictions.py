@@ -1,7 +1,7 @@
 """A model's answers on members and on non-members: read from CSV, Parquet and npz within bounds, and checked.
 
 Columns of a table: `p_0` ... `p_9` (probabilities), `logp_0` ... (log-probabilities) or `logit_0` ...; `label`, a whole number
-from 0; `member`, 0 or 1, in a file that holds both sides; and, where there are any, `id`, `group_NAME` (a subgroup), `x_NAME`
+from 0; `member`, 0 or 1, in a file that holds both sides; and, where there are any, `id` (or `file`), `group_NAME` (a subgroup), `x_NAME`
 (a number of the input), and for reference models `ref0_p_0` ... with `ref0_member`. An npz has arrays instead: `probabilities`,
 `log_probabilities` or `logits` (n, k), `labels` (n,), `members` (n,), `ids` (n,), `group_NAME` (n,), `inputs` (n, ...),
 `references` (m, n, k) in the same form as the answers, and `reference_members` (m, n).
@@ -307,8 +307,8 @@ def _of_columns(columns: dict[str, NDArray[Any]], name: str) -> dict[str, Any]:
             f"{name}: expected a column label, given {', '.join(plain(c, 30) for c in list(left)[:5]) or 'answers alone'}"
         )
     table["labels"] = left.pop("label")
-    for column, field_name in (("member", "members"), ("id", "ids")):
-        if column in left:
+    for column, field_name in (("member", "members"), ("id", "ids"), ("file", "ids")):
+        if column in left and field_name not in table:
             table[field_name] = left.pop(column)
     if references := [i for i in range(1000) if f"ref{i}_{prefix}_0" in left]:
         if references != list(range(len(references))):
@@ -327,7 +327,7 @@ def _of_columns(columns: dict[str, NDArray[Any]], name: str) -> dict[str, Any]:
     table |= {c: left.pop(c) for c in [*left] if c.startswith("group_") and len(c) > 6}
     if left:
         raise UserError(
-            f"{name}: expected {prefix}_0 ..., label, member, id, group_NAME, x_NAME and ref0_{prefix}_0 ..., given a column "
+            f"{name}: expected {prefix}_0 ..., label, member, id or file, group_NAME, x_NAME and ref0_{prefix}_0 ..., given a column "
             f"{plain(next(iter(left)), 60)!r} too"
         )
     return table

@@ -34,7 +34,7 @@ from benchmark.metrics import Bools, Floats
 from benchmark.run.audit.images import Images
 from benchmark.run.audit.predictions import NUMBERS, Ints
 from benchmark.run.audit.question import Check
-from benchmark.run.audit.trainer import File
+from benchmark.run.audit.trainer import Trainer
 from benchmark.targets.store import Store, Tensors, digest, tensor_digest
 
 _KIND = "audit"
@@ -74,7 +74,7 @@ Told = Callable[[int, int, float, float], None]
 class Trainings:
     """The trainings by a recipe on the records of an audit. `workers`: models that are trained at once, each in a process."""
 
-    file: File
+    trainer: Trainer
     images: Images
     classes: int
     seed: int
@@ -105,7 +105,7 @@ class Trainings:
 
     def _key(self, name: str, rows: Ints) -> str:
         return digest(
-            "recipe answers", self.file.key, self._data, self.classes, self.seed, name, digest_of(rows),
+            "recipe answers", self.trainer.key, self._data, self.classes, self.seed, name, digest_of(rows),
             f"torch {torch.__version__}",
         )  # fmt: skip
 
@@ -181,7 +181,7 @@ class Trainings:
 
 
 _numbers = itertools.count()
-_START = "import sys; sys.path.append(sys.argv.pop(1)); from benchmark.run.audit.trainer import main; main()"
+_START = "import sys; sys.path.append(sys.argv.pop(1)); from benchmark.run.audit.process import main; main()"
 _TRAINER = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[3]))
 """The process that trains. -P: a folder `benchmark` of the user's, in the current one, is not this package."""
 
@@ -191,11 +191,11 @@ def in_a_process(trainings: Trainings, data: Path, rows: Ints, seed: int) -> tor
 
     Raises UserError where the recipe fails, or its process dies.
     """
-    name, folder = trainings.file.path.name, data.parent
+    name, folder = trainings.trainer.name, data.parent
     files = {what: folder / f"{next(_numbers)}-{what}" for what in ("rows", "answers", "error", "log")}
     save_file({"rows": torch.from_numpy(rows)}, files["rows"])
-    asked = {what: str(path) for what, path in files.items()} | {
-        "file": str(trainings.file.path.absolute()), "key": trainings.file.key, "data": str(data), "classes": trainings.classes,
+    asked: dict[str, object] = {what: str(path) for what, path in files.items()} | {
+        "trainer": trainings.trainer.asked, "key": trainings.trainer.key, "data": str(data), "classes": trainings.classes,
         "seed": seed, "order": seed_of("records", trainings.seed),
     }  # fmt: skip
     with files["log"].open("wb") as log:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from benchmark.run.audit.canary_report import CanaryAudit
+from benchmark.run.audit.parts import File
+from benchmark.run.audit.parts import Part as _Part
 
 SCHEMA = 1
 """The version of the JSON file's form: it grows when a field is renamed, removed or gets another meaning."""
 State = Literal["leaks", "chance", "unclear"]
 Way = Literal["predictions", "model", "recipe"]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Verdict(_Part):
@@ -89,12 +89,6 @@ class Finding(_Part):
     effect: str
 
 
-class File(_Part):
-    name: str
-    bytes: int
-    sha256: str
-
-
 class Side(_Part):
     """Members, or non-members."""
 
@@ -109,6 +103,11 @@ class Model(_Part):
     network: str = Field("", description="Name or file of the network; empty for an audit of answers.")
     parameters: int | None = Field(None, description="Parameters of the network; null where nobody can count them.")
     shape: list[int] = Field([], description="Channels, height and width of its images; empty for an audit of answers.")
+    mean: list[float] = Field(
+        [],
+        description="What was subtracted from pixels in [0, 1], one a channel or one for all; empty where they went in as they are.",
+    )
+    std: list[float] = Field([], description="What pixels were divided by then.")
     isolated: bool = Field(False, description="Whether its code was foreign and ran in a sandbox.")
     classes: int
     form: str
@@ -173,7 +172,12 @@ class Without(_Part):
 class Recipe(_Part):
     """The recipe of the reference models, which were trained for this audit, and what they changed."""
 
-    file: str
+    file: str = Field(description="Name of its file: the user's own, or the protocol's.")
+    protocol: str = Field("", description="The protocol whose recipe it is; empty for a file of the user's own.")
+    defense: str = Field("", description="The training defense that trained by it; empty for a file of the user's own.")
+    settings: dict[str, str] = Field(
+        {}, description="What a protocol's recipe says, network first; empty for a file of the user's own."
+    )
     references: int = Field(
         description="Reference models, in pairs that were trained on a half of all records and on the other."
     )
@@ -222,6 +226,10 @@ class Audit(_Part):
     exposed: int = Field(description="Records in the local file of the most exposed.")
     gate: list[Decision] = []
     recipe: Recipe | None = Field(None, description="Null where no reference models were trained.")
+    canaries: CanaryAudit | None = Field(
+        None,
+        description="What planted canaries showed before (`leakboard audit canaries`); null where it was not given.",
+    )
 
     def as_json(self) -> str:
         """The audit as JSON: the same audit gives the same bytes."""

@@ -1,10 +1,8 @@
-"""A user's own recipe, a file with `def train(x, y, classes, seed)`: read without running it, and run in a process of its own.
+"""What trains models for an audit (`Trainer`), and one of these: a user's own recipe, a file with `def train(x, y, classes, seed)`.
 
 The file belongs to whoever audits, and runs as it does for them: with their modules beside it, their packages, files, cores and
 GPU. So it gets a process instead of a sandbox. A crash, memory that runs out, or a changed global state then ends or touches the
-training of one model alone, and what comes back is an array of answers that holds no code.
-
-`main` runs in that process. It ends when its standard input does: with whoever started it.
+training of one model alone, and what comes back is an array of answers that holds no code. The file is read without running it.
 """
 
 from __future__ import annotations
@@ -12,19 +10,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-import json
-import os
 import random
 import sys
-import threading
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmark import reading
@@ -32,12 +26,43 @@ from benchmark.digests import digest
 from benchmark.errors import UserError, error_line, message_of, out_of_memory, printable
 from benchmark.networks import given
 from benchmark.networks.access import ask, raw
+from benchmark.run.audit.predictions import Source
 
 LARGEST = 1 << 20
 """Bytes of a file at most."""
 _FILES = 1000
 """Files of a package that lies beside a recipe, at most."""
 SIGNATURE = "def train(x, y, classes, seed)"
+
+
+class Trainer(Protocol):
+    """What trains a model on some of the records, and asks it about all."""
+
+    @property
+    def name(self) -> str:
+        """What messages and reports call it."""
+
+    @property
+    def key(self) -> str:
+        """Digest of all that a model depends on besides the records, their number of classes and the seed."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files that it is made of."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the report says of it: fields of `report.Recipe`."""
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """What another process makes it from (`process.again`)."""
+
+    def answers(self, data: dict[str, Tensor], rows: Tensor, classes: int, seed: int, order: int) -> Tensor:
+        """Log-posteriors (n, k) float64 to all images, of a model trained on these rows, in a process of its own.
+
+        data: x (n, c, h, w) and y (n,). order: seed of the order in which it is asked. Raises UserError, in one line.
+        """
 
 
 @dataclass(frozen=True)
@@ -48,6 +73,47 @@ class File:
     key: str
     bytes: int
     sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (Source(self.name, self.bytes, self.sha256),)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return {"file": self.name}
+
+    @property
+    def asked(self) -> dict[str, str]:
+        return {"file": str(self.path.absolute())}
+
+    def answers(self, data: dict[str, Tensor], rows: Tensor, classes: int, seed: int, order: int) -> Tensor:
+        """As `Trainer` has it. Python's, NumPy's and PyTorch's global generators are seeded before."""
+        path, x, y = self.path, data["x"], data["y"]
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the user's code may draw from it
+        torch.manual_seed(seed)
+        try:
+            network = _function(path)(x[rows], y[rows], classes, seed)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise UserError(_told(path, error)) from None
+        if not isinstance(network, nn.Module):
+            raise UserError(
+                f"{path.name}: train: expected a torch.nn.Module, images -> logits, given {type(network).__name__}"
+            )
+        first = next(network.parameters(), None)
+        device = torch.device("cpu") if first is None else first.device
+        try:
+            network = given.Adapted(network.to("cpu", torch.float32))
+            given.check(network, classes, tuple(x.shape[1:]), f"{path.name}: train")  # type: ignore[arg-type]
+        except ValueError as problem:
+            raise UserError(str(problem)) from None
+        return finite(ask(raw(network, device), x, np.random.default_rng(order)), f"{path.name}: train")
 
 
 def read(path: Path) -> File:
@@ -99,38 +165,13 @@ def _beside(folder: Path, tree: ast.Module) -> list[Path]:
 # --- In the process that trains ---------------------------------------------------------------------
 
 
-def answers(path: Path, data: dict[str, Tensor], rows: Tensor, classes: int, seed: int, order: int) -> Tensor:
-    """Log-posteriors (n, k) float64 to all images, of a model trained by the recipe on these rows.
-
-    data: x (n, c, h, w) and y (n,). order: seed of the order in which it is asked. Raises UserError, in one line.
-    """
-    x, y = data["x"], data["y"]
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the user's code may draw from it
-    torch.manual_seed(seed)
-    try:
-        network = _function(path)(x[rows], y[rows], classes, seed)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise UserError(_told(path, error)) from None
-    if not isinstance(network, nn.Module):
+def finite(answers: Tensor, what: str) -> Tensor:
+    """The answers (n, k). Raises UserError, in the name of `what`, for NaN."""
+    if bad := int(torch.isnan(answers).any(1).sum()):
         raise UserError(
-            f"{path.name}: train: expected a torch.nn.Module, images -> logits, given {type(network).__name__}"
+            f"{what}: expected a network of finite logits, given NaN or infinite ones for {bad} of {len(answers)} images"
         )
-    first = next(network.parameters(), None)
-    device = torch.device("cpu") if first is None else first.device
-    try:
-        network = given.Adapted(network.to("cpu", torch.float32))
-        given.check(network, classes, tuple(x.shape[1:]), f"{path.name}: train")  # type: ignore[arg-type]
-    except ValueError as problem:
-        raise UserError(str(problem)) from None
-    found = ask(raw(network, device), x, np.random.default_rng(order))
-    if bad := int(torch.isnan(found).any(1).sum()):
-        raise UserError(
-            f"{path.name}: train: expected a network of finite logits, given NaN or infinite ones for {bad} of {len(x)} images"
-        )
-    return found
+    return answers
 
 
 def _function(path: Path) -> Any:
@@ -151,26 +192,3 @@ def _told(path: Path, error: BaseException) -> str:
     at = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else path.name
     hint = "train fewer models at once (--workers 1), or in smaller batches" if out_of_memory(error) else ""
     return f"train failed: {error_line(type(error).__name__, message_of(error), at, hint)}"
-
-
-def _end_with_the_caller() -> None:
-    os.read(0, 1)
-    os._exit(1)
-
-
-def main() -> None:
-    """Train one model as the JSON in the first argument says, and write its answers, or the line of an error."""
-    threading.Thread(target=_end_with_the_caller, daemon=True).start()
-    asked = json.loads(sys.argv[1])
-    path = Path(asked["file"])
-    sys.argv = [str(path)]
-    try:
-        if read(path).key != asked["key"]:
-            raise UserError(f"{path.name}: expected it as it was when the audit began, given a changed one; run again")
-        data = load_file(asked["data"])
-        rows = load_file(asked["rows"])["rows"]
-        found = answers(path, data, rows, asked["classes"], asked["seed"], asked["order"])
-        save_file({"answers": found}, asked["answers"])
-    except UserError as problem:
-        Path(asked["error"]).write_text(str(problem), "utf-8")
-        sys.exit(2)

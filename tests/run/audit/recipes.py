@@ -55,7 +55,7 @@ def trained(folder: Path) -> list[int]:
 def here(trainings: Trainings, data: Path, rows: Ints, seed: int) -> torch.Tensor:
     """`recipe.in_a_process` in this one, which saves the start of another."""
     order = seed_of("records", trainings.seed)
-    return trainer.answers(trainings.file.path, load_file(data), torch.from_numpy(rows), trainings.classes, seed, order)
+    return trainings.trainer.answers(load_file(data), torch.from_numpy(rows), trainings.classes, seed, order)
 
 
 def trainings(path: Path, data: images.Images | None = None, store: str = "store", **more: int) -> Trainings:

@@ -21,6 +21,7 @@ from benchmark import networks
 from benchmark.errors import UserError
 from benchmark.judge.kinds import scenario
 from benchmark.metrics import Curve
+from benchmark.networks import given
 from benchmark.networks.access import raw
 from benchmark.run.audit import attacks, images, live, predicted
 from benchmark.run.audit.attacks import Bench, Cost, Live, pool
@@ -388,6 +389,16 @@ def test_a_networks_file_that_turns_on_the_audit_ends_it_in_one_line(
 
 
 # --- Mistakes ---------------------------------------------------------------------------------------
+
+
+def test_weights_of_timms_network_of_that_name_are_told(data: images.Images, tmp_path: Path) -> None:
+    weights = given.from_timm("resnet18", 10, data.shape).state_dict()
+    save_file({n: t for n, t in weights.items() if not n.endswith("num_batches_tracked")}, tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match=r"its tensors have the names of timm's: --network timm:resnet18$"):
+        load(tmp_path / "m.safetensors", "resnet18", 10, data.shape)
+    with pytest.raises(UserError, match="such as") as raised:
+        load(tmp_path / "m.safetensors", "resnet34", 10, data.shape)
+    assert "timm" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

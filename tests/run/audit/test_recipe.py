@@ -264,7 +264,7 @@ def test_a_crash_of_a_training_is_one_line_and_ends_the_others(tmp_path: Path) -
 
 def test_a_training_ends_with_its_caller(tmp_path: Path) -> None:
     command = [*recipe._TRAINER[:3], "import sys; sys.path.append(sys.argv.pop(1)); "
-               "from benchmark.run.audit.trainer import _end_with_the_caller; print('here', flush=True); _end_with_the_caller()",
+               "from benchmark.run.audit.process import end_with_the_caller; print('here', flush=True); end_with_the_caller()",
                recipe._TRAINER[4]]  # fmt: skip
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdin is not None
