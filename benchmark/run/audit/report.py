@@ -65,9 +65,11 @@ class Attack(_Part):
     access: Literal["label", "posterior", "white-box"] = Field("posterior", description="What of the model it reads.")
     counts: bool = Field(True, description="Whether it counts for the verdict: whether what it reads is released.")
     queries: float = Field(1.0, description="Images that it asked about for each record that it scored.")
-    members: int
+    members: int = Field(description="Members that it was measured on.")
     nonmembers: int
-    metrics: dict[str, Numbers]
+    metrics: dict[str, Numbers] = Field(
+        description="By the name of the metric. One on a part of the images has an AUC alone."
+    )
     fpr: list[float] = Field(description="Corners of the ROC curve, at most 100.")
     tpr: list[float]
 
@@ -81,7 +83,7 @@ class Left(_Part):
 
 
 class Finding(_Part):
-    """A check of the question."""
+    """A check of the question: what was found, and what that does to the numbers or the verdict ("" for nothing)."""
 
     name: str
     state: Literal["ok", "warning", "broken", "not checked"]
@@ -93,7 +95,7 @@ class Side(_Part):
     """Members, or non-members."""
 
     count: int
-    accuracy: float
+    accuracy: float = Field(description="Share of them that the model is right about, in [0, 1].")
     loss: float = Field(description="Median cross-entropy, nats.")
 
 
@@ -110,7 +112,7 @@ class Model(_Part):
     std: list[float] = Field([], description="What pixels were divided by then.")
     isolated: bool = Field(False, description="Whether its code was foreign and ran in a sandbox.")
     classes: int
-    form: str
+    form: str = Field(description="What was given: probabilities, log-probabilities or logits.")
     members: Side
     nonmembers: Side
     ece: float = Field(description="Expected calibration error on non-members, 10 bins.")
@@ -118,9 +120,9 @@ class Model(_Part):
 
 
 class Group(_Part):
-    """A subgroup or a class: the AUC of the deciding attack within it."""
+    """A subgroup or a class: the AUC of the deciding attack within it, with its 95 % interval."""
 
-    of: str
+    of: str = Field(description="What it is a subgroup of, such as site.")
     name: str
     members: int
     nonmembers: int
@@ -130,9 +132,9 @@ class Group(_Part):
 
 
 class Precision(_Part):
-    """Of those called members at 1 % FPR, the share who are, if so many of all are."""
+    """Of those called members at 1 % FPR, the share who are, also at the ends of the TPR's interval."""
 
-    prior: float
+    prior: float = Field(description="The share of members among all whom an attacker asks about.")
     value: float
     low: float
     high: float
@@ -209,7 +211,7 @@ class Audit(_Part):
     model: Model
     checks: list[Finding]
     attacks: list[Attack]
-    left: list[Left]
+    left: list[Left] = Field(description="Every other membership attack, and why it did not run.")
     worst: dict[str, WorstCase] = Field(description="By metric; a metric that the records don't resolve is absent.")
     band_fpr: list[float] = Field(description="False positive rates of the null band of a ROC curve.")
     band_high: list[float] = Field(
