@@ -34,19 +34,33 @@ def folder() -> Path | None:
     return Path(named) if named else None
 
 
+def protocol() -> str:
+    """The protocol by whose recipe the audit's reference models were trained; "" where the audit names none, or can't be read."""
+    chosen = folder()
+    try:
+        recipe = _data(chosen / FILE).recipe if chosen else None
+    except UserError:  # the page says so
+        return ""
+    return recipe.protocol if recipe else ""
+
+
 def read(folder: Path) -> Shown:
     """The audit in a folder. Raises UserError, in one line, for a file that is missing, damaged, of another form or not an audit."""
     path = folder / FILE
-    try:
-        audit = _valid(parse_json(reading.content(path, LARGEST, "an audit")))
-    except UserError as problem:
-        raise UserError(f"{problem}; {_HINT}") from None
-    except ValueError as problem:
-        raise _refused(path, str(problem)) from None
+    audit = _data(path)
     try:
         return Shown(audit, as_html(audit))
     except Exception as problem:  # valid by its form, but with numbers that no audit has
         raise _refused(path, f"one whose report can't be drawn: {type(problem).__name__}") from None
+
+
+def _data(path: Path) -> Audit:
+    try:
+        return _valid(parse_json(reading.content(path, LARGEST, "an audit")))
+    except UserError as problem:
+        raise UserError(f"{problem}; {_HINT}") from None
+    except ValueError as problem:
+        raise _refused(path, str(problem)) from None
 
 
 def _valid(value: object) -> Audit:

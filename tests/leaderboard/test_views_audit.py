@@ -76,3 +76,14 @@ def test_without_results_the_audit_is_there_all_the_same(folder: Path, audit: Pa
     app = app_page("audit", protocol="smoke").run()
     assert not app.exception and "It leaks." in texts(app)
     assert app.code[0].value == "leakboard run --protocol smoke"
+
+
+def test_the_board_of_its_recipe_is_chosen_first(folder: Path, audit: Path, made_up: Toy) -> None:
+    publish(*made_up, folder / "another-v1")
+    recipe = {
+        "file": "toy-v1.yaml", "protocol": "toy-v1", "references": 4, "size": 30, "seconds": 1.0, "trained": False, "seen": 1.0,
+        "unseen": 0.5,
+    }  # fmt: skip
+    assert AppTest.from_file(APP, default_timeout=60).run().selectbox(key="protocol").value == "another-v1"
+    (audit / "audit.json").write_text(make_audit(recipe=recipe).as_json(), "utf-8")
+    assert AppTest.from_file(APP, default_timeout=60).run().selectbox(key="protocol").value == "toy-v1"

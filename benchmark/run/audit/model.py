@@ -120,7 +120,9 @@ def of_module(
     network = copy.deepcopy(module).to(_CPU, torch.float32).eval()
     if normalise or not given.embeds(network, _probe(shape)):
         network = given.Adapted(network, *(normalise or ()))
-    return _in_process(network, name or type(module).__name__, "", classes, shape, ())
+    model = _in_process(network, name or type(module).__name__, "", classes, shape, ())
+    model.mean, model.std = (*mean,), (*std,)
+    return model
 
 
 def whole(path: Path) -> bool:
