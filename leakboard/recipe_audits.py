@@ -20,6 +20,7 @@ from leakboard.model_audits import (
     QUERIES,
     Channels,
     Classes,
+    Kinds,
     Mean,
     Members,
     NetworkName,
@@ -59,6 +60,7 @@ def recipe(
     torchscript: TorchScript = False,
     released: ReleasedAs = "posteriors",
     queries: Queries = QUERIES,
+    kinds: Kinds = "",
     folder: audits.Out = Path("audit"),
     title: audits.Title = "",
     fail_if: audits.FailIf = None,
@@ -69,6 +71,7 @@ def recipe(
     import torch
 
     from benchmark.run.audit import gate, images
+    from benchmark.run.audit import kinds as others
     from benchmark.run.audit import model as models
     from benchmark.run.audit.recipe import Trainings
     from benchmark.run.audit.trainer import read
@@ -77,7 +80,7 @@ def recipe(
     torch.set_num_threads(1)  # as in workers: the last digits of sums depend on the number of threads
     for text in fail_if or []:
         gate.condition(text)  # before the work
-    budget = _budget(references, hours)
+    budget, wanted = _budget(references, hours), others.chosen(kinds)
     if weights is None and (network or mean or std or torchscript):
         raise UserError(
             "--network, --mean, --std, --torchscript: expected them with --weights, given without; leave them out"
@@ -86,7 +89,7 @@ def recipe(
     model = {"--train": train, "--weights": weights, **model_audits.of_model(network, mean, std, torchscript)}
     trained = {"--references": references, "--hours": hours, "--workers": workers if workers > 1 else None}
     rest = model_audits.of_images(members, nonmembers, classes, view, channels) | model_audits.of_audit(
-        released, queries, title, seed
+        released, queries, title, seed, kinds
     )
     command = audits.repeated("recipe", model | trained | rest, fail_if)
     with console.working("reading images"):
@@ -106,7 +109,7 @@ def recipe(
                 torchscript=torchscript,
             )
     try:
-        done = _audited(trainings, audited, budget, title, fail_if or [], command, released, queries)
+        done = _audited(trainings, audited, budget, title, fail_if or [], command, released, queries, wanted)
     finally:
         if audited is not None:
             audited.close()
@@ -129,19 +132,21 @@ def arrays(
     seed: int = 0,
     fail_if: Sequence[str] = (),
     queries: int = QUERIES,
+    kinds: str = "",
 ) -> audits.Audited:
     """`leakboard.audit_recipe`."""
     from benchmark.run.audit import images
+    from benchmark.run.audit import kinds as others
     from benchmark.run.audit import model as models
     from benchmark.run.audit.recipe import Trainings
     from benchmark.run.audit.trainer import read
     from benchmark.targets.store import Store
 
-    budget = _budget(references, hours)
+    budget, wanted = _budget(references, hours), others.chosen(kinds)
     data = images.of_arrays(x, y, members)
     trainings = Trainings(read(Path(train)), data, classes, seed, Store(places.store()), workers)
     audited = None if network is None else models.of_module(network, classes, data.shape)
-    return _audited(trainings, audited, budget, title, fail_if, "", released, queries, show=False)
+    return _audited(trainings, audited, budget, title, fail_if, "", released, queries, wanted, show=False)
 
 
 def _budget(references: int | None, hours: float | None) -> Budget:
@@ -160,7 +165,7 @@ def _budget(references: int | None, hours: float | None) -> Budget:
 
 def _audited(
     trainings: Trainings, audited: Model | None, budget: Budget, title: str, fail_if: Sequence[str], command: str,
-    released: Released, queries: int, *, show: bool = True,
+    released: Released, queries: int, wanted: Sequence[str] | None, *, show: bool = True,
 ) -> audits.Audited:  # fmt: skip
     from benchmark.entries.registry import Registry
     from benchmark.run.audit import images, live, recipe
@@ -192,9 +197,12 @@ def _audited(
         given, references=trained.answers, reference_members=trained.members,
         sources=(Source(file.path.name, file.bytes, file.sha256), *given.sources),
     )  # fmt: skip
-    if show and asked is not None:
+    more: dict[str, Any] = {}
+    if asked is not None:
         asked = asked._replace(given=given)
-        model_audits._announce(asked, live.plan(given, asked.live, registry, trainings.seed))
+        if show:
+            model_audits._announce(asked, live.plan(given, asked.live, registry, trainings.seed))
+        more["others"] = model_audits.other_kinds(asked, data, registry, trainings.seed, released, wanted, show=show)
     right = given.log_posteriors.argmax(1) == given.y
     seen, unseen = recipe.accuracies(trainings, trained)
     return audits._audited(
@@ -204,6 +212,7 @@ def _audited(
             file=file.path.name, references=len(trained.answers), size=len(trainings) // 2, seconds=trained.seconds,
             trained=audited is None, seen=seen, unseen=unseen,
         ),
+        **more,
     )  # fmt: skip
 
 
