@@ -448,6 +448,8 @@ _KINDS = {"inversion": "Inversion", "attribute": "Attributes", "stealing": "Extr
 _OF_KINDS = {
     "stealing": "A copy is a small network of a fixed form, whatever the model's: an attacker who trains a larger one, on more images or "
     "for longer, gets a better copy.",
+    "attribute": "An untrained network of the same layers shows what any network tells of an image. A majority and a label are guesses "
+    "without the model: where an attribute goes with the class, whoever knows the class knows it.",
 }  # fmt: skip
 """What the numbers of a kind don't say."""
 

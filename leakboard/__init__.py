@@ -158,19 +158,23 @@ def audit_model(
     seed: int = 0,
     fail_if: Sequence[str] = (),
     queries: int = 40_000,
+    kinds: str = "",
+    attribute: ArrayLike | None = None,
 ) -> Audited:
     """Audit a network itself, images -> logits (n, k): what `leakboard audit model` does, in this process, for it is yours.
 
     x: images (n, c, h, w) (or (n, h, w[, c])), uint8 or in [0, 1], as the network takes them. y: labels (n,) in [0, classes).
     members: (n,), true where the network was trained on the image. released: what others get; attacks that read more do not
     count for the verdict. queries: what one attack may cost, in forward passes of one image. A copy is asked, in eval mode on the
-    CPU. White-box attacks on the last layer need `embed(x)` and `head`, with logits `head(embed(x))`. Else as `audit`.
+    CPU. White-box attacks on the last layer need `embed(x)` and `head`, with logits `head(embed(x))`. kinds: of attack, joined by
+    commas, as `--kinds`. attribute: (n,), whole numbers or texts, for attribute inference. Else as `audit`.
     """
     from leakboard import model_audits
 
     return model_audits.module(
-        network, x, y, members, classes, released=released, title=title, seed=seed, fail_if=fail_if, queries=queries
-    )
+        network, x, y, members, classes, released=released, title=title, seed=seed, fail_if=fail_if, queries=queries, kinds=kinds,
+        attribute=attribute,
+    )  # fmt: skip
 
 
 def audit_recipe(
@@ -189,6 +193,8 @@ def audit_recipe(
     seed: int = 0,
     fail_if: Sequence[str] = (),
     queries: int = 40_000,
+    kinds: str = "",
+    attribute: ArrayLike | None = None,
 ) -> Audited:
     """Audit with reference models that are trained for it: what `leakboard audit recipe` does.
 
@@ -202,7 +208,7 @@ def audit_recipe(
 
     return recipe_audits.arrays(
         train, x, y, members, classes, network=network, references=references, hours=hours, workers=workers, released=released,
-        title=title, seed=seed, fail_if=fail_if, queries=queries,
+        title=title, seed=seed, fail_if=fail_if, queries=queries, kinds=kinds, attribute=attribute,
     )  # fmt: skip
 
 

@@ -41,7 +41,8 @@ Std = Annotated[str, typer.Option("--std", metavar="NUMBERS", help="What pixels 
 TorchScript = Annotated[bool, typer.Option("--torchscript", help="The weights are TorchScript, whatever the file's name.")]
 ReleasedAs = Annotated[Released, typer.Option("--released", help="What others will get; attacks that read more are run, and do not count for the verdict.")]
 Queries = Annotated[int, typer.Option("--queries", min=1000, help="What one attack may cost, in forward passes; what costs more is measured on a part of the images.")]
-Kinds = Annotated[str, typer.Option("--kinds", metavar="KINDS", help="Kinds of attack, joined by commas: membership (always), stealing. Default: all that take no minutes.")]
+AttributeName = Annotated[str, typer.Option("--attribute", metavar="NAME", help="The array of .npz or column of .parquet with an attribute of the images, for attribute inference; default: a, where it is there.")]
+Kinds = Annotated[str, typer.Option("--kinds", metavar="KINDS", help="Kinds of attack, joined by commas: membership (always), stealing, attribute. Default: all that take no minutes.")]
 # fmt: on
 """Options that `audit recipe` has, too."""
 
@@ -60,6 +61,7 @@ def model(
     released: ReleasedAs = "posteriors",
     queries: Queries = QUERIES,
     kinds: Kinds = "",
+    attribute: AttributeName = "",
     folder: audits.Out = Path("audit"),
     title: audits.Title = "",
     fail_if: audits.FailIf = None,
@@ -79,10 +81,12 @@ def model(
         gate.condition(text)  # before the work
     wanted = others.chosen(kinds)
     model = {"--weights": weights, **of_model(network, mean, std, torchscript)}
-    rest = of_images(members, nonmembers, classes, view, channels) | of_audit(released, queries, title, seed, kinds)
+    rest = of_images(members, nonmembers, classes, view, channels, attribute) | of_audit(
+        released, queries, title, seed, kinds
+    )
     command = audits.repeated("model", model | rest, fail_if)
     with console.working("reading images"):
-        data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels)
+        data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels, attribute)
     with console.working("reading the model"):
         audited = models.load(
             weights.expanduser(), network, classes, data.shape, mean=_numbers("--mean", mean), std=_numbers("--std", std),
@@ -102,13 +106,15 @@ def of_model(network: str, mean: str, std: str, torchscript: bool) -> dict[str, 
     return {"--network": network, "--mean": mean, "--std": std, "--torchscript": torchscript}
 
 
-def of_images(members: Path, nonmembers: Path, classes: int, view: int | None, channels: int) -> dict[str, object]:
+def of_images(
+    members: Path, nonmembers: Path, classes: int, view: int | None, channels: int, attribute: str
+) -> dict[str, object]:
     """Options of the images. Raises UserError for another number of channels than 1 or 3."""
     if channels not in (1, 3):
         raise UserError(f"--channels: expected 1 or 3, given {channels}")
     return {
         "--members": members, "--non-members": nonmembers, "--classes": classes, "--view": view,
-        "--channels": channels if channels != 3 else None,
+        "--channels": channels if channels != 3 else None, "--attribute": attribute,
     }  # fmt: skip
 
 
@@ -133,6 +139,7 @@ def module(
     fail_if: Sequence[str] = (),
     queries: int = QUERIES,
     kinds: str = "",
+    attribute: ArrayLike | None = None,
 ) -> audits.Audited:
     """`leakboard.audit_model`."""
     from benchmark.run.audit import images
@@ -141,7 +148,7 @@ def module(
 
     wanted = others.chosen(kinds)
 
-    data = images.of_arrays(x, y, members)
+    data = images.of_arrays(x, y, members, attribute)
     audited = models.of_module(network, classes, data.shape)
     return _audited(audited, data, title, seed, fail_if, "", released, queries, None, wanted, show=False)
 

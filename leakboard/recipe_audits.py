@@ -18,6 +18,7 @@ from leakboard import audits, console, model_audits
 from leakboard.console import clock, say
 from leakboard.model_audits import (
     QUERIES,
+    AttributeName,
     Channels,
     Classes,
     Kinds,
@@ -61,6 +62,7 @@ def recipe(
     released: ReleasedAs = "posteriors",
     queries: Queries = QUERIES,
     kinds: Kinds = "",
+    attribute: AttributeName = "",
     folder: audits.Out = Path("audit"),
     title: audits.Title = "",
     fail_if: audits.FailIf = None,
@@ -88,12 +90,12 @@ def recipe(
     file = read(train.expanduser())
     model = {"--train": train, "--weights": weights, **model_audits.of_model(network, mean, std, torchscript)}
     trained = {"--references": references, "--hours": hours, "--workers": workers if workers > 1 else None}
-    rest = model_audits.of_images(members, nonmembers, classes, view, channels) | model_audits.of_audit(
+    rest = model_audits.of_images(members, nonmembers, classes, view, channels, attribute) | model_audits.of_audit(
         released, queries, title, seed, kinds
     )
     command = audits.repeated("recipe", model | trained | rest, fail_if)
     with console.working("reading images"):
-        data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels)
+        data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels, attribute)
     trainings = Trainings(file, data, classes, seed, Store(places.store()), workers)
     audited = None
     if weights is not None:
@@ -133,6 +135,7 @@ def arrays(
     fail_if: Sequence[str] = (),
     queries: int = QUERIES,
     kinds: str = "",
+    attribute: ArrayLike | None = None,
 ) -> audits.Audited:
     """`leakboard.audit_recipe`."""
     from benchmark.run.audit import images
@@ -143,7 +146,7 @@ def arrays(
     from benchmark.targets.store import Store
 
     budget, wanted = _budget(references, hours), others.chosen(kinds)
-    data = images.of_arrays(x, y, members)
+    data = images.of_arrays(x, y, members, attribute)
     trainings = Trainings(read(Path(train)), data, classes, seed, Store(places.store()), workers)
     audited = None if network is None else models.of_module(network, classes, data.shape)
     return _audited(trainings, audited, budget, title, fail_if, "", released, queries, wanted, show=False)
