@@ -450,6 +450,8 @@ _OF_KINDS = {
     "for longer, gets a better copy.",
     "attribute": "An untrained network of the same layers shows what any network tells of an image. A majority and a label are guesses "
     "without the model: where an attribute goes with the class, whoever knows the class knows it.",
+    "inversion": "What classifiers recognise need not look like a member: an image that depends on no membership is nearer to a member than to "
+    "a non-member in half of the cases.",
 }  # fmt: skip
 """What the numbers of a kind don't say."""
 

@@ -42,7 +42,7 @@ TorchScript = Annotated[bool, typer.Option("--torchscript", help="The weights ar
 ReleasedAs = Annotated[Released, typer.Option("--released", help="What others will get; attacks that read more are run, and do not count for the verdict.")]
 Queries = Annotated[int, typer.Option("--queries", min=1000, help="What one attack may cost, in forward passes; what costs more is measured on a part of the images.")]
 AttributeName = Annotated[str, typer.Option("--attribute", metavar="NAME", help="The array of .npz or column of .parquet with an attribute of the images, for attribute inference; default: a, where it is there.")]
-Kinds = Annotated[str, typer.Option("--kinds", metavar="KINDS", help="Kinds of attack, joined by commas: membership (always), stealing, attribute. Default: all that take no minutes.")]
+Kinds = Annotated[str, typer.Option("--kinds", metavar="KINDS", help="Kinds of attack, joined by commas: membership (always), stealing, attribute, inversion. Default: all but inversion, which takes minutes.")]
 # fmt: on
 """Options that `audit recipe` has, too."""
 

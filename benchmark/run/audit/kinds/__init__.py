@@ -20,12 +20,13 @@ from benchmark.run.audit.attacks import Bench, Released
 from benchmark.run.audit.images import Images
 from benchmark.run.audit.kinds.attribute import Attribute
 from benchmark.run.audit.kinds.base import Kind
+from benchmark.run.audit.kinds.inversion import Inversion
 from benchmark.run.audit.kinds.stealing import COPY, Stealing
 from benchmark.run.audit.live import Asked
 from benchmark.run.audit.report import OtherKind
 from benchmark.text import plain
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Stealing, Attribute)}
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Stealing, Attribute, Inversion)}
 """By their name, in the order in which they run."""
 MEMBERSHIP = "membership"
 BY_ASKING = ("inversion",)

@@ -201,12 +201,11 @@ class Kind:
         )  # fmt: skip
 
     def _sentence(self, kind: OtherKind) -> str:
-        if kind.counting:
-            best = kind.counting[0]
+        if able := kind.counting or sorted((a for a in kind.attacks if a.gain), key=lambda a: -a.gain.value):  # type: ignore[union-attr]
+            best = able[0]
             assert best.gain is not None
-            return self.found(best, next(a for a in kind.attacks if a.name == best.gain.over))
-        if any(a.gain for a in kind.attacks):
-            return f"No attack counts: {self.title} was measured by attacks that read more than is released."
+            said = self.found(best, next(a for a in kind.attacks if a.name == best.gain.over))
+            return said if best.counts else f"{said} It does not count: it reads more than is released."
         reasons = list(dict.fromkeys(x.reason for x in kind.left if x.name in {p.name for p, _ in self.listed}))
         return f"{self.title[0].upper()}{self.title[1:]} was not measured: {reasons[0] if reasons else 'no attack is in the pool'}."
 
