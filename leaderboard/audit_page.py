@@ -13,7 +13,7 @@ from html import escape
 
 from benchmark.metrics import METRICS
 from benchmark.run.audit.canary_report import CanaryAudit, down
-from benchmark.run.audit.report import Attack, Audit, Group, Model, Numbers, Recipe, Without
+from benchmark.run.audit.report import Attack, Audit, Group, Measured, Model, Numbers, OtherKind, Recipe, Without
 from benchmark.text import plain
 from leaderboard.forest import Axis, axis
 from leaderboard.page import POLICY, STYLE
@@ -35,10 +35,7 @@ def as_html(audit: Audit, exposed: str = "") -> str:
         _canaries(audit),
         _groups(audit, exposed),
         _privacy(audit),
-        _absent(11, "Inversion, attributes, extraction", _itself(
-            audit, "This audit does not run them on a model. On networks that it trains itself, a protocol measures them: leakboard run.",
-            "These attacks ask the model about images of their own, or read its weights. Answers to the records allow neither.",
-        )),
+        _others(audit),
         _mitigations(audit), _limits(audit),
     ]  # fmt: skip
     return _document(title, sections)
@@ -306,10 +303,17 @@ def _released(audit: Audit) -> str:
 
 
 def _threats(audit: Audit) -> str:
-    why = _itself(audit, "not measured: this audit has no attack of it", "not measured: it needs the model")
+    ran = {kind.kind for kind in audit.others if kind.attacks}
+    absent = {False: "not measured: it needs the model", True: "not measured: section 11 says why"}[bool(audit.others)]
+    others = (
+        ("Data reconstruction", "inversion"),
+        ("Attribute inference", "attribute"),
+        ("Model extraction", "stealing"),
+    )
     rows = [
         ("Membership inference", _itself(audit, "measured, by asking the model and by reading it", "measured, from answers alone")),
-        *((attack, why) for attack in ("Data reconstruction", "Property inference", "Model extraction")),
+        *((attack, "measured, against its nulls (section 11)" if kind in ran else absent) for attack, kind in others),
+        ("Property inference", "not measured: this audit has no attack of it"),
     ]  # fmt: skip
     adversary = _itself(
         audit, "The adversary asks for answers to the records and to images made from them, or reads the network, and knows the label.",
@@ -500,6 +504,69 @@ def _groups(audit: Audit, exposed: str) -> str:
             "alone one member in a hundred does. The file names records: keep it to yourself."
         ))  # fmt: skip
     return "\n".join(parts)
+
+
+_KINDS = {"inversion": "Inversion", "attribute": "Attributes", "stealing": "Extraction"}
+_OF_KINDS = {
+    "stealing": "A copy is a small network of a fixed form, whatever the model's: an attacker who trains a larger one, on more images or "
+    "for longer, gets a better copy.",
+    "attribute": "An untrained network of the same layers shows what any network tells of an image. A majority and a label are guesses "
+    "without the model: where an attribute goes with the class, whoever knows the class knows it.",
+    "inversion": "What classifiers recognise need not look like a member: an image that depends on no membership is nearer to a member than to "
+    "a non-member in half of the cases.",
+}  # fmt: skip
+"""What the numbers of a kind don't say."""
+
+
+def _others(audit: Audit) -> str:
+    """Each kind by its sentence, with the numbers of its attacks beside those of its nulls."""
+    title = "Inversion, attributes, extraction"
+    if not any(kind.attacks for kind in audit.others):
+        why = " ".join(kind.sentence for kind in audit.others)
+        return _absent(11, title, why or "These attacks ask the model about images of their own, or read its weights. Answers to the records allow neither.")  # fmt: skip
+    parts = [
+        _heading(11, title),
+        _text(
+            "A null uses nothing that the model has learnt. What an attack gains is its distance from the strongest null that reads no more than "
+            "it does, on the same records; the intervals of the gains hold for all attacks of a kind at once. The verdict does not look at these kinds."
+        ),
+    ]  # fmt: skip
+    for kind in sorted(audit.others, key=lambda k: list(_KINDS).index(k.kind)):
+        if not kind.attacks:
+            parts.append(f'<p class="au-absent"><b>{_KINDS[kind.kind]}: not filled.</b> {escape(kind.sentence)}</p>')
+            continue
+        parts += [f"<h3>{_KINDS[kind.kind]}</h3>", f"<p><b>{_whole(kind.sentence)}</b></p>", _kind_table(kind)]
+        if kind.kind in _OF_KINDS:
+            parts.append(_text(_OF_KINDS[kind.kind]))
+        if kind.left:
+            left = "; ".join(f"{x.name} ({x.reason})" for x in kind.left)
+            parts.append(f"<p><small>Did not run: {escape(left)}.</small></p>")
+    return "\n".join(parts)
+
+
+def _kind_table(kind: OtherKind) -> str:
+    metrics = [m for m in METRICS if METRICS[m].table == kind.kind and any(m in a.metrics for a in kind.attacks)]
+    rows = []
+    for a in kind.attacks:
+        note = "null" if a.null else a.access + ("" if a.counts else ", not released")
+        gain = f"<b>{100 * a.gain.value:+.1f}</b><br><small>{100 * a.gain.low:.1f} to {100 * a.gain.high:.1f}, over {breaking(a.gain.over)}</small>" if a.gain else "–"  # fmt: skip
+        rows.append((
+            f"{breaking(a.name)}<br><small>{escape(_source(a.reference))}</small>", note, f"{a.queries:,}",
+            *(_with_interval(m, a.metrics.get(m)) for m in metrics), gain,
+        ))  # fmt: skip
+    what = "classes" if kind.kind == "inversion" else "images"
+    caption = f"{_KINDS[kind.kind]}: known are {kind.known:,} images of no member; measured on {kind.scored:,} {what}"
+    heads = ("Attack", "Reads", "Asks", *(METRICS[m].label for m in metrics), "Gain in points (95 %)")
+    return _table(caption, heads, rows)
+
+
+def _with_interval(metric: str, value: Measured | None) -> str:
+    if value is None:
+        return "–"
+    shown = f"{value.value:.3f}" if metric.endswith(("_distance", "_mean")) else f"{value.value:.1%}"
+    if value.low is None or value.high is None:
+        return shown
+    return f"{shown}<br><small>{value.low:.1%} – {value.high:.1%}</small>"
 
 
 def _mitigations(audit: Audit) -> str:

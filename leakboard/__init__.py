@@ -169,6 +169,8 @@ def audit_model(
     seed: int = 0,
     fail_if: Sequence[str] = (),
     queries: int = 40_000,
+    kinds: str = "",
+    attribute: ArrayLike | None = None,
 ) -> Audited:
     """Audit a network itself: what `leakboard audit model` does, in this process, for the network is yours.
 
@@ -183,6 +185,8 @@ def audit_model(
     - released: what others will get. Attacks that read more run too, and do not count for the verdict.
     - title, seed, fail_if: as for `audit`.
     - queries: what one attack may cost, in forward passes of one image. What costs more is measured on a part of the images.
+    - kinds: of attack, joined by commas, as `--kinds`; by default membership, stealing and, with attributes, attribute.
+    - attribute: (n,), whole numbers or texts, what attribute inference infers of members.
 
     White-box attacks on the last layer run where the logits are what the last `torch.nn.Linear` gives (or `head(embed(x))`, where
     the network has these); else `report.left` has them, with the reason. Returns an `Audited`, as `audit`. Raises `UserError`, in
@@ -192,7 +196,7 @@ def audit_model(
 
     return model_audits.module(
         network, x, y, members, classes, mean=mean, std=std, released=released, title=title, seed=seed, fail_if=fail_if,
-        queries=queries,
+        queries=queries, kinds=kinds, attribute=attribute,
     )  # fmt: skip
 
 
@@ -218,6 +222,8 @@ def audit_recipe(
     seed: int = 0,
     fail_if: Sequence[str] = (),
     queries: int = 40_000,
+    kinds: str = "",
+    attribute: ArrayLike | None = None,
 ) -> Audited:
     """Audit with reference models that are trained for it: what `leakboard audit recipe` does.
 
@@ -230,7 +236,7 @@ def audit_recipe(
     - references: how many reference models, an even number; by default 16.
     - hours: instead: so many hours of training, those of earlier calls included.
     - workers: models that are trained at once; by default one, and by a protocol's recipe one a core.
-    - released, title, seed, fail_if, queries: as for `audit_model`.
+    - released, title, seed, fail_if, queries, kinds, attribute: as for `audit_model`; other kinds need the network.
 
     Answers are kept in the project's store, so that a second call trains what is missing. Returns an `Audited`, whose
     `report.recipe` says what the reference models changed. Raises `UserError`, in one line, as where a training fails.
@@ -240,7 +246,7 @@ def audit_recipe(
     return recipe_audits.arrays(
         train, x, y, members, classes, protocol=protocol, defense=defense, network=network, mean=mean, std=std, references=references,
         hours=hours, workers=workers, device=device, trust=trust, released=released, title=title, seed=seed, fail_if=fail_if,
-        queries=queries,
+        queries=queries, kinds=kinds, attribute=attribute,
     )  # fmt: skip
 
 

@@ -252,6 +252,9 @@ def _print(report: Audit) -> None:
             escape(case.attack + sign),
         )  # fmt: skip
     console.show(table)
+    for kind in report.others:
+        if kind.attacks:
+            say(kind.sentence, out)
     for check in report.checks:
         if check.state in ("warning", "broken"):
             say(f"{check.state}: {check.name}: {check.found} {check.effect}", out)

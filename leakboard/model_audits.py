@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,9 +18,12 @@ from leakboard.console import clock, say
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from benchmark.entries.registry import Registry
     from benchmark.run.audit.images import Images
     from benchmark.run.audit.live import Asked, Plan
     from benchmark.run.audit.model import Model
+    from benchmark.run.audit.predicted import Track
+    from benchmark.run.audit.report import OtherKind
     from benchmark.targets.store import Store
 
 QUERIES = 40_000
@@ -38,6 +41,8 @@ Std = Annotated[str, typer.Option("--std", metavar="NUMBERS", help="What pixels 
 TorchScript = Annotated[bool, typer.Option("--torchscript", help="The weights are TorchScript, whatever the file's name.")]
 ReleasedAs = Annotated[Released, typer.Option("--released", help="What others will get; attacks that read more are run, and do not count for the verdict.")]
 Queries = Annotated[int, typer.Option("--queries", min=1000, help="What one attack may cost, in forward passes; what costs more is measured on a part of the images.")]
+AttributeName = Annotated[str, typer.Option("--attribute", metavar="NAME", help="The array of .npz or column of .parquet with an attribute of the images, for attribute inference; default: a, where it is there.")]
+Kinds = Annotated[str, typer.Option("--kinds", metavar="KINDS", help="Kinds of attack, joined by commas: membership (always), stealing, attribute, inversion. Default: all but inversion, which takes minutes.")]
 # fmt: on
 """Options that `audit recipe` has, too."""
 
@@ -55,6 +60,8 @@ def model(
     torchscript: TorchScript = False,
     released: ReleasedAs = "posteriors",
     queries: Queries = QUERIES,
+    kinds: Kinds = "",
+    attribute: AttributeName = "",
     folder: audits.Out = Path("audit"),
     title: audits.Title = "",
     fail_if: audits.FailIf = None,
@@ -66,29 +73,32 @@ def model(
     import torch
 
     from benchmark.run.audit import gate, images
+    from benchmark.run.audit import kinds as others
     from benchmark.run.audit import model as models
     from benchmark.targets.store import Store
 
     torch.set_num_threads(1)  # as in workers: the last digits of sums depend on the number of threads
     for text in fail_if or []:
         gate.condition(text)  # before the work
-    shown = audits.shown_by(canaries)
+    shown, wanted = audits.shown_by(canaries), others.chosen(kinds)
     model = {"--weights": weights, **of_model(network, mean, std, torchscript)}
     rest = (
-        of_images(members, nonmembers, classes, view, channels)
+        of_images(members, nonmembers, classes, view, channels, attribute)
         | {"--canaries": canaries}
-        | of_audit(released, queries, title, seed)
+        | of_audit(released, queries, title, seed, kinds)
     )
     command = audits.repeated("model", model | rest, fail_if)
     with console.working("reading images"):
-        data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels)
+        data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels, attribute)
     with console.working("reading the model"):
         audited = models.load(
             weights.expanduser(), network, classes, data.shape, mean=_numbers("--mean", mean), std=_numbers("--std", std),
             torchscript=torchscript,
         )  # fmt: skip
     try:
-        done = _audited(audited, data, title, seed, fail_if or [], command, released, queries, Store(places.store()))
+        done = _audited(
+            audited, data, title, seed, fail_if or [], command, released, queries, Store(places.store()), wanted
+        )
     finally:
         audited.close()
     audits.conclude(done, folder, as_json, shown)
@@ -99,21 +109,23 @@ def of_model(network: str, mean: str, std: str, torchscript: bool) -> dict[str, 
     return {"--network": network, "--mean": mean, "--std": std, "--torchscript": torchscript}
 
 
-def of_images(members: Path, nonmembers: Path, classes: int, view: int | None, channels: int) -> dict[str, object]:
+def of_images(
+    members: Path, nonmembers: Path, classes: int, view: int | None, channels: int, attribute: str
+) -> dict[str, object]:
     """Options of the images. Raises UserError for another number of channels than 1 or 3."""
     if channels not in (1, 3):
         raise UserError(f"--channels: expected 1 or 3, given {channels}")
     return {
         "--members": members, "--non-members": nonmembers, "--classes": classes, "--view": view,
-        "--channels": channels if channels != 3 else None,
+        "--channels": channels if channels != 3 else None, "--attribute": attribute,
     }  # fmt: skip
 
 
-def of_audit(released: Released, queries: int, title: str, seed: int) -> dict[str, object]:
+def of_audit(released: Released, queries: int, title: str, seed: int, kinds: str) -> dict[str, object]:
     """Options of the audit, without those at their defaults."""
     return {
         "--released": released if released != "posteriors" else None, "--queries": queries if queries != QUERIES else None,
-        "--title": title, "--seed": seed or None,
+        "--kinds": kinds, "--title": title, "--seed": seed or None,
     }  # fmt: skip
 
 
@@ -131,19 +143,23 @@ def module(
     seed: int = 0,
     fail_if: Sequence[str] = (),
     queries: int = QUERIES,
+    kinds: str = "",
+    attribute: ArrayLike | None = None,
 ) -> audits.Audited:
     """`leakboard.audit_model`."""
     from benchmark.run.audit import images
+    from benchmark.run.audit import kinds as others
     from benchmark.run.audit import model as models
 
-    data = images.of_arrays(x, y, members)
+    wanted = others.chosen(kinds)
+    data = images.of_arrays(x, y, members, attribute)
     audited = models.of_module(network, classes, data.shape, mean=mean, std=std)
-    return _audited(audited, data, title, seed, fail_if, "", released, queries, None, show=False)
+    return _audited(audited, data, title, seed, fail_if, "", released, queries, None, wanted, show=False)
 
 
 def _audited(
     model: Model, data: Images, title: str, seed: int, fail_if: Sequence[str], command: str, released: Released, queries: int,
-    store: Store | None, *, show: bool = True,
+    store: Store | None, wanted: Sequence[str] | None, *, show: bool = True,
 ) -> audits.Audited:  # fmt: skip
     from benchmark.entries.registry import Registry
     from benchmark.run.audit import images, live
@@ -153,6 +169,7 @@ def _audited(
         asked = live.ask_all(model, data, registry, seed, store, queries)
     if show:
         _announce(asked, live.plan(asked.given, asked.live, registry, seed))
+    others = other_kinds(asked, data, registry, seed, released, wanted, show=show)
     return audits._audited(
         asked.given,
         title,
@@ -163,7 +180,27 @@ def _audited(
         live=asked.live,
         released=released,
         checked=images.checks(data, asked.given.log_posteriors),
+        others=others,
     )
+
+
+def other_kinds(
+    asked: Asked, data: Images, registry: Registry, seed: int, released: Released, wanted: Sequence[str] | None, *, show: bool
+) -> Callable[[Track], Sequence[OtherKind]]:  # fmt: skip
+    """What runs the other kinds of attack. Says before which those are, which not and why, and how long they take."""
+    from benchmark.run.audit import kinds
+
+    planned = kinds.planned(asked, data, registry, seed, released, wanted)
+    if show:
+        plans = [(kind, *kind.plan()) for kind in planned]
+        running = {kind.title: len(parts) for kind, parts, _ in plans if parts}
+        if running:
+            many = ", ".join(f"{title} ({count} attacks and nulls)" for title, count in running.items())
+            say(f"then {many}; about {clock(kinds.seconds(planned, asked.seconds))} minutes more")
+        for kind, parts, left in plans:
+            if not parts and left:
+                say(f"not run: {kind.title}: {left[0].reason}")
+    return lambda track: kinds.run(planned, track)
 
 
 def _announce(asked: Asked, plan: Plan) -> None:

@@ -18,8 +18,10 @@ from leakboard import audits, console, model_audits
 from leakboard.console import clock, say
 from leakboard.model_audits import (
     QUERIES,
+    AttributeName,
     Channels,
     Classes,
+    Kinds,
     Mean,
     Members,
     NetworkName,
@@ -66,6 +68,8 @@ def recipe(
     torchscript: TorchScript = False,
     released: ReleasedAs = "posteriors",
     queries: Queries = QUERIES,
+    kinds: Kinds = "",
+    attribute: AttributeName = "",
     folder: audits.Out = Path("audit"),
     title: audits.Title = "",
     fail_if: audits.FailIf = None,
@@ -77,6 +81,7 @@ def recipe(
     import torch
 
     from benchmark.run.audit import gate, images
+    from benchmark.run.audit import kinds as others
     from benchmark.run.audit import model as models
     from benchmark.run.audit.by_protocol import ByProtocol
     from benchmark.run.audit.recipe import Trainings
@@ -86,7 +91,7 @@ def recipe(
     for text in fail_if or []:
         gate.condition(text)  # before the work
     shown = audits.shown_by(canaries)
-    budget = _budget(references, hours)
+    budget, wanted = _budget(references, hours), others.chosen(kinds)
     if weights is None and (network or mean or std or torchscript):
         raise UserError(
             "--network, --mean, --std, --torchscript: expected them with --weights, given without; leave them out"
@@ -97,13 +102,13 @@ def recipe(
     model = by | {"--weights": weights, **model_audits.of_model(network, mean, std, torchscript)}
     trained = {"--references": references, "--hours": hours, "--workers": workers if workers != 1 else None}
     rest = (
-        model_audits.of_images(members, nonmembers, classes, view, channels)
+        model_audits.of_images(members, nonmembers, classes, view, channels, attribute)
         | {"--canaries": canaries}
-        | model_audits.of_audit(released, queries, title, seed)
+        | model_audits.of_audit(released, queries, title, seed, kinds)
     )
     command = audits.repeated("recipe", model | trained | rest, fail_if)
     with console.working("reading images"):
-        data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels)
+        data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels, attribute)
     trainings = Trainings(trainer, data, classes, seed, Store(places.store()), workers or _workers(trainer))
     audited = None
     if weights is not None:
@@ -121,7 +126,7 @@ def recipe(
                 torchscript=torchscript,
             )
     try:
-        done = _audited(trainings, audited, budget, title, fail_if or [], command, released, queries)
+        done = _audited(trainings, audited, budget, title, fail_if or [], command, released, queries, wanted)
     finally:
         if audited is not None:
             audited.close()
@@ -150,19 +155,22 @@ def arrays(
     seed: int = 0,
     fail_if: Sequence[str] = (),
     queries: int = QUERIES,
+    kinds: str = "",
+    attribute: ArrayLike | None = None,
 ) -> audits.Audited:
     """`leakboard.audit_recipe`."""
     from benchmark.run.audit import images
+    from benchmark.run.audit import kinds as others
     from benchmark.run.audit import model as models
     from benchmark.run.audit.recipe import Trainings
     from benchmark.targets.store import Store
 
-    budget = _budget(references, hours)
+    budget, wanted = _budget(references, hours), others.chosen(kinds)
     trainer = _trainer(None if train is None else Path(train), protocol, defense, "", device, trust)
-    data = images.of_arrays(x, y, members)
+    data = images.of_arrays(x, y, members, attribute)
     trainings = Trainings(trainer, data, classes, seed, Store(places.store()), workers or _workers(trainer))
     audited = None if network is None else models.of_module(network, classes, data.shape, mean=mean, std=std)
-    return _audited(trainings, audited, budget, title, fail_if, "", released, queries, show=False)
+    return _audited(trainings, audited, budget, title, fail_if, "", released, queries, wanted, show=False)
 
 
 def _trainer(train: Path | None, protocol: str, defense: str, network: str, device: Device, trust: bool) -> Trainer:
@@ -212,7 +220,7 @@ def _budget(references: int | None, hours: float | None) -> Budget:
 
 def _audited(
     trainings: Trainings, audited: Model | None, budget: Budget, title: str, fail_if: Sequence[str], command: str,
-    released: Released, queries: int, *, show: bool = True,
+    released: Released, queries: int, wanted: Sequence[str] | None, *, show: bool = True,
 ) -> audits.Audited:  # fmt: skip
     from benchmark.entries.registry import Registry
     from benchmark.run.audit import images, live, recipe
@@ -247,9 +255,12 @@ def _audited(
         given, references=trained.answers, reference_members=trained.members,
         sources=(*trainer.sources, *given.sources),
     )  # fmt: skip
-    if show and asked is not None:
+    more: dict[str, Any] = {}
+    if asked is not None:
         asked = asked._replace(given=given)
-        model_audits._announce(asked, live.plan(given, asked.live, registry, trainings.seed))
+        if show:
+            model_audits._announce(asked, live.plan(given, asked.live, registry, trainings.seed))
+        more["others"] = model_audits.other_kinds(asked, data, registry, trainings.seed, released, wanted, show=show)
     right = given.log_posteriors.argmax(1) == given.y
     seen, unseen = recipe.accuracies(trainings, trained)
     return audits._audited(
@@ -259,6 +270,7 @@ def _audited(
             **trainer.told, references=len(trained.answers), size=len(trainings) // 2, seconds=trained.seconds,
             trained=audited is None, seen=seen, unseen=unseen,
         ),
+        **more,
     )  # fmt: skip
 
 

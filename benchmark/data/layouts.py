@@ -200,6 +200,18 @@ def parquet(folder: Path, attributes: Sequence[str] = ()) -> Iterator[Item]:
             raise DataError(f"{path}: expected a Parquet file, given: {error}") from error
 
 
+def columns(folder: Path) -> list[str]:
+    """The names of the columns of Parquet files, by the first of them; [] for other layouts. Raises DataError for a damaged file."""
+    import pyarrow.parquet as pq
+    from pyarrow.lib import ArrowException
+
+    files = _files(folder, ".parquet")
+    try:
+        return list(pq.read_schema(files[0]).names) if files else []
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{files[0]}: expected a Parquet file, given: {error}") from error
+
+
 def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> list[str]:
     """Names of classes in the schema of a data set of Hugging Face; [] where it has none."""
     try:

@@ -15,7 +15,7 @@ from benchmark.run.audit import canaries
 from benchmark.run.audit.canary_report import CanaryAudit, down
 from benchmark.run.audit.predicted import Line, audit
 from benchmark.run.audit.predictions import Source
-from benchmark.run.audit.report import Audit, Decision
+from benchmark.run.audit.report import Audit, Decision, Gain, Left, Measured, OtherAttack, OtherKind
 from leaderboard import lines, screenshots
 from leaderboard.audit_page import as_html, canaries_as_html
 from tests.leaderboard.conftest import EVIL
@@ -66,6 +66,35 @@ def test_it_begins_with_the_verdict_and_has_thirteen_sections(reports: dict[str,
     assert "auc > 0.9 passes the worst case is 0.6" in said
     assert f"The {report.exposed} most exposed members" in said and "exposed.csv" in said
     assert report.files[0].sha256 in said and "leakboard board" in said
+
+
+def other(kind: str, **more: object) -> OtherKind:
+    return OtherKind(kind=kind, metric="agreement", sentence=f"{kind} was looked at.", **more)  # type: ignore[arg-type]
+
+
+def test_other_kinds_stand_beside_their_nulls_or_say_why_not(reports: dict[str, Audit]) -> None:
+    base: dict[str, object] = {"title": "T", "reference": EVIL, "access": "label", "metrics": {"agreement": Measured(value=0.75, low=0.7, high=0.8), "stolen_accuracy": Measured(value=0.5)}}  # fmt: skip
+    gain = Gain(over="steal_null", value=0.05, low=-0.01, high=0.11)
+    attacks = [
+        OtherAttack(name="steal_labels", null=False, counts=False, queries=1200, gain=gain, **base),  # type: ignore[arg-type]
+        OtherAttack(name="steal_null", null=True, counts=True, queries=0, **base),  # type: ignore[arg-type]
+    ]
+    left = [Left(name="steal_mse", title="", reason="is not in the pool of audits")]
+    kinds = [other("stealing", known=1200, scored=800, attacks=attacks, left=left), other("inversion")]
+    html = as_html(reports["leak"].model_copy(update={"others": kinds}))
+    assert not re.search(r"<(script|img)\b", html)
+    section = words("</head>" + html.split('id="s11"')[1].split("<h2")[0].replace("<wbr>", ""))
+    assert (
+        "Extraction stealing was looked at." in section and "Inversion: not filled. inversion was looked at." in section
+    )
+    assert "known are 1,200 images of no member; measured on 800 images" in section
+    assert "label, not released 1,200 75.0% 70.0% – 80.0% 50.0% +5.0 -1.0 to 11.0, over steal_null" in section
+    assert "null 0 75.0% 70.0% – 80.0% 50.0% –" in section and "steal_mse (is not in the pool of audits)" in section
+    threats = words("</head>" + html.split('id="s5"')[1].split("<h2")[0])
+    assert "Model extraction measured, against its nulls (section 11)" in threats
+    assert "Data reconstruction not measured: section 11 says why" in threats
+    none = as_html(reports["leak"].model_copy(update={"others": kinds[1:]}))
+    assert "Not filled. inversion was looked at." in words("</head>" + none.split('id="s11"')[1])
 
 
 def test_no_leak_reads_so(reports: dict[str, Audit]) -> None:

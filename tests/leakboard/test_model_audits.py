@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 import leakboard
@@ -19,6 +20,7 @@ from leakboard.audits import FAILS, JSON, PAGE, RECORDS
 from tests.conftest import Home
 from tests.run.audit import pictures
 
+SHIPPED = attacks.POOL
 LIMIT = ("--queries", "1500")
 
 
@@ -75,6 +77,49 @@ def test_a_normalisation_stands_in_what_it_says_and_in_the_report(home: Home, op
     report = Audit.model_validate_json((home.folder / "audit" / JSON).read_text("utf-8"))
     assert (report.model.mean, report.model.std) == ([0.5], [0.25])
     assert "pixels in [0, 1] less 0.5, divided by 0.25" in as_html(report)
+
+
+@pytest.fixture
+def others(tmp_path: Path, few: None) -> None:
+    """The quick pool, and one attack of each other kind with its null."""
+    pool = yaml.safe_load((tmp_path / "pool.yaml").read_text())
+    listed = yaml.safe_load(SHIPPED.read_text())["others"]
+    pool["others"] = {
+        kind: [
+            a
+            for a in attacks
+            if a["attack"].partition("[")[0] in ("steal_labels", "steal_null", "attribute_labels", "attribute_null")
+        ]
+        for kind, attacks in listed.items()
+    }
+    (tmp_path / "pool.yaml").write_text(yaml.safe_dump(pool))
+
+
+def test_other_kinds_are_announced_run_and_told(home: Home, options: list[str], others: None) -> None:
+    for name in ("members", "non-members"):
+        side = dict(np.load(f"{name}.npz"))
+        np.savez(f"{name}.npz", **side, site=np.where(side["y"] % 2, "Bonn", "Kiel"))
+    done = home.call("audit", "model", *options, *LIMIT, "--attribute", "site")
+    assert done.code == 0, done.err
+    report = Audit.model_validate_json((home.folder / "audit" / JSON).read_text("utf-8"))
+    assert "then model stealing (2 attacks and nulls), attribute inference (3 attacks and nulls); about 0:" in done.out
+    ran = {kind.kind: kind for kind in report.others if kind.attacks}
+    assert {*ran} == {"stealing", "attribute"} and all(
+        kind.sentence in done.out.replace("\n", " ") for kind in ran.values()
+    )
+    assert report.command.endswith("--queries 1500 --attribute site") or "--attribute site" in report.command
+    done = home.call("audit", "model", *options, *LIMIT, "--kinds", "membership")
+    assert done.code == 0 and "not run: model stealing: it was not asked for (--kinds)" in done.out
+    done = home.call("audit", "model", *options, *LIMIT, "--attribute", "sex")
+    assert done.code == 2 and "--attribute: expected 'sex' as an array of .npz" in done.err
+
+
+def test_from_python_other_kinds_are_there_too(others: None) -> None:
+    x, y, members = pictures.digits()
+    audited = leakboard.audit_model(pictures.trained(), x, y, members, classes=10, queries=1500, attribute=y % 2)
+    assert {k.kind for k in audited.report.others if k.attacks} == {"stealing", "attribute"}
+    audited = leakboard.audit_model(pictures.trained(), x, y, members, classes=10, queries=1500, kinds="membership")
+    assert not any(k.attacks for k in audited.report.others)
 
 
 def test_gates_hold_for_models_too(home: Home, options: list[str], few: None) -> None:

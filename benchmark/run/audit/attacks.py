@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmark.api import Candidates, Knowledge, References, Samples, Target, World
 from benchmark.data.population import seed_of
 from benchmark.entries.registry import Part, Registry
-from benchmark.errors import UserError
+from benchmark.errors import Fault, UserError, printable
 from benchmark.judge.scenario import checked_scores
 from benchmark.metrics import Bools, Floats, best_threshold
 from benchmark.networks.access import Answers, GuardedTarget
@@ -41,6 +41,11 @@ _CODES = 2.0**24
 
 QUERIES = 40_000
 """What one attack may cost on a model, in forward passes of one image: what costs more scores a part of the records."""
+Released = Literal["labels", "posteriors", "weights"]
+READS: dict[Released, tuple[str, ...]] = {
+    "labels": ("label",), "posteriors": ("label", "posterior"), "weights": ("label", "posterior", "white-box"),
+}  # fmt: skip
+"""The access of the attacks that count, by what is released, the narrowest first."""
 SIMPLE = {"flip": True}
 """What attacks on augmented views are told of the data: images that are mirrored still show their class."""
 
@@ -368,6 +373,31 @@ def costs(registry: Registry) -> dict[str, Cost]:
     return {registry.attack(a["attack"]).name: Cost(a.get("asks", 0), a.get("fits", 0)) for a in _pool()["model"]}
 
 
+def of_kind(registry: Registry, kind: str) -> list[tuple[Part, bool]]:
+    """The attacks of another kind than membership in the pool, each with whether it is a null row.
+
+    Raises UserError where the file of one was changed.
+    """
+    listed = _pool().get("others", {}).get(kind, [])
+    named = _as_packaged([registry.attack(a["attack"]) for a in listed])
+    return [(part, a.get("null_row", False)) for part, a in zip(named, listed, strict=True)]
+
+
+def _as_packaged(parts: list[Part]) -> list[Part]:
+    if changed := [part.entry.path for part in parts if not part.entry.reviewed]:
+        raise UserError(
+            f"{changed[0]}: expected the attack as it comes with Leakboard, given a changed one; restore it"
+        )
+    return parts
+
+
+def failed(part: Part, error: Exception) -> NotRun:
+    """An attack that a network would not let run: it may lack what the attack needs."""
+    card, shown = part.entry.card, printable(str(error), 160)
+    kind = "failed" if isinstance(error, Fault) else f"failed, {type(error).__name__}"
+    return NotRun(part.name, card.title if card else "", f"{kind}: {shown}")
+
+
 def pool(registry: Registry, given: Predictions, bench: Bench | None = None) -> tuple[list[Part], list[NotRun]]:
     """The attacks that can run on these answers (or on the model of the bench), and every other membership attack, with the reason.
 
@@ -375,11 +405,7 @@ def pool(registry: Registry, given: Predictions, bench: Bench | None = None) -> 
     """
     live = bench is not None and bench.live is not None
     specs = [*_pool()["answers"], *(a["attack"] for a in _pool()["model"] if live)]
-    named = [registry.attack(spec) for spec in specs]
-    if changed := [part.entry.path for part in named if not part.entry.reviewed]:
-        raise UserError(
-            f"{changed[0]}: expected the attack as it comes with Leakboard, given a changed one; restore it"
-        )
+    named = _as_packaged([registry.attack(spec) for spec in specs])
     parts, left = [], []
     for part in named:
         card = part.entry.card

@@ -30,6 +30,8 @@ NUMBERS = 1 << 29
 """Pixels of all images together at most, channels counted: 2 GiB in float32."""
 SIDES = ("members", "non-members")
 _DECODERS = 2
+ATTRIBUTE = "a"
+"""The array, or the column, that holds an attribute where no other is named."""
 _DIGITS = 18
 """Digits of a class's number at most."""
 
@@ -44,6 +46,8 @@ class Images:
     members: Bools
     ids: Texts | None = None
     sources: tuple[Source, ...] = ()
+    attribute: Ints | None = None
+    """(n,) whole numbers from 0: what attribute inference asks for; None without one."""
 
     def __post_init__(self) -> None:
         for what, count in zip(SIDES, (int(self.members.sum()), int((~self.members).sum())), strict=True):
@@ -73,12 +77,13 @@ class Images:
         return small.flatten(1).double().numpy()
 
 
-def load(members: Path, nonmembers: Path, classes: int, view: int | None, channels: int) -> Images:
+def load(members: Path, nonmembers: Path, classes: int, view: int | None, channels: int, attribute: str = "") -> Images:
     """The images of both sides. A folder's are cut and scaled to `view` x `view` (by default 32); those of an npz are as they are.
 
-    Raises UserError, in one line, for files that can't be used.
+    attribute: the array or column that holds one; by default ATTRIBUTE, where it is there. Raises UserError, in one line, for files
+    that can't be used.
     """
-    sides = [_side(path, view, channels) for path in (members, nonmembers)]
+    sides = [_side(path, view, channels, attribute) for path in (members, nonmembers)]
     shapes = [x.shape[1:] for x, *_ in sides]
     if shapes[0] != shapes[1]:
         raise UserError(f"expected images of one shape on both sides, given {shapes[0]} and {shapes[1]}")
@@ -93,12 +98,12 @@ def load(members: Path, nonmembers: Path, classes: int, view: int | None, channe
     ids = [*sides[0][2], *sides[1][2]]
     return Images(
         x, _numbered(labels, classes), np.arange(len(x)) < len(sides[0][0]), np.array(ids) if all(ids) else None,
-        tuple(side[3] for side in sides),
+        tuple(side[3] for side in sides), _attribute([side[4] for side in sides], attribute or ATTRIBUTE),
     )  # fmt: skip
 
 
-def of_arrays(x: Any, y: Any, members: Any) -> Images:
-    """The images of arrays or tensors: x (n, c, h, w) in [0, 1] or uint8, y (n,), members (n,). Raises UserError."""
+def of_arrays(x: Any, y: Any, members: Any, attribute: Any = None) -> Images:
+    """The images of arrays or tensors: x (n, c, h, w) in [0, 1] or uint8, y (n,), members (n,), attribute (n,). Raises UserError."""
     array = _channels_first(as_array(x, "x"), "x")
     y = as_array(y, "y")
     if y.shape != (len(array),) or y.dtype.kind not in "fiu" or not np.isfinite(y).all() or (y != np.floor(y)).any():
@@ -108,6 +113,7 @@ def of_arrays(x: Any, y: Any, members: Any) -> Images:
     return Images(
         torch.from_numpy(array).float().div_(255) if array.dtype == np.uint8 else torch.from_numpy(array),
         y.astype(np.int64), flags(members, len(array), "members"),
+        attribute=None if attribute is None else _attribute([_column(as_array(attribute, "attribute"), len(array), "attribute")], "attribute"),
     )  # fmt: skip
 
 
@@ -142,18 +148,22 @@ def checks(images: Images, log_posteriors: NDArray[np.float64]) -> list[Check]:
 
 # --- One side ---------------------------------------------------------------------------------------
 
-_Side = tuple[NDArray[Any], list[int | str], list[str], Source]
-"""Images (n, c, h, w) uint8 or float32, labels, ids ("" for none), and where they come from."""
+_Side = tuple[NDArray[Any], list[int | str], list[str], Source, NDArray[Any] | None]
+"""Images (n, c, h, w) uint8 or float32, labels, ids ("" for none), where they come from, and their attribute, if they have one."""
 
 
-def _side(path: Path, view: int | None, channels: int) -> _Side:
+def _side(path: Path, view: int | None, channels: int, attribute: str) -> _Side:
     if path.suffix.lower() == ".npz":
-        return _of_npz(path, view)
+        return _of_npz(path, view, attribute)
     if not path.is_dir() and path.suffix.lower() != ".parquet":
         given = "a file" if path.exists() else "none"
         raise UserError(f"{plain(path.name, 120)}: expected a folder of class folders, .npz or .parquet, given {given}")
     side = view or 32
-    items = list(layouts.any_layout(path))
+    columns = layouts.columns(path)
+    if attribute and attribute not in columns:
+        raise UserError(_no_attribute(path, attribute, columns))
+    named = attribute or ATTRIBUTE
+    items = list(layouts.parquet(path, [named]) if named in columns else layouts.any_layout(path))
     if len(items) * channels * side * side > NUMBERS:
         raise UserError(
             f"{path}: expected at most {NUMBERS:,} pixels, given {len(items):,} images; take a part of them"
@@ -175,11 +185,49 @@ def _side(path: Path, view: int | None, channels: int) -> _Side:
         raise UserError(f"{path}: expected images, given none")
     x: NDArray[np.uint8] = np.stack(decoded)  # type: ignore[arg-type]
     labels = [item.label for item in items]
-    sha = hashlib.sha256(x.tobytes() + "\0".join(map(str, labels)).encode(errors="surrogateescape")).hexdigest()
-    return x, labels, names, Source(f"{plain(path.name, 100)} ({len(x):,} images, decoded)", x.nbytes, sha)
+    values = [item.attributes[named] for item in items] if named in columns else []
+    sha = hashlib.sha256(
+        x.tobytes() + "\0".join(map(str, [*labels, *values])).encode(errors="surrogateescape")
+    ).hexdigest()
+    source = Source(f"{plain(path.name, 100)} ({len(x):,} images, decoded)", x.nbytes, sha)
+    return x, labels, names, source, _column(np.array(values), len(x), attribute) if values else None
 
 
-def _of_npz(path: Path, view: int | None) -> _Side:
+def _no_attribute(path: Path, name: str, known: Sequence[str]) -> str:
+    given = ", ".join(plain(k, 40) for k in known) or "a folder of class folders"
+    return f"--attribute: expected {plain(name, 60)!r} as an array of .npz or a column of .parquet, given {given} in {plain(path.name, 100)}"
+
+
+def _column(values: NDArray[Any], count: int, what: str) -> NDArray[Any] | None:
+    """The attribute (count,) of one side, whole numbers or texts. Raises UserError for others that were asked for by name (`what`)."""
+    if values.shape != (count,) or values.dtype.kind not in "biuU":
+        if not what:
+            return None  # some other array that happens to be called so
+        raise UserError(
+            f"{plain(what, 60)}: expected a whole number or a text for each of {count} images, given {values.dtype} of shape {values.shape}"
+        )
+    return values
+
+
+def _attribute(sides: Sequence[NDArray[Any] | None], name: str) -> Ints | None:
+    """Both sides' attribute as whole numbers from 0, in the order of the values; None where neither has one."""
+    there = [side for side in sides if side is not None]
+    if not there:
+        return None
+    if len(there) < len(sides):
+        one = SIDES[next(i for i, side in enumerate(sides) if side is not None)]
+        raise UserError(
+            f"expected the attribute {plain(name, 60)!r} on both sides or on none, given it for {one} alone"
+        )
+    if len({side.dtype.kind in "U" for side in there}) > 1:
+        raise UserError(
+            f"expected the attribute {plain(name, 60)!r} as numbers or as texts on both sides, given both kinds"
+        )
+    codes: Ints = np.unique(np.concatenate(there), return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return codes
+
+
+def _of_npz(path: Path, view: int | None, attribute: str) -> _Side:
     name = plain(path.name, 120)
     data = reading.content(path, LARGEST, "images")
     try:
@@ -205,7 +253,17 @@ def _of_npz(path: Path, view: int | None) -> _Side:
         raise UserError(
             f"{name}: x: expected images {view}x{view} as --view says, given {x.shape[2]}x{x.shape[3]}; arrays are taken as they are"
         )
-    return x, y.tolist(), [""] * len(x), Source(name, len(data), hashlib.sha256(data).hexdigest())
+    if attribute and attribute not in found:
+        raise UserError(_no_attribute(path, attribute, [*found]))
+    values = found.get(attribute or ATTRIBUTE)
+    source = Source(name, len(data), hashlib.sha256(data).hexdigest())
+    return (
+        x,
+        y.tolist(),
+        [""] * len(x),
+        source,
+        None if values is None else _column(values, len(x), attribute),
+    )
 
 
 def _channels_first(x: NDArray[Any], what: str) -> NDArray[Any]:

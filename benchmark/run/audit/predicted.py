@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from benchmark import __version__
 from benchmark.data.population import seed_of
 from benchmark.entries.registry import Part, Registry
-from benchmark.errors import Fault, UserError, printable
+from benchmark.errors import UserError
 from benchmark.judge.risk import js_risk, margin
 from benchmark.metrics import METRICS, Bools, Curve, Floats, auc_by_class, ece, thin_roc
 from benchmark.run.audit import chance, question
-from benchmark.run.audit.attacks import Bench, Live, NotRun, Scored, pool
+from benchmark.run.audit.attacks import READS, Bench, Live, NotRun, Released, Scored, failed, pool
 from benchmark.run.audit.parts import File
 from benchmark.run.audit.predictions import Predictions
 from benchmark.run.audit.report import (
@@ -27,6 +27,7 @@ from benchmark.run.audit.report import (
     Left,
     Model,
     Numbers,
+    OtherKind,
     Precision,
     Recipe,
     Risk,
@@ -75,14 +76,6 @@ THREADS = 2
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
-Released = Literal["labels", "posteriors", "weights"]
-_READS: dict[Released, frozenset[str]] = {
-    "labels": frozenset({"label"}), "posteriors": frozenset({"label", "posterior"}),
-    "weights": frozenset({"label", "posterior", "white-box"}),
-}  # fmt: skip
-"""The access of the attacks that count, by what is released."""
-
-
 def audit(
     given: Predictions,
     registry: Registry,
@@ -97,15 +90,17 @@ def audit(
     released: Released = "posteriors",
     checked: Sequence[question.Check] = (),
     recipe: Recipe | None = None,
+    others: Callable[[Track], Sequence[OtherKind]] = lambda track: (),
 ) -> tuple[Audit, Exposed]:
     """Audit these answers, or the model that gave them. The same answers, model and seed give the same audit.
 
     registry: where the attacks of the pool are. when: the time that the report names. lines: by JS distance. track: shows
     progress. live: the model; None for answers alone. released: attacks that read more do not count for the verdict. checked:
-    further checks. recipe: how the reference models were trained, if that was done for this audit. Raises UserError where an attack's file was changed.
+    further checks. recipe: how the reference models were trained, if that was done for this audit. others: runs the other kinds of
+    attack. Raises UserError where an attack's file was changed.
     """
-    if released not in _READS:
-        raise UserError(f"released: expected one of {', '.join(_READS)}, given {released!r}")
+    if released not in READS:
+        raise UserError(f"released: expected one of {', '.join(READS)}, given {released!r}")
     bench = Bench(given, seed, live)
     parts, left = pool(registry, given, bench)
     draws = chance.Draws.of(given.members, bench.strata(parts), np.random.default_rng(seed_of("draws", seed)))
@@ -118,15 +113,13 @@ def audit(
         except Exception as error:
             if live is None or part.entry.access != "white-box" or isinstance(error, InterruptedError):
                 raise
-            card, shown = part.entry.card, printable(str(error), 160)  # a network may lack what an attack needs
-            kind = "failed" if isinstance(error, Fault) else f"failed, {type(error).__name__}"
-            return NotRun(part.name, card.title if card else "", f"{kind}: {shown}")
+            return failed(part, error)
         return outcome, chance.drawn(outcome, draws)
 
     met_by_name = dict(_all_met(parts, met, bench, track))
     done = [m for part in parts if not isinstance(m := met_by_name[part.name], NotRun)]
     left += [m for part in parts if isinstance(m := met_by_name[part.name], NotRun)]
-    counting = [values for values in done if values[0].part.entry.access in _READS[released]]
+    counting = [values for values in done if values[0].part.entry.access in READS[released]]
     scored, found = [outcome for outcome, _ in counting], [values for _, values in counting]
     outside = int((~given.members).sum())
     checked = [*question.checks(given, seed, chance.LEVEL), *checked]
@@ -152,6 +145,7 @@ def audit(
         precision=_precision(worst.get("tpr_at_fpr_0.01")), groups=_groups(attack, given, deciding.reversed, seed),
         class_spread=spread[0], class_spread_null=spread[1],
         risks=_risks(given, lines or {}, worst.get("balanced_accuracy"), seed), exposed=len(exposed.rows),
+        others=list(others(track)),
     )  # fmt: skip
     return report, exposed
 
@@ -215,7 +209,7 @@ def _attack(scored: Scored, drawn: chance.Drawn, given: Predictions, released: R
     return Attack(
         name=scored.part.name, title=card.title if card else "", reference=card.reference if card else "",
         calibrated=scored.calibrated, learns=scored.fitted, access=scored.part.entry.access,  # type: ignore[arg-type]
-        counts=scored.part.entry.access in _READS[released], queries=scored.queries, members=int(members.sum()), nonmembers=int((~members).sum()),
+        counts=scored.part.entry.access in READS[released], queries=scored.queries, members=int(members.sum()), nonmembers=int((~members).sum()),
         metrics={name: Numbers(**drawn.value(name)._asdict()) for name in drawn.observed if name != "auc_reversed"},
         fpr=fpr.tolist(), tpr=tpr.tolist(),
     )  # fmt: skip

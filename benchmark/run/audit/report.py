@@ -163,6 +163,54 @@ class Decision(_Part):
     reason: str
 
 
+class Measured(_Part):
+    """A value with its 95 % interval; null where the metric has none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Gain(_Part):
+    """What an attack of another kind gains over a null: the difference of the kind's metric on the same records."""
+
+    over: str = Field(description="The null: of those that read no more of the model, the one with the largest value.")
+    value: float
+    low: float = Field(description="95 %, simultaneous over the attacks of the kind (Bonferroni).")
+    high: float
+
+
+class OtherAttack(_Part):
+    """An attack of another kind than membership, or its null: what uses nothing that the model has learnt."""
+
+    name: str
+    title: str
+    reference: str
+    null: bool
+    access: Literal["label", "posterior", "white-box"]
+    counts: bool = Field(description="Whether it counts for the sentence: whether what it reads is released.")
+    queries: int = Field(description="Images that it asked the model about.")
+    metrics: dict[str, Measured]
+    gain: Gain | None = Field(None, description="Null for a null row, and where no null ran.")
+
+
+class OtherKind(_Part):
+    """A kind of attack besides membership, with the attacks that ran and those that did not."""
+
+    kind: Literal["stealing", "attribute", "inversion"]
+    sentence: str = Field(description="What was found, or why nothing was run.")
+    metric: str = Field(description="The metric by which an attack is held against its null.")
+    known: int = Field(0, description="Images, none of a member, that the attacks know.")
+    scored: int = Field(0, description="Images, or classes for inversion, on which they are measured.")
+    attacks: list[OtherAttack] = []
+    left: list[Left] = []
+
+    @property
+    def counting(self) -> list[OtherAttack]:
+        """The attacks that count and have a null, the one that gains most first."""
+        return sorted((a for a in self.attacks if a.counts and a.gain), key=lambda a: -a.gain.value)  # type: ignore[union-attr]
+
+
 class Without(_Part):
     """What the verdict and the worst cases would be by the attacks that need no reference models."""
 
@@ -231,6 +279,9 @@ class Audit(_Part):
     canaries: CanaryAudit | None = Field(
         None,
         description="What planted canaries showed before (`leakboard audit canaries`); null where it was not given.",
+    )
+    others: list[OtherKind] = Field(
+        [], description="Other kinds of attack than membership, by their nulls. The verdict does not look at them."
     )
 
     def as_json(self) -> str:

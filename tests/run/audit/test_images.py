@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from benchmark.errors import UserError
 from benchmark.run.audit import images
+from tests.run.audit import pictures
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (120, 8, 8, 3), dtype=np.uint8)
@@ -161,3 +165,80 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 def test_labels_that_are_no_classes_end_in_one_line(inside: list[Any], outside: list[Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         images._numbered([*inside, *outside], 4)
+
+
+# --- An attribute -----------------------------------------------------------------------------------
+
+
+def _parquet(path: Path, side: slice, **columns: object) -> Path:
+    x, y, _ = pictures.digits()
+
+    def encoded(image: np.ndarray) -> bytes:
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "png")
+        return stream.getvalue()
+
+    pq.write_table(pa.table({"image": [encoded(i) for i in x[side]], "label": y[side], **columns}), path)
+    return path
+
+
+def test_an_attribute_is_read_from_an_array_or_a_column(tmp_path: Path) -> None:
+    x, y, members = pictures.digits()
+    texts = np.where(np.arange(120) % 3 == 0, "Kiel", "Bonn")
+    for name, side in (("in", members), ("out", ~members)):
+        np.savez(
+            tmp_path / f"{name}.npz",
+            x=x[side],
+            y=y[side],
+            a=5 * (np.arange(120) % 2)[side],
+            site=texts[side],
+            f=y[side] / 2,
+        )
+        half = slice(0, 60) if name == "in" else slice(60, 120)
+        _parquet(tmp_path / f"{name}.parquet", half, a=5 * (np.arange(120) % 2)[half], site=texts[half], f=y[half] / 2)
+    for suffix in ("npz", "parquet"):
+        sides = [tmp_path / f"{name}.{suffix}" for name in ("in", "out")]
+        plain, sites = (images.load(*sides, 10, 8, 1, name) for name in ("", "site"))
+        assert plain.attribute is not None and (plain.attribute == np.arange(120) % 2).all(), "numbered by its values"
+        assert sites.attribute is not None and (sites.attribute == (np.arange(120) % 3 == 0)).all()
+        with pytest.raises(
+            UserError, match=r"--attribute: expected 'sex' as an array of .npz or a column of .parquet, given .*site"
+        ):
+            images.load(*sides, 10, 8, 1, "sex")
+        with pytest.raises(
+            UserError, match="f: expected a whole number or a text for each of 60 images, given float64"
+        ):
+            images.load(*sides, 10, 8, 1, "f")
+    np.savez(tmp_path / "bare.npz", x=x[~members], y=y[~members])
+    with pytest.raises(
+        UserError, match="expected the attribute 'a' on both sides or on none, given it for members alone"
+    ):
+        images.load(tmp_path / "in.npz", tmp_path / "bare.npz", 10, None, 1)
+    np.savez(tmp_path / "other.npz", x=x[members], y=y[members], a=y[members] / 2)
+    assert images.load(tmp_path / "other.npz", tmp_path / "bare.npz", 10, None, 1).attribute is None, "no attribute"
+    np.savez(tmp_path / "words.npz", x=x[~members], y=y[~members], a=texts[~members])
+    with pytest.raises(UserError, match="as numbers or as texts on both sides, given both kinds"):
+        images.load(tmp_path / "in.npz", tmp_path / "words.npz", 10, None, 1)
+
+
+def test_class_folders_have_no_attribute(tmp_path: Path) -> None:
+    x, y, _ = pictures.digits()
+    for i, image in enumerate(x):
+        folder = tmp_path / ("in" if i < 60 else "out") / str(y[i])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    assert images.load(tmp_path / "in", tmp_path / "out", 10, 8, 1).attribute is None
+    with pytest.raises(UserError, match="given a folder of class folders in in"):
+        images.load(tmp_path / "in", tmp_path / "out", 10, 8, 1, "a")
+
+
+def test_an_attribute_from_python_is_checked() -> None:
+    x, y, members = pictures.digits()
+    assert images.of_arrays(x, y, members).attribute is None
+    found = images.of_arrays(x, y, members, torch.from_numpy(y + 7)).attribute
+    assert found is not None and (found == y).all()
+    with pytest.raises(
+        UserError,
+        match=r"attribute: expected a whole number or a text for each of 120 images, given int64 of shape \(119,\)",
+    ):
+        images.of_arrays(x, y, members, y[1:])
