@@ -76,6 +76,13 @@ def _of_model(a: Audit) -> Run:
     metrics["ece"] = a.model.ece
     for name, case in a.worst.items():
         metrics |= {f"worst_{name}{end}": getattr(case, at) for end, at in _ENDS.items()}
+    for kind in a.others:
+        for gain in [attack.gain for attack in kind.counting[:1] if attack.gain]:
+            metrics |= {
+                f"{kind.kind}_gain": gain.value,
+                f"{kind.kind}_gain_low": gain.low,
+                f"{kind.kind}_gain_high": gain.high,
+            }
     params = {
         "way": a.way, "title": a.title, "network": a.model.network or "none", "classes": a.model.classes,
         "members": a.model.members.count, "nonmembers": a.model.nonmembers.count, "references": a.model.references,

@@ -20,6 +20,7 @@ from benchmark.run.audit.report import Audit
 from leakboard import audit_runs
 from leakboard.audits import FAILS, JSON, PAGE, RECORDS
 from tests.conftest import Home
+from tests.leaderboard.conftest import make_audit
 from tests.run.audit.worlds import world
 
 
@@ -146,3 +147,20 @@ def test_how_long_trainings_took_makes_no_other_audit(home: Home) -> None:
         for more in ({"seconds": 1.0}, {"seconds": 2.0}, {"seconds": 1.0, "size": 61})
     )
     assert one == other != third
+
+
+def test_what_other_kinds_gain_is_logged() -> None:
+    gain = {"over": "steal_null", "value": 0.1, "low": 0.05, "high": 0.15}
+    attack = {
+        "name": "steal_labels", "title": "", "reference": "", "null": False, "access": "label", "counts": True, "queries": 9,
+        "metrics": {}, "gain": gain,
+    }  # fmt: skip
+    weaker = attack | {"name": "steal_posteriors", "gain": gain | {"value": 0.01}}
+    kinds = [
+        {"kind": "stealing", "sentence": "", "metric": "agreement", "attacks": [weaker, attack]},
+        {"kind": "inversion", "sentence": "not run", "metric": "recognised"},
+    ]
+    metrics = audit_runs._of_model(make_audit(others=kinds)).metrics
+    assert {k: v for k, v in metrics.items() if "gain" in k} == {
+        "stealing_gain": 0.1, "stealing_gain_low": 0.05, "stealing_gain_high": 0.15,
+    }  # fmt: skip
