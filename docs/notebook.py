@@ -42,11 +42,17 @@ def run() -> dict[str, Any]:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    quiet = os.environ | {"PYTHONWARNINGS": "ignore:IProgress"}  # tqdm would like ipywidgets, and says so
+    environment = (
+        os.environ
+        | {
+            "PYTHONWARNINGS": "ignore:IProgress",  # tqdm would like ipywidgets, and says so
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # Jupyter's, whatever this process was told to draw with
+        }
+    )
     with tempfile.TemporaryDirectory() as folder:
         # Neither times nor the version of Python are kept: they would change with every run.
         client = NotebookClient(notebook, timeout=600, record_timing=False, resources={"metadata": {"path": folder}})
-        client.execute(env=quiet)
+        client.execute(env=environment)
     notebook.metadata["language_info"] = {"name": "python"}
     found: dict[str, Any] = json.loads(nbformat.writes(notebook))
     return found
