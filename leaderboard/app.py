@@ -30,8 +30,8 @@ PAGES = (
     ("protocol", "Protocol", "description", "protocol", "show"),
     ("submit", "Submit", "upload", "submit", "show"),
 )
+# The page that comes first where the app was opened with an audit. No docstring: Streamlit would draw it.
 AUDIT = ("audit", "Audit", "fact_check", "audit", "show")
-"""The page that comes first where the app was opened with an audit."""
 
 
 def _show(module: str, function: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -34,11 +33,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SUBMISSIONS = ROOT / "submissions"
 
 torch.set_num_threads(1)  # as a worker of the judge: tests run beside each other, and two threads each are slower
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """Processes of `-n auto`: one more for every two cores, since a third of the time goes by in waiting, for limits and pages."""
-    return 3 * (os.cpu_count() or 2) // 2
 
 
 def artifacts_in(folder: Path, loaded: Protocol | None = None, submissions: Path = SUBMISSIONS) -> Artifacts:
