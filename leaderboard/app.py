@@ -74,7 +74,8 @@ def main() -> None:
     left, middle, trust, right = st.columns([2, 3, 3, 2], vertical_alignment="bottom")
     unknown("protocol", tables.protocols())
     names = _filtered(tables.protocols(), middle)
-    first = names.index(audits.protocol()) if audits.protocol() in names else 0
+    audited = audits.protocol()
+    first = names.index(audited) if audited in names else 0
     name = left.selectbox("Protocol", names, first, key="protocol", bind="query-params", persist_state="session")
     if name:
         names_of_editions = list(editions(name))

@@ -224,7 +224,9 @@ def conclude(done: Audited, folder: Path, as_json: bool, shown: Shown = None) ->
         _print(done.report)
         for path in written:
             say(f"wrote {places.brief(path)}", out)
-    logged = audit_runs.log(done.report, {PAGE: done.html(), JSON: done.report.as_json()})
+    logged = audit_runs.log(
+        done.report, {path.name: path.read_text("utf-8") for path in written if path.name != RECORDS}
+    )
     say(logged.line)
     if as_json:
         answer(done.report.model_dump(mode="json") | {"files_written": written, "run": logged.run or None})

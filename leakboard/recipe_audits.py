@@ -83,7 +83,6 @@ def recipe(
     from benchmark.run.audit import gate, images
     from benchmark.run.audit import kinds as others
     from benchmark.run.audit import model as models
-    from benchmark.run.audit.by_protocol import ByProtocol
     from benchmark.run.audit.recipe import Trainings
     from benchmark.targets.store import Store
 
@@ -109,10 +108,10 @@ def recipe(
     command = audits.repeated("recipe", model | trained | rest, fail_if)
     with console.working("reading images"):
         data = images.load(members.expanduser(), nonmembers.expanduser(), classes, view, channels, attribute)
-    trainings = Trainings(trainer, data, classes, seed, Store(places.store()), workers or _workers(trainer))
+    trainings = Trainings(trainer, data, classes, seed, Store(places.store()), workers or _workers(protocol, device))
     audited = None
     if weights is not None:
-        if not network and isinstance(trainer, ByProtocol) and not (torchscript or models.whole(weights)):
+        if not (network or torchscript or models.whole(weights)):
             network = trainer.architecture
         with console.working("reading the model"):
             numbers = (model_audits._numbers("--mean", mean), model_audits._numbers("--std", std))
@@ -168,7 +167,7 @@ def arrays(
     budget, wanted = _budget(references, hours), others.chosen(kinds)
     trainer = _trainer(None if train is None else Path(train), protocol, defense, "", device, trust)
     data = images.of_arrays(x, y, members, attribute)
-    trainings = Trainings(trainer, data, classes, seed, Store(places.store()), workers or _workers(trainer))
+    trainings = Trainings(trainer, data, classes, seed, Store(places.store()), workers or _workers(protocol, device))
     audited = None if network is None else models.of_module(network, classes, data.shape, mean=mean, std=std)
     return _audited(trainings, audited, budget, title, fail_if, "", released, queries, wanted, show=False)
 
@@ -193,15 +192,11 @@ def _trainer(train: Path | None, protocol: str, defense: str, network: str, devi
     return by_protocol.read(protocol, defense, network, score.device_of(device), "never" if trust else "auto")
 
 
-def _workers(trainer: Trainer) -> int:
+def _workers(protocol: str, device: Device) -> int:
     """Models that are trained at once by default: a protocol's recipe takes one core for each, a user's file what it likes."""
-    from benchmark.run.audit.by_protocol import ByProtocol
-
-    if not isinstance(trainer, ByProtocol):
-        return 1
     from leakboard import score
 
-    return score.default_workers(trainer.experiment.device.type)
+    return score.default_workers(score.device_of(device)) if protocol else 1
 
 
 def _budget(references: int | None, hours: float | None) -> Budget:
@@ -224,7 +219,6 @@ def _audited(
 ) -> audits.Audited:  # fmt: skip
     from benchmark.entries.registry import Registry
     from benchmark.run.audit import images, live, recipe
-    from benchmark.run.audit.by_protocol import ByProtocol
     from benchmark.run.audit.predictions import predictions
     from benchmark.run.audit.report import Recipe
 
@@ -233,8 +227,7 @@ def _audited(
         raise UserError(
             f"--references: expected at most {trainings.most:,} for {len(trainings):,} records, given {budget.models:,}"
         )
-    if isinstance(trainer, ByProtocol):
-        trainer.check(trainings.classes, data.shape)
+    trainer.check(trainings.classes, data.shape)
     if show:
         _announce(trainings, audited, budget)
     asked = None

@@ -400,8 +400,6 @@ def log_audit(
     """
     with _answering():
         client, place = connect(), folder()
-        from mlflow.entities import Metric, Param, RunTag
-
         place.mkdir(parents=True, exist_ok=True)
         # One of two commands must not take the other's unfinished run for that of a killed command.
         with FileLock(place / f"audits-{digest(places.lasting(uri()))[:16]}.lock"):
@@ -411,13 +409,9 @@ def log_audit(
                     return str(run.info.run_id), False
                 client.delete_run(run.info.run_id)
             own = {"leakboard.key": _key(key), KIND: "audit"}
-            run_id = str(client.create_run(number, run_name=plain(title, _NAME_LENGTH), tags=own).info.run_id)
-            now = int(time.time() * 1000)
-            client.log_batch(
-                run_id, [Metric(_mlflow_name(k), v, now, 0) for k, v in metrics.items() if math.isfinite(v)],
-                [Param(_mlflow_name(k), plain(v, _VALUE_LENGTH)) for k, v in params.items()],
-                [RunTag(_mlflow_name(k), plain(v, _VALUE_LENGTH)) for k, v in tags.items() if v],
-            )  # fmt: skip
+            run = client.create_run(number, run_name=plain(title, _NAME_LENGTH), tags=own)
+            run_id = str(run.info.run_id)
+            _summarise(client, run, metrics, params, tags, None)
             for name, text in files.items():
                 client.log_text(run_id, text, name)
             client.set_terminated(run_id)

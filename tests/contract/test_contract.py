@@ -27,10 +27,12 @@ CHEAPER = {
 
 
 for key, entry in REGISTRY.entries.items():
+    if entry.id not in CHEAPER:
+        continue
     fields = entry.params.model_fields
     given = {
         name: (fields[name].annotation, FieldInfo.merge_field_infos(fields[name], default=value))
-        for name, value in CHEAPER.get(entry.id, {}).items()
+        for name, value in CHEAPER[entry.id].items()
     }
     params = pydantic.create_model("Params", __base__=entry.params, **given)
     REGISTRY.entries[key] = dataclasses.replace(entry, params=params)  # the same file, byte for byte

@@ -26,6 +26,7 @@ from benchmark.digests import digest
 from benchmark.errors import UserError, error_line, message_of, out_of_memory, printable
 from benchmark.networks import given
 from benchmark.networks.access import ask, raw
+from benchmark.networks.architecture import Shape
 from benchmark.run.audit.predictions import Source
 
 LARGEST = 1 << 20
@@ -58,6 +59,13 @@ class Trainer(Protocol):
     def asked(self) -> dict[str, str]:
         """What another process makes it from (`process.again`)."""
 
+    @property
+    def architecture(self) -> str:
+        """The name of the network that it builds; "" where that is its own code's affair."""
+
+    def check(self, classes: int, shape: Shape) -> None:
+        """Raises UserError, before any training, where it can't train on such images."""
+
     def answers(self, data: dict[str, Tensor], rows: Tensor, classes: int, seed: int, order: int) -> Tensor:
         """Log-posteriors (n, k) float64 to all images, of a model trained on these rows, in a process of its own.
 
@@ -89,6 +97,13 @@ class File:
     @property
     def asked(self) -> dict[str, str]:
         return {"file": str(self.path.absolute())}
+
+    @property
+    def architecture(self) -> str:
+        return ""
+
+    def check(self, classes: int, shape: Shape) -> None:
+        """Nothing is known of it before it runs."""
 
     def answers(self, data: dict[str, Tensor], rows: Tensor, classes: int, seed: int, order: int) -> Tensor:
         """As `Trainer` has it. Python's, NumPy's and PyTorch's global generators are seeded before."""

@@ -14,15 +14,15 @@ from torch import nn
 
 from benchmark import networks
 from benchmark.judge.kinds import scenario
-from benchmark.run.audit import images, kinds, live
+from benchmark.run.audit import images
 from benchmark.run.audit.attacks import Released
 from benchmark.run.audit.kinds.attribute import VALUES, Attribute, forget
 from benchmark.run.audit.model import Model, load, of_module
-from benchmark.run.audit.report import OtherKind
 from benchmark.sandbox.host import Launcher
 from benchmark.targets.store import Store
 from tests.conftest import artifacts_in
 from tests.run.audit import pictures
+from tests.run.audit.kinds import planned, ran
 from tests.run.audit.worlds import registry
 
 
@@ -33,8 +33,7 @@ def of(
     queries: int = 2000,
     store: Store | None = None,
 ) -> Attribute:
-    asked = live.ask_all(model, data, registry(), 0, store, queries)
-    kind = next(k for k in kinds.planned(asked, data, registry(), 0, released, None) if k.name == "attribute")
+    kind = planned("attribute", model, data, released, queries, store)
     assert isinstance(kind, Attribute)
     return kind
 
@@ -47,10 +46,6 @@ def with_attribute(attribute: object) -> images.Images:
 def random() -> images.Images:
     """An attribute that nothing tells."""
     return with_attribute(np.random.default_rng(0).integers(0, 2, 2 * pictures.SIDE))
-
-
-def ran(kind: Attribute) -> OtherKind:
-    return kinds.run([kind])[0]
 
 
 def test_a_target_of_the_judge_has_the_judges_numbers(smoke_store: Path, tmp_path: Path) -> None:

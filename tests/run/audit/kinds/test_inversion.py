@@ -21,6 +21,7 @@ from benchmark.targets.experiment import EVALUATORS as ROLES
 from benchmark.targets.store import Store
 from tests.conftest import artifacts_in
 from tests.run.audit import pictures
+from tests.run.audit.kinds import planned, ran
 from tests.run.audit.worlds import registry
 
 ALL = kinds.chosen("membership,inversion")
@@ -34,8 +35,7 @@ def data() -> images.Images:
 def of(
     model: Model, data: images.Images, released: Released = "weights", queries: int = 40_000, store: Store | None = None
 ) -> Inversion:
-    asked = live.ask_all(model, data, registry(), 0, store, queries)
-    kind = next(k for k in kinds.planned(asked, data, registry(), 0, released, ALL) if k.name == "inversion")
+    kind = planned("inversion", model, data, released, queries, store)
     assert isinstance(kind, Inversion)
     return kind
 
@@ -44,10 +44,6 @@ def quick(kind: Inversion, *names: str) -> Inversion:
     """With these attacks; the last one is the null."""
     vars(kind)["listed"] = [(registry().attack(name), name == names[-1]) for name in names]
     return kind
-
-
-def ran(kind: Inversion) -> OtherKind:
-    return kinds.run([kind])[0]
 
 
 def test_a_target_of_the_judge_has_the_judges_numbers(smoke_store: Path, tmp_path: Path) -> None:

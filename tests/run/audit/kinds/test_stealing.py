@@ -18,12 +18,12 @@ from benchmark.run.audit.attacks import Released
 from benchmark.run.audit.kinds.base import Kind
 from benchmark.run.audit.kinds.stealing import Stealing, labels_of_copy
 from benchmark.run.audit.model import Model, load, of_module
-from benchmark.run.audit.report import OtherKind
 from benchmark.sandbox.host import Launcher
 from benchmark.sandbox.remote import AnyBuilder
 from benchmark.targets.store import Store
 from tests.conftest import artifacts_in
 from tests.run.audit import pictures
+from tests.run.audit.kinds import planned, ran
 from tests.run.audit.worlds import registry
 
 
@@ -39,12 +39,7 @@ def of(
     queries: int = 2000,
     store: Store | None = None,
 ) -> Kind:
-    asked = live.ask_all(model, data, registry(), 0, store, queries)
-    return next(k for k in kinds.planned(asked, data, registry(), 0, released, None) if k.name == "stealing")
-
-
-def ran(kind: Kind) -> OtherKind:
-    return kinds.run([kind])[0]
+    return planned("stealing", model, data, released, queries, store)
 
 
 @pytest.mark.parametrize("name", ["steal_posteriors[epochs=3]", "steal_labels[epochs=3]", "steal_null[epochs=3]"])
